@@ -1,0 +1,119 @@
+"""Every error that replicator raises on purpose: one sentence on what is wrong, one on what to do about it."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the commands exit with."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_USE = 2
+    NOT_READY = 3
+
+
+class ReplicatorError(Exception):
+    """The base of all of ours. ``kind`` labels ``replicator_errors_total``; ``transient`` says that waiting may help."""
+
+    kind = "failed"
+    exit_code = ExitCode.FAILED
+    transient = False
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".rstrip())
+        self.problem = problem
+        self.remedy = remedy
+
+
+class UsageError(ReplicatorError):
+    """A setting or an argument is wrong."""
+
+    kind = "usage"
+    exit_code = ExitCode.WRONG_USE
+
+
+class MigrationError(ReplicatorError):
+    """The migration's definition is wrong: a transform, a query, or the DDL in ``sql/``."""
+
+    kind = "migration"
+    exit_code = ExitCode.WRONG_USE
+
+
+class NotReadyError(ReplicatorError):
+    """Nothing is wrong, but the time has not come."""
+
+    kind = "not_ready"
+    exit_code = ExitCode.NOT_READY
+
+
+class CheckError(ReplicatorError):
+    """A preflight check failed: a server, a setting, a privilege or a table is not as it must be."""
+
+    kind = "check"
+
+
+class ConnectionLostError(ReplicatorError):
+    """A server did not answer, or went away."""
+
+    kind = "connection"
+    transient = True
+
+
+class DatabaseError(ReplicatorError):
+    """A statement of ours failed. ``sqlstate`` is Postgres' code (Appendix A); no row value is in the text."""
+
+    kind = "database"
+
+    def __init__(self, problem: str, remedy: str = "", sqlstate: str | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.sqlstate = sqlstate
+
+
+class RowError(DatabaseError):
+    """Postgres refused rows: a data exception or a violated constraint (SQLSTATE classes 22 and 23)."""
+
+    kind = "row"
+
+
+class RetryableError(DatabaseError):
+    """A deadlock, a serialization failure or a lock time-out: the same thing may work when tried again."""
+
+    kind = "contention"
+    transient = True
+
+
+class SlotError(ReplicatorError):
+    """The replication slot does not continue what is stored: lost, re-created, or ahead."""
+
+    kind = "slot"
+
+
+class ProtocolError(ReplicatorError):
+    """The stream carried something that cannot be understood."""
+
+    kind = "protocol"
+
+
+class DefinitionError(ReplicatorError):
+    """A table is no longer what it was when the daemon started."""
+
+    kind = "definition"
+
+
+class LeaseError(ReplicatorError):
+    """Another daemon owns this migration."""
+
+    kind = "lease"
+
+
+class TransformError(ReplicatorError):
+    """A transform raised, or returned what cannot be written, for one source row."""
+
+    kind = "transform"
+
+
+class CutoverError(ReplicatorError):
+    """A cutover attempt was rolled back; the writers went on."""
+
+    kind = "cutover"
+    exit_code = ExitCode.NOT_READY

@@ -1,0 +1,20 @@
+"""Positions in the write-ahead log, held as 64-bit integers and printed as Postgres prints them (``16/B374D848``)."""
+
+from typing import NewType
+
+LSN = NewType("LSN", int)
+
+ZERO = LSN(0)
+
+
+def parse_lsn(text: str) -> LSN:
+    """Read ``XXX/XXX``. Raises ValueError when the text is no position."""
+    high, slash, low = text.partition("/")
+    if not slash:
+        raise ValueError(f"not a WAL position: {text!r}")
+    return LSN((int(high, 16) << 32) | int(low, 16))
+
+
+def format_lsn(lsn: int) -> str:
+    """Print a position the way Postgres does."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

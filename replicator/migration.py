@@ -1,0 +1,175 @@
+"""The authors' API: a Migration and its transforms. Pure declarations; nothing here touches a database."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from replicator.errors import MigrationError
+
+Row = Mapping[str, Any]
+"""One row of a source: column name to value."""
+
+Direction = Literal["forward", "reverse"]
+
+NewRows = dict[str, Any] | list[dict[str, Any]] | None
+"""What a transform returns: one row, several, or none."""
+
+Function = Callable[[Row], NewRows]
+KeyFunction = Callable[[Row], Any]
+F = TypeVar("F", bound=Callable[..., NewRows])
+
+
+class _All(Enum):
+    ALL = "ALL"
+
+
+ALL: Final = _All.ALL
+"""In ``depends_on``: any change to that table makes every row of the query dirty."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """In ``depends_on``: SQL that gives the source keys which a changed row concerns.
+
+    Its parameters (``%(column)s``) are columns of the changed row; it runs once with the old image, as far as the log
+    carries it, and once with the new one.
+    """
+
+    sql: str
+
+
+DependsOn = Mapping[str, Sequence[str] | _All | Lookup]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A source that joins several tables: one result row per source key.
+
+    :param sql: a file under the migration's ``sql/`` (``event.sql``), or the text of a SELECT.
+    :param key: the result columns that are the source key.
+    :param depends_on: for each table that the query reads, how a changed row of it leads to source keys: the table's
+        columns that are the source key, in its order; ``ALL``; or a ``Lookup``.
+    """
+
+    sql: str
+    key: Sequence[str]
+    depends_on: DependsOn
+
+    @property
+    def name(self) -> str:
+        """How messages and metrics call this source."""
+        return self.sql.removesuffix(".sql") if self.is_file else "query"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``sql`` names a file."""
+        return self.sql.endswith(".sql") and "\n" not in self.sql and " " not in self.sql
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A pure mapping from the rows of one source to rows of one target table."""
+
+    name: str
+    direction: Direction
+    source: str | Query
+    into: str
+    key: KeyFunction | None
+    function: Function
+
+    @property
+    def source_name(self) -> str:
+        """The source's name: a table's, or a query's."""
+        return self.source.name if isinstance(self.source, Query) else self.source
+
+
+@dataclass
+class Migration:
+    """A migration from the tables of one Postgres schema to those of another.
+
+    :param name: names the migration in messages and in the control tables.
+    :param old: the Postgres schema that the application leaves.
+    :param new: the Postgres schema that it moves to.
+    :param sql: the folder with ``old/``, ``new/``, ``checks/`` and the queries; by default ``sql/`` beside the package
+        that the settings name.
+    """
+
+    name: str
+    old: str
+    new: str
+    sql: Path | None = None
+    transforms: list[Transform] = field(default_factory=list, init=False)
+    retired: dict[str, str] = field(default_factory=dict, init=False)
+
+    def transform(
+        self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None
+    ) -> Callable[[F], F]:
+        """Declare a transform from the old schema to the new one.
+
+        :param source: an old table, or a Query over several.
+        :param into: the new table.
+        :param key: gives the target key from a row that has only the source key's columns: a value, or a tuple in the
+            order of the primary key. Leave it out when the target key hangs on anything else; it is then remembered.
+        :param name: names the transform; by default the function's name.
+        """
+        return self._declare("forward", source, into, key, name)
+
+    def reverse(
+        self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None
+    ) -> Callable[[F], F]:
+        """Declare a transform from the new schema back to the old one; the parameters are those of ``transform``."""
+        return self._declare("reverse", source, into, key, name)
+
+    def retire(self, table: str, *, because: str) -> None:
+        """Declare that an old table has no place in the new schema."""
+        if not because.strip():
+            raise MigrationError(f"The old table {table} is retired without a reason.", "Say why in because=.")
+        self.retired[table] = because
+
+    def of(self, direction: Direction) -> list[Transform]:
+        """The transforms of one direction, in the order of their declaration."""
+        return [each for each in self.transforms if each.direction == direction]
+
+    def folder(self) -> Path:
+        """The SQL folder. Raises MigrationError when nobody has named it."""
+        if self.sql is None:
+            raise MigrationError(f"The migration {self.name} has no SQL folder.", "Pass sql= to Migration.")
+        return self.sql
+
+    def query_text(self, query: Query) -> str:
+        """The SELECT of a query. Raises MigrationError when its file cannot be read."""
+        if not query.is_file:
+            return query.sql
+        path = self.folder() / query.sql
+        try:
+            return path.read_text(encoding="utf-8").strip().rstrip(";")
+        except OSError as error:
+            raise MigrationError(f"The query file {path} cannot be read: {error.strerror}.") from error
+
+    def _declare(
+        self, direction: Direction, source: str | Query, into: str, key: KeyFunction | None, name: str | None
+    ) -> Callable[[F], F]:
+        def declare(function: F) -> F:
+            declared = Transform(
+                name=name or function.__name__, direction=direction, source=source, into=into, key=key, function=function
+            )
+            self._refuse_double(declared)
+            self.transforms.append(declared)
+            return function
+
+        return declare
+
+    def _refuse_double(self, declared: Transform) -> None:
+        if any(each.name == declared.name for each in self.of(declared.direction)):
+            raise MigrationError(
+                f"Two {declared.direction} transforms are named {declared.name}.", "Give one of them another name=."
+            )
+
+
+def as_rows(result: NewRows) -> Iterable[dict[str, Any]]:
+    """What a transform returned, as rows."""
+    if result is None:
+        return ()
+    return result if isinstance(result, list) else (result,)

@@ -1,0 +1,85 @@
+"""Tables and columns as the catalogue describes them: plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from replicator.values import Kind, Value, canonical, to_text
+
+Key = tuple[str, ...]
+"""A key's columns as canonical text, in the key's order. Never NULL."""
+
+Row = dict[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name:
+    """A table's qualified name."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column; ``type`` is what ``format_type`` prints, with its modifier."""
+
+    name: str
+    type: str
+    type_oid: int
+    kind: Kind
+    not_null: bool = False
+    has_default: bool = False
+    generated: bool = False
+    identity: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignKey:
+    """A foreign key from this table; ``acts`` when deleting the parent changes this table's rows (CASCADE, SET ...)."""
+
+    name: str
+    columns: tuple[str, ...]
+    parent: Name
+    parent_columns: tuple[str, ...]
+    deferrable: bool
+    acts: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its primary key; ``leaves`` are the partitions whose names the WAL may carry instead."""
+
+    name: Name
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    replica_identity: str = "d"
+    """As in pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)."""
+    identity_columns: tuple[str, ...] = ()
+    """The columns that an UPDATE or DELETE in the WAL identifies the old row by."""
+    leaves: tuple[Name, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = field(default=())
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Column]:
+        """The columns by name."""
+        return {column.name: column for column in self.columns}
+
+    def key_of(self, row: Mapping[str, Value]) -> Key:
+        """The primary key of a row. Raises KeyError when a column is not in the row, ValueError when it is NULL."""
+        return key_of(row, self.key, self.by_name)
+
+
+def key_of(row: Mapping[str, Value], columns: tuple[str, ...], by_name: Mapping[str, Column]) -> Key:
+    """The named columns of a row as canonical text. Raises KeyError for an absent column, ValueError for NULL."""
+    parts = []
+    for name in columns:
+        kind = by_name[name].kind
+        text = canonical(to_text(row[name], kind), kind)
+        if text is None:
+            raise ValueError(f"key column {name} is null")
+        parts.append(text)
+    return tuple(parts)
