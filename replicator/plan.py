@@ -1,0 +1,272 @@
+"""One direction of a migration, resolved against the catalogues: what is read, what is written, what depends on what."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from replicator.errors import MigrationError
+from replicator.migration import ALL, Direction, Function, Lookup, Migration, Query, Transform
+from replicator.tables import Column, Name, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTransform:
+    """A transform whose target is known. ``remembers`` when the target key does not follow from the source key."""
+
+    name: str
+    source: str
+    target: Table
+    function: Function
+    key: Callable[[Any], Any] | None
+    remembers: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A table or a query, with the transforms that read it."""
+
+    name: str
+    table: Table | None
+    """None for a query."""
+    query: str | None
+    """The SELECT; None for a table."""
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    transforms: tuple[PlannedTransform, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Column]:
+        """The columns by name."""
+        return {column.name: column for column in self.columns}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependency:
+    """How a changed row of a table leads to the keys of a query source; neither columns nor lookup means all keys."""
+
+    source: str
+    columns: tuple[str, ...] | None = None
+    lookup: str | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Any change makes every key dirty."""
+        return self.columns is None and self.lookup is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a pipeline works from."""
+
+    migration: Migration
+    direction: Direction
+    source_schema: str
+    target_schema: str
+    sources: Mapping[str, Source]
+    targets: tuple[Table, ...]
+    """Parents before children."""
+    watched: Mapping[str, Table]
+    """The source-side tables whose changes matter, by name."""
+    dependencies: Mapping[str, tuple[Dependency, ...]]
+    """By the changed table's name."""
+    source_tables: Mapping[str, Table] = field(default_factory=dict)
+    """All tables of the source schema."""
+
+    def table_source(self, table: str) -> Source | None:
+        """The source that is this table itself, if any transform reads it directly."""
+        source = self.sources.get(table)
+        return source if source is not None and source.table is not None else None
+
+    @property
+    def transforms(self) -> list[PlannedTransform]:
+        """All transforms, source by source."""
+        return [transform for source in self.sources.values() for transform in source.transforms]
+
+    def writers_of(self, target: Name) -> list[PlannedTransform]:
+        """The transforms into one target."""
+        return [each for each in self.transforms if each.target.name == target]
+
+
+def schemas_of(migration: Migration, direction: Direction) -> tuple[str, str]:
+    """The source's and the target's Postgres schema."""
+    return (migration.old, migration.new) if direction == "forward" else (migration.new, migration.old)
+
+
+def queries_of(migration: Migration, direction: Direction) -> dict[str, str]:
+    """The SELECT of each query source of one direction, by its name."""
+    queries = (each.source for each in migration.of(direction) if isinstance(each.source, Query))
+    return {query.name: migration.query_text(query) for query in queries}
+
+
+def resolve(
+    migration: Migration,
+    direction: Direction,
+    source_tables: Mapping[str, Table],
+    target_tables: Mapping[str, Table],
+    query_columns: Mapping[str, Sequence[Column]],
+) -> Plan:
+    """Bind one direction of a migration to the tables that exist.
+
+    :param query_columns: the result columns of each query source, by its name (see ``queries_of``).
+    :raises MigrationError: naming the transform and the table or column that does not fit; all problems at once.
+    """
+    source_schema, target_schema = schemas_of(migration, direction)
+    problems = list(_problems(migration, direction, source_tables, target_tables, query_columns))
+    if problems:
+        raise MigrationError("; ".join(problems) + ".", f"Mend the transforms of {migration.name} and start again.")
+    declared = migration.of(direction)
+    sources = {
+        name: _source(name, [each for each in declared if each.source_name == name], migration, source_tables,
+                      target_tables, query_columns, declared)
+        for name in dict.fromkeys(each.source_name for each in declared)
+    }  # fmt: skip
+    targets = {each.into: target_tables[each.into] for each in declared}
+    watched = {each.source_name for each in declared if isinstance(each.source, str)}
+    for each in declared:
+        if isinstance(each.source, Query):
+            watched.update(each.source.depends_on)
+    return Plan(
+        migration=migration,
+        direction=direction,
+        source_schema=source_schema,
+        target_schema=target_schema,
+        sources=sources,
+        targets=tuple(parents_first(targets.values())),
+        watched={name: source_tables[name] for name in sorted(watched)},
+        dependencies=_dependencies(declared),
+        source_tables=source_tables,
+    )
+
+
+def parents_first(tables: Iterable[Table]) -> list[Table]:
+    """Order tables so that a foreign key's parent comes before its child; a cycle is broken where it is met."""
+    by_name = {table.name: table for table in tables}
+    ordered: dict[Name, Table] = {}
+
+    def visit(table: Table, path: frozenset[Name]) -> None:
+        if table.name in ordered or table.name in path:
+            return
+        for foreign_key in table.foreign_keys:
+            if foreign_key.parent in by_name:
+                visit(by_name[foreign_key.parent], path | {table.name})
+        ordered[table.name] = table
+
+    for table in by_name.values():
+        visit(table, frozenset())
+    return list(ordered.values())
+
+
+def _source(
+    name: str,
+    transforms: list[Transform],
+    migration: Migration,
+    source_tables: Mapping[str, Table],
+    target_tables: Mapping[str, Table],
+    query_columns: Mapping[str, Sequence[Column]],
+    declared: list[Transform],
+) -> Source:
+    query = transforms[0].source if isinstance(transforms[0].source, Query) else None
+    table = None if query else source_tables[name]
+    into = [each.into for each in declared]
+    planned = tuple(
+        PlannedTransform(
+            name=each.name,
+            source=name,
+            target=target_tables[each.into],
+            function=each.function,
+            key=each.key,
+            # Only a target that one transform owns can be emptied by TRUNCATE, or cleared by key alone.
+            remembers=each.key is None or into.count(each.into) > 1,
+        )
+        for each in transforms
+    )
+    return Source(
+        name=name,
+        table=table,
+        query=migration.query_text(query) if query else None,
+        columns=table.columns if table else tuple(query_columns[name]),
+        key=table.key if table else tuple(query.key if query else ()),
+        transforms=planned,
+    )
+
+
+def _dependencies(declared: list[Transform]) -> dict[str, tuple[Dependency, ...]]:
+    found: dict[str, dict[str, Dependency]] = {}
+    for each in declared:
+        if isinstance(each.source, Query):
+            for table, rule in each.source.depends_on.items():
+                found.setdefault(table, {})[each.source_name] = _dependency(each.source_name, rule)
+    return {table: tuple(by_source.values()) for table, by_source in found.items()}
+
+
+def _dependency(source: str, rule: object) -> Dependency:
+    if rule is ALL:
+        return Dependency(source=source)
+    if isinstance(rule, Lookup):
+        return Dependency(source=source, lookup=rule.sql)
+    return Dependency(source=source, columns=tuple(rule))  # type: ignore[arg-type]  # the only form left
+
+
+def _problems(
+    migration: Migration,
+    direction: Direction,
+    source_tables: Mapping[str, Table],
+    target_tables: Mapping[str, Table],
+    query_columns: Mapping[str, Sequence[Column]],
+) -> Iterable[str]:
+    source_schema, target_schema = schemas_of(migration, direction)
+    if not migration.of(direction):
+        yield f"the migration {migration.name} has no {direction} transform"
+    queries: dict[str, Query] = {}
+    for each in migration.of(direction):
+        where = f"transform {each.name}"
+        if each.into not in target_tables:
+            yield f"{where}: there is no target table {target_schema}.{each.into}"
+        elif not target_tables[each.into].key:
+            yield f"{where}: the target table {target_schema}.{each.into} has no primary key"
+        if isinstance(each.source, Query):
+            yield from _query_problems(where, each.source, source_schema, source_tables, query_columns)
+            if queries.setdefault(each.source.name, each.source) != each.source:
+                yield f"{where}: another transform reads a different query named {each.source.name}"
+        elif each.source not in source_tables:
+            yield f"{where}: there is no source table {source_schema}.{each.source}"
+        elif not source_tables[each.source].key:
+            yield f"{where}: the source table {source_schema}.{each.source} has no primary key"
+
+
+def _query_problems(
+    where: str,
+    query: Query,
+    source_schema: str,
+    source_tables: Mapping[str, Table],
+    query_columns: Mapping[str, Sequence[Column]],
+) -> Iterable[str]:
+    columns = {column.name for column in query_columns.get(query.name, ())}
+    if not query.key:
+        yield f"{where}: the query {query.name} has no key"
+    if not query.depends_on:
+        yield f"{where}: the query {query.name} says nothing in depends_on"
+    if query.name in source_tables:
+        yield f"{where}: the query {query.name} has the name of a table; name its file otherwise"
+    for name in query.key:
+        if name not in columns:
+            yield f"{where}: the query {query.name} gives no column {name}, which its key names"
+    for table, rule in query.depends_on.items():
+        if table not in source_tables:
+            yield f"{where}: depends_on names {source_schema}.{table}, which does not exist"
+        elif rule is not ALL and not isinstance(rule, Lookup):
+            yield from _column_rule_problems(where, query, source_tables[table], tuple(rule))  # type: ignore[arg-type]
+
+
+def _column_rule_problems(where: str, query: Query, table: Table, columns: tuple[str, ...]) -> Iterable[str]:
+    if len(columns) != len(query.key):
+        yield f"{where}: depends_on[{table.name.table!r}] names {len(columns)} columns, the key has {len(query.key)}"
+    for name in columns:
+        if name not in table.by_name:
+            yield f"{where}: depends_on names the column {table.name}.{name}, which does not exist"
+        elif name not in table.identity_columns:
+            yield (
+                f"{where}: depends_on names {table.name}.{name}, which the log does not carry for a deleted row; "
+                f"use ALL, or ALTER TABLE {table.name} REPLICA IDENTITY FULL"
+            )
