@@ -1,0 +1,195 @@
+"""Reads tables, columns, keys and foreign keys from the catalogue (Postgres documentation, chapter 53)."""
+
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from replicator.errors import MigrationError
+from replicator.postgres.connect import Connection, translated
+from replicator.tables import Column, ForeignKey, Name, Table
+from replicator.values import Kind
+
+BASE_KINDS: dict[int, Kind] = {
+    16: "boolean",
+    17: "bytea",
+    20: "integer",
+    21: "integer",
+    23: "integer",
+    26: "integer",
+    114: "json",
+    700: "float",
+    701: "float",
+    1700: "numeric",
+    2950: "uuid",
+    3802: "json",
+}
+
+# A domain counts as the type that it is over, however deep.
+BASE_TYPE = """
+    WITH RECURSIVE base(oid, under) AS (
+        SELECT t.oid, t.oid FROM pg_type t
+        UNION ALL
+        SELECT b.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.under WHERE t.typtype = 'd'
+    )
+    SELECT b.oid, b.under, t.typcategory = 'A' AS is_array
+    FROM base b JOIN pg_type t ON t.oid = b.under
+    WHERE t.typtype <> 'd' AND b.oid = ANY (%(oids)s::oid[])
+"""
+
+TABLES = """
+    SELECT c.oid, c.relname, c.relreplident::text AS identity, c.relkind::text AS relkind
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    ORDER BY c.relname
+"""
+
+COLUMNS = """
+    SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull,
+           a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity
+    FROM pg_attribute a
+    WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attrelid, a.attnum
+"""
+
+KEYS = """
+    SELECT i.indrelid, i.indisprimary AS is_primary, i.indisreplident AS is_identity,
+           array_agg(a.attname::text ORDER BY k.place) AS columns
+    FROM pg_index i
+    CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = ANY (%(oids)s::oid[]) AND (i.indisprimary AND i.indimmediate OR i.indisreplident)
+    GROUP BY i.indexrelid
+"""
+
+FOREIGN_KEYS = """
+    SELECT con.conrelid, con.conname, n.nspname, p.relname, con.condeferrable,
+           con.confdeltype::text IN ('c', 'n', 'd') AS acts,
+           (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.conkey) WITH ORDINALITY k(num, place)
+            JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.num) AS columns,
+           (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.confkey) WITH ORDINALITY k(num, place)
+            JOIN pg_attribute a ON a.attrelid = con.confrelid AND a.attnum = k.num) AS parent_columns
+    FROM pg_constraint con
+    JOIN pg_class p ON p.oid = con.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
+    WHERE con.contype = 'f' AND con.conrelid = ANY (%(oids)s::oid[]) AND con.conparentid = 0
+"""
+
+LEAVES = """
+    SELECT n.nspname, c.relname
+    FROM pg_partition_tree(%(oid)s::oid::regclass) t JOIN pg_class c ON c.oid = t.relid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE t.isleaf AND c.oid <> %(oid)s
+    ORDER BY 1, 2
+"""
+
+
+async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
+    """All ordinary and partitioned tables of a schema by name; partitions are their root's ``leaves``."""
+    with translated():
+        relations = await _rows(connection, TABLES, schema=schema)
+        oids = [each["oid"] for each in relations]
+        columns = await _rows(connection, COLUMNS, oids=oids)
+        kinds = await _kinds(connection, [each["atttypid"] for each in columns])
+        keys = await _rows(connection, KEYS, oids=oids)
+        foreign_keys = await _rows(connection, FOREIGN_KEYS, oids=oids)
+        tables = {}
+        for relation in relations:
+            oid = relation["oid"]
+            leaves = await _rows(connection, LEAVES, oid=oid) if relation["relkind"] == "p" else []
+            tables[relation["relname"]] = _table(
+                Name(schema=schema, table=relation["relname"]),
+                relation["identity"],
+                [_column(each, kinds) for each in columns if each["attrelid"] == oid],
+                [each for each in keys if each["indrelid"] == oid],
+                [each for each in foreign_keys if each["conrelid"] == oid],
+                [Name(schema=leaf["nspname"], table=leaf["relname"]) for leaf in leaves],
+            )
+        return tables
+
+
+async def describe_query(connection: Connection, name: str, query: str) -> tuple[Column, ...]:
+    """The result columns of a SELECT. Raises MigrationError when Postgres refuses it."""
+    try:
+        with translated():
+            cursor = await connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_trusted(query)))
+    except Exception as error:
+        raise MigrationError(f"The query {name} does not run: {error}") from error
+    described = cursor.description or []
+    kinds = await _kinds(connection, [each.type_code for each in described])
+    types = await _type_names(connection, [each.type_code for each in described])
+    return tuple(
+        Column(name=each.name, type=types[each.type_code], type_oid=each.type_code, kind=kinds[each.type_code])
+        for each in described
+    )
+
+
+def _trusted(query: str) -> sql.SQL:
+    """The migration author's own SQL: code, like the transforms, not data."""
+    return sql.SQL(query.replace("{", "{{").replace("}", "}}"))  # type: ignore[arg-type]
+
+
+async def _rows(connection: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(sql.SQL(query), parameters)  # type: ignore[arg-type]
+        return await cursor.fetchall()
+
+
+async def _kinds(connection: Connection, oids: list[int]) -> dict[int, Kind]:
+    rows = await _rows(connection, BASE_TYPE, oids=list(set(oids)))
+    return {row["oid"]: _kind(row["under"], is_array=row["is_array"]) for row in rows}
+
+
+async def _type_names(connection: Connection, oids: list[int]) -> dict[int, str]:
+    rows = await _rows(
+        connection, "SELECT o AS oid, format_type(o, NULL) AS type FROM unnest(%(oids)s::oid[]) o", oids=oids
+    )
+    return {row["oid"]: row["type"] for row in rows}
+
+
+def _kind(base: int, *, is_array: bool) -> Kind:
+    return "array" if is_array else BASE_KINDS.get(base, "text")
+
+
+def _column(row: dict[str, Any], kinds: dict[int, Kind]) -> Column:
+    return Column(
+        name=row["attname"],
+        type=row["type"],
+        type_oid=row["atttypid"],
+        kind=kinds[row["atttypid"]],
+        not_null=row["attnotnull"],
+        has_default=row["atthasdef"],
+        generated=row["generated"],
+        identity=row["identity"],
+    )
+
+
+def _table(
+    name: Name,
+    identity: str,
+    columns: list[Column],
+    keys: list[dict[str, Any]],
+    foreign_keys: list[dict[str, Any]],
+    leaves: list[Name],
+) -> Table:
+    primary = next((tuple(each["columns"]) for each in keys if each["is_primary"]), ())
+    chosen = next((tuple(each["columns"]) for each in keys if each["is_identity"]), ())
+    every = tuple(column.name for column in columns)
+    return Table(
+        name=name,
+        columns=tuple(columns),
+        key=primary,
+        replica_identity=identity,
+        identity_columns={"d": primary, "f": every, "i": chosen}.get(identity, ()),
+        leaves=tuple(leaves),
+        foreign_keys=tuple(
+            ForeignKey(
+                name=each["conname"],
+                columns=tuple(each["columns"]),
+                parent=Name(schema=each["nspname"], table=each["relname"]),
+                parent_columns=tuple(each["parent_columns"]),
+                deferrable=each["condeferrable"],
+                acts=each["acts"],
+            )
+            for each in foreign_keys
+        ),
+    )

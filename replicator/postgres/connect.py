@@ -1,0 +1,143 @@
+"""Connections with pinned settings, and the edge where psycopg's errors become ours."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.string import TextLoader
+
+from replicator.errors import (
+    CheckError,
+    ConnectionLostError,
+    DatabaseError,
+    LeaseError,
+    ReplicatorError,
+    RetryableError,
+    RowError,
+)
+
+Connection = AsyncConnection[Any]
+
+PINNED = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
+    "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+)
+"""So that a value prints the same way on every connection, whatever the role's or the database's own settings."""
+
+LOST = ("08", "57P01", "57P02", "57P03", "57P05")
+RETRYABLE = ("40001", "40P01", "55P03")
+TAKEN_OVER = "RP001"
+
+
+async def connect(dsn: str, purpose: str, *, text: bool = False, autocommit: bool = True) -> Connection:
+    """Open a connection.
+
+    :param purpose: shows in pg_stat_activity as ``replicator <purpose>``.
+    :param text: give every value as the text that Postgres prints, none parsed.
+    :raises ConnectionLostError: when the server does not answer, or refuses.
+    """
+    with translated():
+        return await AsyncConnection.connect(
+            _conninfo(dsn, purpose), autocommit=autocommit, context=_TextContext() if text else None
+        )
+
+
+@asynccontextmanager
+async def connection(dsn: str, purpose: str, *, text: bool = False) -> AsyncIterator[Connection]:
+    """``connect`` as a context manager: closed at the end of the block."""
+    opened = await connect(dsn, purpose, text=text)
+    try:
+        with translated():
+            yield opened
+    finally:
+        await opened.close()
+
+
+def _conninfo(dsn: str, purpose: str) -> str:
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise CheckError("The connection string cannot be read.", "Write it as postgresql://user@host/db.") from error
+    own = str(given.get("options") or "")
+    return make_conninfo(
+        dsn,
+        application_name=f"replicator {purpose}",
+        options=f"{own} {PINNED}".strip(),
+        client_encoding="UTF8",
+        connect_timeout=given.get("connect_timeout") or 10,
+        keepalives_idle=given.get("keepalives_idle") or 30,
+    )
+
+
+class _TextContext:
+    """An adaptation context in which every type loads as str."""
+
+    connection = None
+
+    def __init__(self) -> None:
+        self.adapters = AdaptersMap(psycopg.adapters)
+        for info in psycopg.adapters.types:
+            self.adapters.register_loader(info.oid, TextLoader)
+            if info.array_oid:
+                self.adapters.register_loader(info.array_oid, TextLoader)
+        self.adapters.register_loader(0, TextLoader)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's errors into ours at the end of the block."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: psycopg.Error) -> ReplicatorError:
+    """Our error for one of psycopg's. Its text holds names and codes, never a value of a row."""
+    state = error.sqlstate or ""
+    if not state or state.startswith(LOST):
+        return ConnectionLostError(_unreachable(error), "Check that the server runs and that the DSN is right.")
+    if state == TAKEN_OVER:
+        return LeaseError("Another daemon has taken this migration over.", "Let only one run.")
+    if state.startswith(("22", "23")):
+        return RowError(_row_problem(error), sqlstate=state)
+    primary = error.diag.message_primary or type(error).__name__
+    if state in RETRYABLE:
+        return RetryableError(f"Postgres says: {primary}.", sqlstate=state)
+    if state.startswith("28") or state == "3D000":
+        return CheckError(f"The server refused the connection: {primary}.", "Mend the DSN, or pg_hba.conf.")
+    if state == "42501":
+        return CheckError(f"A privilege is missing: {primary}.", "Grant it to the role in the DSN; see README, Roles.")
+    if state == "53100":
+        return DatabaseError(f"The server's disk is full: {primary}.", "Free space, then start again.", state)
+    return DatabaseError(f"Postgres says: {primary} ({state}).", sqlstate=state)
+
+
+def _unreachable(error: psycopg.Error) -> str:
+    lines = str(error).strip().splitlines()
+    return f"The connection failed: {lines[-1].strip() if lines else type(error).__name__}."
+
+
+def _row_problem(error: psycopg.Error) -> str:
+    diag = error.diag
+    if (error.sqlstate or "").startswith("23"):
+        return f"Postgres refused a row: {diag.message_primary}."
+    # A data exception's message quotes the value; the context says at least which column it was for.
+    column = re.search(r"column (\S+?)(:|$)", diag.context or "", re.MULTILINE)
+    where = f" for the column {column.group(1)}" if column else ""
+    return f"Postgres refused a value{where}: {type(error).__name__}."
+
+
+def identifier(*parts: str) -> sql.Identifier:
+    """A quoted, dotted name."""
+    return sql.Identifier(*parts)
+
+
+def comma(parts: list[sql.Composable] | list[sql.Identifier] | list[sql.Composed] | list[sql.SQL]) -> sql.Composed:
+    """Join with commas."""
+    return sql.SQL(", ").join(parts)

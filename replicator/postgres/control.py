@@ -1,0 +1,211 @@
+"""The engine's own tables: phase, status, commands and journal. The daemon writes them; the commands talk through them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Literal
+
+from psycopg.rows import dict_row
+
+from replicator.errors import MigrationError
+from replicator.migration import Migration
+from replicator.postgres.connect import Connection, translated
+
+Owner = Literal["old", "new"]
+
+COMMAND_CHANNEL = "replicator_command"
+CUTOVER_CHANNEL = "replicator_cutover"
+LEASE_CLASS = 1919250540
+"""``repl`` in ASCII: the first half of our advisory lock keys."""
+LEASE_LOCK, FENCE_LOCK = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A request to the daemon, and what became of it."""
+
+    id: int
+    command: str
+    arguments: Mapping[str, Any]
+    started_at: datetime | None
+    progress: Any
+    finished_at: datetime | None
+    exit_code: int | None
+    result: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The daemon's last report."""
+
+    document: dict[str, Any]
+    age_seconds: float
+
+
+async def install(connection: Connection, migration: Migration) -> None:
+    """Create the control tables where they are missing.
+
+    Raises MigrationError when they belong to another migration.
+    """
+    with translated():
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s, 3)", (LEASE_CLASS,))
+            await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+            await connection.execute(
+                "INSERT INTO replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "
+                "ON CONFLICT DO NOTHING",
+                (migration.name, migration.old, migration.new),
+            )
+            cursor = await connection.execute("SELECT migration FROM replicator.ownership")
+            (name,) = await cursor.fetchone() or (None,)
+    if name != migration.name:
+        raise MigrationError(
+            f"This database is in the middle of the migration {name}.", "Finish that one before you start another."
+        )
+
+
+async def installed(connection: Connection) -> bool:
+    """Whether the control tables are there."""
+    with translated():
+        cursor = await connection.execute("SELECT to_regclass('replicator.ownership') IS NOT NULL")
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def read_phase(connection: Connection) -> str | None:
+    """The stored phase; None before the first start."""
+    with translated():
+        cursor = await connection.execute("SELECT phase FROM replicator.state")
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+async def write_phase(connection: Connection, phase: str) -> None:
+    """Store the phase, and enter the change into the journal, in one transaction."""
+    with translated():
+        async with connection.transaction():
+            await connection.execute(
+                "INSERT INTO replicator.state (phase) VALUES (%s) ON CONFLICT (only_row) "
+                "DO UPDATE SET phase = EXCLUDED.phase, since = clock_timestamp()",
+                (phase,),
+            )
+            await journal(connection, "phase", {"phase": phase})
+
+
+async def read_ownership(connection: Connection) -> tuple[Owner, int]:
+    """Who owns the data, and how often ownership has moved."""
+    with translated():
+        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership")
+        row = await cursor.fetchone()
+        return (row[0], row[1]) if row else ("old", 0)
+
+
+async def journal(connection: Connection, event: str, details: Mapping[str, Any]) -> None:
+    """Enter an event into the journal. ``details`` holds names and counts, no row values."""
+    with translated():
+        await connection.execute(
+            "INSERT INTO replicator.journal (event, details) VALUES (%s, %s)", (event, json.dumps(details))
+        )
+
+
+# ---- the daemon's report
+
+
+async def write_status(connection: Connection, document: Mapping[str, Any]) -> None:
+    """Store the daemon's report for the commands to read."""
+    with translated():
+        await connection.execute(
+            "INSERT INTO replicator.status (document) VALUES (%s) ON CONFLICT (only_row) "
+            "DO UPDATE SET document = EXCLUDED.document, updated_at = clock_timestamp()",
+            (json.dumps(document),),
+        )
+
+
+async def read_status(connection: Connection) -> Status | None:
+    """The daemon's last report; None when there has been none."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT document, extract(epoch FROM clock_timestamp() - updated_at)::float8 FROM replicator.status"
+        )
+        row = await cursor.fetchone()
+        return Status(document=row[0], age_seconds=row[1]) if row else None
+
+
+async def daemon_alive(connection: Connection) -> bool:
+    """Whether some session holds the daemon's lease in this database."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s "
+            "AND mode = 'ExclusiveLock' AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            (LEASE_CLASS, LEASE_LOCK),
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+# ---- requests to the daemon
+
+
+async def request(connection: Connection, command: str, arguments: Mapping[str, Any]) -> int:
+    """Ask the daemon for something; gives the request's id."""
+    with translated():
+        cursor = await connection.execute(
+            "WITH asked AS (INSERT INTO replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id) "
+            "SELECT id, pg_notify(%s, id::text) FROM asked",
+            (command, json.dumps(arguments), COMMAND_CHANNEL),
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            raise MigrationError("The request was not stored.")
+        return int(row[0])
+
+
+async def read_command(connection: Connection, command_id: int) -> Command:
+    """A request and what has become of it."""
+    with translated():
+        found = await _commands(connection, "WHERE id = %s", (command_id,))
+    return found[0]
+
+
+async def pending_commands(connection: Connection) -> list[Command]:
+    """Requests that nobody has finished, oldest first; one that a dead daemon had started is among them."""
+    with translated():
+        return await _commands(connection, "WHERE finished_at IS NULL ORDER BY id", ())
+
+
+async def start_command(connection: Connection, command_id: int) -> None:
+    """Mark a request as taken."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.commands SET started_at = clock_timestamp() WHERE id = %s", (command_id,)
+        )
+
+
+async def report_progress(connection: Connection, command_id: int, progress: Mapping[str, Any]) -> None:
+    """Tell the asker how far it is."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.commands SET progress = %s WHERE id = %s", (json.dumps(progress), command_id)
+        )
+
+
+async def finish_command(connection: Connection, command_id: int, exit_code: int, result: Mapping[str, Any]) -> None:
+    """Answer a request."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.commands SET finished_at = clock_timestamp(), exit_code = %s, result = %s WHERE id = %s",
+            (exit_code, json.dumps(result), command_id),
+        )
+
+
+async def _commands(connection: Connection, where: str, parameters: tuple[Any, ...]) -> list[Command]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT id, command, arguments, started_at, progress, finished_at, exit_code, result "  # type: ignore[arg-type]
+            "FROM replicator.commands " + where,
+            parameters,
+        )
+        return [Command(**row) for row in await cursor.fetchall()]

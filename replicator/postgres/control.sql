@@ -1,0 +1,141 @@
+-- The engine's own tables, the same in both databases; every statement may run again.
+CREATE SCHEMA IF NOT EXISTS replicator;
+
+-- Who owns the data. Written only by the transaction that cuts over (and once at set-up): never guessed.
+CREATE TABLE IF NOT EXISTS replicator.ownership (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    migration text NOT NULL,
+    old_schema text NOT NULL,
+    new_schema text NOT NULL,
+    owner text NOT NULL DEFAULT 'old' CHECK (owner IN ('old', 'new')),
+    epoch integer NOT NULL DEFAULT 0,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS replicator.lease (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch bigint NOT NULL,
+    holder text NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS replicator.state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    phase text NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS replicator.progress (
+    pipeline text PRIMARY KEY,
+    slot text NOT NULL,
+    plugin text NOT NULL,
+    system_id text NOT NULL,
+    created_lsn pg_lsn NOT NULL,
+    applied_lsn pg_lsn NOT NULL,
+    start_marker text,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON COLUMN replicator.progress.start_marker IS
+    'All before the transaction that carries this message is skipped: it is what the opposite pipeline wrote.';
+
+CREATE TABLE IF NOT EXISTS replicator.sources (
+    pipeline text NOT NULL,
+    source text NOT NULL,
+    expected_rows bigint NOT NULL,
+    planned boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (pipeline, source)
+);
+
+CREATE TABLE IF NOT EXISTS replicator.chunks (
+    pipeline text NOT NULL,
+    source text NOT NULL,
+    ordinal integer NOT NULL,
+    lower_key jsonb,
+    upper_key jsonb,
+    read_lsn pg_lsn,
+    row_count bigint,
+    done_at timestamptz,
+    PRIMARY KEY (pipeline, source, ordinal)
+);
+
+CREATE TABLE IF NOT EXISTS replicator.produced (
+    pipeline text NOT NULL,
+    transform text NOT NULL,
+    source_key text NOT NULL,
+    target_key text NOT NULL,
+    PRIMARY KEY (pipeline, transform, source_key, target_key)
+);
+
+CREATE TABLE IF NOT EXISTS replicator.quarantine (
+    pipeline text NOT NULL,
+    transform text NOT NULL,
+    source text NOT NULL,
+    source_key text NOT NULL,
+    error text NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    attempts integer NOT NULL DEFAULT 1,
+    PRIMARY KEY (pipeline, transform, source_key)
+);
+
+CREATE TABLE IF NOT EXISTS replicator.commands (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    command text NOT NULL,
+    arguments jsonb NOT NULL DEFAULT '{}',
+    requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    requested_by text NOT NULL DEFAULT session_user,
+    started_at timestamptz,
+    progress jsonb,
+    finished_at timestamptz,
+    exit_code integer,
+    result jsonb
+);
+
+CREATE TABLE IF NOT EXISTS replicator.status (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    document jsonb NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS replicator.journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    who text NOT NULL DEFAULT session_user,
+    event text NOT NULL,
+    details jsonb NOT NULL DEFAULT '{}'
+);
+
+CREATE OR REPLACE FUNCTION replicator.active_schema() RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE owner WHEN 'new' THEN new_schema ELSE old_schema END FROM replicator.ownership
+$$;
+
+CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean
+LANGUAGE sql STABLE AS $$ SELECT coalesce((SELECT owner = 'new' FROM replicator.ownership), false) $$;
+
+-- Every write transaction of the daemon begins here: it holds the fence shared, so that a new daemon can wait for a
+-- dead one's last write, and it fails when the lease has passed on.
+CREATE OR REPLACE FUNCTION replicator.enter(expected bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1919250540, 2);
+    IF (SELECT epoch FROM replicator.lease) IS DISTINCT FROM expected THEN
+        RAISE EXCEPTION 'another daemon has taken over' USING ERRCODE = 'RP001';
+    END IF;
+END
+$$;
+
+-- The guard is on or off in the catalogue, never by a row that an old snapshot may not see.
+CREATE OR REPLACE FUNCTION replicator.refuse_write() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('replicator.writer', true) = 'daemon' THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'table %.% is not open for writes: the schema in use is %',
+            quote_ident(TG_TABLE_SCHEMA), quote_ident(TG_TABLE_NAME),
+            CASE WHEN TG_ARGV[0] = 'old' THEN TG_ARGV[2] ELSE TG_ARGV[1] END
+        USING ERRCODE = 'RP002',
+            HINT = format('The replicator keeps this table in step. Write to the schema %I, or ask replicator.active_schema().',
+                CASE WHEN TG_ARGV[0] = 'old' THEN TG_ARGV[2] ELSE TG_ARGV[1] END);
+END
+$$;
