@@ -1,0 +1,143 @@
+"""Runs the migration's DDL, statement by statement, each of them idempotent."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import sqlparse
+
+from replicator.errors import MigrationError, ReplicatorError, RetryableError
+from replicator.migration import Migration
+from replicator.postgres.connect import Connection, translated
+
+Part = Literal["tables", "indexes", "constraints"]
+PARTS: tuple[Part, ...] = ("tables", "indexes", "constraints")
+
+ADD_CONSTRAINT = re.compile(r"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?(\S+)\s+ADD\s+CONSTRAINT\s+(\S+)\s", re.IGNORECASE)
+CREATE_INDEX = re.compile(
+    r"^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(\S+)\s+ON\s+(?:ONLY\s+)?(\S+?)[\s(]",
+    re.IGNORECASE,
+)
+LOCK_TRIES = 200
+
+
+def part_statements(migration: Migration, part: Part) -> list[str]:
+    """The statements of ``sql/new/*_<part>.sql``, in the files' order. Raises MigrationError when there is no table."""
+    folder = migration.folder() / "new"
+    files = sorted(folder.glob(f"*_{part}.sql"))
+    if not files and part == "tables":
+        raise MigrationError(f"There is no *_tables.sql in {folder}.", "Write the new tables' DDL there.")
+    return [statement for file in files for statement in statements(file)]
+
+
+def check_queries(migration: Migration) -> dict[str, str]:
+    """The queries in ``sql/checks`` by name; each must return no row."""
+    return {
+        file.stem: statements(file)[0] for file in sorted((migration.folder() / "checks").glob("*.sql")) if statements(file)
+    }  # fmt: skip
+
+
+def statements(file: Path) -> list[str]:
+    """The statements of a file, without comments around them."""
+    split = sqlparse.split(file.read_text(encoding="utf-8"))
+    stripped = (sqlparse.format(each, strip_comments=True).strip().rstrip(";") for each in split)
+    return [each for each in stripped if each]
+
+
+async def apply_part(
+    connection: Connection, migration: Migration, part: Part, report: Callable[[str], None] = lambda _: None
+) -> None:
+    """Run one part's statements that have not been run yet.
+
+    :param connection: in autocommit mode: CREATE INDEX CONCURRENTLY is refused in a transaction.
+    :param report: told each statement's first line before it runs.
+    :raises MigrationError: naming the statement that Postgres refused.
+    """
+    for statement in part_statements(migration, part):
+        if await _is_done(connection, statement):
+            continue
+        report(" ".join(statement.split())[:120])
+        try:
+            await _execute(connection, statement)
+        except RetryableError:
+            raise
+        except ReplicatorError as error:
+            raise MigrationError(
+                f"The statement {' '.join(statement.split())[:80]!r} in sql/new failed: {error.problem}",
+                "Mend it, or the data, and run again; what is done already is left alone.",
+            ) from error
+
+
+async def _execute(connection: Connection, statement: str) -> None:
+    """Wait for locks in short turns only: whoever waits for a lock holds up everybody behind it."""
+    with translated():
+        await connection.execute("SET lock_timeout = '2s'")
+    try:
+        for attempt in range(LOCK_TRIES):
+            try:
+                with translated():
+                    await connection.execute(statement.encode())
+            except RetryableError:
+                if attempt == LOCK_TRIES - 1:
+                    raise
+                await _drop_invalid(connection, statement)
+            else:
+                return
+    finally:
+        if not connection.closed:
+            await connection.execute("RESET lock_timeout")
+
+
+async def _is_done(connection: Connection, statement: str) -> bool:
+    """Whether a constraint is there already: ADD CONSTRAINT knows no IF NOT EXISTS. Drops what a stop left half-built."""
+    await _drop_invalid(connection, statement)
+    found = ADD_CONSTRAINT.match(statement)
+    if found is None:
+        return False
+    with translated():
+        cursor = await connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND quote_ident(conname) IN (%s, quote_ident(%s)))",
+            (found.group(1), found.group(2), found.group(2)),
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def _drop_invalid(connection: Connection, statement: str) -> None:
+    found = CREATE_INDEX.match(statement)
+    if found is None:
+        return
+    with translated():
+        cursor = await connection.execute(
+            "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE i.indrelid = to_regclass(%s) AND NOT i.indisvalid AND quote_ident(c.relname) IN (%s, quote_ident(%s))",
+            (found.group(2), found.group(1), found.group(1)),
+        )
+        row = await cursor.fetchone()
+        if row is not None:
+            await connection.execute(f"DROP INDEX CONCURRENTLY {row[0]}".encode())
+
+
+async def invalid_objects(connection: Connection, schema: str) -> list[str]:
+    """Constraints not validated and indexes not valid in a schema: what still keeps the gate shut."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT c.conrelid::regclass::text || ': ' || c.conname FROM pg_constraint c "
+            "JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = %(s)s AND NOT c.convalidated "
+            "UNION ALL SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(s)s AND NOT i.indisvalid",
+            {"s": schema},
+        )
+        return [row[0] for row in await cursor.fetchall()]
+
+
+async def failing_checks(connection: Connection, checks: dict[str, str]) -> list[str]:
+    """The names of the migration's check queries that return a row."""
+    failing = []
+    for name, query in checks.items():
+        with translated():
+            cursor = await connection.execute(query.encode())
+            if await cursor.fetchone() is not None:
+                failing.append(name)
+    return failing

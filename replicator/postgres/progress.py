@@ -1,0 +1,342 @@
+"""What a pipeline stores on its target, in the same transactions as the rows: progress, chunks, memory, quarantine."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from replicator.lsn import LSN, format_lsn, parse_lsn
+from replicator.migration import Direction
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.target import decode_key, encode_key
+from replicator.tables import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a pipeline has come, bound to its slot."""
+
+    slot: str
+    plugin: str
+    system_id: str
+    created: LSN
+    applied: LSN
+    start_marker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A bounded piece of one source: ``lower < key <= upper``."""
+
+    source: str
+    ordinal: int
+    lower: Key | None
+    upper: Key | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceProgress:
+    """How far the backfill of one source has come."""
+
+    source: str
+    expected: int
+    rows: int
+    planned: bool
+    chunks: int
+    chunks_done: int
+
+    @property
+    def done(self) -> bool:
+        """All chunks are planned, and written."""
+        return self.planned and self.chunks == self.chunks_done
+
+
+async def read_progress(connection: Connection, pipeline: Direction) -> Progress | None:
+    """The stored progress; None before the slot exists."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker "
+            "FROM replicator.progress WHERE pipeline = %s",
+            (pipeline,),
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        return None
+    slot, plugin, system_id, created, applied, marker = row
+    return Progress(
+        slot=slot,
+        plugin=plugin,
+        system_id=system_id,
+        created=parse_lsn(created),
+        applied=parse_lsn(applied),
+        start_marker=marker,
+    )
+
+
+async def create_progress(connection: Connection, pipeline: Direction, progress: Progress) -> None:
+    """Store a new slot's progress, and forget what an earlier slot of this pipeline has left."""
+    with translated():
+        async with connection.transaction():
+            await drop_progress(connection, pipeline)
+            await connection.execute(
+                "INSERT INTO replicator.progress "
+                "(pipeline, slot, plugin, system_id, created_lsn, applied_lsn, start_marker) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                (
+                    pipeline,
+                    progress.slot,
+                    progress.plugin,
+                    progress.system_id,
+                    format_lsn(progress.created),
+                    format_lsn(progress.applied),
+                    progress.start_marker,
+                ),
+            )
+
+
+async def drop_progress(connection: Connection, pipeline: Direction) -> None:
+    """Forget a pipeline's progress, chunks, memory and quarantine."""
+    with translated():
+        for table in ("progress", "sources", "chunks", "produced", "quarantine"):
+            await connection.execute(f"DELETE FROM replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
+
+
+async def write_applied(connection: Connection, pipeline: Direction, applied: LSN, *, started: bool = False) -> None:
+    """Store the applied position; ``started`` says that the start marker has been passed."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), "
+            "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
+            (format_lsn(applied), started, pipeline),
+        )
+
+
+async def enter(connection: Connection, epoch: int) -> None:
+    """Begin a write: hold the fence until the transaction ends. Raises LeaseError when the lease has passed on."""
+    with translated():
+        await connection.execute("SELECT replicator.enter(%s)", (epoch,))
+
+
+# ---- the backfill's chunks
+
+
+async def add_source(connection: Connection, pipeline: Direction, source: str, expected: int) -> None:
+    """Note a source to be copied, and about how many rows it has."""
+    with translated():
+        await connection.execute(
+            "INSERT INTO replicator.sources (pipeline, source, expected_rows) VALUES (%s, %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            (pipeline, source, expected),
+        )
+
+
+async def add_chunk(connection: Connection, pipeline: Direction, chunk: Chunk, *, last: bool) -> None:
+    """Store a planned chunk; ``last`` ends the planning of its source."""
+    with translated():
+        async with connection.transaction():
+            await connection.execute(
+                "INSERT INTO replicator.chunks (pipeline, source, ordinal, lower_key, upper_key) "
+                "VALUES (%s, %s, %s, %s, %s)",
+                (pipeline, chunk.source, chunk.ordinal, _json(chunk.lower), _json(chunk.upper)),
+            )
+            if last:
+                await connection.execute(
+                    "UPDATE replicator.sources SET planned = true WHERE pipeline = %s AND source = %s",
+                    (pipeline, chunk.source),
+                )
+
+
+async def chunks_to_do(connection: Connection, pipeline: Direction, source: str) -> list[Chunk]:
+    """The planned chunks of a source that are not written yet."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT ordinal, lower_key, upper_key FROM replicator.chunks "
+            "WHERE pipeline = %s AND source = %s AND done_at IS NULL ORDER BY ordinal",
+            (pipeline, source),
+        )
+        return [_chunk(source, *row) for row in await cursor.fetchall()]
+
+
+async def last_chunk(connection: Connection, pipeline: Direction, source: str) -> Chunk | None:
+    """The chunk that was planned last."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT ordinal, lower_key, upper_key FROM replicator.chunks "
+            "WHERE pipeline = %s AND source = %s ORDER BY ordinal DESC LIMIT 1",
+            (pipeline, source),
+        )
+        row = await cursor.fetchone()
+        return _chunk(source, *row) if row else None
+
+
+async def finish_chunk(connection: Connection, pipeline: Direction, chunk: Chunk, read_at: LSN, rows: int) -> None:
+    """Mark a chunk as written, in the transaction that writes it."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.chunks SET done_at = clock_timestamp(), read_lsn = %s, row_count = %s "
+            "WHERE pipeline = %s AND source = %s AND ordinal = %s",
+            (format_lsn(read_at), rows, pipeline, chunk.source, chunk.ordinal),
+        )
+
+
+async def backfill_progress(connection: Connection, pipeline: Direction) -> list[SourceProgress]:
+    """How far each source is."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT s.source, s.expected_rows, s.planned, count(c.ordinal), count(c.done_at), "
+            "coalesce(sum(c.row_count), 0)::bigint "
+            "FROM replicator.sources s LEFT JOIN replicator.chunks c USING (pipeline, source) "
+            "WHERE s.pipeline = %s GROUP BY s.source, s.expected_rows, s.planned ORDER BY s.source",
+            (pipeline,),
+        )
+        return [
+            SourceProgress(source=source, expected=expected, planned=planned, chunks=chunks, chunks_done=done, rows=rows)
+            for source, expected, planned, chunks, done, rows in await cursor.fetchall()
+        ]
+
+
+async def consistent_point(connection: Connection, pipeline: Direction) -> LSN | None:
+    """The position at which the last chunk was read; None while chunks are still to do."""
+    if not all(each.done for each in await backfill_progress(connection, pipeline)):
+        return None
+    with translated():
+        cursor = await connection.execute(
+            "SELECT coalesce(max(read_lsn), '0/0')::text FROM replicator.chunks WHERE pipeline = %s", (pipeline,)
+        )
+        row = await cursor.fetchone()
+        return parse_lsn(row[0]) if row else None
+
+
+# ---- remembered keys
+
+
+async def remembered(
+    connection: Connection, pipeline: Direction, transform: str, source_keys: Iterable[Key] | None
+) -> dict[Key, set[Key]]:
+    """Which target keys each of these source keys (None: all) has produced."""
+    condition = "" if source_keys is None else " AND source_key = ANY (%s)"
+    parameters: list[object] = [pipeline, transform]
+    if source_keys is not None:
+        parameters.append([encode_key(key) for key in source_keys])
+    found: dict[Key, set[Key]] = {}
+    with translated():
+        cursor = await connection.execute(
+            ("SELECT source_key, target_key FROM replicator.produced WHERE pipeline = %s AND transform = %s" + condition)
+            .encode(),
+            parameters,
+        )  # fmt: skip
+        for source_key, target_key in await cursor.fetchall():
+            found.setdefault(decode_key(source_key), set()).add(decode_key(target_key))
+    return found
+
+
+async def remember(
+    connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
+) -> None:
+    """Store that these source keys produced these target keys."""
+    await _pairs(
+        connection,
+        "INSERT INTO replicator.produced (pipeline, transform, source_key, target_key) "
+        "SELECT %(pipeline)s, %(transform)s, s, t FROM unnest(%(sources)s::text[], %(targets)s::text[]) AS k(s, t) "
+        "ON CONFLICT DO NOTHING",
+        pipeline,
+        transform,
+        pairs,
+    )
+
+
+async def forget(
+    connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
+) -> None:
+    """Store that they do so no longer."""
+    await _pairs(
+        connection,
+        "DELETE FROM replicator.produced p USING unnest(%(sources)s::text[], %(targets)s::text[]) AS k(s, t) "
+        "WHERE p.pipeline = %(pipeline)s AND p.transform = %(transform)s "
+        "AND p.source_key = k.s AND p.target_key = k.t",
+        pipeline,
+        transform,
+        pairs,
+    )
+
+
+async def _pairs(
+    connection: Connection, statement: str, pipeline: str, transform: str, pairs: Iterable[tuple[Key, Key]]
+) -> None:
+    listed = list(pairs)
+    if not listed:
+        return
+    values = {
+        "pipeline": pipeline,
+        "transform": transform,
+        "sources": [encode_key(source) for source, _ in listed],
+        "targets": [encode_key(target) for _, target in listed],
+    }
+    with translated():
+        await connection.execute(statement.encode(), values)
+
+
+# ---- quarantine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A source row that a transform or the target refused. ``error`` holds no value of the row."""
+
+    transform: str
+    source: str
+    source_key: Key
+    error: str
+
+
+async def quarantine(connection: Connection, pipeline: Direction, failures: Iterable[Failure]) -> None:
+    """Keep the failures; one that is there already counts another attempt."""
+    with translated():
+        for failure in failures:
+            await connection.execute(
+                "INSERT INTO replicator.quarantine AS q (pipeline, transform, source, source_key, error) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (pipeline, transform, source_key) "
+                "DO UPDATE SET error = EXCLUDED.error, attempts = q.attempts + 1",
+                (pipeline, failure.transform, failure.source, encode_key(failure.source_key), failure.error),
+            )
+
+
+async def release(connection: Connection, pipeline: Direction, entries: Iterable[tuple[str, Key]]) -> None:
+    """Strike entries (transform, source key) that a later good version of the row has resolved."""
+    with translated():
+        for transform, source_key in entries:
+            await connection.execute(
+                "DELETE FROM replicator.quarantine WHERE pipeline = %s AND transform = %s AND source_key = %s",
+                (pipeline, transform, encode_key(source_key)),
+            )
+
+
+async def quarantined(connection: Connection, pipeline: Direction) -> set[tuple[str, Key]]:
+    """All entries, as transform and source key."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT transform, source_key FROM replicator.quarantine WHERE pipeline = %s", (pipeline,)
+        )
+        return {(transform, decode_key(key)) for transform, key in await cursor.fetchall()}
+
+
+async def quarantine_counts(connection: Connection, pipeline: Direction) -> Mapping[str, int]:
+    """Entries per transform."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT transform, count(*) FROM replicator.quarantine WHERE pipeline = %s GROUP BY 1 ORDER BY 1",
+            (pipeline,),
+        )
+        return {transform: int(count) for transform, count in await cursor.fetchall()}
+
+
+def _json(key: Key | None) -> str | None:
+    return None if key is None else json.dumps(key)
+
+
+def _chunk(source: str, ordinal: int, lower: list[str] | None, upper: list[str] | None) -> Chunk:
+    return Chunk(
+        source=source,
+        ordinal=ordinal,
+        lower=None if lower is None else tuple(lower),
+        upper=None if upper is None else tuple(upper),
+    )

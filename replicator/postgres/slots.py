@@ -1,0 +1,152 @@
+"""Publications and replication slots: made, checked against the stored progress, and dropped."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from replicator.errors import SlotError
+from replicator.lsn import LSN, ZERO, format_lsn, parse_lsn
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.progress import Progress
+from replicator.tables import Table
+
+AGAIN = "Give the migration up with a new slot, and run the backfill again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A row of pg_replication_slots, as far as we need it."""
+
+    name: str
+    plugin: str
+    database: str
+    active: bool
+    confirmed: LSN
+    retained_bytes: int
+    wal_status: str
+    here: bool
+    """Whether it belongs to the connection's database."""
+
+
+async def read_slot(connection: Connection, name: str) -> Slot | None:
+    """The slot of that name, whichever database it belongs to."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT slot_name, plugin, database, active, coalesce(confirmed_flush_lsn, '0/0')::text, "
+            "coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, coalesce(wal_status, 'lost'), "
+            "database = current_database() FROM pg_replication_slots WHERE slot_name = %s AND slot_type = 'logical'",
+            (name,),
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        return None
+    found, plugin, database, active, confirmed, retained, wal_status, here = row
+    return Slot(
+        name=found,
+        plugin=plugin,
+        database=database,
+        active=active,
+        confirmed=parse_lsn(confirmed),
+        retained_bytes=retained,
+        wal_status=wal_status,
+        here=here,
+    )
+
+
+async def create_slot(connection: Connection, name: str, plugin: str) -> LSN:
+    """Create a slot; waits for every transaction that runs now. Gives its consistent point."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, %s)", (name, plugin)
+        )
+        row = await cursor.fetchone()
+        return parse_lsn(row[0]) if row else ZERO
+
+
+async def drop_slot(connection: Connection, name: str) -> None:
+    """Drop a slot if it is there, ending the process that still reads it."""
+    with translated():
+        await connection.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
+            "WHERE slot_name = %s AND active_pid IS NOT NULL",
+            (name,),
+        )
+        for attempt in range(100):
+            try:
+                await connection.execute(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,)
+                )
+            except Exception as error:
+                if getattr(error, "sqlstate", None) != "55006" or attempt == 99:  # noqa: PLR2004  object in use
+                    raise
+                await connection.execute("SELECT pg_sleep(0.05)")
+            else:
+                return
+
+
+def check_slot(slot: Slot | None, progress: Progress, system_id: str, *, in_recovery: bool = False) -> None:
+    """Raise SlotError unless the slot goes on exactly where the stored progress ends (invariant I2)."""
+    name = progress.slot
+    if progress.system_id != system_id:
+        raise SlotError(
+            f"The source is another cluster (system {system_id}) than the one the slot {name} was made on "
+            f"({progress.system_id}).",
+            "Point REPLICATOR_SOURCE_DSN back at it, or start again.",
+        )
+    if in_recovery:
+        raise SlotError("The source is a standby.", "Point REPLICATOR_SOURCE_DSN at the primary.")
+    if slot is None:
+        raise SlotError(
+            f"The replication slot {name} is gone: changes since {format_lsn(progress.applied)} cannot be read.", AGAIN
+        )
+    if not slot.here:
+        raise SlotError(f"The replication slot {name} belongs to the database {slot.database}.", "Set REPLICATOR_SLOT.")
+    if slot.plugin != progress.plugin:
+        raise SlotError(f"The slot {name} was re-created with the plugin {slot.plugin}; changes may be missing.", AGAIN)
+    if slot.wal_status == "lost":
+        raise SlotError(
+            f"The server has removed WAL that the slot {name} needed (max_slot_wal_keep_size).",
+            f"Raise that limit. {AGAIN}",
+        )
+    if slot.confirmed > progress.applied:
+        raise SlotError(
+            f"The slot {name} is at {format_lsn(slot.confirmed)}, ahead of what is stored "
+            f"({format_lsn(progress.applied)}): it was re-created, or somebody else read from it.",
+            AGAIN,
+        )
+
+
+async def write_publication(connection: Connection, name: str, tables: Iterable[Table]) -> None:
+    """Create a publication of exactly these tables, or make an existing one so."""
+    listed = comma([identifier(table.name.schema, table.name.table) for table in tables])
+    with translated():
+        cursor = await connection.execute("SELECT FROM pg_publication WHERE pubname = %s", (name,))
+        if await cursor.fetchone() is None:
+            await connection.execute(
+                sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)").format(
+                    identifier(name), listed
+                )
+            )
+        else:
+            await connection.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(identifier(name), listed))
+
+
+async def drop_publication(connection: Connection, name: str) -> None:
+    """Drop a publication if it is there."""
+    with translated():
+        await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
+
+
+async def emit_message(connection: Connection, content: str) -> None:
+    """Send a message of ours down the log, as a transaction of its own: its commit flushes at once."""
+    with translated():
+        await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (content,))
+
+
+async def current_position(connection: Connection) -> LSN:
+    """The end of what is flushed to the log."""
+    with translated():
+        cursor = await connection.execute("SELECT pg_current_wal_flush_lsn()::text")
+        row = await cursor.fetchone()
+        return parse_lsn(row[0]) if row else ZERO

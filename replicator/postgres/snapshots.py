@@ -1,0 +1,101 @@
+"""Reads that never miss what the stream has delivered (design, invariant I4).
+
+Postgres streams a commit when it is flushed, before new snapshots can see it; so a read that meets the stream waits for
+a snapshot that sees every transaction delivered so far.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from replicator.errors import ConnectionLostError
+from replicator.log import get_logger
+from replicator.lsn import LSN, parse_lsn
+from replicator.postgres.connect import Connection, translated
+
+log = get_logger("snapshots")
+
+EPOCH = 1 << 32
+WARN_AFTER_TRIES = 2_000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """``pg_current_snapshot()``: everything below ``xmin`` is visible, nothing from ``xmax`` on, nor what is in between
+    and in progress (Postgres documentation, "Transaction ID and Snapshot Information Functions")."""
+
+    xmin: int
+    xmax: int
+    in_progress: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """Read ``xmin:xmax:xip,...``."""
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(each) for each in running.split(",") if each))
+
+    def sees(self, xid: int) -> bool:
+        """Whether a committed transaction, by its 32-bit id, is visible."""
+        full = self._full(xid)
+        return full < self.xmin or (full < self.xmax and full not in self.in_progress)
+
+    def _full(self, xid: int) -> int:
+        """The 64-bit id nearest to the snapshot: the stream gives 32 bits only."""
+        candidate = (self.xmax & ~(EPOCH - 1)) | xid
+        if candidate - self.xmax > EPOCH // 2:
+            return candidate - EPOCH
+        if self.xmax - candidate > EPOCH // 2:
+            return candidate + EPOCH
+        return candidate
+
+
+class Visibility:
+    """The transactions that the stream has delivered and that no snapshot has been seen to contain yet."""
+
+    def __init__(self) -> None:
+        self._delivered: set[int] = set()
+
+    def delivered(self, xid: int) -> None:
+        """Note a transaction that the stream has begun to deliver: its commit is in the log."""
+        self._delivered.add(xid)
+
+    def admits(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot sees all that was delivered. What it sees is forgotten: later ones see it too."""
+        self._delivered = {xid for xid in self._delivered if not snapshot.sees(xid)}
+        return not self._delivered
+
+    def __len__(self) -> int:
+        return len(self._delivered)
+
+
+@asynccontextmanager
+async def read_point(connection: Connection, visibility: Visibility) -> AsyncIterator[LSN]:
+    """One REPEATABLE READ transaction that sees all that the stream had delivered when the block began.
+
+    Gives a position that no transaction visible here is beyond. ``connection`` must be in autocommit mode.
+    """
+    with translated():
+        lsn = await _begin(connection, visibility)
+        try:
+            yield lsn
+        finally:
+            if not connection.closed:
+                await connection.execute("ROLLBACK")
+
+
+async def _begin(connection: Connection, visibility: Visibility) -> LSN:
+    tries = 0
+    while True:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        cursor = await connection.execute("SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text")
+        row = await cursor.fetchone()
+        if row is None:
+            raise ConnectionLostError("The server gave no snapshot.")
+        if visibility.admits(Snapshot.parse(row[0])):
+            return parse_lsn(row[1])
+        await connection.execute("ROLLBACK")
+        tries += 1
+        if tries % WARN_AFTER_TRIES == 0:
+            log.warning("waiting for commits to become visible", transactions=len(visibility), tries=tries)
+        await asyncio.sleep(0.002)

@@ -1,0 +1,168 @@
+"""Reads source rows: by key range, by keys, or all; tables and queries alike."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from replicator.changes import Image
+from replicator.plan import Dependency, Source
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.tables import Column, Key, Row, key_of
+from replicator.values import PARSERS, canonical
+
+KEYS_AT_ONCE = 1_000
+
+
+def parse_row(columns: Sequence[Column], texts: Sequence[str | None]) -> Row:
+    """A row as transforms see it, from the text that Postgres printed."""
+    return {
+        column.name: None if text is None else PARSERS[column.kind](text)
+        for column, text in zip(columns, texts, strict=True)
+    }
+
+
+async def read_range(
+    connection: Connection, source: Source, lower: Key | None, upper: Key | None
+) -> list[tuple[Key, Row]]:
+    """The rows with ``lower < key <= upper``; None is no bound. ``connection`` gives text."""
+    with translated():
+        where, parameters = _range(source, lower, upper)
+        cursor = await connection.execute(_select(source) + where, parameters)
+        return [_keyed(source, texts) async for texts in cursor]
+
+
+async def read_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> dict[Key, Row]:
+    """The rows with these keys; a key without a row is left out. ``connection`` gives text."""
+    found: dict[Key, Row] = {}
+    wanted = list(keys)
+    with translated():
+        for start in range(0, len(wanted), KEYS_AT_ONCE):
+            part = wanted[start : start + KEYS_AT_ONCE]
+            query = _select(source) + sql.SQL(" WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
+                _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
+            )
+            columns = [[key[position] for key in part] for position in range(len(source.key))]
+            cursor = await connection.execute(query, columns)
+            found.update([_keyed(source, texts) async for texts in cursor])
+    return found
+
+
+async def read_all(connection: Connection, source: Source, rows_at_once: int) -> AsyncIterator[list[tuple[Key, Row]]]:
+    """All rows, in key order, a list at a time; inside a transaction of the caller's."""
+    lower: Key | None = None
+    while True:
+        with translated():
+            where, parameters = _range(source, lower, None)
+            cursor = await connection.execute(
+                _select(source) + where + sql.SQL(" ORDER BY {} LIMIT {}").format(_key(source), rows_at_once),
+                parameters,
+            )
+            rows = [_keyed(source, texts) async for texts in cursor]
+        if not rows:
+            return
+        yield rows
+        lower = rows[-1][0]
+
+
+async def next_bound(connection: Connection, source: Source, lower: Key | None, rows: int) -> Key | None:
+    """The key that ends a chunk of so many rows after ``lower``; None when fewer are left."""
+    with translated():
+        where, parameters = _range(source, lower, None)
+        cursor = await connection.execute(
+            sql.SQL("SELECT {} FROM {}").format(_key(source), _from(source))
+            + where
+            + sql.SQL(" ORDER BY {} OFFSET {} LIMIT 1").format(_key(source), rows - 1),
+            parameters,
+        )
+        texts = await cursor.fetchone()
+    return None if texts is None else _canonical(source, texts)
+
+
+async def estimate_rows(connection: Connection, source: Source) -> int:
+    """About how many rows there are: the planner's estimate, or a count where there is none yet."""
+    with translated():
+        if source.table is not None:
+            cursor = await connection.execute(
+                "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint, bool_or(c.reltuples < 0) "
+                "FROM pg_partition_tree(%(t)s::regclass) p "
+                "RIGHT JOIN pg_class c ON c.oid = p.relid WHERE c.oid = coalesce(p.relid, %(t)s::regclass) "
+                "AND (p.isleaf OR c.oid = %(t)s::regclass AND c.relkind = 'r')",
+                {"t": identifier(source.table.name.schema, source.table.name.table).as_string(connection)},
+            )
+            row = await cursor.fetchone()
+            if row is not None and row[1] == "f":
+                return int(row[0])
+        cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_from(source)))
+        row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
+
+async def look_up(connection: Connection, source: Source, dependency: Dependency, image: Mapping[str, Any]) -> set[Key]:
+    """The source keys that a changed row concerns, by the author's SQL."""
+    with translated():
+        cursor = await connection.execute((dependency.lookup or "").encode(), dict(image))
+        return {_canonical(source, texts) async for texts in cursor}
+
+
+def image_key(source: Source, columns: Sequence[str], image: Image) -> Key | None:
+    """A source key from the named columns of a changed row; None when the image has not all of them."""
+    texts = [image.get(name) for name in columns]
+    parts = [
+        canonical(text, source.by_name[name].kind)
+        for name, text in zip(source.key, texts, strict=True)
+        if isinstance(text, str)
+    ]
+    return tuple(part for part in parts if part is not None) if len(parts) == len(source.key) else None
+
+
+def _keyed(source: Source, texts: Sequence[str | None]) -> tuple[Key, Row]:
+    row = parse_row(source.columns, texts)
+    return key_of(row, source.key, source.by_name), row
+
+
+def _canonical(source: Source, texts: Sequence[str | None]) -> Key:
+    return tuple(canonical(text, source.by_name[name].kind) or "" for name, text in zip(source.key, texts, strict=True))
+
+
+def _select(source: Source) -> sql.Composed:
+    columns = comma([identifier(column.name) for column in source.columns])
+    return sql.SQL("SELECT {} FROM {}").format(columns, _from(source))
+
+
+def _from(source: Source) -> sql.Composable:
+    if source.table is not None:
+        return identifier(source.table.name.schema, source.table.name.table)
+    query = (source.query or "").replace("%", "%%")  # parameters are in use around it
+    return sql.SQL("({}) AS q").format(sql.SQL(query))  # type: ignore[arg-type]  # the author's own SQL
+
+
+def _key(source: Source) -> sql.Composed:
+    return comma([identifier(name) for name in source.key])
+
+
+def _key_aliases(source: Source) -> sql.Composed:
+    return comma([identifier(f"k{position}") for position in range(len(source.key))])
+
+
+def _key_from_unnest(source: Source) -> sql.Composed:
+    return comma([
+        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].type))  # type: ignore[arg-type]
+        for position, name in enumerate(source.key)
+    ])  # fmt: skip
+
+
+def _arrays(source: Source) -> sql.Composed:
+    return sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(source.key))
+
+
+def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Composed, list[str]]:
+    conditions, parameters = [], []
+    for bound, operator in ((lower, ">"), (upper, "<=")):
+        if bound is not None:
+            casts = comma([sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].type)) for name in source.key])  # type: ignore[arg-type]
+            conditions.append(sql.SQL("({}) {} ({})").format(_key(source), sql.SQL(operator), casts))
+            parameters.extend(bound)
+    if not conditions:
+        return sql.Composed([]), []
+    return sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(conditions)), parameters

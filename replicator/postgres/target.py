@@ -1,0 +1,307 @@
+"""Writes target rows: COPY into a temporary staging table, then one statement per target; and compares them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from replicator.derive import TargetRow
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.tables import ForeignKey, Key, Name, Table
+
+Difference = Literal["missing", "different"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A derived row that the target does not hold as it should."""
+
+    kind: Difference
+    source_key: Key
+    key: Key
+    columns: tuple[str, ...] = ()
+    """The columns that differ."""
+
+
+class TargetWriter:
+    """Staging tables and statements for the targets of one pipeline, on one connection; inside the caller's transaction.
+
+    All its methods raise RowError when Postgres refuses a row.
+    """
+
+    def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
+        self.connection = connection
+        self._stages = {table.name: _Stage(position, table) for position, table in enumerate(targets)}
+
+    async def prepare(self) -> None:
+        """Create the staging tables; they last as long as the connection."""
+        with translated():
+            await self.connection.execute("SELECT set_config('replicator.writer', 'daemon', false)")
+            await self.connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
+            for stage in self._stages.values():
+                await stage.create(self.connection)
+
+    def transaction_begins(self) -> None:
+        """To be called at the start of each transaction: the staging tables are empty now."""
+        for stage in self._stages.values():
+            stage.transaction_begins()
+
+    async def upsert(self, table: Table, rows: Iterable[TargetRow]) -> int:
+        """Insert or replace; gives how many rows were written."""
+        return await self._write(table, rows, absent_only=False)
+
+    async def insert_absent(self, table: Table, rows: Iterable[TargetRow]) -> int:
+        """Insert the rows whose key is not there yet; gives how many were written."""
+        return await self._write(table, rows, absent_only=True)
+
+    async def delete(self, table: Table, keys: Iterable[Key]) -> int:
+        """Delete by key; gives how many rows went."""
+        stage = self._stages[table.name]
+        with translated():
+            await stage.load_keys(self.connection, keys)
+            cursor = await self.connection.execute(
+                sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {}").format(
+                    identifier(table.name.schema, table.name.table), stage.keys, _same_key(table)
+                )
+            )
+            return cursor.rowcount
+
+    async def clear(self, table: Table) -> int:
+        """Delete every row."""
+        with translated():
+            cursor = await self.connection.execute(
+                sql.SQL("DELETE FROM {}").format(identifier(table.name.schema, table.name.table))
+            )
+            return cursor.rowcount
+
+    async def children_of(self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key]) -> list[Key]:
+        """Which of these parent keys some child row still refers to."""
+        stage = self._stages[parent.name]
+        on = sql.SQL(" AND ").join([
+            sql.SQL("c.{} = p.{}").format(identifier(mine), identifier(theirs))
+            for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
+        ])  # fmt: skip
+        with translated():
+            await stage.load_keys(self.connection, keys)
+            cursor = await self.connection.execute(
+                sql.SQL("SELECT {} FROM {} AS s JOIN {} AS p ON {} WHERE EXISTS (SELECT FROM {} AS c WHERE {})").format(
+                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in parent.key]),
+                    stage.keys,
+                    identifier(parent.name.schema, parent.name.table),
+                    _same_key(parent, "p"),
+                    identifier(child.schema, child.table),
+                    on,
+                )
+            )
+            found = [tuple(row) async for row in cursor]
+            return found
+
+    async def orphans(self, foreign_key: ForeignKey, child: Table, keys: Iterable[Key]) -> list[Key]:
+        """Which of these child keys refer to a parent that is not there."""
+        stage = self._stages[child.name]
+        on = sql.SQL(" AND ").join([
+            sql.SQL("p.{} = c.{}").format(identifier(theirs), identifier(mine))
+            for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
+        ])  # fmt: skip
+        not_null = sql.SQL(" AND ").join([
+            sql.SQL("c.{} IS NOT NULL").format(identifier(name)) for name in foreign_key.columns
+        ])  # fmt: skip
+        with translated():
+            await stage.load_keys(self.connection, keys)
+            cursor = await self.connection.execute(
+                sql.SQL(
+                    "SELECT {} FROM {} AS s JOIN {} AS c ON {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {})"
+                ).format(
+                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in child.key]),
+                    stage.keys,
+                    identifier(child.name.schema, child.name.table),
+                    _same_key(child, "c"),
+                    not_null,
+                    identifier(foreign_key.parent.schema, foreign_key.parent.table),
+                    on,
+                )
+            )
+            found = [tuple(row) async for row in cursor]
+            return found
+
+    async def compare(self, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
+        """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them."""
+        mismatches = []
+        for columns, group in _by_columns(rows).items():
+            mismatches += await self._compare_group(table, columns, group)
+        return mismatches
+
+    async def _compare_group(
+        self, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]
+    ) -> list[Mismatch]:
+        stage = self._stages[table.name]
+        others = [name for name in columns if name not in table.key]
+        differing = sql.SQL(", ").join([
+            sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
+                identifier(name), sql.Literal(name)
+            )
+            for name in others
+        ])  # fmt: skip
+        with translated():
+            await stage.load_numbered(self.connection, columns, rows)
+            cursor = await self.connection.execute(
+                sql.SQL(
+                    "SELECT * FROM (SELECT s.{position} AS place, t.{first} IS NULL AS missing, "
+                    "array_remove(ARRAY[{differing}]::text[], NULL) AS differing FROM {stage} AS s "
+                    "LEFT JOIN {table} AS t ON {same}) AS found WHERE missing OR cardinality(differing) > 0"
+                ).format(
+                    position=identifier(POSITION),
+                    first=identifier(table.key[0]),
+                    differing=differing,
+                    stage=stage.rows,
+                    table=identifier(table.name.schema, table.name.table),
+                    same=_same_key(table),
+                )
+            )
+            found = await cursor.fetchall()
+        return [
+            Mismatch(
+                kind="missing" if missing else "different",
+                source_key=rows[place].source_key,
+                key=rows[place].key,
+                columns=() if missing else tuple(differs),
+            )
+            for place, missing, differs in found
+        ]
+
+    async def _write(self, table: Table, rows: Iterable[TargetRow], *, absent_only: bool) -> int:
+        written = 0
+        stage = self._stages[table.name]
+        with translated():
+            for columns, group in _by_columns(rows).items():
+                await stage.load(self.connection, columns, group)
+                cursor = await self.connection.execute(_insert(table, stage, columns, absent_only=absent_only))
+                written += cursor.rowcount
+        return written
+
+
+POSITION = "replicator_position"
+
+
+class _TempTable:
+    """A temporary table without constraints, shaped after the target; empty at the start of each transaction."""
+
+    def __init__(self, name: str, target: Table, columns: Sequence[str], extra: sql.SQL) -> None:
+        self.name = identifier("pg_temp", name)
+        self._loaded = False
+        self._create = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {}{} FROM {} WITH NO DATA").format(
+            identifier(name),
+            comma([identifier(column) for column in columns]),
+            extra,
+            identifier(target.name.schema, target.name.table),
+        )
+
+    async def create(self, connection: Connection) -> None:
+        await connection.execute(self._create)
+
+    def transaction_begins(self) -> None:
+        self._loaded = False
+
+    async def load(
+        self, connection: Connection, columns: Sequence[str], rows: Iterable[Sequence[str | None]]
+    ) -> None:
+        if self._loaded:
+            await connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
+        self._loaded = True
+        names = comma([identifier(name) for name in columns])
+        async with (
+            connection.cursor() as cursor,
+            cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self.name, names)) as copy,
+        ):
+            for row in rows:
+                await copy.write_row(row)
+
+
+class _Stage:
+    """The two temporary tables of one target: whole rows, and keys alone."""
+
+    def __init__(self, position: int, table: Table) -> None:
+        columns = [each.name for each in table.columns if not each.generated]
+        self._key = table.key
+        self._rows = _TempTable(f"replicator_rows_{position}", table, columns, sql.SQL(", 0 AS " + POSITION))
+        self._keys = _TempTable(f"replicator_keys_{position}", table, table.key, sql.SQL(""))
+
+    @property
+    def rows(self) -> sql.Identifier:
+        return self._rows.name
+
+    @property
+    def keys(self) -> sql.Identifier:
+        return self._keys.name
+
+    async def create(self, connection: Connection) -> None:
+        await self._rows.create(connection)
+        await self._keys.create(connection)
+
+    def transaction_begins(self) -> None:
+        self._rows.transaction_begins()
+        self._keys.transaction_begins()
+
+    async def load(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
+        await self._rows.load(connection, columns, ([row.columns[name] for name in columns] for row in rows))
+
+    async def load_numbered(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
+        await self._rows.load(
+            connection,
+            (*columns, POSITION),
+            ([*(row.columns[name] for name in columns), str(place)] for place, row in enumerate(rows)),
+        )
+
+    async def load_keys(self, connection: Connection, keys: Iterable[Key]) -> None:
+        await self._keys.load(connection, self._key, keys)
+
+
+def _by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetRow]]:
+    groups: dict[tuple[str, ...], list[TargetRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.columns), []).append(row)
+    return groups
+
+
+def _same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
+    return sql.SQL(" AND ").join([
+        sql.SQL("{0}.{1} = s.{1}").format(sql.SQL(alias), identifier(name)) for name in table.key
+    ])  # fmt: skip
+
+
+def _insert(table: Table, stage: _Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
+    names = comma([identifier(name) for name in columns])
+    updated = [
+        name
+        for name in columns
+        if name not in table.key and not table.by_name[name].identity
+    ]  # fmt: skip
+    action = (
+        sql.SQL("DO NOTHING")
+        if absent_only or not updated
+        else sql.SQL("DO UPDATE SET {}").format(
+            comma([sql.SQL("{0} = EXCLUDED.{0}").format(identifier(name)) for name in updated])
+        )
+    )
+    return sql.SQL(
+        "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) {}"
+    ).format(
+        identifier(table.name.schema, table.name.table),
+        names,
+        names,
+        stage.rows,
+        comma([identifier(name) for name in table.key]),
+        action,
+    )  # fmt: skip
+
+
+def encode_key(key: Key) -> str:
+    """A key as one text, for the control tables."""
+    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_key(text: str) -> Key:
+    """The inverse of ``encode_key``."""
+    return tuple(json.loads(text))
