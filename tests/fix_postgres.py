@@ -36,7 +36,7 @@ DOCKER_SECONDS = 3
 WHEEL_VERSIONS = (16, 18)
 DROP_SECONDS = 20.0
 
-NOTHING_FOUND = f"""No Postgres to test against was found. Any one of these is enough:
+HOW_TO_GET_ONE = f"""Servers to test against come from any of these:
   - Debian, Ubuntu: apt-get install postgresql-15 postgresql-15-wal2json (or your release's version);
     its binaries are used for a private cluster, never its own cluster
   - a running Docker engine ({DOCKER_IMAGE} is used)
@@ -123,13 +123,13 @@ def choices_of(sources: Sequence[Source]) -> dict[str, Choice]:
 
 
 def select(found: Mapping[str, Choice], wanted: str | None) -> list[Choice]:
-    """The choices that `--servers` names, all without it; naming one that is not there is an error."""
+    """The choices named, all if none is; naming one that is not there is an error."""
     if not wanted:
         return list(found.values())
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if missing := [name for name in names if name not in found]:
         here = ", ".join(found) or "none"
-        raise pytest.UsageError(f"--servers: no {', '.join(missing)} on this machine. Found: {here}.\n{NOTHING_FOUND}")
+        raise pytest.UsageError(f"There is no {', '.join(missing)} on this machine. Found: {here}.\n{HOW_TO_GET_ONE}")
     return [found[name] for name in names]
 
 
@@ -228,11 +228,19 @@ CHOICES = pytest.StashKey[list[Choice]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers", metavar="IDS", help="run against these only, such as pg15-wal2json,pg18-pgoutput")
+    parser.addoption("--need", metavar="IDS", help="fail at once unless these servers are found; run against all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--need") or config.getoption("--servers"):
+        _choices(config)  # so that naming what is not there fails now
 
 
 def _choices(config: pytest.Config) -> list[Choice]:
     if CHOICES not in config.stash:
-        config.stash[CHOICES] = select(choices_of(find_sources()), config.getoption("--servers"))
+        found = choices_of(find_sources())
+        select(found, config.getoption("--need"))
+        config.stash[CHOICES] = select(found, config.getoption("--servers"))
     return config.stash[CHOICES]
 
 
@@ -257,7 +265,7 @@ def _running() -> Iterator[Running]:
 def server(request: pytest.FixtureRequest, _running: Running) -> Server:
     """A running server; a test that asks for it runs once for each."""
     if request.param is None:
-        pytest.fail(NOTHING_FOUND, pytrace=False)
+        pytest.fail(f"No Postgres to test against was found. {HOW_TO_GET_ONE}", pytrace=False)
     return _running.server(request.param)
 
 
