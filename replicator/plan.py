@@ -176,8 +176,9 @@ def _source(
             target=target_tables[each.into],
             function=each.function,
             key=each.key,
-            # Only a target that one transform owns can be emptied by TRUNCATE, or cleared by key alone.
-            remembers=each.key is None or into.count(each.into) > 1,
+            # A target that several transforms own cannot be emptied by TRUNCATE; of a query that is read again
+            # whole (ALL, or a TRUNCATE), only the memory knows which keys are gone.
+            remembers=each.key is None or into.count(each.into) > 1 or query is not None,
         )
         for each in transforms
     )
@@ -205,7 +206,7 @@ def _dependency(source: str, rule: object) -> Dependency:
         return Dependency(source=source)
     if isinstance(rule, Lookup):
         return Dependency(source=source, lookup=rule.sql)
-    return Dependency(source=source, columns=tuple(rule))  # type: ignore[arg-type]  # the only form left
+    return Dependency(source=source, columns=tuple(rule))  # type: ignore[arg-type]
 
 
 def _problems(
@@ -256,7 +257,7 @@ def _query_problems(
         if table not in source_tables:
             yield f"{where}: depends_on names {source_schema}.{table}, which does not exist"
         elif rule is not ALL and not isinstance(rule, Lookup):
-            yield from _column_rule_problems(where, query, source_tables[table], tuple(rule))  # type: ignore[arg-type]
+            yield from _column_rule_problems(where, query, source_tables[table], tuple(rule))
 
 
 def _column_rule_problems(where: str, query: Query, table: Table, columns: tuple[str, ...]) -> Iterable[str]:

@@ -134,7 +134,7 @@ def _from(source: Source) -> sql.Composable:
     if source.table is not None:
         return identifier(source.table.name.schema, source.table.name.table)
     query = (source.query or "").replace("%", "%%")  # parameters are in use around it
-    return sql.SQL("({}) AS q").format(sql.SQL(query))  # type: ignore[arg-type]  # the author's own SQL
+    return sql.SQL("({}) AS q").format(sql.SQL(query))
 
 
 def _key(source: Source) -> sql.Composed:
@@ -147,7 +147,7 @@ def _key_aliases(source: Source) -> sql.Composed:
 
 def _key_from_unnest(source: Source) -> sql.Composed:
     return comma([
-        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].type))  # type: ignore[arg-type]
+        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].type))
         for position, name in enumerate(source.key)
     ])  # fmt: skip
 
@@ -157,10 +157,11 @@ def _arrays(source: Source) -> sql.Composed:
 
 
 def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Composed, list[str]]:
-    conditions, parameters = [], []
+    conditions: list[sql.Composed] = []
+    parameters: list[str] = []
     for bound, operator in ((lower, ">"), (upper, "<=")):
         if bound is not None:
-            casts = comma([sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].type)) for name in source.key])  # type: ignore[arg-type]
+            casts = comma([sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].type)) for name in source.key])
             conditions.append(sql.SQL("({}) {} ({})").format(_key(source), sql.SQL(operator), casts))
             parameters.extend(bound)
     if not conditions:

@@ -76,27 +76,43 @@ class TargetWriter:
             )
             return cursor.rowcount
 
+    async def all_keys(self, table: Table) -> list[Key]:
+        """Every key."""
+        with translated():
+            cursor = await self.connection.execute(
+                sql.SQL("SELECT {} FROM {}").format(
+                    comma([sql.SQL("{}::text").format(identifier(name)) for name in table.key]),
+                    identifier(table.name.schema, table.name.table),
+                )
+            )
+            return [tuple(row) async for row in cursor]
+
     async def children_of(self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key]) -> list[Key]:
-        """Which of these parent keys some child row still refers to."""
+        """Which of these parent keys, there or deleted already, some child row still refers to.
+
+        A foreign key to other columns than the primary key finds only parents that are still there.
+        """
         stage = self._stages[parent.name]
+        to_key = set(foreign_key.parent_columns) <= set(parent.key)
         on = sql.SQL(" AND ").join([
-            sql.SQL("c.{} = p.{}").format(identifier(mine), identifier(theirs))
+            sql.SQL("c.{} = {}.{}").format(identifier(mine), sql.SQL("s" if to_key else "p"), identifier(theirs))
             for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
         ])  # fmt: skip
+        join = sql.SQL("") if to_key else sql.SQL("JOIN {} AS p ON {} ").format(
+            identifier(parent.name.schema, parent.name.table), _same_key(parent, "p")
+        )  # fmt: skip
         with translated():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
-                sql.SQL("SELECT {} FROM {} AS s JOIN {} AS p ON {} WHERE EXISTS (SELECT FROM {} AS c WHERE {})").format(
+                sql.SQL("SELECT {} FROM {} AS s {}WHERE EXISTS (SELECT FROM {} AS c WHERE {})").format(
                     comma([sql.SQL("s.{}::text").format(identifier(name)) for name in parent.key]),
                     stage.keys,
-                    identifier(parent.name.schema, parent.name.table),
-                    _same_key(parent, "p"),
+                    join,
                     identifier(child.schema, child.table),
                     on,
                 )
             )
-            found = [tuple(row) async for row in cursor]
-            return found
+            return [tuple(row) async for row in cursor]
 
     async def orphans(self, foreign_key: ForeignKey, child: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these child keys refer to a parent that is not there."""
@@ -123,8 +139,7 @@ class TargetWriter:
                     on,
                 )
             )
-            found = [tuple(row) async for row in cursor]
-            return found
+            return [tuple(row) async for row in cursor]
 
     async def compare(self, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
         """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them."""

@@ -1,0 +1,297 @@
+"""Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from replicator.apply.batch import Batch, Relations, TableState, compact
+from replicator.apply.effects import Effects
+from replicator.apply.writing import Refusal, write_effects
+from replicator.changes import Change
+from replicator.errors import RowError
+from replicator.log import get_logger
+from replicator.lsn import LSN
+from replicator.plan import PlannedTransform, Source
+from replicator.postgres.connect import connect, translated
+from replicator.postgres.context import Context
+from replicator.postgres.progress import (
+    Failure,
+    enter,
+    forget,
+    quarantine,
+    quarantined,
+    release,
+    remember,
+    remembered,
+    write_applied,
+)
+from replicator.postgres.snapshots import read_point
+from replicator.postgres.source import look_up, read_all, read_keys
+from replicator.postgres.target import TargetWriter
+from replicator.tables import Key, Row
+
+log = get_logger("apply")
+
+ROUNDS = 20
+"""How often a batch is tried again with refused rows left out before the daemon gives up."""
+
+
+UNIQUE_VIOLATION = "23505"
+CLASHES = (UNIQUE_VIOLATION, "23503")
+
+
+class UniqueClashError(RowError):
+    """A unique value seems to have two owners; applied change by change, it may turn out to have moved."""
+
+
+class NewerReadError(RowError):
+    """Rows that were read again clash with the target because the stream has not come to ``lsn`` yet: apply more."""
+
+    def __init__(self, cause: RowError, lsn: LSN) -> None:
+        super().__init__(cause.problem, cause.remedy, cause.sqlstate)
+        self.lsn = lsn
+
+
+@dataclass
+class Outcome:
+    """What was written, for the metrics."""
+
+    changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    written: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Applier:
+    """One pipeline's writer. Between ``begin`` and ``commit`` it holds one transaction on the target open."""
+
+    def __init__(self, context: Context, *, nulls_are_ambiguous: bool) -> None:
+        self.context = context
+        self.nulls_are_ambiguous = nulls_are_ambiguous
+        self.outcome = Outcome()
+        self._touched: list[tuple[str, set[Key] | None]] = []
+
+    async def open(self) -> None:
+        """Connect to both sides and prepare the staging tables."""
+        direction = self.context.direction
+        self._reader = await connect(self.context.source_dsn, f"{direction} reread", text=True)
+        self._connection = await connect(self.context.target_dsn, f"{direction} apply")
+        self._writer = TargetWriter(self._connection, self.context.plan.targets)
+        await self._writer.prepare()
+        self.context.quarantined |= await quarantined(self._connection, direction)
+
+    async def close(self) -> None:
+        """Give the connections back; an open transaction is rolled back by that."""
+        for connection in (getattr(self, "_reader", None), getattr(self, "_connection", None)):
+            if connection is not None:
+                await connection.close()
+
+    async def begin(self) -> None:
+        """Open the transaction. Raises LeaseError when another daemon has taken over."""
+        self.outcome = Outcome()
+        self._touched = []
+        with translated():
+            await self._connection.execute("BEGIN")
+            await enter(self._connection, self.context.epoch)
+            await self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
+        self._writer.transaction_begins()
+
+    async def rollback(self) -> None:
+        """Undo all since ``begin``."""
+        if not self._connection.closed:
+            with translated():
+                await self._connection.execute("ROLLBACK")
+
+    async def commit(self, end: LSN, *, started: bool = False) -> Outcome:
+        """Store the progress with the rows and commit. Only after this may ``end`` be confirmed to the slot."""
+        await write_applied(self._connection, self.context.direction, end, started=started)
+        await self._commit()
+        return self.outcome
+
+    async def commit_without_progress(self) -> Outcome:
+        """Commit what ``redo`` wrote: it stands at no position of the stream."""
+        await self._commit()
+        return self.outcome
+
+    async def _commit(self) -> None:
+        # Before the commit, not after: a window that misses a touch would let a stale row through.
+        for source, keys in self._touched:
+            if keys is None:
+                self.context.touches.touch_all(source)
+            else:
+                self.context.touches.touch(source, keys)
+        with translated():
+            await self._connection.execute("COMMIT")
+
+    async def apply(self, changes: list[Change], relations: Relations, *, position: LSN, whole: bool) -> None:
+        """Apply changes inside the open transaction.
+
+        :param position: how far the stream has been taken: a clash with rows read again later than this may be none.
+        :param whole: the changes end at a commit, so the constraints must hold.
+        :raises NewerReadError: roll back, take more of the stream, and apply it together with this.
+        :raises RowError: a row was refused, and ``halt_on_error`` is set.
+        """
+        batch = self._compact(changes, relations)
+        self.outcome.changes += batch.counts
+        try:
+            await self._apply_batch(batch, position, whole=whole, in_order=len(changes) > 1)
+        except UniqueClashError:
+            await self._apply_in_order(changes, relations, position, whole=whole)
+
+    async def _apply_in_order(
+        self, changes: list[Change], relations: Relations, position: LSN, *, whole: bool
+    ) -> None:
+        """One change after the other, in commit order: a unique value may have changed hands within the batch."""
+        before = len(self.outcome.failures)
+        for change in changes:
+            await self._apply_batch(self._compact([change], relations), position, whole=False)
+        refused: dict[str, set[Key]] = {}
+        for failure in self.outcome.failures[before:]:
+            refused.setdefault(failure.source, set()).add(failure.source_key)
+        await self._apply_batch(Batch(dirty=refused), position, whole=whole)
+
+    def _compact(self, changes: list[Change], relations: Relations) -> Batch:
+        return compact(changes, self.context.plan, relations, nulls_are_ambiguous=self.nulls_are_ambiguous)
+
+    async def redo(self, dirty: dict[str, set[Key]]) -> None:
+        """Read these source keys again and write what they give now: for repairs, and for quarantined rows."""
+        await self._apply_batch(Batch(dirty={source: set(keys) for source, keys in dirty.items()}), None, whole=True)
+
+    async def delete_rows(self, target: str, keys: Iterable[Key]) -> int:
+        """Delete target rows that no source row gives."""
+        table = next(each for each in self.context.plan.targets if each.name.table == target)
+        return await self._writer.delete(table, keys)
+
+    async def _apply_batch(
+        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False
+    ) -> None:
+        skip: set[tuple[str, Key]] = set()
+        failures: dict[tuple[str, Key], Failure] = {}
+        for _ in range(ROUNDS):
+            effects, read_at = await self._effects(batch, skip)
+            failures.update({(each.transform, each.source_key): each for each in effects.failures})
+            refusals = await self._try_write(effects, whole=whole)
+            if not refusals:
+                await self._keep(effects, failures)
+                self._touch(batch)
+                return
+            clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
+            if clash is not None and read_at is not None and position is not None and position < read_at:
+                raise NewerReadError(clash, read_at)
+            if clash is not None and clash.sqlstate == UNIQUE_VIOLATION and in_order:
+                raise UniqueClashError(clash.problem, clash.remedy, clash.sqlstate)
+            for refusal in refusals:
+                found = _failure(refusal)
+                failures[found.transform, found.source_key] = found
+                skip.add((found.transform, found.source_key))
+        raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
+
+    async def _try_write(self, effects: Effects, *, whole: bool) -> list[Refusal]:
+        """Write inside a savepoint; gives the refused rows, none when all is written."""
+        if self.context.shadow:
+            return []
+        await self._execute("SAVEPOINT batch")
+        written, refusals = await write_effects(self._writer, self.context.plan, effects, whole=whole)
+        if refusals:
+            await self._execute("ROLLBACK TO SAVEPOINT batch")
+        else:
+            self.outcome.written += written
+        await self._execute("RELEASE SAVEPOINT batch")
+        return refusals
+
+    async def _keep(self, effects: Effects, failures: dict[tuple[str, Key], Failure]) -> None:
+        """Change the memory and the quarantine as the rows have changed."""
+        if failures and self.context.halt_on_error:
+            raise RowError(next(iter(failures.values())).error, "REPLICATOR_ON_ERROR is halt: mend it and start again.")
+        for name, pairs in effects.forgotten.items():
+            await forget(self._connection, self.context.direction, name, pairs)
+        for name, pairs in effects.remembered.items():
+            await remember(self._connection, self.context.direction, name, pairs)
+        if failures:
+            log.warning("rows quarantined", pipeline=self.context.direction, rows=len(failures),
+                        transforms=sorted({name for name, _ in failures}))  # fmt: skip
+            await quarantine(self._connection, self.context.direction, failures.values())
+            self.outcome.failures += failures.values()
+        resolved = [entry for entry in effects.good if entry in self.context.quarantined and entry not in failures]
+        if resolved:
+            await release(self._connection, self.context.direction, resolved)
+            self.context.quarantined -= set(resolved)
+        self.context.quarantined |= set(failures)
+
+    def _touch(self, batch: Batch) -> None:
+        for name, state in batch.tables.items():
+            if state.truncated:
+                self._touched.append((name, None))
+            self._touched.append((name, set(state.rows)))
+        for name, keys in batch.dirty.items():
+            self._touched.append((name, keys))
+        self._touched += [(name, None) for name in batch.dirty_all]
+
+    # ---- from a batch to its effects
+
+    async def _effects(self, batch: Batch, skip: set[tuple[str, Key]]) -> tuple[Effects, LSN | None]:
+        effects = Effects()
+        for name, state in batch.tables.items():
+            await self._table_changed(effects, self.context.plan.sources[name], state, skip)
+        if not batch.reads:
+            return effects, None
+        async with read_point(self._reader, self.context.visibility) as read_at:
+            for dependency, image in batch.lookups:
+                source = self.context.plan.sources[dependency.source]
+                batch.dirty.setdefault(source.name, set()).update(await look_up(self._reader, source, dependency, image))
+            for name in sorted(batch.dirty_all):
+                await self._read_everything(effects, self.context.plan.sources[name], skip)
+            for name, keys in batch.dirty.items():
+                if keys and name not in batch.dirty_all:
+                    source = self.context.plan.sources[name]
+                    found = await read_keys(self._reader, source, keys)
+                    await self._rows_changed(effects, source, {key: found.get(key) for key in keys}, skip)
+        return effects, read_at
+
+    async def _read_everything(self, effects: Effects, source: Source, skip: set[tuple[str, Key]]) -> None:
+        rows: dict[Key, Row | None] = {}
+        for transform in source.transforms:  # a key that is gone has left its trace in the memory only
+            rows.update(dict.fromkeys(await self._remembered(transform, None)))
+        async for some in read_all(self._reader, source, 5_000):
+            rows.update(some)
+        await self._rows_changed(effects, source, rows, skip)
+
+    async def _table_changed(
+        self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]
+    ) -> None:
+        rows = state.rows
+        if state.truncated:
+            gone: dict[Key, Row | None] = {}
+            for transform in source.transforms:
+                if transform.remembers:
+                    gone.update(dict.fromkeys(await self._remembered(transform, None)))
+                else:
+                    effects.cleared.append(transform)
+            rows = gone | rows
+        await self._rows_changed(effects, source, rows, skip)
+
+    async def _rows_changed(
+        self, effects: Effects, source: Source, rows: dict[Key, Row | None], skip: set[tuple[str, Key]]
+    ) -> None:
+        for transform in source.transforms if rows else ():
+            if self.context.shadow and not transform.remembers:
+                continue
+            produced = await self._remembered(transform, rows) if transform.remembers else None
+            for key, row in rows.items():
+                if (transform.name, key) not in skip:
+                    known = None if produced is None else produced.get(key, set())
+                    effects.row_changed(transform, source, key, row, known)
+
+    async def _remembered(self, transform: PlannedTransform, keys: Iterable[Key] | None) -> dict[Key, set[Key]]:
+        return await remembered(self._connection, self.context.direction, transform.name, keys)
+
+    async def _execute(self, statement: str) -> None:
+        with translated():
+            await self._connection.execute(statement.encode())
+
+
+def _failure(refusal: Refusal) -> Failure:
+    transform: PlannedTransform = refusal.transform
+    return Failure(
+        transform=transform.name, source=transform.source, source_key=refusal.source_key, error=str(refusal.error)
+    )
+

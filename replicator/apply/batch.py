@@ -1,0 +1,159 @@
+"""Compacts changes in commit order to the last state of each source key (trap 32), and collects what must be re-read."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from replicator.changes import Change, Image, RelationName
+from replicator.errors import DefinitionError, ProtocolError
+from replicator.plan import Dependency, Plan, Source
+from replicator.tables import Key, Row, Table, key_of
+from replicator.values import PARSERS, Missing, canonical
+
+Relations = Mapping[RelationName, Table | None]
+"""The table that each relation name in the log stands for, partitions too; None for one that does not matter."""
+
+
+@dataclass
+class TableState:
+    """The last state of each changed key of a table source; None: the row is gone."""
+
+    truncated: bool = False
+    rows: dict[Key, Row | None] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """What a list of changes comes to."""
+
+    tables: dict[str, TableState] = field(default_factory=dict)
+    dirty: dict[str, set[Key]] = field(default_factory=dict)
+    """Source keys to be read again: of queries, and of tables where the log left a value out."""
+    dirty_all: set[str] = field(default_factory=set)
+    lookups: list[tuple[Dependency, dict[str, str | None]]] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Changes by table and operation."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the source must be asked."""
+        return bool(any(self.dirty.values()) or self.dirty_all or self.lookups)
+
+
+def compact(changes: Iterable[Change], plan: Plan, relations: Relations, *, nulls_are_ambiguous: bool) -> Batch:
+    """Reduce changes to a Batch.
+
+    :raises DefinitionError: when a change carries a column that the table had not when the daemon started.
+    :raises ProtocolError: when a change lacks its key.
+    """
+    batch = Batch()
+    for change in changes:
+        table = relations[change.relation]
+        if table is None:
+            continue
+        name = table.name.table
+        batch.counts[name, change.operation] += 1
+        for dependency in plan.dependencies.get(name, ()):
+            _mark(batch, plan, dependency, change)
+        source = plan.table_source(name)
+        if source is not None:
+            _note(batch, source, table, change, nulls_are_ambiguous=nulls_are_ambiguous)
+    return batch
+
+
+def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_are_ambiguous: bool) -> None:
+    state = batch.tables.setdefault(source.name, TableState())
+    dirty = batch.dirty.setdefault(source.name, set())
+    if change.operation == "truncate":
+        state.truncated = True
+        state.rows.clear()
+        dirty.clear()
+        return
+    old_key = _image_key(table, change.old) if change.old else None
+    if change.operation == "delete":
+        if old_key is None:
+            raise ProtocolError(f"A deleted row of {table.name} came without its key.")
+        _put(state, dirty, old_key, None)
+        return
+    new_key = _image_key(table, change.new or {}) or old_key
+    if new_key is None:
+        raise ProtocolError(f"A row of {table.name} came without its key.")
+    if old_key is not None and old_key != new_key:
+        _put(state, dirty, old_key, None)
+    row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
+    if row is None:
+        state.rows.pop(new_key, None)
+        dirty.add(new_key)
+    else:
+        _put(state, dirty, new_key, row)
+
+
+def _put(state: TableState, dirty: set[Key], key: Key, row: Row | None) -> None:
+    state.rows[key] = row
+    dirty.discard(key)
+
+
+def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> Row | None:
+    """The new row with Python values; None when the log left a value out and the old row has not got it either."""
+    new, old = change.new or {}, change.old or {}
+    row: Row = {}
+    seen = 0
+    for column in table.columns:
+        name = column.name
+        text = new.get(name, Missing.UNCHANGED)
+        seen += name in new
+        if text is Missing.UNCHANGED:
+            text = old.get(name, Missing.UNCHANGED)
+        if text is None:
+            if nulls_are_ambiguous and column.kind in ("float", "numeric"):
+                return None
+            row[name] = None
+        elif isinstance(text, str):
+            row[name] = PARSERS[column.kind](text)
+        else:
+            return None
+    if seen < len(new):
+        unknown = sorted(set(new) - set(table.by_name))
+        raise DefinitionError(
+            f"The table {table.name} has a new column, {', '.join(unknown)}, since the daemon started.",
+            "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
+        )
+    return row
+
+
+def _mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change) -> None:
+    if dependency.everything or change.operation == "truncate":
+        batch.dirty_all.add(dependency.source)
+        batch.dirty.pop(dependency.source, None)
+        return
+    if dependency.source in batch.dirty_all:
+        return
+    source = plan.sources[dependency.source]
+    for image in (change.old, change.new):
+        if image and dependency.lookup is not None:
+            batch.lookups.append((dependency, {k: v for k, v in image.items() if not isinstance(v, Missing)}))
+        elif image and dependency.columns is not None:
+            key = _dependency_key(source, dependency.columns, image)
+            if key is not None:
+                batch.dirty.setdefault(dependency.source, set()).add(key)
+
+
+def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> Key | None:
+    """None when the column is NULL: no row of the query can hang on it."""
+    parts = []
+    for name, column in zip(source.key, columns, strict=True):
+        text = image.get(column)
+        if not isinstance(text, str):
+            return None
+        parts.append(canonical(text, source.by_name[name].kind) or "")
+    return tuple(parts)
+
+
+def _image_key(table: Table, image: Image) -> Key | None:
+    values = {}
+    for name in table.key:
+        text = image.get(name)
+        if not isinstance(text, str):
+            return None
+        values[name] = PARSERS[table.by_name[name].kind](text)
+    return key_of(values, table.key, table.by_name)

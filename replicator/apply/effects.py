@@ -1,0 +1,95 @@
+"""What a batch comes to on the target: rows to write, keys to delete, memory to change, failures to keep."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from replicator.derive import TargetRow, computed_key, derive
+from replicator.errors import TransformError
+from replicator.plan import PlannedTransform, Source
+from replicator.postgres.progress import Failure
+from replicator.tables import Key, Name, Row
+
+Pair = tuple[Key, Key]
+"""Source key and target key."""
+
+
+@dataclass
+class Effects:
+    """Collected per batch. A key that is both deleted and written in one batch is written: the write is the last word."""
+
+    upserts: dict[Name, dict[Key, TargetRow]] = field(default_factory=dict)
+    deletes: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = field(default_factory=dict)
+    cleared: list[PlannedTransform] = field(default_factory=list)
+    remembered: dict[str, list[Pair]] = field(default_factory=dict)
+    forgotten: dict[str, list[Pair]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    good: list[tuple[str, Key]] = field(default_factory=list)
+
+    def row_changed(
+        self, transform: PlannedTransform, source: Source, key: Key, row: Row | None, produced: set[Key] | None
+    ) -> None:
+        """The source row with this key is now ``row`` (None: gone).
+
+        :param produced: the target keys that it had produced, for a transform that remembers them.
+        """
+        try:
+            rows = [] if row is None else derive(transform, source, key, row)
+            if produced is None:
+                self._computed(transform, source, key, rows)
+            else:
+                self._remembered(transform, key, rows, produced)
+        except TransformError as error:
+            self.fail(transform, key, str(error))
+        else:
+            self.good.append((transform.name, key))
+
+    def fail(self, transform: PlannedTransform, key: Key, error: str) -> None:
+        """Keep a failure."""
+        self.failures.append(
+            Failure(transform=transform.name, source=transform.source, source_key=key, error=error)
+        )  # fmt: skip
+
+    def _computed(self, transform: PlannedTransform, source: Source, key: Key, rows: list[TargetRow]) -> None:
+        if len(rows) > 1:
+            raise TransformError(
+                f"The transform {transform.name} has a key= and returned {len(rows)} rows for {list(key)}.",
+                "Leave key= out where one source row makes several.",
+            )
+        if not rows:
+            self._delete(transform, key, computed_key(transform, source, key))
+        self._upsert(transform, rows)
+
+    def _remembered(self, transform: PlannedTransform, key: Key, rows: list[TargetRow], produced: set[Key]) -> None:
+        self._upsert(transform, rows)
+        now = {row.key for row in rows}
+        for gone in produced - now:
+            self._delete(transform, key, gone)
+        self.forgotten.setdefault(transform.name, []).extend((key, each) for each in produced - now)
+        self.remembered.setdefault(transform.name, []).extend((key, each) for each in now - produced)
+
+    def _upsert(self, transform: PlannedTransform, rows: list[TargetRow]) -> None:
+        """All of them or, when one has a key that is taken, none."""
+        taken = self.upserts.setdefault(transform.target.name, {})
+        found: dict[Key, TargetRow] = {}
+        for row in rows:
+            other = taken.get(row.key) or found.get(row.key)
+            if other is not None:
+                raise TransformError(
+                    f"Two source rows give the same row {list(row.key)} of {transform.target.name}: "
+                    f"{other.transform} for {list(other.source_key)}, and {row.transform} for {list(row.source_key)}.",
+                    "Make the target key depend on both, or filter one of them out.",
+                )
+            found[row.key] = row
+        taken.update(found)
+
+    def _delete(self, transform: PlannedTransform, source_key: Key, key: Key) -> None:
+        self.deletes.setdefault(transform.target.name, {})[key] = (transform, source_key)
+
+    def deletes_of(self, target: Name) -> list[Key]:
+        """The keys to delete that are not written again."""
+        written = self.upserts.get(target, {})
+        return [key for key in self.deletes.get(target, {}) if key not in written]
+
+    def upserts_of(self, target: Name) -> Iterable[TargetRow]:
+        """The rows to write."""
+        return self.upserts.get(target, {}).values()

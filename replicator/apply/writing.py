@@ -1,0 +1,241 @@
+"""Writes a batch's effects in an order that foreign keys allow, and finds which rows Postgres refuses."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from replicator.apply.effects import Effects
+from replicator.derive import TargetRow
+from replicator.errors import RowError
+from replicator.plan import Plan, PlannedTransform
+from replicator.postgres.connect import translated
+from replicator.postgres.target import TargetWriter
+from replicator.tables import ForeignKey, Key, Table
+
+FOREIGN_KEY_VIOLATION = "23503"
+UNIQUE_VIOLATION = "23505"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A source row whose target row, or whose deletion, Postgres refuses."""
+
+    transform: PlannedTransform
+    source_key: Key
+    error: RowError
+
+
+Written = Counter[tuple[str, str]]
+
+
+async def write_effects(
+    writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool
+) -> tuple[Written, list[Refusal]]:
+    """Write inside the caller's savepoint; with refusals, the caller rolls back to it.
+
+    Order: deletions, children first; rows, parents first; at last deletions that would take children with them, once
+    nothing is left that refers to them.
+    :raises RowError: when rows are refused and it cannot be found out which.
+    """
+    try:
+        return await _write_all(writer, plan, effects, whole=whole, replace=False), []
+    except RowError as error:
+        first = error
+    await _back(writer, "batch")
+    if first.sqlstate == UNIQUE_VIOLATION:
+        try:
+            return await _write_all(writer, plan, effects, whole=whole, replace=True), []
+        except RowError:
+            await _back(writer, "batch")
+    search = _Search(writer, plan, effects)
+    await search.run()
+    await _back(writer, "batch")
+    if not search.refusals:
+        raise first
+    return Counter(), search.refusals
+
+
+async def _back(writer: TargetWriter, savepoint: str) -> None:
+    with translated():
+        await writer.connection.execute(f"ROLLBACK TO SAVEPOINT {savepoint}".encode())
+
+
+async def _write_all(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool, replace: bool) -> Written:
+    """``replace`` deletes the rows before it inserts them, so that unique values may change hands among them."""
+    written: Written = Counter()
+    late = [table for table in plan.targets if _acting_children(plan, table)]
+    for table in reversed(plan.targets):
+        if table not in late:
+            await _delete(writer, table, effects, written)
+    for table in plan.targets:
+        rows = effects.upserts.get(table.name, {})
+        if rows and replace and table not in late:
+            await writer.delete(table, rows)
+        if rows:
+            written[table.name.table, "upsert"] += await writer.upsert(table, rows.values())
+    for table in reversed(late):
+        await _delete_unreferred(writer, plan, table, effects, written)
+    if whole:
+        with translated():
+            await writer.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            await writer.connection.execute("SET CONSTRAINTS ALL DEFERRED")
+    return written
+
+
+async def _delete(writer: TargetWriter, table: Table, effects: Effects, written: Written) -> None:
+    keys = effects.deletes_of(table.name)
+    if _is_cleared(table, effects):
+        written[table.name.table, "delete"] += await writer.clear(table)
+    elif keys:
+        written[table.name.table, "delete"] += await writer.delete(table, keys)
+
+
+def _is_cleared(table: Table, effects: Effects) -> bool:
+    return any(transform.target.name == table.name for transform in effects.cleared)
+
+
+async def _late_keys(writer: TargetWriter, table: Table, effects: Effects) -> list[Key]:
+    """What is to go once the rows are written: after a TRUNCATE of the source, all that were not written."""
+    if not _is_cleared(table, effects):
+        return effects.deletes_of(table.name)
+    written = effects.upserts.get(table.name, {})
+    return [key for key in await writer.all_keys(table) if key not in written]
+
+
+def _acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
+    """The targets' foreign keys that would delete or change rows when a row of ``parent`` goes."""
+    return [
+        (table, foreign_key)
+        for table in plan.targets
+        for foreign_key in table.foreign_keys
+        if foreign_key.acts and foreign_key.parent == parent.name
+    ]
+
+
+async def _delete_unreferred(
+    writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written
+) -> None:
+    keys = await _late_keys(writer, table, effects)
+    for child, foreign_key in _acting_children(plan, table) if keys else ():
+        if await writer.children_of(foreign_key, child.name, table, keys):
+            raise RowError(_takes_along(table, child, foreign_key), sqlstate=FOREIGN_KEY_VIOLATION)
+    if keys:
+        written[table.name.table, "delete"] += await writer.delete(table, keys)
+
+
+def _takes_along(table: Table, child: Table, foreign_key: ForeignKey) -> str:
+    return (
+        f"Deleting a row of {table.name} would take rows of {child.name} along ({foreign_key.name}), which the source "
+        "still gives."
+    )
+
+
+# ---- who was it
+
+
+class _Search:
+    """Writes all again, in halves where it must, and keeps what could not be written. The caller undoes it all."""
+
+    def __init__(self, writer: TargetWriter, plan: Plan, effects: Effects) -> None:
+        self.writer = writer
+        self.plan = plan
+        self.effects = effects
+        self.refusals: list[Refusal] = []
+        self.transforms = {each.name: each for each in plan.transforms}
+
+    async def run(self) -> None:
+        ignored: Written = Counter()
+        late = [table for table in self.plan.targets if _acting_children(self.plan, table)]
+        for table in reversed(self.plan.targets):
+            if table not in late:
+                await _delete(self.writer, table, self.effects, ignored)
+        for table in self.plan.targets:
+            await self._halve(table, list(self.effects.upserts_of(table.name)))
+        for table in reversed(late):
+            await self._late_deletes(table)
+        await self._foreign_keys()
+
+    async def _halve(self, table: Table, rows: list[TargetRow]) -> None:
+        if not rows:
+            return
+        error = await self._try(table, rows)
+        if error is None:
+            return
+        if len(rows) == 1:
+            self._refuse(rows[0], error)
+            return
+        middle = len(rows) // 2
+        await self._halve(table, rows[:middle])
+        await self._halve(table, rows[middle:])
+
+    async def _try(self, table: Table, rows: Sequence[TargetRow]) -> RowError | None:
+        connection = self.writer.connection
+        with translated():
+            await connection.execute("SAVEPOINT half")
+        try:
+            await self.writer.upsert(table, rows)
+        except RowError as error:
+            with translated():
+                await connection.execute("ROLLBACK TO SAVEPOINT half")
+            return error
+        with translated():
+            await connection.execute("RELEASE SAVEPOINT half")
+        return None
+
+    async def _late_deletes(self, table: Table) -> None:
+        keys = await _late_keys(self.writer, table, self.effects)
+        held: set[Key] = set()
+        for child, foreign_key in _acting_children(self.plan, table) if keys else ():
+            for key in await self.writer.children_of(foreign_key, child.name, table, keys):
+                held.add(key)
+                self._refuse_delete(table, key, _takes_along(table, child, foreign_key))
+        await self.writer.delete(table, [key for key in keys if key not in held])
+
+    async def _foreign_keys(self) -> None:
+        for child in self.plan.targets:
+            for foreign_key in child.foreign_keys:
+                await self._orphans(child, foreign_key)
+                await self._bereaved(child, foreign_key)
+
+    async def _orphans(self, child: Table, foreign_key: ForeignKey) -> None:
+        rows = self.effects.upserts.get(child.name, {})
+        if rows:
+            for key in await self.writer.orphans(foreign_key, child, rows):
+                self._refuse(
+                    rows[key],
+                    RowError(
+                        f"The row of {child.name} refers to a row of {foreign_key.parent} that is not there "
+                        f"({foreign_key.name}).",
+                        sqlstate=FOREIGN_KEY_VIOLATION,
+                    ),
+                )
+
+    async def _bereaved(self, child: Table, foreign_key: ForeignKey) -> None:
+        """Deleted parents that a child still refers to, where the foreign key does not act but forbid."""
+        parent = next((table for table in self.plan.targets if table.name == foreign_key.parent), None)
+        keys = self.effects.deletes_of(foreign_key.parent) if parent is not None else []
+        if parent is None or not keys or foreign_key.acts:
+            return
+        for key in await self.writer.children_of(foreign_key, child.name, parent, keys):
+            self._refuse_delete(
+                parent, key, f"A row of {child.name} still refers to the deleted row of {parent.name} "
+                f"({foreign_key.name}).",
+            )  # fmt: skip
+
+    def _refuse(self, row: TargetRow, error: RowError) -> None:
+        self.refusals.append(
+            Refusal(transform=self.transforms[row.transform], source_key=row.source_key, error=error)
+        )
+
+    def _refuse_delete(self, table: Table, key: Key, problem: str) -> None:
+        error = RowError(problem, "Delete or move those rows in the source first.", FOREIGN_KEY_VIOLATION)
+        if key not in self.effects.deletes.get(table.name, {}):
+            raise error  # a TRUNCATE: no one source row to blame
+        transform, source_key = self.effects.deletes[table.name][key]
+        self.refusals.append(
+            Refusal(
+                transform=transform,
+                source_key=source_key,
+                error=error,
+            )
+        )

@@ -1,0 +1,85 @@
+"""Plans the chunks of each source, and lets several workers copy them."""
+
+import asyncio
+from collections.abc import Callable
+
+from replicator.backfill.copier import Copier
+from replicator.plan import Source
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.context import Context
+from replicator.postgres.progress import (
+    Chunk,
+    add_chunk,
+    add_source,
+    backfill_progress,
+    chunks_to_do,
+    last_chunk,
+)
+from replicator.postgres.source import estimate_rows, next_bound
+
+PLANNED_AHEAD = 16
+"""Chunks that are planned and not taken yet."""
+
+
+class Backfill:
+    """One pipeline's backfill. ``run`` returns when every chunk of every source is written."""
+
+    def __init__(self, context: Context, on_rows: Callable[[str, int], None] = lambda _source, _rows: None) -> None:
+        self.context = context
+        self.sources = [
+            each
+            for each in context.plan.sources.values()
+            if not context.shadow or any(transform.remembers for transform in each.transforms)
+        ]
+        self._on_rows = on_rows
+        self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(PLANNED_AHEAD)
+
+    async def run(self) -> None:
+        """Copy what is not copied yet. Raises ReplicatorError; all of it can be run again."""
+        async with (
+            connection(self.context.source_dsn, f"{self.context.direction} plan", text=True) as source,
+            connection(self.context.target_dsn, f"{self.context.direction} chunks") as target,
+        ):
+            await self._add_sources(source, target)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._plan(source, target), name="plan chunks")
+                for number in range(self.context.workers):
+                    group.create_task(self._work(), name=f"copy {number}")
+
+    async def _add_sources(self, source: Connection, target: Connection) -> None:
+        known = {each.source for each in await backfill_progress(target, self.context.direction)}
+        for each in self.sources:
+            if each.name not in known:
+                await add_source(target, self.context.direction, each.name, await estimate_rows(source, each))
+
+    async def _plan(self, source: Connection, target: Connection) -> None:
+        progress = {each.source: each for each in await backfill_progress(target, self.context.direction)}
+        for each in self.sources:
+            for chunk in await chunks_to_do(target, self.context.direction, each.name):
+                await self._chunks.put(chunk)
+            if not progress[each.name].planned:
+                await self._plan_source(source, target, each)
+        for _ in range(self.context.workers):
+            await self._chunks.put(None)
+
+    async def _plan_source(self, source: Connection, target: Connection, each: Source) -> None:
+        last = await last_chunk(target, self.context.direction, each.name)
+        lower, ordinal = (last.upper, last.ordinal + 1) if last else (None, 0)
+        while True:
+            upper = await next_bound(source, each, lower, self.context.chunk_rows)
+            chunk = Chunk(source=each.name, ordinal=ordinal, lower=lower, upper=upper)
+            await add_chunk(target, self.context.direction, chunk, last=upper is None)
+            await self._chunks.put(chunk)
+            if upper is None:
+                return
+            lower, ordinal = upper, ordinal + 1
+
+    async def _work(self) -> None:
+        copier = Copier(self.context)
+        try:
+            await copier.open()
+            while (chunk := await self._chunks.get()) is not None:
+                rows = await copier.copy(chunk)
+                self._on_rows(chunk.source, rows)
+        finally:
+            await copier.close()

@@ -1,0 +1,170 @@
+"""Assembles the stream's events into whole transactions, and hands them out in bounded pieces (invariant I5)."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from replicator.changes import Begin, Change, Commit, Event, Message
+from replicator.errors import ProtocolError
+from replicator.lsn import LSN
+
+BYTES_HELD = 32 << 20
+"""How much of the stream waits here before the reader stops reading."""
+
+HEARTBEAT = "heartbeat"
+PREFIX = "replicator"
+
+
+@dataclass(kw_only=True)
+class Piece:
+    """Changes in commit order: several whole transactions, or a part of one that is larger than a piece.
+
+    ``end`` is None when the transaction goes on in the next piece.
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    end: LSN | None = None
+    committed_at: datetime | None = None
+    transactions: int = 0
+    messages: list[str] = field(default_factory=list)
+    """Markers of ours that the piece's last transaction carries."""
+
+    def extend(self, later: "Piece") -> None:
+        """Take a later piece in."""
+        self.changes += later.changes
+        self.end, self.committed_at = later.end, later.committed_at
+        self.transactions += later.transactions
+        self.messages += later.messages
+
+
+@dataclass
+class _Transaction:
+    changes: list[Change] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    end: LSN | None = None
+    committed_at: datetime | None = None
+    size: int = 0
+    idle: bool = False
+
+
+class Inbox:
+    """Filled by the reader, emptied by the applier; holds some tens of megabytes at most."""
+
+    def __init__(self, applied: LSN) -> None:
+        self._applied = applied
+        self._queue: deque[_Transaction] = deque()
+        self._open: _Transaction | None = None
+        self._size = 0
+        self._condition = asyncio.Condition()
+        self.received = applied
+
+    async def put(self, events: list[tuple[Event, int]], received: LSN) -> None:
+        """Add decoded events, each with its size in bytes; waits while the inbox is full. Raises ProtocolError."""
+        async with self._condition:
+            await self._condition.wait_for(lambda: self._size < BYTES_HELD)
+            for event, size in events:
+                self._add(event, size)
+            self.received = max(self.received, received)
+            self._condition.notify_all()
+
+    async def idle(self, position: LSN) -> None:
+        """The server says that all up to this position has been sent."""
+        async with self._condition:
+            self.received = max(self.received, position)
+            if self._open is not None or position <= self._applied:
+                return
+            if self._queue and self._queue[-1].idle:
+                self._queue[-1].end = position
+            elif not self._queue or (self._queue[-1].end or 0) < position:
+                self._queue.append(_Transaction(end=position, idle=True))
+            self._condition.notify_all()
+
+    async def take(self, rows: int) -> Piece:
+        """The next piece of about so many rows; waits until there is one."""
+        async with self._condition:
+            await self._condition.wait_for(lambda: self._ready(rows))
+            piece = self._take(rows)
+            self._condition.notify_all()
+            return piece
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return not self._queue
+
+    def _ready(self, rows: int) -> bool:
+        if not self._queue:
+            return False
+        head = self._queue[0]
+        return head.end is not None or len(head.changes) >= rows or self._size >= BYTES_HELD
+
+    def _take(self, rows: int) -> Piece:
+        piece = Piece()
+        while self._queue and not piece.messages:
+            head = self._queue[0]
+            fits = len(piece.changes) + len(head.changes) <= rows
+            if piece.transactions and (head.end is None or not fits):
+                break
+            if head.end is None or not fits:
+                self._split(head, piece, rows)
+                break
+            self._queue.popleft()
+            self._size -= head.size
+            self._close(head, piece)
+        return piece
+
+    def _close(self, whole: _Transaction, piece: Piece) -> None:
+        piece.changes += whole.changes
+        piece.messages += whole.messages
+        piece.end, piece.committed_at = whole.end, whole.committed_at
+        piece.transactions += 0 if whole.idle else 1
+
+    def _split(self, head: _Transaction, piece: Piece, rows: int) -> None:
+        """Take the front of a transaction that is too large for one piece, or not complete yet."""
+        piece.changes, head.changes = head.changes[:rows], head.changes[rows:]
+        if head.end is not None and not head.changes:
+            self._queue.popleft()
+            self._size -= head.size
+            self._close(head, piece)
+            return
+        taken = head.size * len(piece.changes) // max(1, len(piece.changes) + len(head.changes))
+        head.size -= taken
+        self._size -= taken
+
+    def _add(self, event: Event, size: int) -> None:
+        match event:
+            case Begin():
+                if self._open is not None:
+                    raise ProtocolError("The stream began a transaction inside another.")
+                self._open = _Transaction()
+                self._queue.append(self._open)
+            case Commit():
+                self._commit(event)
+            case Change():
+                if self._open is None:
+                    raise ProtocolError("The stream carried a change outside a transaction.")
+                self._open.changes.append(event)
+                self._open.size += size
+                self._size += size
+            case Message(prefix=prefix, content=content, transactional=True) if self._open and prefix == PREFIX:
+                text = content.decode("utf-8", "replace")
+                if text != HEARTBEAT:
+                    self._open.messages.append(text)
+            case _:
+                pass
+
+    def _commit(self, commit: Commit) -> None:
+        done, self._open = self._open, None
+        if done is None:
+            raise ProtocolError("The stream committed a transaction that it had not begun.")
+        done.end, done.committed_at = commit.end_lsn, commit.committed_at
+        if commit.end_lsn <= self._applied:
+            self._skip(done)
+
+    def _skip(self, done: _Transaction) -> None:
+        """A transaction that is applied already comes again (trap 18)."""
+        if not self._queue or self._queue[-1] is not done:
+            raise ProtocolError("A transaction that is applied already came again, too large to be told in time.")
+        self._queue.pop()
+        self._size -= done.size

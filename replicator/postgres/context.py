@@ -1,0 +1,33 @@
+"""What the parts of one pipeline share while it runs."""
+
+from dataclasses import dataclass, field
+
+from replicator.exclusion import Exclusion
+from replicator.migration import Direction
+from replicator.plan import Plan
+from replicator.postgres.snapshots import Visibility
+from replicator.tables import Key
+from replicator.touches import TouchLog
+
+
+@dataclass(kw_only=True)
+class Context:
+    """One direction's plan and connections, and the notes that let reader, applier, backfill and verifier meet."""
+
+    direction: Direction
+    plan: Plan
+    source_dsn: str
+    target_dsn: str
+    epoch: int
+    """The lease's, on the target."""
+    shadow: bool = False
+    """Keep the memory of produced keys, but write no row: the target is still owned by the opposite side."""
+    halt_on_error: bool = False
+    chunk_rows: int = 5_000
+    batch_rows: int = 5_000
+    workers: int = 2
+    visibility: Visibility = field(default_factory=Visibility)
+    touches: TouchLog = field(default_factory=TouchLog)
+    exclusion: Exclusion = field(default_factory=Exclusion)
+    quarantined: set[tuple[str, Key]] = field(default_factory=set)
+    """Transform and source key of each entry."""
