@@ -1,0 +1,230 @@
+"""The Postgres image of `deploy/postgres`, as far as it goes without a container engine: its entry point starts real
+servers, its init scripts run on them, and the roles that these make can do what a migration needs, and no more.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from replicator.demo.account import Account, copy_install
+from replicator.demo.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
+from replicator.demo.embedded import HOST, free_port
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy" / "postgres"
+PASSWORDS = {"APP_PASSWORD": "it's the app", "REPLICATOR_PASSWORD": 'it\'s "the" replicator'}
+SECONDS = 60
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+class Image:
+    """What the container would run: initdb, the entry point, the init scripts; on binaries that are here."""
+
+    def __init__(self, binaries: Path, folder: Path, account: Account) -> None:
+        self.binaries, self.folder, self.account = binaries, folder, account
+        self.port = free_port()
+        stub = folder / "docker-entrypoint.sh"  # the official image's, once the data folder is there
+        stub.write_text('#!/bin/sh\nexec "$@"\n')
+        stub.chmod(0o755)
+        self.entrypoint = folder / "replicator-entrypoint.sh"
+        shutil.copy(DEPLOY / "entrypoint.sh", self.entrypoint)
+
+    @contextlib.contextmanager
+    def server(self, *options: str) -> Iterator[None]:
+        auth = ["--auth-local=trust", "--auth-host=scram-sha-256"]
+        self.run(self.binaries / "initdb", "-D", "data", "-U", "postgres", "-E", "UTF8", "--no-sync", *auth)
+        command = [self.entrypoint, "postgres", "-D", "data", "-p", str(self.port), "-k", str(self.folder), *options]
+        with subprocess.Popen(command, **self.options()) as process:  # type: ignore[call-overload]
+            try:
+                self.wait(process)
+                yield
+            finally:
+                process.send_signal(signal.SIGINT)  # what the official image is stopped with
+
+    def options(self) -> dict[str, object]:
+        path = os.pathsep.join([str(self.folder), str(self.binaries), os.environ["PATH"]])
+        return {"cwd": self.folder, "env": {"PATH": path, "LC_ALL": "C", **PASSWORDS}, **self.account.options()}
+
+    def run(self, *command: str | Path) -> str:
+        done = subprocess.run(  # type: ignore[call-overload]
+            command, check=False, capture_output=True, text=True, timeout=SECONDS, **self.options()
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return str(done.stdout)
+
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self.connect("postgres").close()
+            except psycopg.OperationalError:
+                assert process.poll() is None, "the server did not start"
+                assert time.monotonic() < deadline, "the server takes no connections"
+                time.sleep(0.05)
+
+    def init(self, database: str = "app") -> None:
+        """Do what the official image does with its init scripts."""
+        psql: list[str | Path] = [
+            self.binaries / "psql",
+            "-X",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            str(self.folder),
+            "-p",
+            str(self.port),
+        ]
+        self.run(*psql, "-U", "postgres", "-c", f"CREATE DATABASE {database}")
+        for script in sorted((DEPLOY / "initdb").iterdir()):
+            shutil.copy(script, self.folder)
+            self.run(*psql, "-U", "postgres", "-d", database, "-f", self.folder / script.name)
+
+    def connect(self, user: str, database: str = "postgres", **options: str) -> Connection:
+        where = {"host": str(self.folder)} if user == "postgres" else {"host": HOST}
+        where |= {"port": str(self.port), "user": user, "dbname": database, **options}
+        password = PASSWORDS.get(f"{user.upper()}_PASSWORD")
+        return psycopg.connect(make_conninfo(password=password, **where), autocommit=True)
+
+
+def _binaries() -> list[Path]:
+    wheels = [binaries for version in (16, 18) if (binaries := wheel_binaries(version))]
+    return installed_binaries() + wheels
+
+
+@pytest.fixture(scope="module", params=_binaries(), ids=lambda binaries: f"pg{server_version(binaries)}")
+def binaries(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@contextlib.contextmanager
+def image_of(binaries: Path) -> Iterator[Image]:
+    account = Account.find()
+    folder = account.temporary_folder("replicator-image-")
+    try:
+        if not account.reaches([binaries / "initdb", "--version"]):
+            binaries = copy_install(binaries, folder / "install", account)
+        yield Image(binaries, folder, account)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def running(binaries: Path) -> Iterator[Image]:
+    with image_of(binaries) as image, image.server():
+        image.init()
+        with image.connect("app", "app") as app:
+            app.execute((ROOT / "sql" / "old" / "10_tables.sql").read_bytes())
+            app.execute("INSERT INTO settings (key, value) VALUES ('party_name', 'old')")
+        yield image
+
+
+@pytest.fixture
+def replicator(running: Image) -> Iterator[Connection]:
+    with running.connect("replicator", "app") as connection:
+        yield connection
+
+
+def test_options_of_the_command_win_over_those_of_the_entry_point(binaries: Path) -> None:
+    with (
+        image_of(binaries) as image,
+        image.server("-c", "max_wal_senders=7"),
+        image.connect("postgres") as admin,
+    ):
+        shown = [admin.execute(query).fetchone() for query in ("SHOW wal_level", "SHOW max_wal_senders")]
+    assert shown == [("logical",), ("7",)]
+
+
+def test_the_replicator_may_use_every_plugin_that_is_there(running: Image, replicator: Connection) -> None:
+    plugins = ["pgoutput", *(["wal2json"] if has_wal2json(running.binaries) else [])]
+    for plugin in plugins:
+        replicator.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [f"slot_{plugin}", plugin])
+    slots = replicator.execute("SELECT plugin FROM pg_replication_slots ORDER BY 1").fetchall()
+    assert [plugin for (plugin,) in slots] == plugins
+
+
+def test_the_replicator_may_stream(running: Image, replicator: Connection) -> None:
+    replicator.execute("SELECT pg_create_logical_replication_slot('replicator', 'pgoutput')")
+    with running.connect("replicator", "app", replication="database") as walsender:
+        identity = walsender.execute("IDENTIFY_SYSTEM").fetchone()
+    assert identity is not None
+    assert identity[3] == "app"
+
+
+def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> None:
+    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
+    replicator.execute("CREATE PUBLICATION replicator FOR TABLE public.settings, public.requests")
+    replicator.execute("CREATE PUBLICATION replicator_reverse FOR TABLE party.requests")
+    for call in ("origin_create", "origin_session_setup", "origin_oid"):
+        replicator.execute(f"SELECT pg_replication_{call}('replicator')".encode())
+    replicator.execute("SELECT pg_replication_origin_session_is_setup()")
+    with replicator.transaction():
+        replicator.execute("SELECT pg_replication_origin_xact_setup('0/10', now())")
+        replicator.execute("LOCK TABLE public.settings IN SHARE ROW EXCLUSIVE MODE")
+        replicator.execute("SELECT pg_logical_emit_message(true, 'replicator', 'marker')")
+        replicator.execute(
+            "CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON public.settings "
+            "EXECUTE FUNCTION replicator.refuse_write('old', 'party', 'public')"
+        )
+    replicator.execute("SELECT pg_replication_origin_session_reset()")
+    replicator.execute("SELECT pg_replication_origin_drop('replicator')")
+    replicator.execute("SET replicator.writer = 'daemon'")
+    replicator.execute("UPDATE public.settings SET value = 'back'")
+    assert replicator.execute("SELECT value FROM public.settings").fetchall() == [("back",)]
+
+
+def test_the_replicator_sees_what_it_has_to_wait_for(running: Image, replicator: Connection) -> None:
+    with running.connect("postgres", "app") as other, other.transaction():
+        other.execute("SELECT 'slow'")
+        query = "SELECT query FROM pg_stat_activity WHERE pid = %s"
+        assert replicator.execute(query, [other.info.backend_pid]).fetchall() == [("SELECT 'slow'",)]
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "CREATE ROLE another",
+        "CREATE DATABASE another",
+        "SELECT rolpassword FROM pg_authid",
+        "SELECT pg_read_file('postgresql.conf')",
+        "ALTER SYSTEM SET wal_level = minimal",
+        "SET session_replication_role = replica",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_replication_origin_advance('replicator', '0/10')",
+    ],
+)
+def test_the_replicator_may_do_no_more(replicator: Connection, forbidden: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        replicator.execute(forbidden.encode())
+
+
+def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running: Image, replicator: Connection) -> None:
+    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
+    replicator.execute("INSERT INTO replicator.ownership VALUES (true, 'party', 'public', 'party')")
+    with running.connect("app", "app") as app:
+        app.execute("INSERT INTO party.admins (email, password_hash) VALUES ('a', 'b')")
+        app.execute("UPDATE party.admins SET name = email")
+        app.execute("DELETE FROM party.admins")
+        assert app.execute("SELECT replicator.active_schema()").fetchall() == [("public",)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("UPDATE replicator.ownership SET owner = 'new'")
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_a_missing_password_stops_the_set_up(running: Image, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.delitem(PASSWORDS, missing)
+    with pytest.raises(AssertionError, match=f"Set {missing}, the password of the role"):
+        running.init(f"without_{missing.lower()}")
