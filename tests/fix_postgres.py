@@ -288,7 +288,7 @@ def make_cluster(server: Server) -> Iterator[MakeCluster]:
     """Makes clusters with settings of the test's own, such as `make_cluster(wal_level="replica")`."""
     if server.cluster is None:
         pytest.skip(f"needs server binaries, and {server.id} is given by its DSN or by Docker")
-    binaries = server.cluster.binaries
+    binaries = server.cluster.programs
     with contextlib.ExitStack() as stack:
         yield lambda **settings: stack.enter_context(Cluster(binaries, settings=settings))
 

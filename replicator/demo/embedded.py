@@ -1,8 +1,6 @@
 """A private Postgres in a temporary folder, for the demo and for tests.
 
-It never touches a server or a data folder of the system, and it does not outlive the process that started it: a
-guard, a small shell process in a session of its own, holds the reading end of a pipe. When this process ends, in
-whatever way (SIGKILL too), the pipe closes, and the guard stops the server and removes the folder.
+It never touches a server or a data folder of the system, and it does not outlive the process that started it.
 """
 
 import atexit
@@ -31,6 +29,7 @@ from replicator.demo.binaries import (
     server_version,
     wheel_binaries,
 )
+from replicator.demo.guard import Guard
 
 __all__ = [
     "Cluster",
@@ -65,18 +64,6 @@ SETTINGS: Mapping[str, str] = {
     "lc_messages": "C",
 }
 
-# Reads process ids, one a line (an empty line: none). At the end of its input it stops the last one.
-GUARD = """
-pid=
-while read -r line; do pid=$line; done
-if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
-    tries=0
-    while kill -0 "$pid" 2>/dev/null && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-    kill -KILL "$pid" 2>/dev/null
-fi
-for _ in 1 2 3 4 5; do rm -rf "$1" && break; sleep 1; done
-"""
-
 
 class Cluster:
     """A Postgres server of our own on 127.0.0.1, with logical replication, removed at the end of this process.
@@ -89,6 +76,7 @@ class Cluster:
         self, binaries: Path | None = None, *, fsync: bool = False, settings: Mapping[str, str] | None = None
     ) -> None:
         self.binaries = binaries or default_binaries()
+        self.programs = self.binaries  # where they are run from: a copy, if the server's account cannot reach them
         self.version = server_version(self.binaries)
         self.has_wal2json = has_wal2json(self.binaries)
         self.fsync = fsync
@@ -97,7 +85,7 @@ class Cluster:
         self._account = Account()
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._owner = os.getpid()
 
     def __enter__(self) -> Self:
@@ -182,7 +170,7 @@ class Cluster:
                 process.wait(seconds)
                 break
         self._process = None
-        self._tell_guard("")
+        self._watched(None)
 
     def restart(self, mode: StopMode = "fast") -> None:
         """Stop and start again, on the same port."""
@@ -195,7 +183,7 @@ class Cluster:
             self._process.kill()
             self._process.wait()
             self._process = None
-            self._tell_guard("")
+            self._watched(None)
 
     def remove(self) -> None:
         """Stop the server and remove its folder. Harmless when done twice."""
@@ -206,33 +194,25 @@ class Cluster:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-        if self._guard is not None and self._guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.close()
-            self._guard.wait()
+        if self._guard is not None:
+            self._guard.dismiss()
             self._guard = None
 
     def _create(self) -> None:
         self._account = Account.find()
         self._folder = self._account.temporary_folder("replicator-postgres-")
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "replicator-guard", str(self._folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        self._guard = Guard(self._folder)
         atexit.register(self.remove)
-        if not self._account.reaches([self.binaries / "initdb", "--version"]):
-            self.binaries = copy_install(self.binaries, self._folder / "install", self._account)
+        self.programs = self.binaries
+        if not self._account.reaches([self.programs / "initdb", "--version"]):
+            self.programs = copy_install(self.binaries, self._folder / "install", self._account)
         self._initdb()
         with (self._folder / "data" / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = {quote_setting(value)}\n" for name, value in self._all_settings().items())
 
     def _initdb(self) -> None:
         command: list[str | Path] = [
-            self.binaries / "initdb",
+            self.programs / "initdb",
             "-D",
             "data",
             "-U",
@@ -245,7 +225,7 @@ class Cluster:
             command.append("--no-sync")
         with self._spawn(command, subprocess.PIPE) as process:
             output, _ = process.communicate()
-        self._tell_guard("")
+        self._watched(None)
         if process.returncode != 0:
             raise EmbeddedError(
                 f"Postgres {self.version} could not make a data folder: {reason_in(output.decode(errors='replace'))}.",
@@ -264,7 +244,7 @@ class Cluster:
 
     def _try_start(self, deadline: float) -> bool:
         """Start the server, with a new log: whether it got ready."""
-        command: list[str | Path] = [self.binaries / "postgres", "-D", "data", "-p", str(self.port)]
+        command: list[str | Path] = [self.programs / "postgres", "-D", "data", "-p", str(self.port)]
         with self.log.open("wb") as log:
             self._process = self._spawn(command, log.fileno())
         while self._process.poll() is None:
@@ -275,7 +255,7 @@ class Cluster:
                 return False
             time.sleep(0.02)
         self._process = None
-        self._tell_guard("")
+        self._watched(None)
         return False
 
     def _complaint(self) -> str:
@@ -301,14 +281,12 @@ class Cluster:
             start_new_session=True,
             **self._account.options(),
         )
-        self._tell_guard(str(process.pid))
+        self._watched(process.pid)
         return process
 
-    def _tell_guard(self, pid: str) -> None:
-        if self._guard is not None and self._guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.write(f"{pid}\n".encode())
-                self._guard.stdin.flush()
+    def _watched(self, pid: int | None) -> None:
+        if self._guard is not None:
+            self._guard.watch(pid)
 
 
 def free_port() -> int:
