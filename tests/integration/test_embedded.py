@@ -83,7 +83,8 @@ def test_data_and_dsn_survive_a_stop_of_any_kind(cluster: Cluster) -> None:
     dsn = cluster.dsn()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-    for stop in (lambda: cluster.stop("fast"), lambda: cluster.stop("immediate"), cluster.kill):
+    stops: list[Callable[[], None]] = [cluster.stop, lambda: cluster.stop("immediate"), cluster.kill]
+    for stop in stops:
         stop()
         assert not cluster.running
         cluster.start()
