@@ -3,9 +3,8 @@
 # Options after `postgres` come last on the command line, so they win over these.
 set -eu
 
-# Since August 2026 (15.19, 16.15, 17.11, 18.6) an output plugin must be on a list to be used by others than
-# superusers; older versions refuse to start with the setting. So the server itself is asked whether it knows it, and
-# what is on the list already.
+# Since August 2026 (15.19, 16.15, 17.11, 18.6) an output plugin must be on a list to be used; older versions do not
+# start with that setting. So the server itself is asked whether it knows it, and what is on the list already.
 plugin_list() {
     postgres --describe-config | awk -F '\t' '
         $1 == "output_plugin_libraries" { print $1 "=" ($5 == "" ? "" : $5 ", ") "wal2json" }'
