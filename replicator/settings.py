@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the settings. Raises UsageError with one line for each that is missing or wrong; no value is printed."""
     try:
-        return Settings()  # type: ignore[call-arg]  # the environment gives them
+        return Settings()
     except ValidationError as error:
         lines = [
             f"REPLICATOR_{str(each['loc'][0] if each['loc'] else '?').upper()}: {each['msg']}"

@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from replicator.apply.batch import Batch, Relations, TableState, compact
+from replicator.apply.batch import Batch, TableState, compact
 from replicator.apply.effects import Effects
 from replicator.apply.writing import Refusal, write_effects
-from replicator.changes import Change
-from replicator.errors import RowError
+from replicator.changes import Change, RelationName
+from replicator.errors import DefinitionError, RowError
 from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
+from replicator.postgres.catalog import has_column, partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.progress import (
@@ -28,7 +29,7 @@ from replicator.postgres.progress import (
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import look_up, read_all, read_keys
 from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Row
+from replicator.tables import Key, Name, Row, Table
 
 log = get_logger("apply")
 
@@ -69,6 +70,10 @@ class Applier:
         self.nulls_are_ambiguous = nulls_are_ambiguous
         self.outcome = Outcome()
         self._touched: list[tuple[str, set[Key] | None]] = []
+        self._relations: dict[RelationName, Table | None] = {
+            (table.name.schema, table.name.table): table for table in context.plan.watched.values()
+        }
+        self._dropped: set[tuple[Name, str]] = set()
 
     async def open(self) -> None:
         """Connect to both sides and prepare the staging tables."""
@@ -122,7 +127,7 @@ class Applier:
         with translated():
             await self._connection.execute("COMMIT")
 
-    async def apply(self, changes: list[Change], relations: Relations, *, position: LSN, whole: bool) -> None:
+    async def apply(self, changes: list[Change], *, position: LSN, whole: bool) -> None:
         """Apply changes inside the open transaction.
 
         :param position: how far the stream has been taken: a clash with rows read again later than this may be none.
@@ -130,27 +135,44 @@ class Applier:
         :raises NewerReadError: roll back, take more of the stream, and apply it together with this.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
-        batch = self._compact(changes, relations)
+        await self._resolve(changes)
+        batch = self._compact(changes)
+        await self._refuse_new_columns(batch)
         self.outcome.changes += batch.counts
         try:
             await self._apply_batch(batch, position, whole=whole, in_order=len(changes) > 1)
         except UniqueClashError:
-            await self._apply_in_order(changes, relations, position, whole=whole)
+            await self._apply_in_order(changes, position, whole=whole)
 
-    async def _apply_in_order(
-        self, changes: list[Change], relations: Relations, position: LSN, *, whole: bool
-    ) -> None:
+    async def _apply_in_order(self, changes: list[Change], position: LSN, *, whole: bool) -> None:
         """One change after the other, in commit order: a unique value may have changed hands within the batch."""
         before = len(self.outcome.failures)
         for change in changes:
-            await self._apply_batch(self._compact([change], relations), position, whole=False)
+            await self._apply_batch(self._compact([change]), position, whole=False)
         refused: dict[str, set[Key]] = {}
         for failure in self.outcome.failures[before:]:
             refused.setdefault(failure.source, set()).add(failure.source_key)
         await self._apply_batch(Batch(dirty=refused), position, whole=whole)
 
-    def _compact(self, changes: list[Change], relations: Relations) -> Batch:
-        return compact(changes, self.context.plan, relations, nulls_are_ambiguous=self.nulls_are_ambiguous)
+    def _compact(self, changes: list[Change]) -> Batch:
+        return compact(changes, self.context.plan, self._relations, nulls_are_ambiguous=self.nulls_are_ambiguous)
+
+    async def _resolve(self, changes: list[Change]) -> None:
+        """Find out what each relation name in the log stands for: a partition may be younger than the daemon."""
+        for relation in {change.relation for change in changes} - self._relations.keys():
+            root = await partition_root(self._reader, Name(schema=relation[0], table=relation[1]))
+            watched = self.context.plan.watched.values()
+            self._relations[relation] = next((table for table in watched if table.name == root), None)
+
+    async def _refuse_new_columns(self, batch: Batch) -> None:
+        """A column that was dropped since is harmless; one that is new may be needed, and the plan does not know it."""
+        for name, column in batch.unknown - self._dropped:
+            if await has_column(self._reader, name, column):
+                raise DefinitionError(
+                    f"The table {name} has a new column, {column}, since the daemon started.",
+                    "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
+                )
+            self._dropped.add((name, column))
 
     async def redo(self, dirty: dict[str, set[Key]]) -> None:
         """Read these source keys again and write what they give now: for repairs, and for quarantined rows."""

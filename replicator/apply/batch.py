@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.changes import Change, Image, RelationName
-from replicator.errors import DefinitionError, ProtocolError
+from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
-from replicator.tables import Key, Row, Table, key_of
+from replicator.tables import Key, Name, Row, Table, key_of
 from replicator.values import PARSERS, Missing, canonical
 
 Relations = Mapping[RelationName, Table | None]
@@ -33,6 +33,8 @@ class Batch:
     lookups: list[tuple[Dependency, dict[str, str | None]]] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Changes by table and operation."""
+    unknown: set[tuple[Name, str]] = field(default_factory=set)
+    """Columns in the log that the table had not when the daemon started: new since, or dropped before."""
 
     @property
     def reads(self) -> bool:
@@ -43,7 +45,6 @@ class Batch:
 def compact(changes: Iterable[Change], plan: Plan, relations: Relations, *, nulls_are_ambiguous: bool) -> Batch:
     """Reduce changes to a Batch.
 
-    :raises DefinitionError: when a change carries a column that the table had not when the daemon started.
     :raises ProtocolError: when a change lacks its key.
     """
     batch = Batch()
@@ -80,6 +81,7 @@ def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_a
         raise ProtocolError(f"A row of {table.name} came without its key.")
     if old_key is not None and old_key != new_key:
         _put(state, dirty, old_key, None)
+    batch.unknown |= {(table.name, name) for name in (change.new or {}).keys() - table.by_name.keys()}
     row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
     if row is None:
         state.rows.pop(new_key, None)
@@ -97,11 +99,9 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
     """The new row with Python values; None when the log left a value out and the old row has not got it either."""
     new, old = change.new or {}, change.old or {}
     row: Row = {}
-    seen = 0
     for column in table.columns:
         name = column.name
         text = new.get(name, Missing.UNCHANGED)
-        seen += name in new
         if text is Missing.UNCHANGED:
             text = old.get(name, Missing.UNCHANGED)
         if text is None:
@@ -112,12 +112,6 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
             row[name] = PARSERS[column.kind](text)
         else:
             return None
-    if seen < len(new):
-        unknown = sorted(set(new) - set(table.by_name))
-        raise DefinitionError(
-            f"The table {table.name} has a new column, {', '.join(unknown)}, since the daemon started.",
-            "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
-        )
     return row
 
 

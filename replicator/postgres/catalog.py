@@ -6,7 +6,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from replicator.errors import MigrationError
-from replicator.postgres.connect import Connection, translated
+from replicator.postgres.connect import Connection, identifier, translated
 from replicator.tables import Column, ForeignKey, Name, Table
 from replicator.values import Kind
 
@@ -123,14 +123,36 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
     )
 
 
+async def partition_root(connection: Connection, name: Name) -> Name:
+    """The table at the top of a partition's tree; the table itself when it is no partition, or is gone."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.oid = pg_partition_root(to_regclass(%s))",
+            (identifier(name.schema, name.table).as_string(connection),),
+        )
+        row = await cursor.fetchone()
+        return Name(schema=row[0], table=row[1]) if row else name
+
+
+async def has_column(connection: Connection, name: Name, column: str) -> bool:
+    """Whether the table has this column now."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND NOT attisdropped",
+            (identifier(name.schema, name.table).as_string(connection), column),
+        )
+        return await cursor.fetchone() is not None
+
+
 def _trusted(query: str) -> sql.SQL:
     """The migration author's own SQL: code, like the transforms, not data."""
-    return sql.SQL(query.replace("{", "{{").replace("}", "}}"))  # type: ignore[arg-type]
+    return sql.SQL(query.replace("{", "{{").replace("}", "}}"))
 
 
 async def _rows(connection: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(sql.SQL(query), parameters)  # type: ignore[arg-type]
+        await cursor.execute(sql.SQL(query), parameters)
         return await cursor.fetchall()
 
 

@@ -204,7 +204,7 @@ async def finish_command(connection: Connection, command_id: int, exit_code: int
 async def _commands(connection: Connection, where: str, parameters: tuple[Any, ...]) -> list[Command]:
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            "SELECT id, command, arguments, started_at, progress, finished_at, exit_code, result "  # type: ignore[arg-type]
+            "SELECT id, command, arguments, started_at, progress, finished_at, exit_code, result "
             "FROM replicator.commands " + where,
             parameters,
         )

@@ -32,7 +32,7 @@ def _parsed(dsn: str) -> dict[str, str]:
         return {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
     except psycopg.Error:  # its text quotes the string
         raise UsageError(
-            "The connection string cannot be read.", f"Write it as postgresql://user:password@host/database. {ENCODE}"
+            "The connection string cannot be read.", f"Write it as postgresql://user@host/database. {ENCODE}"
         ) from None
 
 

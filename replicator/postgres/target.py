@@ -87,6 +87,21 @@ class TargetWriter:
             )
             return [tuple(row) async for row in cursor]
 
+    async def present(self, table: Table, keys: Iterable[Key]) -> list[Key]:
+        """Which of these keys are there."""
+        stage = self._stages[table.name]
+        with translated():
+            await stage.load_keys(self.connection, keys)
+            cursor = await self.connection.execute(
+                sql.SQL("SELECT {} FROM {} AS s JOIN {} AS t ON {}").format(
+                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]),
+                    stage.keys,
+                    identifier(table.name.schema, table.name.table),
+                    _same_key(table),
+                )
+            )
+            return [tuple(row) async for row in cursor]
+
     async def children_of(self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these parent keys, there or deleted already, some child row still refers to.
 

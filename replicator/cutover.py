@@ -1,0 +1,206 @@
+"""The cutover: one transaction on the source that holds the writers, drains, checks, and moves ownership (invariant I8).
+
+Before its commit, giving up costs a rollback and no write has failed; after it, ownership has moved. If the reply to
+the commit is lost, the state row is read: never guessed, never retried blindly.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, RetryableError
+from replicator.log import get_logger
+from replicator.pipeline import Ends, Pipeline
+from replicator.postgres.connect import Connection, connect, connection, translated
+from replicator.postgres.control import Owner, journal
+from replicator.postgres.ddl import check_queries, failing_checks
+from replicator.postgres.ownership import (
+    Ownership,
+    all_names,
+    guard,
+    limit_transaction,
+    lock_writers,
+    open_to_writers,
+    read_ownership,
+    same_database,
+    set_sequences,
+    write_ownership,
+)
+from replicator.settings import Settings
+from replicator.tables import Name, Table
+
+log = get_logger("cutover")
+
+ATTEMPTS = 30
+LOCK_SECONDS = 0.5
+"""How long an attempt may queue for the lock: every writer queues behind it."""
+BACKOFF_SECONDS = 0.5
+BACKOFF_MOST = 10.0
+
+Report = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutoverResult:
+    """What the cutover cost."""
+
+    epoch: int
+    attempts: int
+    write_pause_seconds: float
+
+
+def activation_marker(epoch: int) -> str:
+    """The message that the reverse stream waits for: what comes after it was written by the application."""
+    return f"activated {epoch}"
+
+
+class Cutover:
+    """Moves ownership from the source of a pipeline to its target."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, report: Report) -> None:
+        self.settings = settings
+        self.pipeline = pipeline
+        self.plan = pipeline.context.plan
+        self.ends: Ends = pipeline.ends
+        self.report = report
+        self.owner_after: Owner = "new" if pipeline.direction == "forward" else "old"
+        self.owner_before: Owner = "old" if pipeline.direction == "forward" else "new"
+        self._step = ""
+
+    async def run(self) -> CutoverResult:
+        """Try until the lock comes in time, up to a limit.
+
+        :raises CutoverError: with the step that failed or took the time; the writers went on.
+        :raises NotReadyError: the final check found something that keeps ownership from moving.
+        """
+        async with connection(self.ends.source_dsn, "cutover check") as source:
+            epoch = (await read_ownership(source)).epoch + 1
+        names = self._source_names()
+        failure = ""
+        for attempt in range(1, ATTEMPTS + 1):
+            await self.report(f"attempt {attempt}: waiting for the lock on {len(names)} tables")
+            try:
+                pause = await self._attempt(epoch, names)
+            except RetryableError as error:
+                failure = error.problem
+                log.info("the lock did not come in time; the writers went on", attempt=attempt)
+            else:
+                await self._journal("cutover", {"epoch": epoch, "attempt": attempt, "pause": pause})
+                return CutoverResult(epoch=epoch, attempts=attempt, write_pause_seconds=pause)
+            await asyncio.sleep(min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** min(attempt - 1, 5)))
+        raise CutoverError(
+            f"The tables could not be locked in {ATTEMPTS} attempts: {failure}",
+            "Look for long transactions in pg_stat_activity (autovacuum to prevent wraparound is one), then try again.",
+        )
+
+    def _source_names(self) -> list[Name]:
+        """All tables that the application must no longer write to: the watched ones, and the retired."""
+        migration = self.plan.migration
+        retired = migration.retired if self.pipeline.direction == "forward" else {}
+        tables: list[Table] = [
+            table
+            for name, table in self.plan.source_tables.items()
+            if name in self.plan.watched or name in retired
+        ]  # fmt: skip
+        return all_names(tables)
+
+    async def _attempt(self, epoch: int, names: list[Name]) -> float:
+        """One attempt; gives the seconds that the writers waited."""
+        clock = asyncio.get_running_loop().time
+        holder = await connect(self.ends.source_dsn, "cutover")
+        try:
+            with translated():
+                await holder.execute("BEGIN")
+            await limit_transaction(holder, self.settings.max_write_pause + 1)
+            began = clock()
+            try:
+                async with asyncio.timeout(self.settings.max_write_pause):
+                    self._step = "lock"
+                    await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
+                    await self._drain()
+                    await self._check()
+                    await self._move(holder, epoch, names)
+            except TimeoutError:
+                raise CutoverError(
+                    f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
+                    f"(REPLICATOR_MAX_WRITE_PAUSE): the step '{self._step}' took the time. They went on.",
+                    "Try again when there is less load, or allow a longer pause.",
+                ) from None
+            self._step = "commit"
+            await self._commit(holder, epoch)
+            return clock() - began
+        finally:
+            await holder.close()  # without a commit, this is the rollback
+
+    async def _drain(self) -> None:
+        self._step = "drain"
+        marker = f"drained {uuid4()}"
+        await self.pipeline.nudge(marker)
+        await self.pipeline.wait_message(marker)
+
+    async def _check(self) -> None:
+        self._step = "final check"
+        divergences = await self.pipeline.verifier.final_check()
+        if divergences:
+            raise NotReadyError(
+                f"The final check found {len(divergences)} rows that diverge; the writers went on.",
+                "See `replicator verify --repair`.",
+            )
+        if self.pipeline.context.quarantined:
+            raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
+        async with connection(self.ends.target_dsn, "cutover target") as target:
+            self._step = "sequences"
+            await set_sequences(target, self.plan.targets)
+            self._step = "checks"
+            if self.pipeline.direction == "forward":
+                failing = await failing_checks(target, check_queries(self.plan.migration))
+                if failing:
+                    raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
+
+    async def _move(self, holder: Connection, epoch: int, names: list[Name]) -> None:
+        self._step = "guards"
+        await guard(holder, self.plan.migration, self.owner_before, names)
+        async with connection(self.ends.target_dsn, "cutover target") as target:
+            together = await same_database(holder, target)
+        self._step = "state row"
+        if together:
+            await open_to_writers(holder, all_names(self.plan.targets))
+        marker = activation_marker(epoch) if together else None
+        await write_ownership(holder, self.owner_after, epoch, marker)
+
+    async def _commit(self, holder: Connection, epoch: int) -> None:
+        try:
+            with translated():
+                await holder.execute("COMMIT")
+        except ConnectionLostError:
+            async with connection(self.ends.source_dsn, "cutover") as source:
+                found = await read_ownership(source)
+            if found != Ownership(owner=self.owner_after, epoch=epoch):
+                raise CutoverError(
+                    "The connection was lost before the commit; the state row says that nothing has moved.",
+                    "Try again.",
+                ) from None
+            log.warning("the reply to the commit was lost; the state row says that ownership has moved", epoch=epoch)
+
+    async def _journal(self, event: str, details: dict[str, object]) -> None:
+        async with connection(self.settings.target, "journal") as target:
+            await journal(target, event, details)
+
+
+async def activate(settings: Settings, pipeline_targets: list[Table], ownership: Ownership) -> None:
+    """Open the new owner's database to writers, where it is another one than the old owner's; may run again."""
+    dsn = settings.target if ownership.owner == "new" else settings.source
+    async with connection(dsn, "activate") as target:
+        if (await read_ownership(target)).epoch >= ownership.epoch:
+            return
+        async with target.transaction():
+            await open_to_writers(target, all_names(pipeline_targets))
+            await write_ownership(target, ownership.owner, ownership.epoch, activation_marker(ownership.epoch))
+
+
+async def owner_now(settings: Settings) -> Ownership:
+    """Who owns the data: the database whose state row has moved last knows."""
+    async with connection(settings.source, "state") as old, connection(settings.target, "state") as new:
+        return max(await read_ownership(old), await read_ownership(new), key=lambda each: each.epoch)
+

@@ -1,0 +1,335 @@
+"""The daemon: does whatever the phase needs, answers the commands, and resumes after any stop."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from replicator import schema
+from replicator.commands import Commands
+from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
+from replicator.errors import CheckError, ReplicatorError
+from replicator.log import get_logger
+from replicator.migration import Direction, Migration
+from replicator.observe.counting import count_into
+from replicator.observe.http import HttpServer
+from replicator.observe.metrics import Metrics
+from replicator.observe.status import publish
+from replicator.phases import Phase, check_transition
+from replicator.pipeline import Pipeline, read_plan, set_up_slot
+from replicator.postgres.connect import connection
+from replicator.postgres.control import install, read_phase, write_phase, write_status
+from replicator.postgres.lease import Lease
+from replicator.postgres.progress import drop_progress, read_progress
+from replicator.postgres.slots import drop_publication, drop_slot
+from replicator.preflight import preflight
+from replicator.report import Reporter
+from replicator.settings import Settings
+from replicator.supervisor import Supervisor
+
+log = get_logger("daemon")
+
+RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses after a lost connection; the last one goes on for ever."""
+STATUS_SECONDS = 1.0
+
+
+async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) -> None:
+    """Run until ``stop`` is set. Raises ReplicatorError when it cannot go on: with what to do about it.
+
+    A lost connection is waited out, once the daemon has been up.
+    """
+    await _refuse_what_cannot_work(settings, migration)
+    metrics, reporter = Metrics(), Reporter(migration.name)
+    state = _Health()
+    server = HttpServer(
+        settings.http_listen, metrics.registry, lambda: dict(reporter.document), state.health,
+        lambda: None if reporter.document["ready"] else _why_not(reporter),
+    )  # fmt: skip
+    try:
+        server.start()
+    except OSError as error:
+        raise CheckError(str(error)) from error
+    try:
+        await _run_and_retry(settings, migration, stop, metrics, reporter, state)
+    finally:
+        server.stop()
+
+
+async def _run_and_retry(  # noqa: PLR0917
+    settings: Settings, migration: Migration, stop: asyncio.Event, metrics: Metrics, reporter: Reporter, state: "_Health"
+) -> None:
+    tries = 0
+    while not stop.is_set():
+        session = Session(settings, migration, metrics, reporter)
+        try:
+            await session.run(stop)
+        except ReplicatorError as error:
+            reporter.failed(error)
+            metrics.errors_total.labels(error.kind).inc()
+            tries = 0 if session.was_up else tries + 1
+            if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
+                raise
+            state.trouble = str(error)
+            state.ever_up |= session.was_up
+            pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
+            log.warning("trying again", seconds=pause, error=str(error))
+            try:
+                await asyncio.wait_for(stop.wait(), pause)
+            except TimeoutError:
+                continue
+        state.trouble = None
+
+
+async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> None:
+    findings = await preflight(settings, migration)
+    for finding in findings:
+        if finding.outcome == "warn":
+            log.warning("check", name=finding.check, detail=finding.detail, remedy=finding.remedy)
+    failed = [finding for finding in findings if finding.outcome == "fail"]
+    if failed:
+        raise CheckError(
+            " ".join(f"{finding.detail} {finding.remedy}".strip() for finding in failed), "See `replicator check`."
+        )
+
+
+def _why_not(reporter: Reporter) -> str:
+    shut = [gate for gate in reporter.gates if not gate.ok]
+    listed = "; ".join(f"{gate.name}: {gate.detail}" for gate in shut)
+    return listed or f"the phase is {reporter.document['phase']}"
+
+
+class _Health:
+    """What /healthz says."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.ever_up = False
+
+    def health(self) -> str | None:
+        return self.trouble
+
+
+class Session:
+    """One life of the daemon, from taking the lease to losing it."""
+
+    def __init__(self, settings: Settings, migration: Migration, metrics: Metrics, reporter: Reporter) -> None:
+        self.settings = settings
+        self.migration = migration
+        self.metrics = metrics
+        self.reporter = reporter
+        self.phase = Phase.NEW
+        self.was_up = False
+        self.pipeline: Pipeline | None = None
+        """The active one: forward before the cutover, reverse after it."""
+        self._stack = AsyncExitStack()
+        self._supervisor = Supervisor()
+        self._epochs: dict[str, int] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Set up what is missing, then work until ``stop``, or until a task fails."""
+        try:
+            await self._take_leases()
+            await self._resume()
+            self.was_up = True
+            self._supervisor.start("report", self._report())
+            self._supervisor.start("commands", Commands(self).run())
+            self._supervisor.start("stop", _until(stop))
+            await self._supervisor.wait(ending="stop")
+        finally:
+            await self._supervisor.stop_all()
+            await self._stack.aclose()
+
+    async def enter_phase(self, phase: Phase) -> None:
+        """Store the next phase."""
+        check_transition(self.phase, phase)
+        async with connection(self.settings.target, "phase") as target:
+            await write_phase(target, phase)
+        self.phase = phase
+        log.info("phase", phase=str(phase))
+
+    # ---- starting
+
+    async def _take_leases(self) -> None:
+        for dsn in dict.fromkeys((self.settings.target, self.settings.source)):
+            async with connection(dsn, "set up") as control:
+                await install(control, self.migration)
+            lease = await Lease.acquire(dsn)
+            self._stack.push_async_callback(lease.release)
+            self._epochs[dsn] = lease.epoch
+            self._supervisor.start(f"lease {len(self._epochs)}", lease.watch())
+
+    async def _resume(self) -> None:
+        async with connection(self.settings.target, "resume") as target:
+            stored = await read_phase(target)
+        self.phase = Phase(stored) if stored else Phase.NEW
+        if self.phase == Phase.CUTOVER:
+            await self._settle_cutover()
+        if self.phase == Phase.NEW:
+            await self._set_up()
+        if self.phase == Phase.SOAK:
+            self.pipeline = await self._open_pipeline("reverse")
+            self.start_verifying()
+        else:
+            self.pipeline = await self._open_pipeline("forward")
+            self._supervisor.start("stages", self._stages(self.pipeline))
+
+    async def _set_up(self) -> None:
+        await schema.build(self.settings, self.migration, ["tables"])
+        plan = await read_plan(self.settings, self.migration, "forward")
+        await set_up_slot(self.settings, plan)
+        await self.enter_phase(Phase.BACKFILL)
+
+    async def _settle_cutover(self) -> None:
+        """A cutover was under way when the last daemon ended: the state row says whether it has happened."""
+        ownership = await owner_now(self.settings)
+        if ownership.owner == "new":
+            plan = await read_plan(self.settings, self.migration, "forward")
+            await activate(self.settings, list(plan.targets), ownership)
+            await self._retire_forward()
+            await self.enter_phase(Phase.SOAK)
+        else:
+            await self._drop_pipeline("reverse")
+            await self.enter_phase(Phase.FOLLOW)
+
+    async def _open_pipeline(self, direction: Direction) -> Pipeline:
+        plan = await read_plan(self.settings, self.migration, direction)
+        target_dsn = self.settings.target if direction == "forward" else self.settings.source
+        async with connection(target_dsn, "resume") as target:
+            progress = await read_progress(target, direction)
+        if progress is None:
+            raise ReplicatorError(
+                f"The {direction} pipeline has no stored progress in the phase {self.phase}.",
+                "The control tables have been changed by hand; start the migration anew.",
+            )
+        pipeline = Pipeline(self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics))
+        self._stack.push_async_callback(pipeline.close)
+        self._stack.push_async_callback(pipeline.verifier.close)
+        await pipeline.open()
+        self._supervisor.start(f"{direction} pipeline", pipeline.follow())
+        return pipeline
+
+    # ---- the stages before the cutover
+
+    async def _stages(self, pipeline: Pipeline) -> None:
+        if self.phase == Phase.BACKFILL:
+            await pipeline.backfill()
+            await self.enter_phase(Phase.BUILD)
+        if self.phase == Phase.BUILD:
+            await schema.build(
+                self.settings, self.migration, ["indexes", "constraints"], lambda line: log.info("building", what=line)
+            )
+            await pipeline.reload_plan(await read_plan(self.settings, self.migration, "forward"))
+            await self.enter_phase(Phase.FOLLOW)
+        self.start_verifying()
+        await asyncio.Event().wait()
+
+    def start_verifying(self) -> None:
+        """Let the verification of the active pipeline go round."""
+        if self.pipeline is not None:
+            self._supervisor.start("verify", self.pipeline.verify())
+
+    async def stop_verifying(self) -> None:
+        """Stop it where it is; what it remembers stays."""
+        await self._supervisor.stop("verify")
+
+    # ---- the cutover
+
+    async def cut_over(self, report: Report) -> CutoverResult:
+        """Move ownership to the new schema. The gates hold: the caller has looked. Raises as ``Cutover.run``."""
+        forward = self.pipeline
+        if forward is None or self.phase != Phase.FOLLOW:
+            raise CheckError(f"There is nothing to cut over in the phase {self.phase}.")
+        await self.enter_phase(Phase.CUTOVER)
+        try:
+            await report("preparing the way back: the reverse slot waits for the transactions that run now")
+            reverse = await self._prepare_reverse()
+            await report("preparing the way back: reading what it must remember")
+            await reverse.backfill()
+            await self.stop_verifying()
+            await forward.verifier.open()
+            await forward.verifier.settle()
+            result = await Cutover(self.settings, forward, report).run()
+        except BaseException:
+            await self._take_back()
+            raise
+        await self._after_commit(forward, reverse, result)
+        return result
+
+    async def _prepare_reverse(self) -> Pipeline:
+        plan = await read_plan(self.settings, self.migration, "reverse")
+        epoch = (await owner_now(self.settings)).epoch + 1
+        await set_up_slot(self.settings, plan, start_marker=activation_marker(epoch))
+        return await self._open_pipeline("reverse")
+
+    async def _take_back(self) -> None:
+        """The cutover did not happen, or nobody knows: the next start reads the state row."""
+        ownership = await owner_now(self.settings)
+        if ownership.owner == "old":
+            await self._supervisor.stop("reverse pipeline")
+            await self._drop_pipeline("reverse")
+            await self.enter_phase(Phase.FOLLOW)
+            if not self._supervisor.running("verify"):
+                self.start_verifying()
+
+    async def _after_commit(self, forward: Pipeline, reverse: Pipeline, result: CutoverResult) -> None:
+        self.reporter.pause_seconds = result.write_pause_seconds
+        self.metrics.cutover_write_pause_seconds.set(result.write_pause_seconds)
+        await activate(self.settings, list(forward.context.plan.targets), await owner_now(self.settings))
+        self.pipeline = reverse
+        for name in ("verify", "stages", "forward pipeline"):
+            await self._supervisor.stop(name)
+        await forward.close()
+        await self._retire_forward()
+        await self.enter_phase(Phase.SOAK)
+        self.start_verifying()
+
+    async def _retire_forward(self) -> None:
+        """The old tables are no longer a source: their slot must not keep WAL for ever."""
+        await self._drop_pipeline("forward", keep_progress=True)
+
+    async def _drop_pipeline(self, direction: Direction, *, keep_progress: bool = False) -> None:
+        source_dsn = self.settings.source if direction == "forward" else self.settings.target
+        target_dsn = self.settings.target if direction == "forward" else self.settings.source
+        async with connection(source_dsn, "clean up") as source:
+            await drop_slot(source, self.settings.slot_of(direction))
+            await drop_publication(source, self.settings.publication_of(direction))
+        if not keep_progress:
+            async with connection(target_dsn, "clean up") as target:
+                await drop_progress(target, direction)
+
+    # ---- the report
+
+    async def _report(self) -> None:
+        async with connection(self.settings.target, "status") as home, AsyncExitStack() as stack:
+            reading = home
+            if self.settings.source != self.settings.target:
+                reading = await stack.enter_async_context(connection(self.settings.source, "status"))
+            while True:
+                reverse = self.pipeline is not None and self.pipeline.direction == "reverse"
+                owner = (await owner_now(self.settings)).owner
+                document = await self.reporter.look(
+                    self.pipeline, self.phase, owner, self.settings, reading if reverse else home
+                )
+                publish(document, self.metrics)
+                await write_status(home, document)
+                await asyncio.sleep(STATUS_SECONDS)
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+# ---- what the commands need without a running daemon
+
+
+async def schema_statements(_: Settings, migration: Migration, parts: list[str]) -> list[str]:
+    """The statements of these parts of the new schema; all when none is named."""
+    return schema.statements(migration, schema.known_parts(parts))
+
+
+async def build_schema(
+    settings: Settings, migration: Migration, parts: list[str], report: Callable[[str], None]
+) -> list[str]:
+    """Run what is not there yet of these parts of the new schema; all when none is named. Gives what was run."""
+    return await schema.build(settings, migration, schema.known_parts(parts), report)
+

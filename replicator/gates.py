@@ -1,0 +1,83 @@
+"""The conditions for a cutover: each holds or does not, and says why."""
+
+from dataclasses import dataclass
+
+from replicator.phases import Phase
+from replicator.pipeline import Pipeline
+from replicator.postgres.connect import Connection
+from replicator.postgres.ddl import check_queries, failing_checks, invalid_objects
+from replicator.postgres.progress import backfill_progress, quarantine_counts
+from replicator.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One condition."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def look_at_gates(pipeline: Pipeline, phase: Phase, settings: Settings, target: Connection) -> list[Gate]:
+    """All gates as they are now. ``target`` is a connection to the pipeline's target, in autocommit mode."""
+    return [
+        await _backfill(pipeline, phase, target),
+        _lag(pipeline, settings),
+        _verified(pipeline),
+        await _quarantine(pipeline, target),
+        await _schema(pipeline, target),
+        await _checks(pipeline, phase, target),
+    ]
+
+
+async def _backfill(pipeline: Pipeline, phase: Phase, target: Connection) -> Gate:
+    if phase not in (Phase.NEW, Phase.BACKFILL):
+        return Gate(name="backfill", ok=True, detail="all rows are copied, and the consistent point is passed")
+    sources = await backfill_progress(target, pipeline.direction)
+    rows, expected = sum(each.rows for each in sources), sum(each.expected for each in sources)
+    return Gate(name="backfill", ok=False, detail=f"{rows:,} of about {expected:,} rows are copied")
+
+
+def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
+    lag = pipeline.lag
+    if lag.bytes is None:
+        return Gate(name="lag", ok=False, detail="not measured yet")
+    ok = lag.low_for >= settings.ready_for
+    limit = f"{settings.ready_lag_bytes:,} bytes for {settings.ready_for:g} s"
+    return Gate(name="lag", ok=ok, detail=f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}")
+
+
+def _verified(pipeline: Pipeline) -> Gate:
+    verifier = pipeline.verifier
+    if verifier.clean:
+        return Gate(name="verified", ok=True, detail=f"a full pass was clean at {verifier.clean_at:%Y-%m-%d %H:%M:%S} UTC")
+    if verifier.divergences:
+        return Gate(
+            name="verified", ok=False, detail=f"{len(verifier.divergences):,} rows diverge; see `replicator verify --repair`"
+        )
+    return Gate(name="verified", ok=False, detail="no clean pass yet")
+
+
+async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:
+    counts = await quarantine_counts(target, pipeline.direction)
+    if not counts:
+        return Gate(name="quarantine", ok=True, detail="empty")
+    listed = ", ".join(f"{transform}: {count:,}" for transform, count in counts.items())
+    return Gate(name="quarantine", ok=False, detail=f"{listed}; mend the rows or the transforms")
+
+
+async def _schema(pipeline: Pipeline, target: Connection) -> Gate:
+    invalid = await invalid_objects(target, pipeline.context.plan.target_schema)
+    if invalid:
+        return Gate(name="schema", ok=False, detail=f"not valid: {', '.join(invalid)}")
+    return Gate(name="schema", ok=True, detail="every index and constraint is valid")
+
+
+async def _checks(pipeline: Pipeline, phase: Phase, target: Connection) -> Gate:
+    if phase in (Phase.NEW, Phase.BACKFILL, Phase.BUILD):
+        return Gate(name="checks", ok=False, detail="the new schema is not complete yet")
+    failing = await failing_checks(target, check_queries(pipeline.context.plan.migration))
+    if failing:
+        return Gate(name="checks", ok=False, detail=f"sql/checks return rows: {', '.join(failing)}")
+    return Gate(name="checks", ok=True, detail="no query in sql/checks returns a row")

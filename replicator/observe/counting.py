@@ -1,0 +1,26 @@
+"""Counts what a pipeline does."""
+
+from replicator.apply.applier import Outcome
+from replicator.follow.inbox import Piece
+from replicator.observe.metrics import Metrics
+from replicator.pipeline import Observers
+
+
+def count_into(metrics: Metrics) -> Observers:
+    """Observers that count into these metrics."""
+
+    def on_batch(outcome: Outcome, piece: Piece, seconds: float) -> None:
+        metrics.apply_seconds.observe(seconds)
+        metrics.transactions_applied_total.inc(piece.transactions)
+        for (table, operation), count in outcome.changes.items():
+            metrics.changes_total.labels(table, operation).inc(count)
+        for (table, operation), count in outcome.written.items():
+            metrics.rows_written_total.labels(table, operation).inc(count)
+        if outcome.failures:
+            metrics.errors_total.labels("quarantine").inc(len(outcome.failures))
+
+    return Observers(
+        on_batch=on_batch,
+        on_copied=lambda source, rows: metrics.backfill_rows_total.labels(source).inc(rows),
+        on_verified=lambda target, rows: metrics.verified_rows_total.labels(target).inc(rows),
+    )

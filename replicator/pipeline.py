@@ -1,0 +1,384 @@
+"""One direction of a migration at work: stream, apply, backfill, verify. Forward and reverse are two instances of it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from replicator.apply.applier import Applier, NewerReadError, Outcome
+from replicator.backfill import Backfill
+from replicator.changes import RelationDefinition
+from replicator.errors import DefinitionError, RowError, SlotError
+from replicator.follow.decoder import Decoder
+from replicator.follow.follower import Follower
+from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
+from replicator.follow.pgoutput import PgoutputDecoder
+from replicator.follow.wal2json import Wal2JsonDecoder
+from replicator.lag import LagMeter
+from replicator.log import get_logger
+from replicator.lsn import LSN, ZERO, format_lsn
+from replicator.migration import Direction, Migration
+from replicator.plan import Plan, queries_of, resolve, schemas_of
+from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.connect import Connection, connect, connection, translated
+from replicator.postgres.context import Context
+from replicator.postgres.progress import Progress, backfill_progress, consistent_point, create_progress, read_progress
+from replicator.postgres.replication import identify_system
+from replicator.postgres.server import choose_plugin
+from replicator.postgres.slots import (
+    check_slot,
+    create_slot,
+    current_position,
+    drop_slot,
+    emit_message,
+    read_slot,
+    write_publication,
+)
+from replicator.postgres.snapshots import Snapshot
+from replicator.settings import Settings
+from replicator.verify import Verifier, rounds
+
+log = get_logger("pipeline")
+
+HEARTBEAT_SECONDS = 10.0
+IDLE_PROGRESS = timedelta(seconds=10)
+"""How often the position is stored while nothing of ours is in the stream."""
+BETWEEN_PASSES = 60.0
+BETWEEN_LOOKS = 1.0
+
+
+@dataclass(kw_only=True)
+class Observers:
+    """What the pipeline tells those who count."""
+
+    on_batch: Callable[[Outcome, Piece, float], None] = lambda _outcome, _piece, _seconds: None
+    on_copied: Callable[[str, int], None] = lambda _source, _rows: None
+    on_verified: Callable[[str, int], None] = lambda _target, _rows: None
+
+
+@dataclass(kw_only=True)
+class Ends:
+    """The names that belong to one direction."""
+
+    direction: Direction
+    source_dsn: str
+    target_dsn: str
+    slot: str
+    publication: str
+
+    @classmethod
+    def of(cls, settings: Settings, direction: Direction) -> "Ends":
+        """From the settings."""
+        old, new = settings.source, settings.target
+        source, target = (old, new) if direction == "forward" else (new, old)
+        return cls(
+            direction=direction,
+            source_dsn=source,
+            target_dsn=target,
+            slot=settings.slot_of(direction),
+            publication=settings.publication_of(direction),
+        )
+
+
+async def read_plan(settings: Settings, migration: Migration, direction: Direction) -> Plan:
+    """Resolve one direction against the catalogues as they are now. Raises MigrationError."""
+    ends = Ends.of(settings, direction)
+    source_schema, target_schema = schemas_of(migration, direction)
+    async with connection(ends.source_dsn, "catalogue") as source, connection(ends.target_dsn, "catalogue") as target:
+        queries = queries_of(migration, direction)
+        return resolve(
+            migration,
+            direction,
+            await read_tables(source, source_schema),
+            await read_tables(target, target_schema),
+            {name: await describe_query(source, name, query) for name, query in queries.items()},
+        )
+
+
+async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | None = None) -> Progress:
+    """Create publication, slot and progress, in this order; a slot of ours without progress is made anew.
+
+    :param start_marker: the message that carries the moment from which the stream counts.
+    """
+    ends = Ends.of(settings, plan.direction)
+    async with connection(ends.source_dsn, "set up") as source, connection(ends.target_dsn, "set up") as target:
+        plugin = await choose_plugin(source, settings.plugin)
+        found = await read_slot(source, ends.slot)
+        if found is not None and not found.here:
+            raise SlotError(
+                f"The slot {ends.slot} belongs to the database {found.database}.", "Set REPLICATOR_SLOT to another name."
+            )
+        if plugin == "pgoutput":
+            await write_publication(source, ends.publication, plan.watched.values())
+        if found is not None:
+            await drop_slot(source, ends.slot)
+        log.info("creating the slot; this waits for the transactions that run now", slot=ends.slot, plugin=plugin)
+        created = await create_slot(source, ends.slot, plugin)
+        progress = Progress(
+            slot=ends.slot,
+            plugin=plugin,
+            system_id=(await identify_system(ends.source_dsn)).system_id,
+            created=created,
+            applied=created,
+            start_marker=start_marker,
+        )
+        await create_progress(target, plan.direction, progress)
+        return progress
+
+
+def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:
+    """The decoder for a plugin, told which tables matter."""
+    if plugin == "pgoutput":
+        return PgoutputDecoder(publication)
+    tables: dict[tuple[str, str | None], None] = {(plan.source_schema, None): None}
+    for table in plan.watched.values():  # partitions may live in any schema
+        tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema != plan.source_schema})
+    return Wal2JsonDecoder(tables)
+
+
+class Pipeline:
+    """Follows one direction's stream from the stored progress. ``open``, then ``run``; ``close`` in any case."""
+
+    def __init__(
+        self, settings: Settings, plan: Plan, progress: Progress, epoch: int, observers: Observers | None = None
+    ) -> None:
+        ends = Ends.of(settings, plan.direction)
+        self.direction = plan.direction
+        self.progress = progress
+        self.ends = ends
+        self.observers = observers or Observers()
+        self.context = Context(
+            direction=plan.direction,
+            plan=plan,
+            source_dsn=ends.source_dsn,
+            target_dsn=ends.target_dsn,
+            epoch=epoch,
+            shadow=progress.start_marker is not None,
+            halt_on_error=settings.on_error == "halt",
+            chunk_rows=settings.chunk_rows,
+            batch_rows=settings.batch_rows,
+            workers=settings.workers,
+        )
+        self.position = progress.applied
+        """Everything up to here is applied."""
+        self.lag = LagMeter()
+        self.retained_bytes = 0
+        self.verifier = Verifier(self.context, self.wait_applied, self.observers.on_verified)
+        self._ready_lag_bytes = settings.ready_lag_bytes
+        self._decoder = make_decoder(plan, progress.plugin, ends.publication)
+        self._inbox = Inbox(progress.applied)
+        self._follower = Follower(
+            self.context, self._decoder, progress.slot, self._inbox, progress.applied, self._check_definition
+        )
+        self._applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
+        self._advanced = asyncio.Condition()
+        self._messages: set[str] = set()
+        self._stored_at = datetime.min.replace(tzinfo=UTC)
+        self._source_lock = asyncio.Lock()
+        self._source: Connection | None = None
+
+    @property
+    def received(self) -> LSN:
+        """How far the stream has been read."""
+        return max(self._inbox.received, self.position)
+
+    async def open(self) -> None:
+        """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
+        self._source = await connect(self.ends.source_dsn, f"{self.direction} control")
+        identity = await identify_system(self.ends.source_dsn)
+        check_slot(await read_slot(self._source, self.progress.slot), self.progress, identity.system_id)
+        await self._applier.open()
+
+    async def close(self) -> None:
+        """Give all connections back; a transaction that is open is rolled back by that."""
+        await self._applier.close()
+        if self._source is not None:
+            await self._source.close()
+
+    async def follow(self) -> None:
+        """Follow and apply. Never returns; raises the first error of any of its tasks."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follower.run(), name=f"{self.direction} follow")
+            group.create_task(self._apply_forever(), name=f"{self.direction} apply")
+            group.create_task(self._beat(), name=f"{self.direction} heartbeat")
+            group.create_task(self._measure(), name=f"{self.direction} measure")
+
+    async def backfill(self) -> LSN:
+        """Copy what is not copied yet, and wait until the consistent point is applied; gives it."""
+        await Backfill(self.context, self.observers.on_copied).run()
+        async with connection(self.ends.target_dsn, "consistent point") as target:
+            point = await consistent_point(target, self.direction)
+        if point is None:
+            raise RowError("The backfill ended with chunks left to do.", "Start the daemon again.")
+        await self.wait_applied(point)
+        return point
+
+    async def backfill_done(self) -> bool:
+        """Whether every chunk is written and the consistent point is applied."""
+        async with connection(self.ends.target_dsn, "consistent point") as target:
+            if not await backfill_progress(target, self.direction):
+                return not any(transform.remembers for transform in self.context.plan.transforms)
+            point = await consistent_point(target, self.direction)
+            return point is not None and point <= self.position
+
+    async def reload_plan(self, plan: Plan) -> None:
+        """Work from a plan that knows the constraints built since; never in the middle of a batch."""
+        async with self.context.exclusion.alone():
+            self.context.plan = plan
+
+    async def verify(self) -> None:
+        """Verify round after round, once the stream counts. Never returns."""
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: not self.context.shadow)
+        await self.verifier.open()
+        await rounds(self.verifier, between_passes=BETWEEN_PASSES, between_looks=BETWEEN_LOOKS)
+
+    # ---- waiting
+
+    async def wait_applied(self, lsn: LSN) -> None:
+        """Wait until everything up to a position of the source is applied."""
+        if self.position < lsn:
+            await self.nudge()
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: self.position >= lsn)
+
+    async def wait_message(self, message: str) -> None:
+        """Wait until the transaction that carries a message of ours is applied, and with it all before it."""
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: message in self._messages)
+            self._messages.discard(message)
+
+    async def nudge(self, message: str = HEARTBEAT) -> None:
+        """Send a message down the log, so that the stream moves."""
+        async with self._source_lock:
+            if self._source is not None:
+                await emit_message(self._source, message)
+
+    # ---- repair
+
+    async def redo(self, dirty: dict[str, set[tuple[str, ...]]], extra: dict[str, list[tuple[str, ...]]]) -> Outcome:
+        """Read source keys again and write what they give; delete target rows that nothing gives."""
+        applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
+        try:
+            await applier.open()
+            async with self.context.exclusion.alone():
+                await applier.begin()
+                for target, keys in extra.items():
+                    await applier.delete_rows(target, keys)
+                await applier.redo(dirty)
+                return await applier.commit_without_progress()
+        finally:
+            await applier.close()
+
+    # ---- the tasks
+
+    async def _apply_forever(self) -> None:
+        while True:
+            piece = await self._inbox.take(self.context.batch_rows)
+            if piece.end is not None and not piece.transactions:
+                await self._idle(piece.end)
+            else:
+                await self._apply(piece)
+
+    async def _idle(self, position: LSN) -> None:
+        due = datetime.now(UTC) - self._stored_at > IDLE_PROGRESS
+        if due or self._follower.reply_wanted:
+            async with self.context.exclusion.alone():
+                await self._applier.begin()
+                await self._applier.commit(position)
+            self._confirm(position)
+        await self._advance(position, [])
+
+    async def _apply(self, piece: Piece) -> None:
+        began = asyncio.get_running_loop().time()
+        async with self.context.exclusion.alone():
+            while True:
+                await self._applier.begin()
+                try:
+                    last = await self._apply_pieces(piece)
+                except NewerReadError as clash:
+                    await self._applier.rollback()
+                    await self._extend(piece, clash)
+                else:
+                    break
+            end = last.end or ZERO
+            reached_start = self.progress.start_marker in last.messages and self.context.shadow
+            outcome = await self._applier.commit(end, started=reached_start)
+            if reached_start:
+                self.context.shadow = False
+                log.info("start marker reached", direction=self.direction, position=format_lsn(end))
+        self._confirm(end)
+        await self._advance(end, last.messages)
+        self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
+
+    async def _apply_pieces(self, piece: Piece) -> Piece:
+        """Apply a piece, and the rest of its last transaction; gives the piece that ends it."""
+        position = piece.end or ZERO
+        await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
+        while piece.end is None:
+            piece = await self._inbox.take(self.context.batch_rows)
+            try:
+                await self._applier.apply(piece.changes, position=self.received, whole=piece.end is not None)
+            except NewerReadError as clash:
+                raise RowError(clash.problem, "It came in the middle of a large transaction: start the daemon again.") from clash
+        return piece
+
+    async def _extend(self, piece: Piece, clash: NewerReadError) -> None:
+        """Take what the stream has up to the read that clashed into the same batch."""
+        log.info("batch extended to a newer read", direction=self.direction, position=format_lsn(clash.lsn))
+        await self.nudge()
+        while piece.end is None or piece.end < clash.lsn:
+            piece.extend(await self._inbox.take(self.context.batch_rows))
+
+    def _confirm(self, end: LSN) -> None:
+        self._stored_at = datetime.now(UTC)
+        self._follower.reply_wanted = False
+        self._follower.confirm(end)
+
+    async def _advance(self, position: LSN, messages: list[str]) -> None:
+        async with self._advanced:
+            self.position = max(self.position, position)
+            self._messages.update(messages)
+            self._advanced.notify_all()
+
+    async def _beat(self) -> None:
+        while True:
+            await self.nudge()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _measure(self) -> None:
+        while True:
+            await self.measure()
+            await asyncio.sleep(1.0)
+
+    async def measure(self) -> None:
+        """Look at the source's position and at the slot."""
+        async with self._source_lock:
+            if self._source is None:
+                return
+            position = await current_position(self._source)
+            slot = await read_slot(self._source, self.progress.slot)
+            await self._prune_visibility(self._source)
+        self.lag.observe(position, self.position, self._ready_lag_bytes)
+        self.retained_bytes = slot.retained_bytes if slot else 0
+        if slot is not None and slot.wal_status == "lost":
+            check_slot(slot, self.progress, self.progress.system_id)
+
+    async def _prune_visibility(self, source: Connection) -> None:
+        with translated():
+            cursor = await source.execute("SELECT pg_current_snapshot()::text")
+            row = await cursor.fetchone()
+        if row is not None:
+            self.context.visibility.admits(Snapshot.parse(row[0]))
+
+    def _check_definition(self, definition: RelationDefinition) -> None:
+        schema, name = definition.relation
+        table = self.context.plan.watched.get(name) if schema == self.context.plan.source_schema else None
+        for column, oid in definition.columns if table else ():
+            known = table.by_name.get(column) if table else None
+            if known is not None and known.type_oid != oid:
+                raise DefinitionError(
+                    f"The type of {schema}.{name}.{column} has changed; its rows were rewritten without a word in the log.",
+                    "The new tables must be filled again: give the migration up and start anew.",
+                )
+

@@ -1,0 +1,284 @@
+"""What checks ask of databases and tables beyond what a Table tells: rights, kinds, triggers, what a query reads."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from replicator.errors import MigrationError, ReplicatorError
+from replicator.plan import Source
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.server import fetch
+from replicator.postgres.source import parse_row
+from replicator.tables import Name, Row
+
+Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER"]
+
+LOCK_TIMEOUT = "2s"
+SAMPLE_TIMEOUT = "10s"
+
+DATABASE = """
+    SELECT current_database()::text AS name, quote_ident(current_database()) AS quoted,
+           quote_ident(current_user) AS role,
+           getdatabaseencoding()::text AS encoding,
+           has_database_privilege(current_database(), 'CREATE') AS may_create,
+           has_database_privilege(current_database(), 'TEMPORARY') AS may_stage,
+           EXISTS (SELECT FROM pg_namespace WHERE nspname = 'replicator') AS has_control,
+           (SELECT quote_ident(pg_get_userbyid(owner)) FROM (
+                SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'replicator'
+                UNION ALL SELECT relowner FROM pg_class WHERE relnamespace = to_regnamespace('replicator')
+                UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = to_regnamespace('replicator')
+            ) AS owned WHERE NOT pg_has_role(owner, 'USAGE') LIMIT 1) AS control_owner,
+           EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
+           format('%%I', %(schema)s::text) AS schema,
+           coalesce((SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s), false)
+               AS may_use_schema
+"""
+
+# Tables, and the leaves of partitioned ones, in whatever schema a leaf is.
+RELATIONS = """
+    WITH roots AS (
+        SELECT c.oid AS root, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    ), members AS (
+        SELECT root, oid FROM roots
+        UNION SELECT r.root, t.relid FROM roots r CROSS JOIN LATERAL pg_partition_tree(r.oid) t WHERE t.isleaf
+    )
+    SELECT root.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS quoted, m.root <> m.oid AS is_leaf,
+           c.relkind::text AS kind, c.relpersistence::text AS persistence, c.relreplident::text AS identity,
+           ARRAY(SELECT a.attname::text FROM pg_index i
+                 CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, place)
+                 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
+                 WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS key,
+           (SELECT quote_ident(k.relname) FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
+            WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable_key,
+           ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a
+                 ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+                 WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) AS index_identity,
+           ARRAY(SELECT format('%%I.%%I', cn.nspname, child.relname) FROM pg_inherits h
+                 JOIN pg_class child ON child.oid = h.inhrelid JOIN pg_namespace cn ON cn.oid = child.relnamespace
+                 WHERE h.inhparent = c.oid AND NOT child.relispartition ORDER BY 1) AS children,
+           row_security_active(c.oid) AS filtered,
+           quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+           ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRIGGER}'::text[]) p
+                 WHERE NOT has_table_privilege(c.oid, p)) AS lacking,
+           ARRAY(SELECT format('%%I.%%I', sn.nspname, s.relname) FROM pg_depend d
+                 JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace
+                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                   AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')
+                   AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'UPDATE') END ORDER BY 1) AS locked_sequences,
+           ARRAY(SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                   AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+                   AND position('replicator.writer' IN pg_get_triggerdef(t.oid) || f.prosrc) = 0
+                 ORDER BY 1) AS triggers,
+           ARRAY(SELECT quote_ident(r.rulename) FROM pg_rewrite r
+                 WHERE r.ev_class = c.oid AND r.ev_enabled <> 'D' ORDER BY 1) AS rules,
+           ARRAY(SELECT a.attname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   AND (t.oid = 'oid'::regtype OR t.typbasetype = 'oid'::regtype) ORDER BY 1) AS oid_columns,
+           ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
+                 AND a.attgenerated = 's' ORDER BY 1) AS stored,
+           ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
+                 AND a.attgenerated = 'v' ORDER BY 1) AS virtual,
+           EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                   AND d.deptype = 'e') AS of_extension
+    FROM members m JOIN pg_class root ON root.oid = m.root JOIN pg_class c ON c.oid = m.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY root.relname, m.root <> m.oid, 2
+"""
+
+# Through views that it reads, too. A whole row (``to_jsonb(alias)``) leaves no trace of its columns here.
+VIEW_READS = """
+    WITH RECURSIVE reads AS (
+        SELECT d.refobjid AS oid, d.refobjsubid AS place FROM pg_rewrite r
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE r.ev_class = %(view)s::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+        UNION
+        SELECT d.refobjid, d.refobjsubid FROM reads v
+        JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+    )
+    SELECT n.nspname AS schema, c.relname AS table, a.attname::text AS column
+    FROM reads v JOIN pg_class c ON c.oid = v.oid AND c.relkind IN ('r', 'p', 'f', 'm')
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum = v.place AND v.place > 0
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A database as one role sees it; ``quoted``, ``role``, ``schema`` and ``control_owner`` are quoted for SQL."""
+
+    name: str
+    quoted: str
+    role: str
+    encoding: str
+    may_create: bool
+    may_stage: bool
+    has_control: bool
+    control_owner: str | None
+    """Who owns a control table or function, where the role does not."""
+    has_schema: bool
+    schema: str
+    may_use_schema: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A table or a leaf of one; ``table`` is the name without schema of the table that it is or belongs to."""
+
+    table: str
+    quoted: str
+    is_leaf: bool
+    kind: str
+    persistence: str
+    identity: str
+    """As in pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)."""
+    key: list[str]
+    deferrable_key: str | None
+    """The primary key's name, where it is deferrable: such a key identifies no row in the log."""
+    index_identity: list[str]
+    """The columns of the index that REPLICA IDENTITY USING INDEX names."""
+    children: list[str]
+    filtered: bool
+    """Row level security hides rows from the role."""
+    owner: str
+    owned: bool
+    lacking: list[Privilege]
+    locked_sequences: list[str]
+    triggers: list[str]
+    """Of others than us, and blind to the setting replicator.writer."""
+    rules: list[str]
+    oid_columns: list[str]
+    stored: list[str]
+    virtual: list[str]
+    of_extension: bool
+
+
+@dataclass(frozen=True)
+class QueryReads:
+    """The tables that a query reads; the columns are None where it takes whole rows."""
+
+    columns: dict[Name, set[str] | None]
+
+
+async def read_database(connection: Connection, schema: str) -> Database:
+    """Facts about the connection's database, and about one of its schemas."""
+    (facts,) = await fetch(connection, DATABASE, schema=schema)
+    return Database(**facts)
+
+
+async def read_relations(connection: Connection, schema: str) -> list[Relation]:
+    """The tables of a schema, each followed by its leaves."""
+    with translated():
+        async with connection.transaction():
+            # The planner takes the query for a long one; to compile it would take seconds, to run it a moment.
+            await connection.execute("SET LOCAL jit = off")
+            return [Relation(**each) for each in await fetch(connection, RELATIONS, schema=schema)]
+
+
+async def read_query(connection: Connection, query: str) -> QueryReads:
+    """What a query reads, by the catalogue's word: it becomes a temporary view that is rolled back.
+
+    What functions in it read is not seen.
+    """
+    with translated():
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
+            rows = await fetch(connection, VIEW_READS, view="pg_temp.replicator_query")
+            (shown,) = await fetch(connection, "SELECT pg_get_viewdef('pg_temp.replicator_query'::regclass) AS text")
+    columns: dict[Name, set[str] | None] = {}
+    # A stored view spells out `*`; what is left of that form is a whole row.
+    whole_rows = ".*" in shown["text"]
+    for row in rows:
+        read = columns.setdefault(Name(schema=row["schema"], table=row["table"]), None if whole_rows else set())
+        if read is not None and row["column"] is not None:
+            read.add(row["column"])
+    return QueryReads(columns)
+
+
+async def control_migration(connection: Connection) -> str | None:
+    """The migration that the control tables belong to; None without them."""
+    rows = await fetch(connection, "SELECT to_regclass('replicator.ownership') IS NOT NULL AS there")
+    if not rows[0]["there"]:
+        return None
+    found = await fetch(connection, "SELECT migration FROM replicator.ownership")
+    return str(found[0]["migration"]) if found else None
+
+
+async def tables_with_rows(connection: Connection, schema: str, tables: Iterable[str]) -> list[str]:
+    """Those of these tables that hold any row."""
+    found = []
+    for table in tables:
+        with translated():
+            cursor = await connection.execute(
+                sql.SQL("SELECT EXISTS (SELECT FROM {})").format(identifier(schema, table))
+            )
+            row = await cursor.fetchone()
+        if row and row[0]:
+            found.append(table)
+    return found
+
+
+# ---- rehearsal
+
+
+@asynccontextmanager
+async def rehearsal(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that is always rolled back, and that waits for no lock for long."""
+    with translated():
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            await connection.execute("SELECT set_config('replicator.writer', 'daemon', true)")
+            yield
+
+
+ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
+
+
+async def try_statement(connection: Connection, statement: str) -> ReplicatorError | None:
+    """Run a statement of the migration inside a rehearsal; gives the error, and leaves the rehearsal usable.
+
+    Raises MigrationError for a statement that would end the transaction.
+    """
+    words = statement.split(None, 1)
+    if words and words[0].upper().rstrip(";") in ENDS_TRANSACTION:
+        raise MigrationError(
+            f"sql/new holds the statement {words[0].upper()}.", "Leave transactions to the tool: take it out."
+        )
+    try:
+        with translated():
+            async with connection.transaction():
+                await connection.execute(statement.encode())
+    except ReplicatorError as error:
+        return error
+    return None
+
+
+async def read_sample(connection: Connection, source: Source, limit: int) -> list[Row]:
+    """The first rows of a source, in no order: what is cheapest to read. Waits ten seconds at most."""
+    where = (
+        identifier(source.table.name.schema, source.table.name.table)
+        if source.table is not None
+        else sql.SQL("({}) AS q").format(sql.SQL(source.query or ""))
+    )
+    columns = comma([identifier(column.name) for column in source.columns])
+    with translated():
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
+            cursor = await connection.execute(sql.SQL("SELECT {} FROM {} LIMIT {}").format(columns, where, limit))
+    result = cursor.pgresult
+    if result is None:
+        return []
+    return [
+        parse_row(source.columns, [_text(result.get_value(row, place)) for place in range(result.nfields)])
+        for row in range(result.ntuples)
+    ]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()

@@ -1,0 +1,144 @@
+"""What a cutover does to a database: lock, guards, the state row, sequences. Also how it is read what became of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from replicator.migration import Migration
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.control import CUTOVER_CHANNEL, Owner
+from replicator.tables import Name, Table
+
+GUARD = "replicator_guard"
+SEQUENCE_MARGIN = 1_000
+"""Numbers skipped, so that none is given twice whatever was handed out and not yet written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ownership:
+    """The state row: who owns the data, after how many cutovers."""
+
+    owner: Owner
+    epoch: int
+
+
+async def read_ownership(connection: Connection) -> Ownership:
+    """The state row of this database."""
+    with translated():
+        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership")
+        row = await cursor.fetchone()
+        return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
+
+
+async def lock_writers(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
+    """Lock the tables against writers, in the caller's transaction. Raises RetryableError when it takes longer."""
+    with translated():
+        await connection.execute(
+            sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
+        )  # fmt: skip
+        await connection.execute(
+            sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(
+                comma([identifier(name.schema, name.table) for name in tables])
+            )
+        )
+
+
+async def limit_transaction(connection: Connection, seconds: float) -> None:
+    """Let the server itself end this transaction: a daemon that is cut off must not hold a lock."""
+    milliseconds = f"{int(seconds * 1000)}ms"
+    with translated():
+        for setting in ("idle_in_transaction_session_timeout", "statement_timeout"):
+            await connection.execute(
+                sql.SQL("SET LOCAL {} = {}").format(sql.SQL(setting), sql.Literal(milliseconds))
+            )  # fmt: skip
+
+
+async def guard(connection: Connection, migration: Migration, owned_by: Owner, tables: Iterable[Name]) -> None:
+    """Refuse writes to these tables, save for the replicator's own. Takes SHARE ROW EXCLUSIVE on each."""
+    with translated():
+        for name in tables:
+            table = identifier(name.schema, name.table)
+            await connection.execute(
+                sql.SQL(
+                    "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
+                    "FOR EACH STATEMENT EXECUTE FUNCTION replicator.refuse_write({}, {}, {})"
+                ).format(
+                    identifier(GUARD), table, sql.Literal(owned_by), sql.Literal(migration.old), sql.Literal(migration.new)
+                )
+            )  # fmt: skip
+            # ALWAYS: a session in replica mode must not slip by.
+            await connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier(GUARD)))
+
+
+async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> None:
+    """Switch the guards of these tables off; DROP TRIGGER would lock readers out, this does not."""
+    with translated():
+        for name in tables:
+            cursor = await connection.execute(
+                "SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s",
+                (identifier(name.schema, name.table).as_string(connection), GUARD),
+            )
+            if await cursor.fetchone() is not None:
+                await connection.execute(
+                    sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(
+                        identifier(name.schema, name.table), identifier(GUARD)
+                    )
+                )
+
+
+async def write_ownership(connection: Connection, owner: Owner, epoch: int, marker: str | None) -> None:
+    """Move ownership: the state row, a NOTIFY, and the marker that tells the opposite stream where to begin."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp()", (owner, epoch)
+        )
+        await connection.execute("SELECT pg_notify(%s, %s)", (CUTOVER_CHANNEL, owner))
+        if marker is not None:
+            await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (marker,))
+
+
+async def set_sequences(connection: Connection, tables: Iterable[Table]) -> int:
+    """Set every sequence that a column of these tables owns beyond what is in use; gives how many."""
+    done = 0
+    with translated():
+        for table in tables:
+            name = identifier(table.name.schema, table.name.table)
+            for column in table.columns:
+                cursor = await connection.execute(
+                    "SELECT pg_get_serial_sequence(%s, %s)", (name.as_string(connection), column.name)
+                )
+                row = await cursor.fetchone()
+                if row is None or row[0] is None:
+                    continue
+                await connection.execute(
+                    sql.SQL(
+                        "SELECT setval({sequence}::regclass, greatest((SELECT max({column}) FROM {table}), "
+                        "coalesce(pg_sequence_last_value({sequence}::regclass), 0)) + {margin})"
+                    ).format(
+                        sequence=sql.Literal(row[0]),
+                        column=identifier(column.name),
+                        table=name,
+                        margin=SEQUENCE_MARGIN,
+                    )
+                )
+                done += 1
+    return done
+
+
+async def same_database(one: Connection, other: Connection) -> bool:
+    """Whether two connections lead to one database of one cluster."""
+    identities = []
+    with translated():
+        for connection in (one, other):
+            cursor = await connection.execute(
+                "SELECT system_identifier::text, (SELECT oid FROM pg_database WHERE datname = current_database())::int8 "
+                "FROM pg_control_system()"
+            )
+            identities.append(await cursor.fetchone())
+    return bool(identities[0] == identities[1])
+
+
+def all_names(tables: Iterable[Table]) -> list[Name]:
+    """The tables and their partitions, which can be written to by their own names."""
+    return [name for table in tables for name in (table.name, *table.leaves)]

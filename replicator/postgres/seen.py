@@ -1,0 +1,106 @@
+"""The target keys that a verification pass has derived, in temporary tables.
+
+What the target holds and the pass has not derived is extra; what it has derived twice has two owners.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.target import decode_key, encode_key
+from replicator.tables import Key, Table
+
+OWNER = "replicator_owner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A target key that several source rows give."""
+
+    key: Key
+    owners: tuple[tuple[str, Key], ...]
+    """Transform and source key."""
+
+
+class SeenKeys:
+    """One pass over the targets, on a connection of its own in autocommit mode."""
+
+    def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
+        self._connection = connection
+        self._tables = {
+            table.name: identifier("pg_temp", f"replicator_seen_{place}") for place, table in enumerate(targets)
+        }
+        self._targets = targets
+        self._oldest = "0"
+
+    async def begin(self) -> None:
+        """Forget the last pass; note which transactions on the target are over by now."""
+        with translated():
+            for table in self._targets:
+                seen = self._tables[table.name]
+                await self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(seen))
+                await self._connection.execute(
+                    sql.SQL("CREATE TEMP TABLE {} AS SELECT {}, ''::text AS {} FROM {} WITH NO DATA").format(
+                        identifier(f"replicator_seen_{self._targets.index(table)}"),
+                        comma([identifier(name) for name in table.key]),
+                        identifier(OWNER),
+                        identifier(table.name.schema, table.name.table),
+                    )
+                )
+            cursor = await self._connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
+            row = await cursor.fetchone()
+            self._oldest = str(int(row[0]) % (1 << 32)) if row else "0"
+
+    async def add(self, table: Table, derived: Iterable[tuple[Key, str, Key]]) -> None:
+        """Note derived target keys, each with the transform and source key that give it."""
+        columns = comma([*(identifier(name) for name in table.key), identifier(OWNER)])
+        with translated():
+            async with (
+                self._connection.cursor() as cursor,
+                cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self._tables[table.name], columns)) as copy,
+            ):
+                for key, transform, source_key in derived:
+                    await copy.write_row([*key, encode_key((transform, *source_key))])
+
+    async def extra(self, table: Table) -> list[Key]:
+        """Rows of the target that nothing has given, as they have stood unchanged since before the pass began.
+
+        A younger row may come from a source row that is younger than its chunk: the next pass looks at it.
+        """
+        with translated():
+            await self._connection.execute(sql.SQL("ANALYZE {}").format(self._tables[table.name]))
+            cursor = await self._connection.execute(
+                sql.SQL(
+                    "SELECT {keys} FROM {table} AS t WHERE age(t.xmin) > age({oldest}::text::xid) "
+                    "AND NOT EXISTS (SELECT FROM {seen} AS s WHERE {same})"
+                ).format(
+                    keys=comma([sql.SQL("t.{}::text").format(identifier(name)) for name in table.key]),
+                    table=identifier(table.name.schema, table.name.table),
+                    oldest=sql.Literal(self._oldest),
+                    seen=self._tables[table.name],
+                    same=sql.SQL(" AND ").join([
+                        sql.SQL("s.{0} = t.{0}").format(identifier(name)) for name in table.key
+                    ]),
+                )
+            )  # fmt: skip
+            return [tuple(row) async for row in cursor]
+
+    async def shared(self, table: Table) -> list[Shared]:
+        """Target keys that several source rows give."""
+        keys = [sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]
+        with translated():
+            cursor = await self._connection.execute(
+                sql.SQL("SELECT {}, array_agg(DISTINCT s.{}) FROM {} AS s GROUP BY {} HAVING count(DISTINCT s.{}) > 1").format(
+                    comma(keys),
+                    identifier(OWNER),
+                    self._tables[table.name],
+                    comma([sql.SQL("s.{}").format(identifier(name)) for name in table.key]),
+                    identifier(OWNER),
+                )
+            )
+            return [
+                Shared(key=tuple(row[:-1]), owners=tuple((key[0], key[1:]) for key in map(decode_key, row[-1])))
+                async for row in cursor
+            ]

@@ -1,0 +1,54 @@
+"""Builds the new schema: tables with their guards before the backfill, indexes and constraints after it."""
+
+from collections.abc import Callable
+
+from replicator.migration import Migration
+from replicator.postgres.catalog import read_tables
+from replicator.postgres.connect import connection
+from replicator.postgres.control import install, read_ownership
+from replicator.postgres.ddl import PARTS, Part, apply_part, part_statements
+from replicator.postgres.ownership import all_names, guard
+from replicator.settings import Settings
+
+
+async def build(
+    settings: Settings, migration: Migration, parts: list[Part], report: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """Run the statements of these parts that have not been run yet; gives what was run, a line each.
+
+    New tables are guarded at once: until the cutover nobody but the replicator writes to them.
+    """
+    done: list[str] = []
+
+    def told(line: str) -> None:
+        done.append(line)
+        report(line)
+
+    async with connection(settings.target, "schema") as target:
+        for part in parts:
+            await apply_part(target, migration, part, told)
+            if part == "tables":
+                await install(target, migration)
+                await guard_new_tables(settings, migration)
+    return done
+
+
+async def guard_new_tables(settings: Settings, migration: Migration) -> None:
+    """Put the guard on the new tables while the old schema owns the data."""
+    async with connection(settings.target, "schema") as target:
+        owner, _ = await read_ownership(target)
+        if owner == "old":
+            tables = await read_tables(target, migration.new)
+            targets = {each.into for each in migration.of("forward")}
+            named = [table for name, table in tables.items() if name in targets]
+            await guard(target, migration, "old", all_names(named))
+
+
+def statements(migration: Migration, parts: list[Part]) -> list[str]:
+    """The statements of these parts, in order."""
+    return [statement for part in parts for statement in part_statements(migration, part)]
+
+
+def known_parts(names: list[str]) -> list[Part]:
+    """The parts by these names; all of them when none is named."""
+    return [part for part in PARTS if not names or part in names]

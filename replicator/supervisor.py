@@ -1,0 +1,70 @@
+"""Named tasks: the death of any of them ends the daemon."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from replicator.errors import ReplicatorError
+from replicator.log import get_logger
+
+log = get_logger("supervisor")
+
+
+class Supervisor:
+    """Starts tasks by name, and stops them; ``wait`` raises what the first of them raised."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task; one of the same name must have ended."""
+        if self.running(name):
+            work.close()
+            raise RuntimeError(f"{name} is running already")
+        self._tasks[name] = asyncio.create_task(work, name=name)
+        self._changed.set()
+
+    def running(self, name: str) -> bool:
+        """Whether a task of this name is at work."""
+        task = self._tasks.get(name)
+        return task is not None and not task.done()
+
+    async def stop(self, name: str) -> None:
+        """Cancel a task, and wait for its end."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def stop_all(self) -> None:
+        """Cancel all tasks, and wait for their end."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+    async def wait(self, *, ending: str) -> None:
+        """Wait until the task ``ending`` has ended; raise what any task raises before."""
+        while True:
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            await asyncio.wait([*self._tasks.values(), changed], return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            for name, task in list(self._tasks.items()):
+                if task.done():
+                    del self._tasks[name]
+                    if not task.cancelled() and (error := task.exception()) is not None:
+                        raise _first(error) from error
+                    if name == ending:
+                        return
+
+
+def _first(error: BaseException) -> BaseException:
+    """The cause among the errors of a task group: one that is ours, if there is any."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_first(each) for each in error.exceptions]
+    ours = [each for each in leaves if isinstance(each, ReplicatorError)]
+    lasting = [each for each in ours if not each.transient]
+    return (lasting or ours or leaves)[0]

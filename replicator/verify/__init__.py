@@ -1,0 +1,6 @@
+"""Proves that the target is what the transforms give: derives all again, compares, and re-checks what differs."""
+
+from replicator.verify.comparison import Divergence
+from replicator.verify.verifier import PassResult, Verifier, rounds, summary
+
+__all__ = ["Divergence", "PassResult", "Verifier", "rounds", "summary"]

@@ -1,0 +1,170 @@
+"""Compares what some source keys give with what the target holds: once, or so that the answer is beyond doubt."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from replicator.derive import TargetRow, computed_key, derive
+from replicator.errors import TransformError
+from replicator.lsn import LSN
+from replicator.plan import PlannedTransform, Source
+from replicator.postgres.connect import connect, translated
+from replicator.postgres.context import Context
+from replicator.postgres.progress import remembered
+from replicator.postgres.snapshots import read_point
+from replicator.postgres.source import read_keys
+from replicator.postgres.target import TargetWriter
+from replicator.tables import Key, Name, Row, Table
+from replicator.touches import WindowSpoiled
+
+WaitApplied = Callable[[LSN], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """One target row that is not what the transforms give."""
+
+    target: str
+    kind: str
+    """missing, extra or different."""
+    key: Key
+    source: str | None
+    """None for an extra row that nothing gives."""
+    source_key: Key | None
+    columns: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass
+class Derived:
+    """What source rows give; keys that are in quarantine give nothing, and are not to be missed."""
+
+    rows: dict[Name, list[TargetRow]] = field(default_factory=dict)
+    absent: dict[Name, list[tuple[Key, Key]]] = field(default_factory=dict)
+    """Target key and source key, of computed keys that must not be there."""
+    excused: dict[Name, list[tuple[Key, str, Key]]] = field(default_factory=dict)
+    """Target key, transform and source key of rows in quarantine."""
+    broken: list[Divergence] = field(default_factory=list)
+
+
+class Comparison:
+    """Two connections of its own: one reads the source, one the target."""
+
+    def __init__(self, context: Context, wait_applied: WaitApplied) -> None:
+        self.context = context
+        self._wait_applied = wait_applied
+
+    async def open(self) -> None:
+        """Connect to both sides."""
+        direction = self.context.direction
+        self.reader = await connect(self.context.source_dsn, f"{direction} verify read", text=True)
+        self.target = await connect(self.context.target_dsn, f"{direction} verify compare")
+        self._writer = TargetWriter(self.target, self.context.plan.targets)
+        await self._writer.prepare()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        for connection in (getattr(self, "reader", None), getattr(self, "target", None)):
+            if connection is not None:
+                await connection.close()
+
+    async def recheck(self, source: Source, keys: Iterable[Key]) -> tuple[list[Divergence], set[Key]]:
+        """Compare beyond doubt: read, wait until the target has come as far, compare, and leave out what moved.
+
+        Gives the divergences, and the keys that changed meanwhile and so say nothing.
+        """
+        wanted = set(keys)
+        with self.context.touches.window() as window:
+            async with read_point(self.reader, self.context.visibility) as read_at:
+                found = await read_keys(self.reader, source, wanted)
+            derived = await self.derive(source, {key: found.get(key) for key in wanted})
+            await self._wait_applied(read_at)
+            divergences = await self.compare(source, derived)
+            try:
+                touched = self.context.touches.touched(source.name, window)
+            except WindowSpoiled:
+                return [], wanted
+        moved = {key for key in wanted if key in touched}
+        return [each for each in divergences if each.source_key not in moved], moved
+
+    async def settled(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
+        """Compare while nothing moves: in the cutover, drained, with the writers held."""
+        wanted = list(keys)
+        async with read_point(self.reader, self.context.visibility):
+            found = await read_keys(self.reader, source, wanted)
+        return await self.compare(source, await self.derive(source, {key: found.get(key) for key in wanted}))
+
+    async def derive(self, source: Source, rows: Mapping[Key, Row | None]) -> Derived:
+        """Run the source's transforms on rows; None stands for a row that is gone."""
+        derived = Derived()
+        for transform in source.transforms:
+            known: dict[Key, set[Key]] = {}
+            if transform.remembers and any((transform.name, key) in self.context.quarantined for key in rows):
+                known = await remembered(self.target, self.context.direction, transform.name, rows)
+            for key, row in rows.items():
+                if (transform.name, key) in self.context.quarantined:
+                    self._excuse(derived, transform, source, key, known.get(key, set()))
+                else:
+                    self._derive(derived, transform, source, key, row)
+        return derived
+
+    async def compare(self, source: Source, derived: Derived) -> list[Divergence]:
+        """Compare with the target as it is now, in one snapshot of it."""
+        divergences = list(derived.broken)
+        with translated():
+            async with self.target.transaction():
+                await self.target.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                for table in self.context.plan.targets:
+                    self._writer.transaction_begins()
+                    divergences += await self._differing(source, table, derived.rows.get(table.name, []))
+                    divergences += await self._lingering(source, table, derived.absent.get(table.name, []))
+        return divergences
+
+    async def _differing(self, source: Source, table: Table, rows: list[TargetRow]) -> list[Divergence]:
+        if not rows:
+            return []
+        return [
+            Divergence(
+                target=table.name.table,
+                kind=each.kind,
+                key=each.key,
+                source=source.name,
+                source_key=each.source_key,
+                columns=each.columns,
+            )
+            for each in await self._writer.compare(table, rows)
+        ]
+
+    async def _lingering(self, source: Source, table: Table, absent: list[tuple[Key, Key]]) -> list[Divergence]:
+        if not absent:
+            return []
+        owners = dict(absent)
+        return [
+            Divergence(target=table.name.table, kind="extra", key=key, source=source.name, source_key=owners.get(key))
+            for key in await self._writer.present(table, owners)
+        ]
+
+    def _derive(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, row: Row | None) -> None:
+        target = transform.target.name
+        try:
+            rows = [] if row is None else derive(transform, source, key, row)
+            if not rows and not transform.remembers:
+                derived.absent.setdefault(target, []).append((computed_key(transform, source, key), key))
+        except TransformError as error:
+            derived.broken.append(
+                Divergence(
+                    target=target.table, kind="different", key=key, source=source.name, source_key=key, note=str(error)
+                )
+            )
+        else:
+            derived.rows.setdefault(target, []).extend(rows)
+
+    def _excuse(
+        self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, known: set[Key]
+    ) -> None:
+        keys = set(known)
+        if transform.key is not None and not transform.remembers:
+            try:
+                keys.add(computed_key(transform, source, key))
+            except TransformError:
+                return
+        derived.excused.setdefault(transform.target.name, []).extend((each, transform.name, key) for each in keys)
