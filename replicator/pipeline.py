@@ -129,7 +129,7 @@ async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | Non
 def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:
     """The decoder for a plugin, told which tables matter."""
     if plugin == "pgoutput":
-        return PgoutputDecoder(publication)
+        return PgoutputDecoder([publication])
     tables: dict[tuple[str, str | None], None] = {(plan.source_schema, None): None}
     for table in plan.watched.values():  # partitions may live in any schema
         tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema != plan.source_schema})

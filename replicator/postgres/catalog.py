@@ -147,7 +147,7 @@ async def has_column(connection: Connection, name: Name, column: str) -> bool:
 
 def _trusted(query: str) -> sql.SQL:
     """The migration author's own SQL: code, like the transforms, not data."""
-    return sql.SQL(query.replace("{", "{{").replace("}", "}}"))
+    return sql.SQL(query)
 
 
 async def _rows(connection: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:
