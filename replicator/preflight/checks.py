@@ -1,0 +1,54 @@
+"""The whole run: connections and servers first, then databases, then tables and transforms."""
+
+from contextlib import AsyncExitStack
+
+from replicator.migration import Migration
+from replicator.preflight.finding import Finding, Report, Verdict, failed, passed
+from replicator.preflight.schemas import check_schemas
+from replicator.preflight.sides import Side, check_database, check_servers, open_side
+from replicator.settings import Settings
+
+
+async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
+    """Check everything that can be checked, and change nothing.
+
+    Never raises for what a check can say; a finding with ``fail`` means that the daemon must not start.
+    """
+    report = Report()
+    async with AsyncExitStack() as stack:
+        source = await open_side(report, stack, "source", settings.source, migration.old)
+        target = await open_side(report, stack, "target", settings.target, migration.new)
+        with report.stage("migration"):
+            await _check(report, settings, migration, source, target)
+    return report.findings
+
+
+async def _check(
+    report: Report, settings: Settings, migration: Migration, source: Side | None, target: Side | None
+) -> None:
+    if source is not None:
+        await check_servers(report, settings, source, target)
+        check_database(report, source, migration, wants_schema=True)
+    if target is not None and (source is None or not source.shares_database(target)):
+        check_database(report, target, migration, wants_schema=False)
+    if source is None or target is None or report.failed("source.version", "target.version", "source.schema"):
+        return
+    relation = _relation(migration, source, target)
+    report.say("migration.databases", relation)
+    if relation.outcome == "pass":
+        await check_schemas(report, migration, source, target)
+
+
+def _relation(migration: Migration, source: Side, target: Side) -> Verdict:
+    """The two schemas may be in one database, in two of one server, or on two servers; but they must be two."""
+    old, new = migration.old, migration.new
+    if not source.shares_server(target):
+        return passed(f"{old} and {new} on two servers")
+    if not source.shares_database(target):
+        return passed(f"{old} and {new} in two databases of one server")
+    if old == new:
+        return failed(
+            f"The old and the new schema are both {old} of the same database.",
+            "Correct old= or new= in Migration(...), or REPLICATOR_TARGET_DSN.",
+        )
+    return passed(f"{old} and {new} in one database")

@@ -1,0 +1,76 @@
+"""Checks of a database: encoding, the schema, the rights to make what we need, and whose control tables are there."""
+
+from dataclasses import dataclass
+
+from replicator.postgres.inspect import Database
+from replicator.preflight.finding import Check, Verdict, failed, passed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSubject:
+    """A database, the migration, and the one that the control tables there belong to."""
+
+    database: Database
+    migration: str
+    control: str | None
+    wants_schema: bool
+    """Whether the schema must be there already."""
+
+
+def encoding(subject: DatabaseSubject) -> Verdict:
+    """Text is handled as UTF-8 throughout; another encoding would refuse or change characters."""
+    found = subject.database.encoding
+    if found == "UTF8":
+        return passed("UTF8")
+    return failed(
+        f"The database {subject.database.name} has the encoding {found}.",
+        "Dump it and restore it into a database with ENCODING 'UTF8'.",
+    )
+
+
+def privileges(subject: DatabaseSubject) -> Verdict:
+    """We make the control schema, the new schema and the publication, and stage rows in temporary tables."""
+    database = subject.database
+    wanted = {"CREATE": database.may_create, "TEMPORARY": database.may_stage}
+    lacking = ", ".join(name for name, held in wanted.items() if not held)
+    if not lacking:
+        return passed("schemas and temporary tables may be created")
+    return failed(
+        f"The role {database.role} lacks {lacking} on the database {database.name}.",
+        f"GRANT {lacking} ON DATABASE {database.quoted} TO {database.role};",
+    )
+
+
+def schema(subject: DatabaseSubject) -> Verdict | None:
+    """Without USAGE on the schema none of its tables can be read."""
+    database = subject.database
+    if not database.has_schema:
+        if not subject.wants_schema:
+            return None
+        return failed(f"There is no schema {database.schema}.", "Correct old= in Migration(...), or the DSN.")
+    if database.may_use_schema:
+        return passed(f"{database.schema} is there")
+    return failed(
+        f"The role {database.role} may not use the schema {database.schema}.",
+        f"GRANT USAGE ON SCHEMA {database.schema} TO {database.role};",
+    )
+
+
+def control_tables(subject: DatabaseSubject) -> Verdict:
+    """The engine's own tables hold one migration, and are changed by whoever runs it."""
+    database = subject.database
+    if database.control_owner is not None:
+        return failed(
+            f"The schema replicator belongs to the role {database.control_owner}.",
+            "Run as that role, or let ours act for it:",
+            f"GRANT {database.control_owner} TO {database.role};",
+        )
+    if subject.control not in (None, subject.migration):
+        return failed(
+            f"The database {database.name} is in the middle of the migration {subject.control}.",
+            "Finish that one before you start another.",
+        )
+    return passed("of this migration" if subject.control else "none there yet")
+
+
+CHECKS: tuple[Check[DatabaseSubject], ...] = (encoding, privileges, schema, control_tables)

@@ -1,0 +1,190 @@
+"""Checks of the migration itself: every old table accounted for, and transforms that do what they must on real rows."""
+
+from dataclasses import dataclass, field
+
+from replicator.migration import Direction, Migration
+from replicator.plan import Plan
+from replicator.postgres.inspect import QueryReads
+from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
+from replicator.preflight.sample import ROWS, Sample, Trial
+from replicator.tables import Name
+
+SHOWN = 5
+"""Examples in one finding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionSubject:
+    """One direction of a migration, resolved and tried."""
+
+    plan: Plan
+    reads: dict[str, QueryReads]
+    """What each query reads, by its name."""
+    sample: Sample
+    written: int | None
+    """How many sample rows were written for a trial; None: they were not, because the tables are in use."""
+    strict: bool
+    """Before the first start: a transform that fails on every row is no quarantine, but a mistake."""
+
+    @property
+    def direction(self) -> Direction:
+        """The plan's."""
+        return self.plan.direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageSubject:
+    """The old tables, by name, and the migration."""
+
+    migration: Migration
+    tables: frozenset[str]
+    read: frozenset[str] = field(default_factory=frozenset)
+    """Transformed, or read by a Query."""
+
+
+def coverage(subject: CoverageSubject) -> Verdict:
+    """Data is lost by oversight where a table is nobody's business: each is transformed, or retired with a reason."""
+    retired = subject.migration.retired
+    forgotten = sorted(subject.tables - subject.read - set(retired))
+    unknown = sorted(set(retired) - subject.tables)
+    both = sorted({each.source_name for each in subject.migration.of("forward")} & set(retired))
+    problems, remedy = [], []
+    if forgotten:
+        problems.append(f"neither transformed nor retired: {listed(forgotten)}")
+        remedy += [f'migration.retire("{name}", because="...")' for name in forgotten]
+    if unknown:
+        problems.append(f"retired, but not there: {listed(unknown)}")
+    if both:
+        problems.append(f"both transformed and retired: {listed(both)}")
+    if problems:
+        text = "; ".join(problems)
+        return failed(
+            f"{text[0].upper()}{text[1:]}.",
+            "Write a transform for each, or say in the migration why it has no place; take out what is wrong.",
+            *remedy,
+        )
+    return passed(f"{counted(len(subject.tables), 'table')}: {len(subject.read)} read, {len(retired)} retired")
+
+
+def queries(subject: DirectionSubject) -> Verdict | None:
+    """A change to a table that a query reads but ``depends_on`` does not name would never reach the target."""
+    if not subject.reads:
+        return None
+    watched = {
+        source: {Name(schema=subject.plan.source_schema, table=table) for table in subject.plan.dependencies
+                 if any(each.source == source for each in subject.plan.dependencies[table])}
+        for source in subject.reads
+    }  # fmt: skip
+    missed = {
+        source: sorted(str(name) for name in set(reads.columns) - watched[source] if name.schema != "pg_catalog")
+        for source, reads in subject.reads.items()
+    }
+    missed = {source: tables for source, tables in missed.items() if tables}
+    if not missed:
+        return passed("they read what depends_on names; what functions in them read is not seen")
+    problems = (f"the query {source} reads {listed(tables)}" for source, tables in missed.items())
+    return failed(
+        f"Changes would be missed: {'; '.join(problems)}.",
+        f"Name them in depends_on=; only tables of the schema {subject.plan.source_schema} can be followed.",
+    )
+
+
+def sample(subject: DirectionSubject) -> Verdict:
+    """Wrong use shows on real rows: unknown columns, keys without value, what the target refuses."""
+    found = subject.sample
+    wrong = [*found.wrong, *(trial.wrong for trial in found.trials if trial.wrong)]
+    refusing = [trial for trial in found.trials if trial.refused and not trial.wrong]
+    hopeless = [trial for trial in refusing if subject.strict and len(trial.refused) >= trial.tried]
+    detail = " ".join([*(_sentence(each) for each in wrong[:SHOWN]), *(_refusals(each) for each in refusing)])
+    if wrong or hopeless:
+        return failed(detail, f"Mend the transforms of {subject.plan.migration.name} and check again.")
+    if refusing:
+        return warned(
+            detail, "Such rows go into quarantine, which keeps the gates shut: mend the transform or the rows."
+        )
+    if found.unread:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.unread.items())
+        return warned(f"Not tried: {reasons}", "Make these sources faster to read, for the backfill's sake too.")
+    tried = f"{counted(sum(trial.tried for trial in found.trials), 'row')} tried"
+    wrote = "" if subject.written is None else f", {subject.written} written and rolled back"
+    empty = f"; no rows in {listed(found.empty)}" if found.empty else ""
+    return passed(f"{tried}{wrote}{empty}")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
+def _refusals(trial: Trial) -> str:
+    rows = f"{min(len(trial.refused), trial.tried)} of {trial.tried} rows of {trial.transform.source}"
+    return f"The transform {trial.transform.name} fails on {rows}, first: {trial.refused[0]}"
+
+
+def deterministic(subject: DirectionSubject) -> Verdict:
+    """The verifier derives every row again: what differs from run to run can never be proven right."""
+    unstable = [trial.transform.name for trial in subject.sample.trials if trial.unstable]
+    if not unstable:
+        return passed("each transform gave the same twice")
+    return failed(
+        f"Run twice on the same row, {listed(unstable)} gave something else.",
+        "Take out now(), random values and the like; make new ids with uuid5 from the old key.",
+    )
+
+
+def unread_columns(subject: DirectionSubject) -> Verdict | None:
+    """A column that nobody reads is lost on the other side, mostly by oversight."""
+    found = subject.sample
+    hopeless = {trial.transform.source for trial in found.trials if trial.wrong or len(trial.refused) >= trial.tried}
+    if not found.read.keys() - hopeless:
+        return None
+    unread = [*_unread_of_tables(subject, hopeless), *_unread_of_queries(subject, hopeless)]
+    if not unread:
+        return passed(f"every column is read, in the first {ROWS} rows of each source")
+    return warned(
+        f"No transform read, in the first {ROWS} rows: {listed(unread)}.",
+        "Carry them over, or make sure that they may be lost.",
+    )
+
+
+def _unread_of_tables(subject: DirectionSubject, hopeless: set[str]) -> list[str]:
+    plan, unread = subject.plan, []
+    for name, table in plan.watched.items():
+        source = plan.table_source(name)
+        if source is not None and (name not in subject.sample.read or name in hopeless):
+            continue
+        read = set(subject.sample.read.get(name, ()) if source is not None else ())
+        for reads in subject.reads.values():
+            columns = reads.columns.get(table.name, set())
+            read |= set(table.by_name) if columns is None else columns
+        unread += [f"{name}.{column}" for column in table.by_name if column not in read]
+    return unread
+
+
+def _unread_of_queries(subject: DirectionSubject, hopeless: set[str]) -> list[str]:
+    return [
+        f"{column} of the query {name}"
+        for name, read in subject.sample.read.items()
+        if subject.plan.sources[name].table is None and name not in hopeless
+        for column in subject.plan.sources[name].by_name
+        if column not in read and column not in subject.plan.sources[name].key
+    ]
+
+
+CHECKS: tuple[Check[DirectionSubject], ...] = (queries, sample, deterministic, unread_columns)
+COVERAGE: tuple[Check[CoverageSubject], ...] = (coverage,)
+
+
+def sources_of(migration: Migration, direction: Direction) -> frozenset[str]:
+    """The tables that transforms of one direction read directly."""
+    return frozenset(each.source for each in migration.of(direction) if isinstance(each.source, str))
+
+
+def read_by(migration: Migration, direction: Direction) -> frozenset[str]:
+    """Those, and the tables that queries depend on."""
+    depended = (each.source.depends_on for each in migration.of(direction) if not isinstance(each.source, str))
+    return sources_of(migration, direction).union(*depended)
+
+
+def written_by(migration: Migration, direction: Direction) -> frozenset[str]:
+    """The target tables of one direction."""
+    return frozenset(each.into for each in migration.of(direction))

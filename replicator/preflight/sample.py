@@ -1,0 +1,146 @@
+"""Tries the transforms on a sample: what they raise, what they give, whether the same twice, what they read."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from replicator.derive import TargetRow, derive
+from replicator.errors import DatabaseError, MigrationError, RowError, TransformError
+from replicator.plan import Plan, PlannedTransform, Source
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.inspect import read_sample
+from replicator.postgres.target import TargetWriter
+from replicator.preflight.traced import TracedRow
+from replicator.tables import Key, Name, Row, Table, key_of
+
+ROWS = 200
+"""Of each source."""
+
+
+@dataclass
+class Trial:
+    """One transform on the rows of its source."""
+
+    transform: PlannedTransform
+    tried: int = 0
+    wrong: str | None = None
+    """What is wrong with the transform itself, whatever the row."""
+    refused: list[str] = field(default_factory=list)
+    """One sentence for each row that it, or the target, refuses."""
+    unstable: bool = False
+    """The second run gave something else."""
+
+
+@dataclass
+class Sample:
+    """What came of it."""
+
+    trials: list[Trial] = field(default_factory=list)
+    read: dict[str, set[str]] = field(default_factory=dict)
+    """The columns that were read, by source; a source without rows is not in it."""
+    empty: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What is wrong with sources: a query that gives no key, or a key twice."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Sources that could not be read, with the reason."""
+    rows: dict[Name, dict[Key, TargetRow]] = field(default_factory=dict)
+    """The derived rows, by target."""
+
+
+async def try_transforms(connection: Connection, plan: Plan) -> Sample:
+    """Run each transform over the first rows of its source, twice."""
+    sample = Sample()
+    for source in plan.sources.values():
+        try:
+            rows = await read_sample(connection, source, ROWS)
+        except DatabaseError as error:
+            sample.unread[source.name] = error.problem
+            continue
+        keyed = _keyed(source, rows, sample)
+        if not rows:
+            sample.empty.append(source.name)
+            continue
+        read = sample.read.setdefault(source.name, set())
+        for transform in source.transforms:
+            if transform.key is not None:
+                read.update(source.key)
+            sample.trials.append(_try(transform, source, keyed, read, sample))
+    return sample
+
+
+def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, Row]]:
+    keyed = []
+    for row in rows:
+        try:
+            keyed.append((key_of(row, source.key, source.by_name), row))
+        except ValueError as error:
+            sample.wrong.append(f"the source {source.name} gives a row without a key ({error})")
+            return []
+    twice = [key for key, count in Counter(key for key, _ in keyed).items() if count > 1]
+    if twice:
+        sample.wrong.append(
+            f"the query {source.name} gives {len(twice)} keys more than once, such as {list(twice[0])}; "
+            f"{', '.join(source.key)} must be unique in its result"
+        )
+    return keyed
+
+
+def _try(
+    transform: PlannedTransform, source: Source, keyed: list[tuple[Key, Row]], read: set[str], sample: Sample
+) -> Trial:
+    trial = Trial(transform, len(keyed))
+    for key, row in keyed:
+        try:
+            rows = derive(transform, source, key, TracedRow(row, read))
+            trial.unstable = trial.unstable or derive(transform, source, key, TracedRow(row, read)) != rows
+        except TransformError as error:
+            trial.refused.append(error.problem)
+        except MigrationError as error:
+            trial.wrong = error.problem
+            return trial
+        else:
+            _keep(trial, rows, sample)
+    return trial
+
+
+def _keep(trial: Trial, rows: list[TargetRow], sample: Sample) -> None:
+    if len(rows) > 1 and trial.transform.key is not None and not trial.transform.remembers:
+        trial.wrong = f"The transform {trial.transform.name} has a key= and gives several rows; leave key= out."
+        return
+    taken = sample.rows.setdefault(trial.transform.target.name, {})
+    for row in rows:
+        other = taken.setdefault(row.key, row)
+        if other is not row:
+            trial.refused.append(
+                f"Two source rows give the same row {list(row.key)} of {trial.transform.target.name}: "
+                f"{other.transform} for {list(other.source_key)}, and {row.transform} for {list(row.source_key)}."
+            )
+
+
+async def write_sample(connection: Connection, sample: Sample, targets: list[Table]) -> int:
+    """Write the derived rows inside a rehearsal; gives how many went in, and notes what was refused."""
+    writer = TargetWriter(connection, targets)
+    await writer.prepare()
+    trials = {trial.transform.name: trial for trial in sample.trials}
+    written = 0
+    for table in targets:
+        rows = list(sample.rows.get(table.name, {}).values())
+        if await _write(writer, table, rows) is None:
+            written += len(rows)
+            continue
+        for row in rows:
+            error = await _write(writer, table, [row])
+            if error is None:
+                written += 1
+            elif error.sqlstate != "23503":  # its parent may well not be in the sample
+                trials[row.transform].refused.append(f"{error.problem} ({row.transform}, {list(row.source_key)})")
+    return written
+
+
+async def _write(writer: TargetWriter, table: Table, rows: list[TargetRow]) -> RowError | None:
+    try:
+        with translated():
+            async with writer.connection.transaction():
+                await writer.insert_absent(table, rows)
+    except RowError as error:
+        return error
+    return None

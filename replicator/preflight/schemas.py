@@ -1,0 +1,186 @@
+"""The tables of both sides and the transforms between them; new tables that are not there yet are made for a moment."""
+
+import re
+from dataclasses import dataclass
+
+from replicator.errors import DatabaseError, MigrationError
+from replicator.migration import Direction, Migration
+from replicator.plan import Plan, queries_of, resolve
+from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.connect import Connection
+from replicator.postgres.ddl import Part, part_statements
+from replicator.postgres.inspect import (
+    QueryReads,
+    Relation,
+    read_query,
+    read_relations,
+    rehearsal,
+    tables_with_rows,
+    try_statement,
+)
+from replicator.preflight import migration_checks, table_checks
+from replicator.preflight.finding import Report, failed, listed, passed
+from replicator.preflight.migration_checks import (
+    CoverageSubject,
+    DirectionSubject,
+    read_by,
+    sources_of,
+    written_by,
+)
+from replicator.preflight.sample import try_transforms, write_sample
+from replicator.preflight.sides import Side
+from replicator.tables import Column, Table
+
+CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+FOREIGN_KEY_VIOLATION = "23503"
+
+
+@dataclass(kw_only=True)
+class Schema:
+    """The tables of one side's schema."""
+
+    tables: dict[str, Table]
+    relations: list[Relation]
+
+
+async def check_schemas(report: Report, migration: Migration, source: Side, target: Side) -> None:
+    """Everything about tables and transforms."""
+    await SchemaChecks(report, migration, source, target).run()
+
+
+class SchemaChecks:
+    """One run over both schemas."""
+
+    def __init__(self, report: Report, migration: Migration, source: Side, target: Side) -> None:
+        self.report = report
+        self.migration = migration
+        self.source = source
+        self.target = target
+        self.before_start = target.phase is None
+        self.wanted = written_by(migration, "forward")
+
+    async def run(self) -> None:
+        """Old tables first; then all that takes the new ones, in a transaction that is rolled back."""
+        old = await self._read(self.source, self.migration.old)
+        self._judge("old_tables", self.source, old, reads="forward", writes="reverse")
+        of_extensions = {each.table for each in old.relations if each.of_extension}
+        coverage = CoverageSubject(
+            migration=self.migration,
+            tables=frozenset(old.tables) - of_extensions,
+            read=read_by(self.migration, "forward"),
+        )
+        self.report.judge("old_tables", migration_checks.COVERAGE, coverage)
+        async with rehearsal(self.target.connection):
+            await self._with_new_tables(old)
+
+    async def _with_new_tables(self, old: Schema) -> None:
+        there = self.wanted & set(await read_tables(self.target.connection, self.migration.new))
+        if not await self._create(there):
+            return
+        new = await self._read(self.target, self.migration.new)
+        self._judge("new_tables", self.target, new, reads="reverse", writes="forward")
+        clean = self.before_start and await self._empty(there)
+        if self.report.failed("old_tables.read_privileges", "old_tables.row_security"):
+            return
+        source, target = self.source.connection, self.target.connection
+        forward = await self._resolved("forward", source, old.tables, new.tables)
+        if forward is not None:
+            await self._try(*forward, reader=source, writer=target if clean else None)
+        reverse = await self._resolved("reverse", target, new.tables, old.tables)
+        if reverse is not None:
+            await self._try(*reverse, reader=target, writer=None)
+        if not there:
+            await self._constrain()
+
+    async def _read(self, side: Side, schema: str) -> Schema:
+        return Schema(
+            tables=await read_tables(side.connection, schema), relations=await read_relations(side.connection, schema)
+        )
+
+    def _judge(self, about: str, side: Side, schema: Schema, *, reads: Direction, writes: Direction) -> None:
+        subject = table_checks.TablesSubject(
+            relations=tuple(schema.relations),
+            tables=tuple(schema.tables.values()),
+            role=side.server.role,
+            plugin=side.plugin,
+            sources=sources_of(self.migration, reads),
+            read=read_by(self.migration, reads),
+            written=written_by(self.migration, writes),
+        )
+        self.report.judge(about, table_checks.CHECKS, subject)
+
+    # ---- the new tables
+
+    async def _create(self, there: frozenset[str]) -> bool:
+        """Make the new tables that are not there yet; gives whether all are there now."""
+        check = "new_tables.definition"
+        missing = sorted(self.wanted - there)
+        if not missing:
+            self.report.say(check, passed("all are there"))
+            return True
+        with self.report.stage(check):
+            await self._run("tables")
+            self.report.say(check, passed(f"sql/new makes {listed(missing)}; rolled back"))
+            return True
+        return False
+
+    async def _constrain(self) -> None:
+        """Indexes and constraints come when the tables are filled: a mistake in them would show after the backfill."""
+        check = "new_tables.constraints"
+        with self.report.stage(check):
+            count = await self._run("indexes") + await self._run("constraints")
+            self.report.say(check, passed(f"{count} statements run on the sample; rolled back"))
+
+    async def _run(self, part: Part) -> int:
+        statements = part_statements(self.migration, part)
+        for statement in statements:
+            error = await try_statement(self.target.connection, CONCURRENTLY.sub("", statement, count=1))
+            # In a sample, children come without their parents.
+            if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
+                continue
+            raise MigrationError(
+                f"The statement {' '.join(statement.split())[:80]!r} in sql/new fails: {error.problem}",
+                error.remedy or "Mend the statement, or the rows that are in its way.",
+            )
+        return len(statements)
+
+    async def _empty(self, there: frozenset[str]) -> bool:
+        """Before the first start the new tables are empty: rows that nobody derived are extra, or in the way."""
+        filled = await tables_with_rows(self.target.connection, self.migration.new, sorted(there))
+        if not filled:
+            self.report.say("new_tables.empty", passed("no rows yet"))
+            return True
+        names = listed(f'"{self.migration.new}"."{name}"' for name in filled)
+        self.report.say(
+            "new_tables.empty",
+            failed(f"New tables hold rows that no transform gave: {listed(filled)}.", f"TRUNCATE {names};"),
+        )
+        return False
+
+    # ---- the transforms
+
+    async def _resolved(
+        self, direction: Direction, reader: Connection, sources: dict[str, Table], targets: dict[str, Table]
+    ) -> tuple[Plan, dict[str, QueryReads]] | None:
+        check = f"{direction}.transforms"
+        with self.report.stage(check):
+            columns: dict[str, tuple[Column, ...]] = {}
+            reads: dict[str, QueryReads] = {}
+            for name, query in queries_of(self.migration, direction).items():
+                async with rehearsal(reader):
+                    columns[name] = await describe_query(reader, name, query)
+                    reads[name] = await read_query(reader, query)
+            plan = resolve(self.migration, direction, sources, targets, columns)
+            into = listed(table.name.table for table in plan.targets)
+            self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
+            return plan, reads
+        return None
+
+    async def _try(
+        self, plan: Plan, reads: dict[str, QueryReads], *, reader: Connection, writer: Connection | None
+    ) -> None:
+        with self.report.stage(f"{plan.direction}.sample"):
+            sample = await try_transforms(reader, plan)
+            written = await write_sample(writer, sample, list(plan.targets)) if writer is not None else None
+            subject = DirectionSubject(plan=plan, reads=reads, sample=sample, written=written, strict=self.before_start)
+            self.report.judge(plan.direction, migration_checks.CHECKS, subject)

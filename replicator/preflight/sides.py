@@ -1,0 +1,131 @@
+"""The two databases: are they there, can their servers be followed, and may we work in them."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from replicator.errors import ReplicatorError
+from replicator.migration import Migration
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.control import read_phase
+from replicator.postgres.dsn import describe
+from replicator.postgres.inspect import Database, control_migration, read_database
+from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server
+from replicator.postgres.walsender import identify_system
+from replicator.preflight import database_checks, server_checks
+from replicator.preflight.finding import Report, failed, passed
+from replicator.settings import Settings
+
+Label = Literal["source", "target"]
+
+POOLER = (
+    "Give the DSN of the server itself, not of a pooler: PgBouncer before 1.23 and Supavisor cannot carry replication. "
+    "And let pg_hba.conf admit the role."
+)
+
+
+@dataclass(kw_only=True)
+class Side:
+    """One of the two databases."""
+
+    label: Label
+    dsn: str
+    connection: Connection
+    server: Server
+    database: Database
+    control: str | None
+    """The migration that the control tables belong to."""
+    phase: str | None
+    plugin: Plugin | None = None
+    """What its log can be decoded with; None: with nothing, and a finding says so."""
+
+    def shares_server(self, other: "Side") -> bool:
+        """Whether both are on one server."""
+        return self.server.identity == other.server.identity
+
+    def shares_database(self, other: "Side") -> bool:
+        """Whether both are one database."""
+        return self.shares_server(other) and self.server.database == other.server.database
+
+
+async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: str, schema: str) -> Side | None:
+    """Connect, and read the facts; None when the database does not answer. The connection is left on the stack."""
+    check = f"{label}.connection"
+    with report.stage(check):
+        where = describe(dsn)
+        opened = await stack.enter_async_context(connection(dsn, "check"))
+        server = await read_server(opened, older_than=server_checks.LONG)
+        database = await read_database(opened, schema)
+        control = await control_migration(opened) if database.control_owner is None else None
+        side = Side(
+            label=label,
+            dsn=dsn,
+            connection=opened,
+            server=server,
+            database=database,
+            control=control,
+            phase=await read_phase(opened) if control is not None else None,
+        )
+        report.say(check, passed(f"{where} as {server.role}"))
+        return side
+    return None
+
+
+async def check_servers(report: Report, settings: Settings, source: Side, target: Side | None) -> None:
+    """The target is followed too, after the cutover; so its server must fit as well."""
+    forward, reverse = settings.slot_of("forward"), settings.slot_of("reverse")
+    if target is None or source.shares_server(target):
+        await _check_server(report, settings, source, (forward, reverse))
+        if target is not None:
+            target.plugin = source.plugin
+        return
+    await _check_server(report, settings, source, (forward,))
+    await _check_server(report, settings, target, (reverse,))
+
+
+async def _check_server(report: Report, settings: Settings, side: Side, slots: tuple[str, ...]) -> None:
+    subject = server_checks.ServerSubject(
+        variable=f"REPLICATOR_{side.label.upper()}_DSN", server=side.server, slots=slots, plugin=settings.plugin
+    )
+    report.judge(side.label, server_checks.CHECKS, subject)
+    if not report.failed(*(f"{side.label}.{name}" for name in server_checks.NEEDED_FOR_A_STREAM)):
+        await _check_stream(report, side)
+        await _check_plugin(report, side, subject)
+
+
+async def _check_stream(report: Report, side: Side) -> None:
+    """Poolers and proxies let ordinary connections through, and no replication."""
+    check = f"{side.label}.replication_connection"
+    try:
+        system_id = (await identify_system(side.dsn)).system_id
+    except ReplicatorError as error:
+        report.say(check, failed(error.problem, POOLER))
+        return
+    if system_id == side.server.system_id:
+        report.say(check, passed("it opens"))
+    else:
+        report.say(check, failed("The replication connection leads to another server.", POOLER))
+
+
+async def _check_plugin(report: Report, side: Side, subject: server_checks.ServerSubject) -> None:
+    """Whether a plugin can be used is known only by using it; an existing slot has chosen already."""
+    with report.stage(f"{side.label}.plugin"):
+        side.plugin = await choose_plugin(side.connection, _wanted(subject))
+        report.say(f"{side.label}.plugin", passed(side.plugin))
+
+
+def _wanted(subject: server_checks.ServerSubject) -> Wanted:
+    present = {slot.plugin for slot in subject.own}
+    if subject.plugin == "auto" and present == {"pgoutput"}:
+        return "pgoutput"
+    if subject.plugin == "auto" and present == {"wal2json"}:
+        return "wal2json"
+    return subject.plugin
+
+
+def check_database(report: Report, side: Side, migration: Migration, *, wants_schema: bool) -> None:
+    """What must hold in a database, whatever its tables."""
+    subject = database_checks.DatabaseSubject(
+        database=side.database, migration=migration.name, control=side.control, wants_schema=wants_schema
+    )
+    report.judge(side.label, database_checks.CHECKS, subject)

@@ -1,0 +1,264 @@
+"""Checks of the tables of one side: keys and identities, what the log does not carry, rights, triggers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from replicator.postgres.inspect import Relation
+from replicator.postgres.server import Plugin
+from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
+from replicator.tables import Table
+
+OWN_WRITES = "current_setting('replicator.writer', true) = 'daemon'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesSubject:
+    """The tables of one schema, and what the migration does with them: by name."""
+
+    relations: tuple[Relation, ...]
+    tables: tuple[Table, ...]
+    role: str
+    plugin: Plugin | None
+    """What the log of this side will be decoded with."""
+    sources: frozenset[str]
+    """Read by a transform directly: each change in the log becomes target rows."""
+    read: frozenset[str]
+    """``sources``, and what queries depend on."""
+    written: frozenset[str]
+
+    def of(self, names: Iterable[str]) -> list[Relation]:
+        """The tables of these names, with their leaves."""
+        wanted = frozenset(names)
+        return [each for each in self.relations if each.table in wanted]
+
+    @property
+    def touched(self) -> list[Relation]:
+        """All that we read or write."""
+        return self.of(self.read | self.written)
+
+
+def keys(subject: TablesSubject) -> Verdict:
+    """A row is known by its primary key: on both sides, in the log, in chunks, in the quarantine."""
+    needed = [each for each in subject.of(subject.sources | subject.written) if not each.is_leaf]
+    without = [each.quoted for each in needed if not each.key]
+    deferrable = [each for each in needed if each.deferrable_key]
+    if not without and not deferrable:
+        return passed(counted(len(needed), "table"))
+    problems = [f"{listed(without)} without a primary key"] if without else []
+    problems += [
+        f"the primary key of {each.quoted} is deferrable and identifies no row in the log" for each in deferrable
+    ]
+    return failed(
+        "; ".join(problems) + ".",
+        *(["Add a primary key to the first, or read them through a Query."] if without else []),
+        *[
+            f"ALTER TABLE {each.quoted} DROP CONSTRAINT {each.deferrable_key}, "
+            f"ADD PRIMARY KEY ({listed(_quoted(name) for name in each.key)});"
+            for each in deferrable
+        ],
+    )
+
+
+def replica_identity(subject: TablesSubject) -> Verdict:
+    """Without it the log does not say which row an UPDATE or DELETE hit; under pgoutput the application's fail."""
+    read = subject.of(subject.read)
+    bad = [each for each in read if not _identifies(each, key=each.table in subject.sources)]
+    if not bad:
+        return passed(counted(len(read), "table"))
+    return failed(
+        f"The log does not identify changed rows of {listed(each.quoted for each in bad)}.",
+        *[
+            f"ALTER TABLE {each.quoted} REPLICA IDENTITY "
+            f"{'DEFAULT' if each.key and not each.deferrable_key else 'FULL'};"
+            for each in bad
+        ],
+    )
+
+
+def _identifies(relation: Relation, *, key: bool) -> bool:
+    """Whether the old row in the log has any column, or, where ``key``, all of the primary key's."""
+    primary = [] if relation.deferrable_key else relation.key
+    match relation.identity:
+        case "f":
+            return True
+        case "d":
+            return bool(primary)
+        case "i":
+            return bool(relation.index_identity) and (not key or set(primary) <= set(relation.index_identity))
+        case _:
+            return False
+
+
+def logged(subject: TablesSubject) -> Verdict:
+    """Changes of an unlogged table are in no log, and its rows are gone after a crash."""
+    bad = [each.quoted for each in subject.touched if each.persistence == "u"]
+    if not bad:
+        return passed("all are")
+    return failed(f"Unlogged: {listed(bad)}.", *[f"ALTER TABLE {each} SET LOGGED;" for each in bad])
+
+
+def large_objects(subject: TablesSubject) -> Verdict:
+    """The log carries an oid, not the large object that it stands for."""
+    bad = [f"{each.quoted} ({listed(each.oid_columns)})" for each in subject.of(subject.read) if each.oid_columns]
+    if not bad:
+        return passed("none")
+    return warned(
+        f"Columns of type oid: {listed(bad)}. If they stand for large objects, those stay where they are.",
+        "In one database nothing is to be done. Else copy the large objects yourself, or move them to bytea first.",
+    )
+
+
+def inheritance(subject: TablesSubject) -> Verdict:
+    """A SELECT on the parent gives the children's rows, but the log names the child: the two would not agree."""
+    bad = [each for each in subject.of(subject.read) if each.children]
+    if not bad:
+        return passed("no table has children")
+    return failed(
+        f"Other tables inherit from {listed(each.quoted for each in bad)}.",
+        "Make them partitions, or end the inheritance and account for them as tables:",
+        *[f"ALTER TABLE {child} NO INHERIT {each.quoted};" for each in bad for child in each.children],
+    )
+
+
+def partitions(subject: TablesSubject) -> Verdict | None:
+    """Partitioned tables count as one table; but what happens in a foreign partition is in no log of ours."""
+    leaves = [each for each in subject.touched if each.is_leaf]
+    if not leaves:
+        return None
+    foreign = [each.quoted for each in leaves if each.kind == "f"]
+    if not foreign:
+        roots = listed(dict.fromkeys(each.table for each in leaves))
+        return passed(f"{roots}: {len(leaves)} partitions; after adding or removing one, start the daemon again")
+    return failed(
+        f"Foreign partitions: {listed(foreign)}.", "Detach them, or move their rows into a partition of this server."
+    )
+
+
+def generated_columns(subject: TablesSubject) -> Verdict:
+    """What the log leaves out must be read from the table for each change; and a key left out cannot be read at all."""
+    missing = {each.quoted: (each, _not_in_log(each, subject.plugin)) for each in subject.of(subject.sources)}
+    left_out = {name: columns for name, (_, columns) in missing.items() if columns}
+    if not left_out:
+        return passed("the log has them, or there are none")
+    detail = listed(f"{name} ({listed(columns)})" for name, columns in left_out.items())
+    if any(set(columns) & set(each.key) for each, columns in missing.values()):
+        return failed(f"Generated columns that the log leaves out are in a primary key: {detail}.",
+                      "Let another column be the key, or drop the expression.")  # fmt: skip
+    return warned(
+        f"The log leaves generated columns out: {detail}. Each change there is read from the table again.",
+        "Drop the expression if that is too slow; under wal2json the stored ones are in the log.",
+    )
+
+
+def _not_in_log(relation: Relation, plugin: Plugin | None) -> list[str]:
+    return relation.virtual + (relation.stored if plugin == "pgoutput" else [])
+
+
+def row_security(subject: TablesSubject) -> Verdict:
+    """Row level security would hide rows from us without a word; the log knows no such thing."""
+    bad = [each.quoted for each in subject.touched if each.filtered]
+    if not bad:
+        return passed("hides nothing from us")
+    return failed(
+        f"Row level security filters what {subject.role} sees of {listed(bad)}.",
+        f"ALTER ROLE {subject.role} BYPASSRLS;",
+    )
+
+
+def read_privileges(subject: TablesSubject) -> Verdict:
+    """Chunks, queries and the verifier read the tables."""
+    return _granted(subject, subject.of(subject.read), ("SELECT",))
+
+
+def write_privileges(subject: TablesSubject) -> Verdict:
+    """Rows are written here, now or after a cutover, and sequences set."""
+    written = [each for each in subject.of(subject.written) if not each.is_leaf]
+    sequences = [name for each in written for name in each.locked_sequences]
+    verdict = _granted(subject, written, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+    if not sequences:
+        return verdict
+    remedy = f"GRANT UPDATE ON SEQUENCE {listed(sequences)} TO {subject.role};"
+    detail = f"The role {subject.role} may not set {listed(sequences)}."
+    return failed(detail, remedy) if verdict.outcome == "pass" else failed(
+        f"{verdict.detail} {detail}", verdict.remedy, remedy
+    )  # fmt: skip
+
+
+def _granted(subject: TablesSubject, relations: list[Relation], wanted: tuple[str, ...]) -> Verdict:
+    roots = [each for each in relations if not each.is_leaf]
+    lacking = {name: [each.quoted for each in roots if name in each.lacking] for name in wanted}
+    lacking = {name: tables for name, tables in lacking.items() if tables}
+    if not lacking:
+        return passed(f"{listed(wanted)} on {counted(len(roots), 'table')}")
+    problems = (f"{name} on {listed(tables)}" for name, tables in lacking.items())
+    return failed(
+        f"The role {subject.role} lacks {'; '.join(problems)}.",
+        *[f"GRANT {name} ON {listed(tables)} TO {subject.role};" for name, tables in lacking.items()],
+    )
+
+
+def ownership(subject: TablesSubject) -> Verdict:
+    """Publications, and the guard triggers that fence writes off and let them in again, are the owner's to make."""
+    strangers = [each for each in subject.touched if not each.owned and not each.is_leaf]
+    if not strangers:
+        return passed(f"{subject.role} acts as the owner")
+    names = listed(each.quoted for each in strangers)
+    grants = [f"GRANT {owner} TO {subject.role};" for owner in dict.fromkeys(each.owner for each in strangers)]
+    fenced = all("TRIGGER" not in each.lacking and {"UPDATE", "DELETE"} - {*each.lacking} for each in strangers)
+    if subject.plugin == "wal2json" and fenced:
+        return warned(
+            f"The role {subject.role} does not own {names}: it can fence writes off, but not let them in again.",
+            *grants,
+        )
+    why = "CREATE PUBLICATION" if fenced else "the cutover's lock and its guard triggers"
+    return failed(f"The role {subject.role} does not own {names}, which {why} needs.", *grants)
+
+
+def triggers(subject: TablesSubject) -> Verdict:
+    """A trigger or rule of the application's acts on the rows that we write too, and changes what was derived."""
+    written = subject.of(subject.written)
+    found = [f"{name} on {each.quoted}" for each in written for name in (*each.triggers, *each.rules)]
+    if not found:
+        return passed("none acts on what we write")
+    return warned(
+        f"Triggers or rules act on rows that we write: {listed(found)}.",
+        f"Let each do nothing where {OWN_WRITES}, or drop it until the soak is over.",
+    )
+
+
+def cascades(subject: TablesSubject) -> Verdict:
+    """A foreign key that deletes or changes child rows by itself does on our side what the other side may not have."""
+    found = [
+        f"{each.name} of {table.name} (to {each.parent})"
+        for table in subject.tables
+        for each in table.foreign_keys
+        if table.name.table in subject.written and each.acts
+    ]
+    if not found:
+        return passed("no foreign key acts on what we write")
+    return warned(
+        f"Foreign keys act when a parent row goes: {listed(found)}. A parent is deleted last; while the other side "
+        "still gives child rows of it, its deletion is quarantined, so nothing is lost.",
+        "Let the transforms give no row for a child whose parent they drop.",
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+CHECKS: tuple[Check[TablesSubject], ...] = (
+    keys,
+    replica_identity,
+    logged,
+    large_objects,
+    inheritance,
+    partitions,
+    generated_columns,
+    row_security,
+    read_privileges,
+    write_privileges,
+    ownership,
+    triggers,
+    cascades,
+)
