@@ -1,0 +1,1 @@
+"""The command line: what a person or a pipeline types, and what it gets to see."""

@@ -1,0 +1,90 @@
+"""Asking the daemon for something, through the control tables: it may run on another machine."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replicator.cli.signals import passed, stop_on_signal
+from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
+from replicator.postgres import control
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.control import Command
+
+POLL_SECONDS = 0.2
+
+REFUSALS = (ExitCode.FAILED, ExitCode.WRONG_USE, ExitCode.NOT_READY)
+
+Show = Callable[[Command], None]
+Note = Callable[[str], None]
+
+
+async def ask(dsn: str, command: str, arguments: Mapping[str, Any], show: Show, note: Note) -> Command:
+    """Send a request and follow it to its end.
+
+    A first Ctrl-C (or SIGTERM) cancels the request, and waits for what became of it: it may have been too late.
+
+    :param show: is called with the request's state again and again.
+    :param note: is called with what the user should know besides.
+    :raises NotReadyError: when there is no daemon to ask.
+    :raises ReplicatorError: when it goes away before it has answered.
+    """
+    with stop_on_signal() as stop:
+        async with connection(dsn, command) as opened:
+            await _require_daemon(opened)
+            number = await control.request(opened, command, arguments)
+            try:
+                return await _follow(opened, number, show, note, stop)
+            except ConnectionLostError as error:
+                raise ConnectionLostError(
+                    f"The connection was lost while the daemon worked on the {command}; the daemon may go on with it.",
+                    "`replicator status` says what became of it.",
+                ) from error
+
+
+class RefusedError(ReplicatorError):
+    """The daemon answered that it did not do it."""
+
+    def __init__(self, command: Command) -> None:
+        answer = command.result or {}
+        super().__init__(answer.get("error") or f"The {command.command} failed.", answer.get("remedy") or "")
+        self.exit_code = ExitCode(command.exit_code) if command.exit_code in REFUSALS else ExitCode.FAILED
+        self.kind = answer.get("kind") or ("not_ready" if self.exit_code == ExitCode.NOT_READY else "failed")
+        self.details = {name: value for name, value in answer.items() if name not in ("error", "remedy", "kind")}
+
+
+async def _require_daemon(opened: Connection) -> None:
+    if not await control.daemon_alive(opened):
+        raise NotReadyError("No daemon runs.", "Start it with `replicator run`.")
+    if not await control.installed(opened):
+        raise NotReadyError("The daemon is still starting.", "Try again in a moment.")
+
+
+async def _follow(opened: Connection, number: int, show: Show, note: Note, stop: asyncio.Event) -> Command:
+    cancelled = False
+    while True:
+        alive = await control.daemon_alive(opened)  # asked first: a daemon may answer and then stop
+        command = await control.read_command(opened, number)
+        show(command)
+        if command.finished_at is not None:
+            return command
+        if not alive:
+            await _cancel(opened, number)
+            raise _gone(command)
+        if stop.is_set() and not cancelled:
+            cancelled = True
+            await _cancel(opened, number)
+            note(f"Cancelling the {command.command}; Ctrl-C again does not wait for the answer.")
+        await (asyncio.sleep(POLL_SECONDS) if cancelled else passed(stop, POLL_SECONDS))
+
+
+async def _cancel(opened: Connection, number: int) -> None:
+    """Also when no daemon runs, so that the next one does not begin what nobody waits for any more."""
+    await control.request(opened, "cancel", {"id": number})
+
+
+def _gone(command: Command) -> ReplicatorError:
+    begun = "while it worked on" if command.started_at else "before it took up"
+    return ReplicatorError(
+        f"The daemon went away {begun} the {command.command}; the request is withdrawn.",
+        "Its log says why. Start it with `replicator run`; `replicator status` then says where things stand.",
+    )

@@ -1,0 +1,67 @@
+"""What an error looks like to the user: what is wrong and what to do, and a traceback only with ``--debug``."""
+
+import re
+import traceback
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from replicator.cli.output import emit, messages
+from replicator.errors import ReplicatorError, UsageError
+
+INTERRUPTED = 130
+
+SECRETS = (
+    (re.compile(r"(\w://[^/\s:@]*):[^\s'\"]*@"), r"\1:***@"),
+    (re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE), r"\1***"),
+)
+
+
+def tell(error: Exception, *, json: bool, debug: bool) -> int:
+    """Print an error; gives the exit code."""
+    if debug:
+        typer.echo(scrubbed("".join(traceback.format_exception(error))), err=True, nl=False)
+    known = as_known(error)
+    if json:
+        said = {"error": scrubbed(known.problem), "remedy": scrubbed(known.remedy), "kind": known.kind}
+        emit({**said, **getattr(known, "details", {})})
+    print_error(known)
+    return int(known.exit_code)
+
+
+def print_error(error: ReplicatorError) -> None:
+    """Print what is wrong, and what to do about it, to standard error."""
+    console = messages()
+    console.print(Text.assemble(("error: ", "bold red"), scrubbed(error.problem)))
+    if error.remedy:
+        console.print(Text.assemble(("  what to do: ", "bold"), scrubbed(error.remedy)))
+
+
+def as_known(error: Exception) -> ReplicatorError:
+    """The error, or for one that is not ours what may be said of it: its message might hold anything."""
+    if isinstance(error, ReplicatorError):
+        return error
+    if hasattr(error, "format_message"):  # wrong use, as typer finds it
+        return _wrong_use(error)
+    return ReplicatorError(
+        f"unexpected {type(error).__name__}{_place(error)}; run again with --debug to see all of it."
+    )
+
+
+def scrubbed(text: str) -> str:
+    """The text without passwords of connection strings."""
+    for pattern, instead in SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _wrong_use(error: Exception) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "replicator"
+    return UsageError(" ".join(error.format_message().split()), f"See `{command} --help`.")  # type: ignore[attr-defined]
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

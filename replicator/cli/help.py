@@ -1,0 +1,117 @@
+"""The help: typer's own, and below it examples, and for the program as a whole its settings and exit codes."""
+
+from collections.abc import Iterable, Sequence
+from inspect import cleandoc
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+
+from replicator.settings import describe_settings
+
+EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
+    "check": [
+        ("replicator check", "before the first start, and after each change to a server"),
+        ("replicator check --json", "the same for a pipeline; exit code 1 when something fails"),
+    ],
+    "schema": [
+        ("replicator schema --dry-run", "print what is due, and change nothing"),
+        ("replicator schema tables", "create the new tables only"),
+        ("replicator schema", "create all that is due; the daemon does the same by itself"),
+    ],
+    "run": [
+        ("replicator run", "begin, or go on from where the last run stopped"),
+        ("replicator --debug run", "with every step in the log"),
+    ],
+    "status": [
+        ("replicator status --watch", "a live view"),
+        ("replicator status --json", "the facts as JSON; .ready is what a pipeline waits for"),
+    ],
+    "verify": [
+        ("replicator verify", "compare every row once, now; exit code 1 when some differ"),
+        ("replicator verify --repair", "and derive anew those that differ"),
+    ],
+    "cutover": [
+        ("replicator cutover", "now, or say which gate is not open and exit with 3"),
+        ("replicator cutover --wait --timeout 600", "as soon as all gates are open, for ten minutes at most"),
+    ],
+    "demo": [
+        ("replicator demo", "a whole migration under load, in a private Postgres"),
+        ("replicator demo --rows 200000 --rate 500", "a bigger and busier one"),
+    ],
+}
+
+EXIT_CODES = (
+    ("0", "done"),
+    ("1", "failed"),
+    ("2", "wrong use: an option, a setting or the migration's definition"),
+    ("3", "not ready: no daemon runs, or a gate of the cutover is not open"),
+)
+
+
+class Command(TyperCommand):
+    """A command whose help ends with examples."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, without a type: it takes no value."""
+        return _untyped(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        self.help = _unwrapped(self.help or "")
+        super().format_help(ctx, formatter)
+        _panel("Examples", [_example(*each) for each in EXAMPLES[self.name or ""]])
+
+
+class Group(TyperGroup):
+    """The program, whose help ends with its settings and exit codes."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, without a type: it takes no value."""
+        return _untyped(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        super().format_help(ctx, formatter)
+        _panel("Settings, from the environment or .env", [_pairs(_setting(*each) for each in describe_settings())])
+        _panel("Exit codes", [_pairs(EXIT_CODES)])
+
+
+def _unwrapped(text: str) -> str:
+    """The paragraphs, each on one line: the terminal knows where to break it."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
+
+
+def _untyped(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
+def _panel(title: str, parts: Iterable[Text | Table]) -> None:
+    table = Table.grid()
+    for part in parts:
+        table.add_row(part)
+    Console(highlight=False).print(Panel(table, title=title, title_align="left", border_style="dim", box=box.ROUNDED))
+
+
+def _example(command: str, meaning: str) -> Text:
+    return Text.assemble((command, "bold cyan"), "\n", (f"  {meaning}", "dim"))
+
+
+def _setting(name: str, default: str, meaning: str) -> tuple[str, Text]:
+    note = ("[required]", "red") if default == "required" else (f"[default: {default}]", "dim")
+    return name, Text(meaning) if default == "-" else Text.assemble(meaning, " ", note)
+
+
+def _pairs(pairs: Iterable[tuple[str, str | Text]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column()
+    for name, meaning in pairs:
+        table.add_row(name, meaning)
+    return table

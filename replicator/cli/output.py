@@ -1,0 +1,38 @@
+"""Where the commands print: results to standard output, progress and errors to standard error."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+
+PLAIN_WIDTH = 1000
+"""Off a terminal no line is wrapped: what reads it may be grep."""
+
+WORDS = {"ok": "green", "no": "red", "pass": "green", "warn": "yellow", "fail": "red"}
+
+
+def output() -> Console:
+    """The console of the results."""
+    return _console(sys.stdout, stderr=False)
+
+
+def messages() -> Console:
+    """The console of progress, notes and errors."""
+    return _console(sys.stderr, stderr=True)
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
+
+
+def emit(document: Mapping[str, Any] | list[Any], *, one_line: bool = False) -> None:
+    """Print a JSON document to standard output."""
+    typer.echo(json.dumps(document, default=str, ensure_ascii=False, indent=None if one_line else 2))
+
+
+def word(text: str) -> str:
+    """One of the words for good and bad, as markup in its colour."""
+    return f"[bold {WORDS[text]}]{text}[/]"

@@ -1,0 +1,235 @@
+"""The status as a page of at most 80 columns, as one line, and as JSON."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from replicator.cli import text, views
+from replicator.observe.status import Backfill, StatusDocument, divergent_rows
+
+STALE_SECONDS = 10.0
+BAR_WIDTH = 24
+MOST_BARS = 8
+NEXT = "`replicator check`, then `replicator run`"
+
+PHASES = {
+    "new": "being set up",
+    "backfill": "rows are copied, and changes followed",
+    "build": "indexes and constraints are built",
+    "follow": "the new tables are kept in step",
+    "cutover": "the application is being switched over",
+    "soak": "cut over; the old tables are kept in step",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a look at the control tables gives. ``document`` is None when no daemon has ever reported."""
+
+    document: StatusDocument | None
+    age_seconds: float | None
+    alive: bool
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The document's facts, with whether a daemon runs and how old they are."""
+    facts: dict[str, Any] = dict(report.document or {"phase": None, "ready": False})
+    return {"daemon_alive": report.alive, "age_seconds": report.age_seconds, **facts}
+
+
+def line(report: Report) -> str:
+    """All that matters in one line, for a log."""
+    document = report.document
+    if document is None:
+        return _not_started(report)
+    parts = [
+        document["phase"],
+        f"lag {text.sized(document['lag_bytes'])}",
+        f"backfill {_percent(document)}",
+        f"divergence {divergent_rows(document)}",
+        f"quarantined {_quarantined(document)}",
+        f"gates {sum(each['ok'] for each in document['gates'])}/{len(document['gates'])}",
+    ]
+    return ", ".join([*parts, *(["ready"] if document["ready"] else []), *_complaint(report)])
+
+
+def whole(report: Report) -> RenderableType:
+    """The whole status."""
+    document = report.document
+    if document is None:
+        return Text(_not_started(report))
+    parts: list[RenderableType] = [_title(document), *_daemon(report), Text(), _facts(document)]
+    parts += _section("Backfill", _backfill(document)) if _unfinished(document) else []
+    parts += _section("Divergence", _divergence(document)) if divergent_rows(document) else []
+    parts += _section("Gates", views.gates(document["gates"])) if document["gates"] else []
+    parts += _section("Last errors", _errors(document)) if document["errors"] else []
+    return Group(*parts)
+
+
+def _not_started(report: Report) -> str:
+    return "the daemon is starting" if report.alive else f"not started; {NEXT}"
+
+
+def _section(title: str, body: RenderableType) -> list[RenderableType]:
+    return [Text(), Text(title, style="bold"), body]
+
+
+def _title(document: StatusDocument) -> RenderableType:
+    phase = document["phase"]
+    style = "bold green" if document["ready"] or phase == "soak" else "bold cyan"
+    title = Text.assemble((document["migration"], "bold"), "  ", (phase, style))
+    if meaning := PHASES.get(phase):
+        title.append(f": {meaning}")
+    if document["ready"]:
+        title.append("  ready for the cutover", style="bold green")
+    return title
+
+
+def _daemon(report: Report) -> Iterable[RenderableType]:
+    document = report.document
+    if document is not None and (daemon := document["daemon"]) and report.alive:
+        up = text.since(daemon["started_at"])
+        yield Text(
+            f"daemon {daemon['version']}, process {daemon['pid']} on {daemon['host']}{f', up {up}' if up else ''}",
+            style="dim",
+        )
+    for complaint in _complaint(report):
+        yield Text(complaint, style="bold red")
+
+
+def _complaint(report: Report) -> list[str]:
+    age = text.lasting(report.age_seconds)
+    if not report.alive:
+        return [f"no daemon runs; this report is {age} old"]
+    return [f"the daemon has not reported for {age}"] if (report.age_seconds or 0) > STALE_SECONDS else []
+
+
+def _facts(document: StatusDocument) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("Data", _ownership(document))
+    table.add_row("Lag", _lag(document))
+    table.add_row("Slot", _slot(document))
+    if not _unfinished(document) and document["backfill"]:
+        rows = text.counted(sum(each["rows"] for each in document["backfill"]), "row")
+        table.add_row("Backfill", Text(f"done: {rows} of {text.counted(len(document['backfill']), 'source')}"))
+    table.add_row("Verify", _verify(document))
+    table.add_row("Divergence", _count(divergent_rows(document), ""))
+    where = ", ".join(f"{each['transform']} {each['rows']:,}" for each in document["quarantined"] if each["rows"])
+    table.add_row("Quarantine", _count(_quarantined(document), where))
+    if (seconds := document["cutover_write_pause_seconds"]) is not None:
+        table.add_row("Cutover", f"writers waited {text.pause(seconds)}")
+    return table
+
+
+def _ownership(document: StatusDocument) -> Text:
+    followers = {"forward": "new", "reverse": "old"}
+    follower = followers[document["direction"]]
+    return Text(f"the {document['owner']} schema owns it; the {follower} tables follow")
+
+
+def _lag(document: StatusDocument) -> Text:
+    lag = text.sized(document["lag_bytes"])
+    if document["lag_bytes"] is not None:
+        lag += f", {text.lasting(document['lag_seconds'])}"
+    shown = Text(lag)
+    if document["applied_lsn"]:
+        shown.append(f"  applied {document['applied_lsn']}, received {document['received_lsn']}", style="dim")
+    return shown
+
+
+def _slot(document: StatusDocument) -> Text:
+    kept = document["slot_retained_bytes"]
+    plugin = f"  plugin {document['plugin']}" if document["plugin"] else ""
+    return Text.assemble(text.sized(kept) if kept is None else f"keeps {text.sized(kept)} of WAL", (plugin, "dim"))
+
+
+def _verify(document: StatusDocument) -> Text:
+    verify = document["verify"]
+    clean = text.since(verify["clean_at"])
+    shown = Text(text.counted(verify["passes"], "pass", "passes"))
+    shown.append(f", clean {clean} ago" if clean else ", none of them clean" if verify["passes"] else "")
+    if verify["unsettled"]:
+        shown.append(f", {text.counted(verify['unsettled'], 'key')} changed since")
+    if running := verify["running"]:
+        shown.append(f"; the next is at {_ratio(running['done'], running['total'])}")
+    return shown
+
+
+def _count(rows: int, where: str) -> Text:
+    if not rows:
+        return Text("none", style="green")
+    return Text(text.counted(rows, "row") + (f": {where}" if where else ""), style="bold red")
+
+
+def _backfill(document: StatusDocument) -> RenderableType:
+    unfinished = sorted((each for each in document["backfill"] if not each["done"]), key=_left, reverse=True)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column(width=BAR_WIDTH)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    for each in unfinished[:MOST_BARS]:
+        total = max(each["expected"], each["rows"])
+        bar = ProgressBar(
+            total=max(total, 1), completed=each["rows"], width=BAR_WIDTH, complete_style="cyan", finished_style="green"
+        )
+        table.add_row(Text(each["table"]), bar, _ratio(each["rows"], total), f"{each['rows']:,} of {total:,}")
+    return Group(table, Text(", ".join(_backfill_notes(document, len(unfinished))), style="dim"))
+
+
+def _backfill_notes(document: StatusDocument, unfinished: int) -> Iterable[str]:
+    if unfinished > MOST_BARS:
+        yield f"{unfinished - MOST_BARS} more to copy"
+    yield f"{len(document['backfill']) - unfinished} of {text.counted(len(document['backfill']), 'source')} done"
+    if (left := document["backfill_seconds_remaining"]) is not None:
+        yield f"about {text.lasting(left)} left"
+
+
+def _left(source: Backfill) -> int:
+    return source["expected"] - source["rows"]
+
+
+def _divergence(document: StatusDocument) -> RenderableType:
+    return views.divergence([each for each in document["divergence"] if _sum(each)])
+
+
+def _errors(document: StatusDocument) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        table.add_column(no_wrap=True, style="dim")
+    table.add_column()
+    for each in document["errors"]:
+        table.add_row(text.clock(each["at"]), Text(each["kind"]), Text(each["text"]))
+    return table
+
+
+def _unfinished(document: StatusDocument) -> bool:
+    return not all(each["done"] for each in document["backfill"])
+
+
+def _percent(document: StatusDocument) -> str:
+    backfill = document["backfill"]
+    if not backfill:
+        return "not begun"
+    if not _unfinished(document):
+        return "done"
+    return _ratio(sum(each["rows"] for each in backfill), sum(max(each["expected"], each["rows"]) for each in backfill))
+
+
+def _ratio(done: int, total: int) -> str:
+    return f"{min(99, done * 100 // total) if total and done < total else 100 if total else 0} %"
+
+
+def _quarantined(document: StatusDocument) -> int:
+    return sum(each["rows"] for each in document["quarantined"])
+
+
+def _sum(each: Any) -> int:
+    return int(each["missing"] + each["extra"] + each["different"])

@@ -1,0 +1,129 @@
+"""How far the daemon is with a request: a live display on a terminal, a line for each step elsewhere."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.spinner import Spinner
+
+from replicator.cli.output import messages
+from replicator.cli.views import gates
+from replicator.postgres.control import Command
+
+ASKED = "waiting for the daemon to take the request"
+
+
+class Display:
+    """Shows nothing: what the other displays share, and what ``--json`` has."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
+
+    def show(self, command: Command) -> None:
+        """Take in the request's state."""
+
+    def note(self, text: str) -> None:
+        """Say something besides."""
+        messages().print(text, markup=False)
+
+
+class Lines(Display):
+    """A line whenever the step is another one."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def show(self, command: Command) -> None:
+        """Take in the request's state."""
+        closed = ", ".join(each["name"] for each in progress_of(command).get("gates") or () if not each["ok"])
+        said = f"{step_of(command)}{f' (not open: {closed})' if closed else ''}"
+        if said != self._said and command.finished_at is None:
+            self._said = said
+            self.note(said)
+
+
+class Bar(Display):
+    """A progress bar over ``done`` of ``total``."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=messages(),
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task(ASKED, total=None, count="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def show(self, command: Command) -> None:
+        """Take in the request's state."""
+        progress = progress_of(command)
+        done, total = progress.get("done", 0), progress.get("total")
+        count = f"{done:,} of {total:,}" if total else ""
+        self._progress.update(self._task, description=step_of(command), completed=done, total=total, count=count)
+
+    def note(self, text: str) -> None:
+        """Say something besides, above the bar."""
+        self._progress.console.print(text, markup=False)
+
+
+class Steps(Display):
+    """The step, and the gates while it waits for them."""
+
+    def __init__(self) -> None:
+        self._spinner = Spinner("dots", ASKED)
+        self._live = Live(self._spinner, console=messages(), transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Take the display away."""
+        self._live.stop()
+
+    def show(self, command: Command) -> None:
+        """Take in the request's state."""
+        self._spinner.update(text=step_of(command))
+        shown: list[RenderableType] = [self._spinner]
+        if found := progress_of(command).get("gates"):
+            shown.append(gates(found))
+        self._live.update(Group(*shown))
+
+    def note(self, text: str) -> None:
+        """Say something besides, above the display."""
+        self._live.console.print(text, markup=False)
+
+
+def display(kind: type[Display], *, quiet: bool) -> Display:
+    """The display for where the messages go."""
+    if quiet:
+        return Display()
+    return kind() if messages().is_terminal else Lines()
+
+
+def progress_of(command: Command) -> dict[str, Any]:
+    """What the daemon has told so far."""
+    return command.progress or {}
+
+
+def step_of(command: Command) -> str:
+    """What the daemon is at, in words."""
+    progress = progress_of(command)
+    if step := progress.get("what") or progress.get("step"):
+        return str(step)
+    return "the daemon has begun" if command.started_at else ASKED

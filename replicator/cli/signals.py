@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM as an event, so that a command can end in good order."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def stop_on_signal(told: Callable[[str], None] = lambda _: None) -> Iterator[asyncio.Event]:
+    """Set the event at the first signal; a second one has its default back, and ends the process at once.
+
+    :param told: is called with the signal's name when the event is set.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    heeded = [each for each in STOPPING if signal.getsignal(each) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+
+    def restore() -> None:
+        for each in heeded:
+            loop.remove_signal_handler(each)
+
+    def first(received: signal.Signals) -> None:
+        restore()
+        stop.set()
+        told(received.name)
+
+    for each in heeded:
+        loop.add_signal_handler(each, first, each)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+async def passed(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait; gives True as soon as the event is set."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

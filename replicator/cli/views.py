@@ -1,0 +1,114 @@
+"""What the commands show, other than the status."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from replicator.cli.output import word
+from replicator.cli.text import counted, pause
+from replicator.migration import Migration
+from replicator.observe.status import Gate, version
+
+if TYPE_CHECKING:
+    from replicator.preflight import Finding
+
+DIVERGENT = ("missing", "extra", "different")
+
+
+def findings(found: "Sequence[Finding]") -> RenderableType:
+    """One line a check, and below each that did not pass what to do; SQL in that stands on lines of its own."""
+    width = max((len(each.check) for each in found), default=0)
+    shown: list[RenderableType] = []
+    for each in found:
+        line = Table.grid(padding=(0, 2))
+        line.add_column(width=4)
+        line.add_column(width=width)
+        line.add_row(word(each.outcome), Text(each.check), Text(each.detail))
+        shown.append(line)
+        if each.outcome != "pass" and each.remedy:
+            shown.append(Padding(Text(f"what to do: {each.remedy}", style="yellow"), (0, 0, 0, 6), expand=False))
+    return Group(*shown)
+
+
+def findings_sum(found: "Sequence[Finding]") -> str:
+    """The last line of ``check``."""
+    failed, warned = (sum(each.outcome == outcome for each in found) for outcome in ("fail", "warn"))
+    if failed:
+        return f"[bold red]{counted(failed, 'check')} of {len(found)} failed.[/]"
+    note = f", {counted(warned, 'warning')}" if warned else ""
+    return f"[bold green]All {len(found)} checks passed{note}.[/] Next: `replicator run`"
+
+
+def header(migration: Migration, source: str, target: str, listen: str) -> Text:
+    """What ``run`` says on a terminal before the log begins."""
+    where = f"on {source}" if source == target else f"from {source} to {target}"
+    return Text.assemble(
+        (f"replicator {version()}", "bold"),
+        f"  {migration.name}: schema {migration.old} to schema {migration.new}, {where}\n",
+        (f"status at http://{listen}/status; Ctrl-C stops it, the next start resumes", "dim"),
+    )
+
+
+def built(done: Sequence[str]) -> str:
+    """The last line of ``schema``."""
+    return f"[bold green]{counted(len(done), 'statement')} run.[/]" if done else "Nothing was due."
+
+
+def gates(shown: Iterable[Gate]) -> RenderableType:
+    """One line a gate, with why it is open or not."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for each in shown:
+        table.add_row(word("ok" if each["ok"] else "no"), Text(each["name"]), Text(each["detail"]))
+    return table
+
+
+def divergence(tables: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What was compared, table by table, and the keys of some rows that differ."""
+    return Group(
+        _compared(tables), *(_example(table["table"], each) for table in tables for each in table.get("examples", ()))
+    )
+
+
+def verification_sum(result: Mapping[str, Any]) -> str:
+    """The last line of ``verify``."""
+    rows = counted(sum(each["rows"] for each in result["tables"]), "row")
+    repaired = f" {counted(result['repaired'], 'row')} repaired." if result.get("repaired") else ""
+    if result["clean"]:
+        return f"[bold green]No divergence in {rows}.[/]{repaired}"
+    divergent = sum(each[kind] for each in result["tables"] for kind in DIVERGENT)
+    remedy = repaired or " `replicator verify --repair` derives them anew."
+    return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{remedy}"
+
+
+def cutover_done(result: Mapping[str, Any]) -> str:
+    """What ``cutover`` prints in the end."""
+    return (
+        f"[bold green]The cutover is complete:[/] writers waited {pause(result['write_pause_seconds'])}, "
+        f"{counted(result['attempts'], 'attempt')}, epoch {result['epoch']}."
+    )
+
+
+def _compared(tables: Sequence[Mapping[str, Any]]) -> Table:
+    counts = [name for name in ("rows", *DIVERGENT) if all(name in each for each in tables)]
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("table")
+    for name in counts:
+        grid.add_column(name, justify="right")
+    for each in tables:
+        grid.add_row(Text(each["table"]), *(_amount(name, each[name]) for name in counts))
+    return grid
+
+
+def _amount(name: str, rows: int) -> Text:
+    return Text(f"{rows:,}", style="bold red" if rows and name in DIVERGENT else "")
+
+
+def _example(table: str, example: Mapping[str, Any]) -> Text:
+    return Text(f"  {example['kind']}: {table} {', '.join(map(str, example['key']))}", style="red")
