@@ -7,7 +7,9 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-PHASES = ("new", "backfill", "build", "follow", "cutover", "soak")
+from replicator.phases import Phase
+
+PHASES = tuple(str(phase) for phase in Phase)
 APPLY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -46,7 +48,7 @@ class Metrics:
             "divergent_rows", "Rows of confirmed divergence; kind is missing, extra or different.", "table", "kind"
         )
         self.verify_pass_completed_timestamp_seconds = self._gauge(
-            "verify_pass_completed_timestamp_seconds", "When the last whole pass ended, in Unix seconds; 0: none yet."
+            "verify_pass_completed_timestamp_seconds", "When the last clean pass ended, in Unix seconds; 0: none yet."
         )
         self.quarantined_rows = self._gauge("quarantined_rows", "Rows in quarantine, by transform.", "transform")
         self.cutover_write_pause_seconds = self._measured(
