@@ -1,23 +1,15 @@
-"""What checks ask of databases and tables beyond what a Table tells: rights, kinds, triggers, what a query reads."""
+"""What checks ask of databases and tables beyond what a Table tells: rights, kinds, triggers."""
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from psycopg import sql
 
-from replicator.errors import MigrationError, ReplicatorError
-from replicator.plan import Source
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.server import fetch
-from replicator.postgres.source import parse_row
-from replicator.tables import Name, Row
 
-Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER"]
-
-LOCK_TIMEOUT = "2s"
-SAMPLE_TIMEOUT = "10s"
+Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
 DATABASE = """
     SELECT current_database()::text AS name, quote_ident(current_database()) AS quoted,
@@ -33,8 +25,8 @@ DATABASE = """
             ) AS owned WHERE NOT pg_has_role(owner, 'USAGE') LIMIT 1) AS control_owner,
            EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
            format('%%I', %(schema)s::text) AS schema,
-           coalesce((SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s), false)
-               AS may_use_schema
+           ARRAY(SELECT p FROM pg_namespace CROSS JOIN unnest('{USAGE,CREATE}'::text[]) p
+                 WHERE nspname = %(schema)s AND NOT has_schema_privilege(oid, p)) AS lacking_on_schema
 """
 
 # Tables, and the leaves of partitioned ones, in whatever schema a leaf is.
@@ -62,13 +54,14 @@ RELATIONS = """
                  WHERE h.inhparent = c.oid AND NOT child.relispartition ORDER BY 1) AS children,
            row_security_active(c.oid) AS filtered,
            quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
-           ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRIGGER}'::text[]) p
+           ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p
                  WHERE NOT has_table_privilege(c.oid, p)) AS lacking,
            ARRAY(SELECT format('%%I.%%I', sn.nspname, s.relname) FROM pg_depend d
                  JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace sn ON sn.oid = s.relnamespace
                  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
                    AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')
-                   AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'UPDATE') END
+                   AND CASE WHEN s.relkind = 'S' THEN NOT (has_sequence_privilege(s.oid, 'UPDATE')
+                        AND has_sequence_privilege(s.oid, 'SELECT')) END
                  ORDER BY 1) AS locked_sequences,
            ARRAY(SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
                  WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
@@ -91,24 +84,6 @@ RELATIONS = """
     ORDER BY root.relname, m.root <> m.oid, 2
 """
 
-# Through views that it reads, too. A whole row (``to_jsonb(alias)``) leaves no trace of its columns here.
-VIEW_READS = """
-    WITH RECURSIVE reads AS (
-        SELECT d.refobjid AS oid, d.refobjsubid AS place FROM pg_rewrite r
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-        WHERE r.ev_class = %(view)s::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
-        UNION
-        SELECT d.refobjid, d.refobjsubid FROM reads v
-        JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
-    )
-    SELECT n.nspname AS schema, c.relname AS table, a.attname::text AS column
-    FROM reads v JOIN pg_class c ON c.oid = v.oid AND c.relkind IN ('r', 'p', 'f', 'm')
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum = v.place AND v.place > 0
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
@@ -125,7 +100,8 @@ class Database:
     """Who owns a control table or function, where the role does not."""
     has_schema: bool
     schema: str
-    may_use_schema: bool
+    lacking_on_schema: list[str]
+    """USAGE or CREATE, where the role has it not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +136,6 @@ class Relation:
     of_extension: bool
 
 
-@dataclass(frozen=True)
-class QueryReads:
-    """The tables that a query reads; the columns are None where it takes whole rows."""
-
-    columns: dict[Name, set[str] | None]
-
-
 async def read_database(connection: Connection, schema: str) -> Database:
     """Facts about the connection's database, and about one of its schemas."""
     (facts,) = await fetch(connection, DATABASE, schema=schema)
@@ -180,26 +149,6 @@ async def read_relations(connection: Connection, schema: str) -> list[Relation]:
             # The planner takes the query for a long one; to compile it would take seconds, to run it a moment.
             await connection.execute("SET LOCAL jit = off")
             return [Relation(**each) for each in await fetch(connection, RELATIONS, schema=schema)]
-
-
-async def read_query(connection: Connection, query: str) -> QueryReads:
-    """What a query reads, by the catalogue's word: it becomes a temporary view that is rolled back.
-
-    What functions in it read is not seen.
-    """
-    with translated():
-        async with connection.transaction(force_rollback=True):
-            await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
-            rows = await fetch(connection, VIEW_READS, view="pg_temp.replicator_query")
-            (shown,) = await fetch(connection, "SELECT pg_get_viewdef('pg_temp.replicator_query'::regclass) AS text")
-    columns: dict[Name, set[str] | None] = {}
-    # A stored view spells out `*`; what is left of that form is a whole row.
-    whole_rows = ".*" in shown["text"]
-    for row in rows:
-        read = columns.setdefault(Name(schema=row["schema"], table=row["table"]), None if whole_rows else set())
-        if read is not None and row["column"] is not None:
-            read.add(row["column"])
-    return QueryReads(columns)
 
 
 async def control_migration(connection: Connection) -> str | None:
@@ -223,63 +172,3 @@ async def tables_with_rows(connection: Connection, schema: str, tables: Iterable
         if row and row[0]:
             found.append(table)
     return found
-
-
-# ---- rehearsal
-
-
-@asynccontextmanager
-async def rehearsal(connection: Connection) -> AsyncIterator[None]:
-    """A transaction that is always rolled back, and that waits for no lock for long."""
-    with translated():
-        async with connection.transaction(force_rollback=True):
-            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-            await connection.execute("SELECT set_config('replicator.writer', 'daemon', true)")
-            yield
-
-
-ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
-
-
-async def try_statement(connection: Connection, statement: str) -> ReplicatorError | None:
-    """Run a statement of the migration inside a rehearsal; gives the error, and leaves the rehearsal usable.
-
-    Raises MigrationError for a statement that would end the transaction.
-    """
-    words = statement.split(None, 1)
-    if words and words[0].upper().rstrip(";") in ENDS_TRANSACTION:
-        raise MigrationError(
-            f"sql/new holds the statement {words[0].upper()}.", "Leave transactions to the tool: take it out."
-        )
-    try:
-        with translated():
-            async with connection.transaction():
-                await connection.execute(statement.encode())
-    except ReplicatorError as error:
-        return error
-    return None
-
-
-async def read_sample(connection: Connection, source: Source, limit: int) -> list[Row]:
-    """The first rows of a source, in no order: what is cheapest to read. Waits ten seconds at most."""
-    where = (
-        identifier(source.table.name.schema, source.table.name.table)
-        if source.table is not None
-        else sql.SQL("({}) AS q").format(sql.SQL(source.query or ""))
-    )
-    columns = comma([identifier(column.name) for column in source.columns])
-    with translated():
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
-            cursor = await connection.execute(sql.SQL("SELECT {} FROM {} LIMIT {}").format(columns, where, limit))
-    result = cursor.pgresult
-    if result is None:
-        return []
-    return [
-        parse_row(source.columns, [_text(result.get_value(row, place)) for place in range(result.nfields)])
-        for row in range(result.ntuples)
-    ]
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -35,8 +35,7 @@ SETTINGS = (
 )
 
 SERVER = """
-    SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS version_text,
-           (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
+    SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
            pg_postmaster_start_time()::text AS started, current_database()::text AS database,
            quote_ident(current_user) AS role, r.rolsuper AS superuser,
            r.rolsuper OR r.rolreplication OR coalesce(
@@ -112,8 +111,6 @@ class PreparedTransaction:
 class Server:
     """A server, as one role sees it from one database. ``role`` is quoted for use in SQL."""
 
-    version: int
-    version_text: str
     system_id: str
     started: str
     database: str
@@ -135,6 +132,18 @@ class Server:
     def identity(self) -> tuple[str, str]:
         """The same for two connections to one running server; copies of a data folder share their system id."""
         return self.system_id, self.started
+
+
+class Version(NamedTuple):
+    """A server's version: 150020 is 15.20."""
+
+    number: int
+    text: str
+
+
+def server_version(connected: Connection) -> Version:
+    """The server's version, known without a query."""
+    return Version(connected.info.server_version, connected.info.parameter_status("server_version") or "?")
 
 
 async def fetch(connected: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:

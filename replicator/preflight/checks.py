@@ -26,12 +26,12 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
 async def _check(
     report: Report, settings: Settings, migration: Migration, source: Side | None, target: Side | None
 ) -> None:
+    await check_servers(report, settings, source, target)
     if source is not None:
-        await check_servers(report, settings, source, target)
-        check_database(report, source, migration, wants_schema=True)
-    if target is not None and (source is None or not source.shares_database(target)):
-        check_database(report, target, migration, wants_schema=False)
-    if source is None or target is None or report.failed("source.version", "target.version", "source.schema"):
+        check_database(report, source, migration)
+    if target is not None:
+        check_database(report, target, migration, again=source is not None and source.shares_database(target))
+    if source is None or target is None or report.failed("source.schema", "target.schema"):
         return
     relation = _relation(migration, source, target)
     report.say("migration.databases", relation)

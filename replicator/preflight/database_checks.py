@@ -1,9 +1,10 @@
 """Checks of a database: encoding, the schema, the rights to make what we need, and whose control tables are there."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from replicator.postgres.inspect import Database
-from replicator.preflight.finding import Check, Verdict, failed, passed
+from replicator.preflight.finding import Check, Verdict, failed, listed, passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +14,8 @@ class DatabaseSubject:
     database: Database
     migration: str
     control: str | None
-    wants_schema: bool
-    """Whether the schema must be there already."""
+    side: Literal["source", "target"]
+    """The source's schema must be there; the target's is made."""
 
 
 def encoding(subject: DatabaseSubject) -> Verdict:
@@ -42,17 +43,19 @@ def privileges(subject: DatabaseSubject) -> Verdict:
 
 
 def schema(subject: DatabaseSubject) -> Verdict | None:
-    """Without USAGE on the schema none of its tables can be read."""
+    """Without USAGE none of a schema's tables can be read; without CREATE nothing new can be made in it."""
     database = subject.database
     if not database.has_schema:
-        if not subject.wants_schema:
+        if subject.side == "target":
             return None
         return failed(f"There is no schema {database.schema}.", "Correct old= in Migration(...), or the DSN.")
-    if database.may_use_schema:
+    wanted = ("USAGE",) if subject.side == "source" else ("USAGE", "CREATE")
+    lacking = listed(each for each in wanted if each in database.lacking_on_schema)
+    if not lacking:
         return passed(f"{database.schema} is there")
     return failed(
-        f"The role {database.role} may not use the schema {database.schema}.",
-        f"GRANT USAGE ON SCHEMA {database.schema} TO {database.role};",
+        f"The role {database.role} lacks {lacking} on the schema {database.schema}.",
+        f"GRANT {lacking} ON SCHEMA {database.schema} TO {database.role};",
     )
 
 
@@ -73,4 +76,5 @@ def control_tables(subject: DatabaseSubject) -> Verdict:
     return passed("of this migration" if subject.control else "none there yet")
 
 
-CHECKS: tuple[Check[DatabaseSubject], ...] = (encoding, privileges, schema, control_tables)
+CHECKS: tuple[Check[DatabaseSubject], ...] = (encoding, privileges, control_tables)
+SCHEMA: tuple[Check[DatabaseSubject], ...] = (schema,)

@@ -4,13 +4,23 @@ from dataclasses import dataclass, field
 
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan
-from replicator.postgres.inspect import QueryReads
+from replicator.postgres.rehearsal import QueryReads
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.preflight.sample import ROWS, Sample, Trial
-from replicator.tables import Name
+from replicator.tables import Name, Table
 
 SHOWN = 5
 """Examples in one finding."""
+
+
+@dataclass(frozen=True)
+class LookupTrial:
+    """A Lookup for the changed rows of one table, run with NULLs; ``wrong`` says what came of it, if it is bad."""
+
+    table: Table
+    source: str
+    columns: set[str]
+    wrong: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +30,7 @@ class DirectionSubject:
     plan: Plan
     reads: dict[str, QueryReads]
     """What each query reads, by its name."""
+    lookups: list[LookupTrial]
     sample: Sample
     written: int | None
     """How many sample rows were written for a trial; None: they were not, because the tables are in use."""
@@ -86,6 +97,22 @@ def queries(subject: DirectionSubject) -> Verdict | None:
     return failed(
         f"Changes would be missed: {'; '.join(problems)}.",
         f"Name them in depends_on=; only tables of the schema {subject.plan.source_schema} can be followed.",
+    )
+
+
+def lookups(subject: DirectionSubject) -> Verdict | None:
+    """A Lookup that fails on a changed row, or lacks a value of a deleted one, would leave target rows stale."""
+    if not subject.lookups:
+        return None
+    bad = [f"the one of {each.source} for {each.table.name} {each.wrong}" for each in subject.lookups if each.wrong]
+    if bad:
+        return failed(f"Lookups that do not work: {'; '.join(bad)}.", "Mend them in depends_on=.")
+    blind = {each.table.name: each for each in subject.lookups if each.columns - set(each.table.identity_columns)}
+    if not blind:
+        return passed("they run, and the log carries what they need")
+    return failed(
+        f"The log does not carry what lookups need of a deleted row of {listed(str(name) for name in blind)}.",
+        *[f'ALTER TABLE "{name.schema}"."{name.table}" REPLICA IDENTITY FULL;' for name in blind],
     )
 
 
@@ -170,7 +197,7 @@ def _unread_of_queries(subject: DirectionSubject, hopeless: set[str]) -> list[st
     ]
 
 
-CHECKS: tuple[Check[DirectionSubject], ...] = (queries, sample, deterministic, unread_columns)
+CHECKS: tuple[Check[DirectionSubject], ...] = (queries, lookups, sample, deterministic, unread_columns)
 COVERAGE: tuple[Check[CoverageSubject], ...] = (coverage,)
 
 

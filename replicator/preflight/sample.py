@@ -7,7 +7,7 @@ from replicator.derive import TargetRow, derive
 from replicator.errors import DatabaseError, MigrationError, RowError, TransformError
 from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection, translated
-from replicator.postgres.inspect import read_sample
+from replicator.postgres.rehearsal import read_sample
 from replicator.postgres.target import TargetWriter
 from replicator.preflight.traced import TracedRow
 from replicator.tables import Key, Name, Row, Table, key_of

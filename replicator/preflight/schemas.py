@@ -9,13 +9,13 @@ from replicator.plan import Plan, queries_of, resolve
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import Part, part_statements
-from replicator.postgres.inspect import (
+from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
+from replicator.postgres.rehearsal import (
     QueryReads,
-    Relation,
+    lookup_columns,
     read_query,
-    read_relations,
     rehearsal,
-    tables_with_rows,
+    try_lookup,
     try_statement,
 )
 from replicator.preflight import migration_checks, table_checks
@@ -23,6 +23,7 @@ from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.migration_checks import (
     CoverageSubject,
     DirectionSubject,
+    LookupTrial,
     read_by,
     sources_of,
     written_by,
@@ -41,6 +42,15 @@ class Schema:
 
     tables: dict[str, Table]
     relations: list[Relation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """One direction bound to the tables, and what its SQL says of itself."""
+
+    plan: Plan
+    reads: dict[str, QueryReads]
+    lookups: list[LookupTrial]
 
 
 async def check_schemas(report: Report, migration: Migration, source: Side, target: Side) -> None:
@@ -85,10 +95,10 @@ class SchemaChecks:
         source, target = self.source.connection, self.target.connection
         forward = await self._resolved("forward", source, old.tables, new.tables)
         if forward is not None:
-            await self._try(*forward, reader=source, writer=target if clean else None)
+            await self._try(forward, reader=source, writer=target if clean else None)
         reverse = await self._resolved("reverse", target, new.tables, old.tables)
         if reverse is not None:
-            await self._try(*reverse, reader=target, writer=None)
+            await self._try(reverse, reader=target, writer=None)
         if not there:
             await self._constrain()
 
@@ -106,6 +116,7 @@ class SchemaChecks:
             sources=sources_of(self.migration, reads),
             read=read_by(self.migration, reads),
             written=written_by(self.migration, writes),
+            retired=frozenset(self.migration.retired) if reads == "forward" else frozenset(),
         )
         self.report.judge(about, table_checks.CHECKS, subject)
 
@@ -161,7 +172,7 @@ class SchemaChecks:
 
     async def _resolved(
         self, direction: Direction, reader: Connection, sources: dict[str, Table], targets: dict[str, Table]
-    ) -> tuple[Plan, dict[str, QueryReads]] | None:
+    ) -> Resolved | None:
         check = f"{direction}.transforms"
         with self.report.stage(check):
             columns: dict[str, tuple[Column, ...]] = {}
@@ -173,14 +184,32 @@ class SchemaChecks:
             plan = resolve(self.migration, direction, sources, targets, columns)
             into = listed(table.name.table for table in plan.targets)
             self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
-            return plan, reads
+            return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))
         return None
 
-    async def _try(
-        self, plan: Plan, reads: dict[str, QueryReads], *, reader: Connection, writer: Connection | None
-    ) -> None:
+    async def _lookups(self, plan: Plan, reader: Connection) -> list[LookupTrial]:
+        """The author's SQL that leads from a changed row to source keys, run with NULLs."""
+        trials = []
+        async with rehearsal(reader):
+            for name, dependencies in plan.dependencies.items():
+                for each in dependencies:
+                    if each.lookup is not None:
+                        table = plan.watched[name]
+                        wrong = await try_lookup(reader, each.lookup, table, len(plan.sources[each.source].key))
+                        trials.append(LookupTrial(table, each.source, lookup_columns(each.lookup), wrong))
+        return trials
+
+    async def _try(self, resolved: Resolved, *, reader: Connection, writer: Connection | None) -> None:
+        plan = resolved.plan
         with self.report.stage(f"{plan.direction}.sample"):
             sample = await try_transforms(reader, plan)
             written = await write_sample(writer, sample, list(plan.targets)) if writer is not None else None
-            subject = DirectionSubject(plan=plan, reads=reads, sample=sample, written=written, strict=self.before_start)
+            subject = DirectionSubject(
+                plan=plan,
+                reads=resolved.reads,
+                lookups=resolved.lookups,
+                sample=sample,
+                written=written,
+                strict=self.before_start,
+            )
             self.report.judge(plan.direction, migration_checks.CHECKS, subject)

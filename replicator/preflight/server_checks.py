@@ -22,19 +22,13 @@ class ServerSubject:
     server: Server
     slots: tuple[str, ...]
     plugin: Wanted
+    started: bool
+    """Whether the daemon has ever run: before that, what bears our slot's name is another's."""
 
     @property
     def own(self) -> list[Slot]:
         """Those of our slots that are there."""
         return [slot for slot in self.server.slots if slot.name in self.slots]
-
-
-def version(subject: ServerSubject) -> Verdict:
-    """Older servers lack what the stream and the catalogue queries need."""
-    server = subject.server
-    if server.version < OLDEST:
-        return failed(f"PostgreSQL {server.version_text} is too old.", "Upgrade the server to 14 or later.")
-    return passed(f"PostgreSQL {server.version_text}")
 
 
 def writable(subject: ServerSubject) -> Verdict:
@@ -108,11 +102,13 @@ def slot(subject: ServerSubject) -> Verdict:
     problems = [(each, problem) for each in subject.own if (problem := _slot_problem(subject, each))]
     if not problems:
         return passed(f"in place: {listed(each.name for each in subject.own)}" if subject.own else "none there yet")
-    lost = any(each.lost for each, _ in problems)
+    detail = "; ".join(problem for _, problem in problems) + "."
+    if subject.started:
+        return failed(detail, AGAIN)
     return failed(
-        "; ".join(problem for _, problem in problems) + ".",
-        AGAIN if lost else "Set REPLICATOR_SLOT to another name, or drop it if nobody needs it:",
-        *([] if lost else [f"SELECT pg_drop_replication_slot('{each.name}');" for each, _ in problems]),
+        detail,
+        "Set REPLICATOR_SLOT to another name, or drop it if nobody needs it:",
+        *[f"SELECT pg_drop_replication_slot('{each.name}');" for each, _ in problems],
     )
 
 
@@ -122,7 +118,9 @@ def _slot_problem(subject: ServerSubject, each: Slot) -> str | None:
         return f"the slot {each.name} is a {each.kind} one"
     if each.database != subject.server.database:
         return f"the slot {each.name} belongs to the database {each.database}"
-    if each.lost:
+    if each.active and not subject.started:
+        return f"the slot {each.name} is in use by somebody else"
+    if each.lost and subject.started:
         return f"the slot {each.name} is lost ({each.condition}): the server has removed WAL that it needed"
     if each.plugin not in known:
         return f"the slot {each.name} was made with the plugin {each.plugin}, not {' or '.join(known)}"
@@ -212,7 +210,6 @@ def prepared_transactions(subject: ServerSubject) -> Verdict:
 
 
 CHECKS: tuple[Check[ServerSubject], ...] = (
-    version,
     writable,
     wal_level,
     replication_role,
@@ -227,5 +224,5 @@ CHECKS: tuple[Check[ServerSubject], ...] = (
     prepared_transactions,
 )
 
-NEEDED_FOR_A_STREAM = ("version", "writable", "wal_level", "replication_role", "replication_slots", "wal_senders")
+NEEDED_FOR_A_STREAM = ("writable", "wal_level", "replication_role", "replication_slots", "wal_senders")
 """Where one of these fails, no stream can be tried."""

@@ -10,7 +10,7 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import read_phase
 from replicator.postgres.dsn import describe
 from replicator.postgres.inspect import Database, control_migration, read_database
-from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server
+from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
 from replicator.postgres.walsender import identify_system
 from replicator.preflight import database_checks, server_checks
 from replicator.preflight.finding import Report, failed, passed
@@ -54,6 +54,8 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
     with report.stage(check):
         where = describe(dsn)
         opened = await stack.enter_async_context(connection(dsn, "check"))
+        if not _is_new_enough(report, label, opened):
+            return None
         server = await read_server(opened, older_than=server_checks.LONG)
         database = await read_database(opened, schema)
         control = await control_migration(opened) if database.control_owner is None else None
@@ -71,21 +73,39 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
     return None
 
 
-async def check_servers(report: Report, settings: Settings, source: Side, target: Side | None) -> None:
+def _is_new_enough(report: Report, label: Label, opened: Connection) -> bool:
+    """Older servers lack what the stream and the catalogue queries need."""
+    version = server_version(opened)
+    if version.number < server_checks.OLDEST:
+        verdict = failed(f"PostgreSQL {version.text} is too old.", "Upgrade the server to 14 or later.")
+    else:
+        verdict = passed(f"PostgreSQL {version.text}")
+    report.say(f"{label}.version", verdict)
+    return verdict.outcome == "pass"
+
+
+async def check_servers(report: Report, settings: Settings, source: Side | None, target: Side | None) -> None:
     """The target is followed too, after the cutover; so its server must fit as well."""
     forward, reverse = settings.slot_of("forward"), settings.slot_of("reverse")
-    if target is None or source.shares_server(target):
-        await _check_server(report, settings, source, (forward, reverse))
-        if target is not None:
-            target.plugin = source.plugin
+    started = target is not None and target.phase is not None
+    if source is not None and target is not None and source.shares_server(target):
+        await _check_server(report, settings, source, (forward, reverse), started=started)
+        target.plugin = source.plugin
         return
-    await _check_server(report, settings, source, (forward,))
-    await _check_server(report, settings, target, (reverse,))
+    for side, slot in ((source, forward), (target, reverse)):
+        if side is not None:
+            await _check_server(report, settings, side, (slot,), started=started)
 
 
-async def _check_server(report: Report, settings: Settings, side: Side, slots: tuple[str, ...]) -> None:
+async def _check_server(
+    report: Report, settings: Settings, side: Side, slots: tuple[str, ...], *, started: bool
+) -> None:
     subject = server_checks.ServerSubject(
-        variable=f"REPLICATOR_{side.label.upper()}_DSN", server=side.server, slots=slots, plugin=settings.plugin
+        variable=f"REPLICATOR_{side.label.upper()}_DSN",
+        server=side.server,
+        slots=slots,
+        plugin=settings.plugin,
+        started=started,
     )
     report.judge(side.label, server_checks.CHECKS, subject)
     if not report.failed(*(f"{side.label}.{name}" for name in server_checks.NEEDED_FOR_A_STREAM)):
@@ -123,9 +143,11 @@ def _wanted(subject: server_checks.ServerSubject) -> Wanted:
     return subject.plugin
 
 
-def check_database(report: Report, side: Side, migration: Migration, *, wants_schema: bool) -> None:
-    """What must hold in a database, whatever its tables."""
+def check_database(report: Report, side: Side, migration: Migration, *, again: bool = False) -> None:
+    """What must hold in a database, whatever its tables; where both sides are one, only the schema is another."""
     subject = database_checks.DatabaseSubject(
-        database=side.database, migration=migration.name, control=side.control, wants_schema=wants_schema
+        database=side.database, migration=migration.name, control=side.control, side=side.label
     )
-    report.judge(side.label, database_checks.CHECKS, subject)
+    if not again:
+        report.judge(side.label, database_checks.CHECKS, subject)
+    report.judge(side.label, database_checks.SCHEMA, subject)

@@ -25,6 +25,8 @@ class TablesSubject:
     read: frozenset[str]
     """``sources``, and what queries depend on."""
     written: frozenset[str]
+    retired: frozenset[str] = frozenset()
+    """The cutover fences writes to these off as well."""
 
     def of(self, names: Iterable[str]) -> list[Relation]:
         """The tables of these names, with their leaves."""
@@ -177,7 +179,7 @@ def write_privileges(subject: TablesSubject) -> Verdict:
     verdict = _granted(subject, written, ("SELECT", "INSERT", "UPDATE", "DELETE"))
     if not sequences:
         return verdict
-    remedy = f"GRANT UPDATE ON SEQUENCE {listed(sequences)} TO {subject.role};"
+    remedy = f"GRANT SELECT, UPDATE ON SEQUENCE {listed(sequences)} TO {subject.role};"
     detail = f"The role {subject.role} may not set {listed(sequences)}."
     return failed(detail, remedy) if verdict.outcome == "pass" else failed(
         f"{verdict.detail} {detail}", verdict.remedy, remedy
@@ -198,20 +200,15 @@ def _granted(subject: TablesSubject, relations: list[Relation], wanted: tuple[st
 
 
 def ownership(subject: TablesSubject) -> Verdict:
-    """Publications, and the guard triggers that fence writes off and let them in again, are the owner's to make."""
-    strangers = [each for each in subject.touched if not each.owned and not each.is_leaf]
+    """Publications, guard triggers and their switching, indexes and constraints are the owner's to make."""
+    strangers = [each for each in subject.of(subject.read | subject.written | subject.retired) if not each.owned]
     if not strangers:
         return passed(f"{subject.role} acts as the owner")
-    names = listed(each.quoted for each in strangers)
-    grants = [f"GRANT {owner} TO {subject.role};" for owner in dict.fromkeys(each.owner for each in strangers)]
-    fenced = all("TRIGGER" not in each.lacking and {"UPDATE", "DELETE"} - {*each.lacking} for each in strangers)
-    if subject.plugin == "wal2json" and fenced:
-        return warned(
-            f"The role {subject.role} does not own {names}: it can fence writes off, but not let them in again.",
-            *grants,
-        )
-    why = "CREATE PUBLICATION" if fenced else "the cutover's lock and its guard triggers"
-    return failed(f"The role {subject.role} does not own {names}, which {why} needs.", *grants)
+    return failed(
+        f"The role {subject.role} does not own {listed(each.quoted for each in strangers)}.",
+        "Let it act for the owner:",
+        *[f"GRANT {owner} TO {subject.role};" for owner in dict.fromkeys(each.owner for each in strangers)],
+    )
 
 
 def triggers(subject: TablesSubject) -> Verdict:

@@ -1,0 +1,142 @@
+"""What the migration's SQL does, seen by running it in transactions that are always rolled back."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from replicator.errors import MigrationError, ReplicatorError
+from replicator.plan import Source
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.server import fetch
+from replicator.postgres.source import parse_row
+from replicator.tables import Name, Row, Table
+
+LOCK_TIMEOUT = "2s"
+SAMPLE_TIMEOUT = "10s"
+ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
+PARAMETER = re.compile(r"%\((.+?)\)s")
+
+# Through views that it reads, too. A whole row (``to_jsonb(alias)``) leaves no trace of its columns here.
+VIEW_READS = """
+    WITH RECURSIVE reads AS (
+        SELECT d.refobjid AS oid, d.refobjsubid AS place FROM pg_rewrite r
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE r.ev_class = %(view)s::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+        UNION
+        SELECT d.refobjid, d.refobjsubid FROM reads v
+        JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+    )
+    SELECT n.nspname AS schema, c.relname AS table, a.attname::text AS column
+    FROM reads v JOIN pg_class c ON c.oid = v.oid AND c.relkind IN ('r', 'p', 'f', 'm')
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum = v.place AND v.place > 0
+"""
+
+
+@dataclass(frozen=True)
+class QueryReads:
+    """The tables that a query reads; the columns are None where it takes whole rows."""
+
+    columns: dict[Name, set[str] | None]
+
+
+@asynccontextmanager
+async def rehearsal(connection: Connection) -> AsyncIterator[None]:
+    """A transaction that is always rolled back, and that waits for no lock for long."""
+    with translated():
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+            await connection.execute("SELECT set_config('replicator.writer', 'daemon', true)")
+            yield
+
+
+async def try_statement(connection: Connection, statement: str) -> ReplicatorError | None:
+    """Run a statement of the migration inside a rehearsal; gives the error, and leaves the rehearsal usable.
+
+    Raises MigrationError for a statement that would end the transaction.
+    """
+    words = statement.split(None, 1)
+    if words and words[0].upper().rstrip(";") in ENDS_TRANSACTION:
+        raise MigrationError(
+            f"sql/new holds the statement {words[0].upper()}.", "Leave transactions to the tool: take it out."
+        )
+    try:
+        with translated():
+            async with connection.transaction():
+                await connection.execute(statement.encode())
+    except ReplicatorError as error:
+        return error
+    return None
+
+
+async def read_query(connection: Connection, query: str) -> QueryReads:
+    """What a query reads, by the catalogue's word: it becomes a temporary view that is rolled back.
+
+    What functions in it read is not seen.
+    """
+    with translated():
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
+            rows = await fetch(connection, VIEW_READS, view="pg_temp.replicator_query")
+            (shown,) = await fetch(connection, "SELECT pg_get_viewdef('pg_temp.replicator_query'::regclass) AS text")
+    columns: dict[Name, set[str] | None] = {}
+    # A stored view spells out `*`; what is left of that form is a whole row.
+    whole_rows = ".*" in shown["text"]
+    for row in rows:
+        read = columns.setdefault(Name(schema=row["schema"], table=row["table"]), None if whole_rows else set())
+        if read is not None and row["column"] is not None:
+            read.add(row["column"])
+    return QueryReads(columns)
+
+
+async def try_lookup(connection: Connection, lookup: str, table: Table, keys: int) -> str | None:
+    """Run a Lookup with NULLs inside a rehearsal; gives what is wrong with it.
+
+    :param keys: how many columns it must give.
+    """
+    unknown = sorted(lookup_columns(lookup) - set(table.by_name))
+    if unknown:
+        return f"names {', '.join(unknown)}, which {table.name} has not"
+    try:
+        with translated():
+            async with connection.transaction():
+                cursor = await connection.execute(lookup.encode(), dict.fromkeys(table.by_name))
+    except ReplicatorError as error:
+        return f"does not run: {error.problem.rstrip('.')}"
+    width = len(cursor.description or ())
+    return None if width == keys else f"gives {width} columns, the key has {keys}"
+
+
+def lookup_columns(lookup: str) -> set[str]:
+    """The columns of the changed row that a Lookup takes."""
+    return set(PARAMETER.findall(lookup))
+
+
+async def read_sample(connection: Connection, source: Source, limit: int) -> list[Row]:
+    """The first rows of a source, in no order: what is cheapest to read. Waits ten seconds at most."""
+    where = (
+        identifier(source.table.name.schema, source.table.name.table)
+        if source.table is not None
+        else sql.SQL("({}) AS q").format(sql.SQL(source.query or ""))
+    )
+    columns = comma([identifier(column.name) for column in source.columns])
+    with translated():
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
+            cursor = await connection.execute(sql.SQL("SELECT {} FROM {} LIMIT {}").format(columns, where, limit))
+    result = cursor.pgresult
+    if result is None:
+        return []
+    return [
+        parse_row(source.columns, [_text(result.get_value(row, place)) for place in range(result.nfields)])
+        for row in range(result.ntuples)
+    ]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
