@@ -1,46 +1,66 @@
 """The applier and the chunk writes of one pipeline exclude each other; chunk writes among themselves do not (I3)."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
 class Exclusion:
-    """Shared by many or held by one; who waits for it alone goes before later sharers."""
+    """Shared by many or held by one, in the order of asking: a busy applier cannot starve the backfill, nor it the
+    applier."""
 
     def __init__(self) -> None:
-        self._condition = asyncio.Condition()
         self._sharers = 0
         self._alone = False
-        self._waiting = 0
+        self._queue: deque[tuple[bool, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Hold it together with other sharers."""
-        async with self._condition:
-            await self._condition.wait_for(lambda: not self._alone and not self._waiting)
-            self._sharers += 1
+        await self._enter(alone=False)
         try:
             yield
         finally:
-            async with self._condition:
-                self._sharers -= 1
-                self._condition.notify_all()
+            self._sharers -= 1
+            self._admit()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Hold it alone."""
-        async with self._condition:
-            self._waiting += 1
-            try:
-                await self._condition.wait_for(lambda: not self._alone and not self._sharers)
-                self._alone = True
-            finally:
-                self._waiting -= 1
-                self._condition.notify_all()
+        await self._enter(alone=True)
         try:
             yield
         finally:
-            async with self._condition:
-                self._alone = False
-                self._condition.notify_all()
+            self._alone = False
+            self._admit()
+
+    async def _enter(self, *, alone: bool) -> None:
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((alone, admitted))
+        self._admit()
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self._leave(alone=alone)
+            self._admit()
+            raise
+
+    def _leave(self, *, alone: bool) -> None:
+        if alone:
+            self._alone = False
+        else:
+            self._sharers -= 1
+
+    def _admit(self) -> None:
+        """Let in whoever is first in the queue and may enter; those who have gone away are passed over."""
+        while self._queue:
+            alone, admitted = self._queue[0]
+            if not admitted.cancelled():
+                if self._alone or (alone and self._sharers):
+                    return
+                self._alone = alone
+                self._sharers += not alone
+                admitted.set_result(None)
+            self._queue.popleft()
