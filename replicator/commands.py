@@ -31,23 +31,31 @@ class Commands:
     def __init__(self, session: "Session") -> None:
         self.session = session
         self._current: tuple[int, asyncio.Task[Answer]] | None = None
-        self._point_of_no_return = False
 
     async def run(self) -> None:
         """Never returns."""
         async with connection(self.session.settings.target, "commands") as home:
             self._home = home
             await self._drop_leftovers()
-            while True:
-                for command in await control.pending_commands(home):
-                    await self._take(command)
-                await asyncio.sleep(POLL_SECONDS)
+            try:
+                while True:
+                    for command in await control.pending_commands(home):
+                        await self._take(command)
+                    await asyncio.sleep(POLL_SECONDS)
+            finally:
+                await self._stop_current()
 
     async def _drop_leftovers(self) -> None:
         """What a dead daemon had begun is not begun again: its asker has been told that it went away."""
         for command in await control.pending_commands(self._home):
             if command.started_at is not None:
                 await self._answer(command, ExitCode.FAILED, {"error": "The daemon stopped while it worked on this."})
+
+    async def _stop_current(self) -> None:
+        if self._current is not None:
+            task = self._current[1]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _take(self, command: Command) -> None:
         if command.command == "cancel":
@@ -60,10 +68,10 @@ class Commands:
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")
-        if self._current is not None and self._current[0] == wanted:
+        if self._current is not None and self._current[0] == wanted and not self.session.committing:
             self._current[1].cancel()
         for other in await control.pending_commands(self._home):
-            if other.id == wanted and other.started_at is None:
+            if other.id == wanted and (self._current is None or self._current[0] != wanted):
                 await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
         await self._answer(command, ExitCode.DONE, {})
 

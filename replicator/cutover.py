@@ -58,12 +58,15 @@ def activation_marker(epoch: int) -> str:
 class Cutover:
     """Moves ownership from the source of a pipeline to its target."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, report: Report) -> None:
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, report: Report, on_commit: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
         self.pipeline = pipeline
         self.plan = pipeline.context.plan
         self.ends: Ends = pipeline.ends
         self.report = report
+        self._on_commit = on_commit
         self.owner_after: Owner = "new" if pipeline.direction == "forward" else "old"
         self.owner_before: Owner = "old" if pipeline.direction == "forward" else "new"
         self._step = ""
@@ -80,6 +83,7 @@ class Cutover:
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
             await self.report(f"attempt {attempt}: waiting for the lock on {len(names)} tables")
+            await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
             try:
                 pause = await self._attempt(epoch, names)
             except RetryableError as error:
@@ -128,6 +132,7 @@ class Cutover:
                     "Try again when there is less load, or allow a longer pause.",
                 ) from None
             self._step = "commit"
+            self._on_commit()
             await self._commit(holder, epoch)
             return clock() - began
         finally:
@@ -202,5 +207,10 @@ async def activate(settings: Settings, pipeline_targets: list[Table], ownership:
 async def owner_now(settings: Settings) -> Ownership:
     """Who owns the data: the database whose state row has moved last knows."""
     async with connection(settings.source, "state") as old, connection(settings.target, "state") as new:
-        return max(await read_ownership(old), await read_ownership(new), key=lambda each: each.epoch)
+        return latest(await read_ownership(old), await read_ownership(new))
+
+
+def latest(*rows: Ownership) -> Ownership:
+    """The state row that counts: the one that has moved last."""
+    return max(rows, key=lambda each: each.epoch)
 

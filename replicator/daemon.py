@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from replicator import schema
 from replicator.commands import Commands
-from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
+from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, latest, owner_now
 from replicator.errors import CheckError, ReplicatorError
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
@@ -19,6 +19,7 @@ from replicator.pipeline import Pipeline, read_plan, set_up_slot
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, read_phase, write_phase, write_status
 from replicator.postgres.lease import Lease
+from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import drop_progress, read_progress
 from replicator.postgres.slots import drop_publication, drop_slot
 from replicator.preflight import preflight
@@ -60,7 +61,7 @@ async def _run_and_retry(  # noqa: PLR0917
 ) -> None:
     tries = 0
     while not stop.is_set():
-        session = Session(settings, migration, metrics, reporter)
+        session = Session(settings, migration, metrics, reporter, state.is_up)
         try:
             await session.run(stop)
         except ReplicatorError as error:
@@ -70,14 +71,12 @@ async def _run_and_retry(  # noqa: PLR0917
             if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
                 raise
             state.trouble = str(error)
-            state.ever_up |= session.was_up
             pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
             log.warning("trying again", seconds=pause, error=str(error))
             try:
                 await asyncio.wait_for(stop.wait(), pause)
             except TimeoutError:
                 continue
-        state.trouble = None
 
 
 async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> None:
@@ -105,6 +104,9 @@ class _Health:
         self.trouble: str | None = None
         self.ever_up = False
 
+    def is_up(self) -> None:
+        self.trouble, self.ever_up = None, True
+
     def health(self) -> str | None:
         return self.trouble
 
@@ -112,11 +114,21 @@ class _Health:
 class Session:
     """One life of the daemon, from taking the lease to losing it."""
 
-    def __init__(self, settings: Settings, migration: Migration, metrics: Metrics, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        migration: Migration,
+        metrics: Metrics,
+        reporter: Reporter,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.migration = migration
         self.metrics = metrics
         self.reporter = reporter
+        self._on_up = on_up
+        self.committing = False
+        """A cutover's commit is on its way: it can no longer be cancelled."""
         self.phase = Phase.NEW
         self.was_up = False
         self.pipeline: Pipeline | None = None
@@ -128,12 +140,8 @@ class Session:
     async def run(self, stop: asyncio.Event) -> None:
         """Set up what is missing, then work until ``stop``, or until a task fails."""
         try:
-            await self._take_leases()
-            await self._resume()
-            self.was_up = True
-            self._supervisor.start("report", self._report())
-            self._supervisor.start("commands", Commands(self).run())
             self._supervisor.start("stop", _until(stop))
+            self._supervisor.start("start", self._start())
             await self._supervisor.wait(ending="stop")
         finally:
             await self._supervisor.stop_all()
@@ -148,6 +156,14 @@ class Session:
         log.info("phase", phase=str(phase))
 
     # ---- starting
+
+    async def _start(self) -> None:
+        await self._take_leases()
+        await self._resume()
+        self.was_up = True
+        self._on_up()
+        self._supervisor.start("report", self._report())
+        self._supervisor.start("commands", Commands(self).run())
 
     async def _take_leases(self) -> None:
         for dsn in dict.fromkeys((self.settings.target, self.settings.source)):
@@ -241,19 +257,35 @@ class Session:
             raise CheckError(f"There is nothing to cut over in the phase {self.phase}.")
         await self.enter_phase(Phase.CUTOVER)
         try:
-            await report("preparing the way back: the reverse slot waits for the transactions that run now")
-            reverse = await self._prepare_reverse()
-            await report("preparing the way back: reading what it must remember")
-            await reverse.backfill()
-            await self.stop_verifying()
-            await forward.verifier.open()
-            await forward.verifier.settle()
-            result = await Cutover(self.settings, forward, report).run()
-        except BaseException:
-            await self._take_back()
+            return await self._cut_over(forward, report)
+        except BaseException as error:
+            await self._after_failure(error)
             raise
+
+    async def _cut_over(self, forward: Pipeline, report: Report) -> CutoverResult:
+        await report("preparing the way back: the reverse slot waits for the transactions that run now")
+        reverse = await self._prepare_reverse()
+        await report("preparing the way back: reading what it must remember")
+        await reverse.backfill()
+        await self.stop_verifying()
+        await forward.verifier.open()
+        result = await Cutover(self.settings, forward, report, self._commits).run()
         await self._after_commit(forward, reverse, result)
         return result
+
+    def _commits(self) -> None:
+        self.committing = True
+
+    async def _after_failure(self, error: BaseException) -> None:
+        """Go back to following if nothing has moved; else end this session: the next one reads the state row."""
+        try:
+            if (await owner_now(self.settings)).owner == "old":
+                await self._take_back()
+                return
+        except ReplicatorError as second:
+            error = second
+        if not isinstance(error, asyncio.CancelledError):  # cancelled: the session ends anyhow
+            self._supervisor.start("cutover", _raise(error))
 
     async def _prepare_reverse(self) -> Pipeline:
         plan = await read_plan(self.settings, self.migration, "reverse")
@@ -262,14 +294,12 @@ class Session:
         return await self._open_pipeline("reverse")
 
     async def _take_back(self) -> None:
-        """The cutover did not happen, or nobody knows: the next start reads the state row."""
-        ownership = await owner_now(self.settings)
-        if ownership.owner == "old":
-            await self._supervisor.stop("reverse pipeline")
-            await self._drop_pipeline("reverse")
-            await self.enter_phase(Phase.FOLLOW)
-            if not self._supervisor.running("verify"):
-                self.start_verifying()
+        self.committing = False
+        await self._supervisor.stop("reverse pipeline")
+        await self._drop_pipeline("reverse")
+        await self.enter_phase(Phase.FOLLOW)
+        if not self._supervisor.running("verify"):
+            self.start_verifying()
 
     async def _after_commit(self, forward: Pipeline, reverse: Pipeline, result: CutoverResult) -> None:
         self.reporter.pause_seconds = result.write_pause_seconds
@@ -300,23 +330,27 @@ class Session:
     # ---- the report
 
     async def _report(self) -> None:
-        async with connection(self.settings.target, "status") as home, AsyncExitStack() as stack:
-            reading = home
-            if self.settings.source != self.settings.target:
-                reading = await stack.enter_async_context(connection(self.settings.source, "status"))
+        async with (
+            connection(self.settings.source, "status") as old,
+            connection(self.settings.target, "status") as new,
+        ):
             while True:
                 reverse = self.pipeline is not None and self.pipeline.direction == "reverse"
-                owner = (await owner_now(self.settings)).owner
+                owner = latest(await read_ownership(old), await read_ownership(new)).owner
                 document = await self.reporter.look(
-                    self.pipeline, self.phase, owner, self.settings, reading if reverse else home
+                    self.pipeline, self.phase, owner, self.settings, old if reverse else new
                 )
                 publish(document, self.metrics)
-                await write_status(home, document)
+                await write_status(new, document)
                 await asyncio.sleep(STATUS_SECONDS)
 
 
 async def _until(stop: asyncio.Event) -> None:
     await stop.wait()
+
+
+async def _raise(error: BaseException) -> None:
+    raise error if isinstance(error, ReplicatorError) else ReplicatorError(f"The cutover ended with {error!r}.")
 
 
 # ---- what the commands need without a running daemon

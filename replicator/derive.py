@@ -7,7 +7,7 @@ from typing import Any
 from replicator.errors import MigrationError, TransformError
 from replicator.migration import as_rows
 from replicator.plan import PlannedTransform, Source
-from replicator.tables import Column, Key, Row, Table, key_of
+from replicator.tables import Column, Key, Row, key_of
 from replicator.values import PARSERS, Value, canonical, to_text
 
 
@@ -74,15 +74,29 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
     if not isinstance(result, Mapping):
         raise MigrationError(f"The transform {transform.name} returned a {type(result).__name__}, not a dict.")
     table = transform.target
-    columns = {name: _text(transform, table, source_key, name, value) for name, value in result.items()}
+    by_name = table.by_name
+    columns: dict[str, str | None] = {}
+    for name, value in result.items():
+        column = by_name.get(name)
+        if column is None or column.generated:
+            raise _no_such_column(transform, name, column)
+        # Most values are text or null already; this is the innermost loop of a backfill.
+        plain = value is None or value.__class__ is str
+        columns[name] = value if plain else _text(transform, column, source_key, value)
     if computed is None:
         key = _key(transform, source_key, result)
     else:
         key = computed
         _refuse_other_key(transform, source_key, computed, columns)
-    for name, text in zip(table.key, key, strict=True):
-        columns[name] = text
+    columns.update(zip(table.key, key, strict=True))
     return TargetRow(transform.name, source_key, key, columns)
+
+
+def _no_such_column(transform: PlannedTransform, name: str, column: Column | None) -> MigrationError:
+    return MigrationError(
+        f"The transform {transform.name} gives the column {name}, which "
+        f"{transform.target.name} {'does not have' if column is None else 'generates itself'}."
+    )
 
 
 def _refuse_other_key(
@@ -114,26 +128,14 @@ def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Valu
         ) from error
 
 
-def _text(transform: PlannedTransform, table: Table, source_key: Key, name: str, value: Value) -> str | None:
-    column = table.by_name.get(name)
-    if column is None or column.generated:
-        raise MigrationError(
-            f"The transform {transform.name} gives the column {name}, which "
-            f"{table.name} {'does not have' if column is None else 'generates itself'}."
-        )
+def _text(transform: PlannedTransform, column: Column, source_key: Key, value: Value) -> str | None:
     try:
-        return _checked(to_text(value, column.kind), column)
+        return to_text(value, column.kind)
     except (TypeError, ValueError) as error:
         raise TransformError(
-            f"The transform {transform.name} gives a {type(value).__name__} for {table.name}.{name} "
+            f"The transform {transform.name} gives a {type(value).__name__} for {transform.target.name}.{column.name} "
             f"({column.type}), which cannot be written, for {list(source_key)}."
         ) from error
-
-
-def _checked(text: str | None, column: Column) -> str | None:
-    if text is not None and "\0" in text:
-        raise ValueError(f"{column.name} holds a NUL character")
-    return text
 
 
 def _where(error: Exception) -> str:

@@ -80,11 +80,36 @@ def to_text(value: Value, kind: Kind) -> str | None:
         case timedelta():
             return f"{value.days} days {value.seconds} seconds {value.microseconds} microseconds"
         case Mapping() | list() | tuple() if kind == "json":
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+            return _json_text(value)
         case list() | tuple():
             return _array_text(value)
         case _:
             raise TypeError(f"a {type(value).__name__} cannot be written to a column of kind {kind}")
+
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def _json_text(value: Value) -> str:
+    try:
+        return _ENCODE(value)
+    except TypeError:
+        return _json_exactly(value)
+
+
+def _json_exactly(value: Value) -> str:
+    """For what the library's encoder does not know: Decimal above all, which ``as_json`` gives, with all its digits."""
+    match value:
+        case Decimal() if value.is_finite():
+            return str(value)
+        case Mapping():
+            return "{" + ", ".join(f"{_ENCODE(str(name))}: {_json_exactly(each)}" for name, each in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_json_exactly, value)) + "]"
+        case UUID():
+            return _ENCODE(str(value))
+        case _:
+            return _ENCODE(value)
 
 
 def _float_text(value: float) -> str:
@@ -109,12 +134,15 @@ def _array_item(item: Value) -> str:
     return f'"{escaped}"'
 
 
+_CANONICAL_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def canonical(text: str | None, kind: Kind) -> str | None:
     """One spelling for each key value, so that keys can be compared in Python as Postgres would compare them."""
     if text is None:
         return None
     if kind == "uuid":
-        return str(UUID(text))
+        return text if _CANONICAL_UUID.fullmatch(text) else str(UUID(text))
     if kind == "integer":
         return str(int(text))
     if kind == "boolean":
