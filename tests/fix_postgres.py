@@ -284,13 +284,18 @@ def other_database(server: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-def make_cluster(server: Server) -> Iterator[MakeCluster]:
-    """Makes clusters with settings of the test's own, such as `make_cluster(wal_level="replica")`."""
+def server_cluster(server: Server) -> Cluster:
+    """The cluster behind the server, for tests that stop or kill it; the next test finds it up again."""
     if server.cluster is None:
-        pytest.skip(f"needs server binaries, and {server.id} is given by its DSN or by Docker")
-    binaries = server.cluster.programs
+        pytest.skip(f"{server.id} is not ours to stop: it is given by its DSN or by Docker")
+    return server.cluster
+
+
+@pytest.fixture
+def make_cluster(server_cluster: Cluster) -> Iterator[MakeCluster]:
+    """Makes clusters with settings of the test's own, such as `make_cluster(wal_level="replica")`."""
     with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(Cluster(binaries, settings=settings))
+        yield lambda **settings: stack.enter_context(Cluster(server_cluster.programs, settings=settings))
 
 
 @contextlib.contextmanager

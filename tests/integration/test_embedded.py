@@ -224,8 +224,7 @@ def test_two_databases_of_one_test_are_two(database: Database, other_database: D
     )
 
 
-def test_a_server_that_a_test_left_dead_is_up_for_the_next(server: Server) -> None:
-    assert server.cluster is not None
-    server.cluster.kill()
+def test_a_server_that_a_test_left_dead_is_up_for_the_next(server_cluster: Cluster, server: Server) -> None:
+    server_cluster.kill()
     with fresh_database(server) as database:
         assert scalar(database.dsn, "SELECT 1") == 1
