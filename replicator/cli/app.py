@@ -109,11 +109,12 @@ def schema(
             typer.echo(f"{statement.rstrip().rstrip(';')};\n")
         return
     notes = messages()
-    done = asyncio.run(
-        daemon.build_schema(
-            settings, migration, wanted, lambda step: None if json else notes.print(step, markup=False, style="dim")
-        )
-    )
+
+    def tell(step: str) -> None:
+        if not json:
+            notes.print(step, markup=False, style="dim", no_wrap=True, overflow="ellipsis")
+
+    done = asyncio.run(daemon.build_schema(settings, migration, wanted, tell))
     if json:
         emit({"done": done})
     else:

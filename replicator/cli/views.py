@@ -16,14 +16,15 @@ from replicator.observe.status import Gate, version
 if TYPE_CHECKING:
     from replicator.preflight import Finding
 
+OUTCOMES = ("pass", "warn", "fail")
 DIVERGENT = ("missing", "extra", "different")
 
 
 def findings(found: "Sequence[Finding]") -> RenderableType:
-    """One line a check, and below each that did not pass what to do; SQL in that stands on lines of its own."""
+    """One line a check, and below each that did not pass what to do; what did not pass comes last, to be seen."""
     width = max((len(each.check) for each in found), default=0)
     shown: list[RenderableType] = []
-    for each in found:
+    for each in sorted(found, key=lambda each: OUTCOMES.index(each.outcome)):
         line = Table.grid(padding=(0, 2))
         line.add_column(width=4)
         line.add_column(width=width)

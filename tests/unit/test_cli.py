@@ -366,6 +366,12 @@ def test_check_fails(run: Run, settings: None, fake: Callable[..., None]) -> Non
     assert "1 check of 2 failed." in shown
 
 
+def test_what_did_not_pass_comes_last(run: Run, settings: None, fake: Callable[..., None]) -> None:
+    fake("replicator.preflight", preflight=findings(FAIL, WARN, PASS))
+    _, shown, _ = run("check")
+    assert shown.index("wal_level") < shown.index("columns") < shown.index("slots")
+
+
 def test_check_as_json(run: Run, settings: None, fake: Callable[..., None]) -> None:
     fake("replicator.preflight", preflight=findings(PASS, FAIL))
     code, shown, _ = run("check --json")
