@@ -43,6 +43,8 @@ log = get_logger("pipeline")
 HEARTBEAT_SECONDS = 10.0
 IDLE_PROGRESS = timedelta(seconds=10)
 """How often the position is stored while nothing of ours is in the stream."""
+EXTENSIONS = 5
+"""How often a batch is extended; what clashes still does so for a reason."""
 BETWEEN_PASSES = 60.0
 BETWEEN_LOOKS = 1.0
 
@@ -292,10 +294,10 @@ class Pipeline:
     async def _apply(self, piece: Piece) -> None:
         began = asyncio.get_running_loop().time()
         async with self.context.exclusion.alone():
-            while True:
+            for attempt in range(EXTENSIONS + 1):
                 await self._applier.begin()
                 try:
-                    last = await self._apply_pieces(piece)
+                    last = await self._apply_pieces(piece, extend=attempt < EXTENSIONS)
                 except NewerReadError as clash:
                     await self._applier.rollback()
                     await self._extend(piece, clash)
@@ -311,16 +313,17 @@ class Pipeline:
         await self._advance(end, last.messages)
         self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
 
-    async def _apply_pieces(self, piece: Piece) -> Piece:
-        """Apply a piece, and the rest of its last transaction; gives the piece that ends it."""
-        position = piece.end or ZERO
+    async def _apply_pieces(self, piece: Piece, *, extend: bool) -> Piece:
+        """Apply a piece, and the rest of its last transaction; gives the piece that ends it.
+
+        :param extend: a clash with rows that were read again raises NewerReadError; without it, it is a true one. In
+            the middle of a large transaction, which cannot be taken back, it always is.
+        """
+        position = piece.end if extend else None
         await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
         while piece.end is None:
             piece = await self._inbox.take(self.context.batch_rows)
-            try:
-                await self._applier.apply(piece.changes, position=self.received, whole=piece.end is not None)
-            except NewerReadError as clash:
-                raise RowError(clash.problem, "It came in the middle of a large transaction: start the daemon again.") from clash
+            await self._applier.apply(piece.changes, position=None, whole=piece.end is not None)
         return piece
 
     async def _extend(self, piece: Piece, clash: NewerReadError) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch, TableState, compact
 from replicator.apply.effects import Effects
-from replicator.apply.writing import Refusal, write_effects
+from replicator.apply.writing import Refusal, acting_children, write_effects
 from replicator.changes import Change, RelationName
 from replicator.errors import DefinitionError, RowError
 from replicator.log import get_logger
@@ -70,6 +70,7 @@ class Applier:
         self.nulls_are_ambiguous = nulls_are_ambiguous
         self.outcome = Outcome()
         self._touched: list[tuple[str, set[Key] | None]] = []
+        self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
         self._relations: dict[RelationName, Table | None] = {
             (table.name.schema, table.name.table): table for table in context.plan.watched.values()
         }
@@ -94,6 +95,7 @@ class Applier:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
         self.outcome = Outcome()
         self._touched = []
+        self._postponed = {}
         with translated():
             await self._connection.execute("BEGIN")
             await enter(self._connection, self.context.epoch)
@@ -127,10 +129,11 @@ class Applier:
         with translated():
             await self._connection.execute("COMMIT")
 
-    async def apply(self, changes: list[Change], *, position: LSN, whole: bool) -> None:
+    async def apply(self, changes: list[Change], *, position: LSN | None, whole: bool) -> None:
         """Apply changes inside the open transaction.
 
-        :param position: how far the stream has been taken: a clash with rows read again later than this may be none.
+        :param position: how far the stream has been taken: a clash with rows read again later than this may be none. With
+            None, every clash is a true one.
         :param whole: the changes end at a commit, so the constraints must hold.
         :raises NewerReadError: roll back, take more of the stream, and apply it together with this.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
@@ -144,7 +147,7 @@ class Applier:
         except UniqueClashError:
             await self._apply_in_order(changes, position, whole=whole)
 
-    async def _apply_in_order(self, changes: list[Change], position: LSN, *, whole: bool) -> None:
+    async def _apply_in_order(self, changes: list[Change], position: LSN | None, *, whole: bool) -> None:
         """One change after the other, in commit order: a unique value may have changed hands within the batch."""
         before = len(self.outcome.failures)
         for change in changes:
@@ -191,6 +194,7 @@ class Applier:
         for _ in range(ROUNDS):
             effects, read_at = await self._effects(batch, skip)
             failures.update({(each.transform, each.source_key): each for each in effects.failures})
+            self._postpone(effects, whole=whole)
             refusals = await self._try_write(effects, whole=whole)
             if not refusals:
                 await self._keep(effects, failures)
@@ -206,6 +210,18 @@ class Applier:
                 failures[found.transform, found.source_key] = found
                 skip.add((found.transform, found.source_key))
         raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
+
+    def _postpone(self, effects: Effects, *, whole: bool) -> None:
+        """Keep deletions that would take children along until the transaction's end: it may delete these itself."""
+        for table in self.context.plan.targets:
+            if acting_children(self.context.plan, table):
+                postponed = self._postponed.setdefault(table.name, {})
+                for key in effects.upserts.get(table.name, {}):
+                    postponed.pop(key, None)
+                if whole:
+                    effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
+                else:
+                    postponed.update(effects.deletes.pop(table.name, {}))
 
     async def _try_write(self, effects: Effects, *, whole: bool) -> list[Refusal]:
         """Write inside a savepoint; gives the refused rows, none when all is written."""

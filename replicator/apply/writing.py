@@ -63,7 +63,7 @@ async def _back(writer: TargetWriter, savepoint: str) -> None:
 async def _write_all(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool, replace: bool) -> Written:
     """``replace`` deletes the rows before it inserts them, so that unique values may change hands among them."""
     written: Written = Counter()
-    late = [table for table in plan.targets if _acting_children(plan, table)]
+    late = [table for table in plan.targets if acting_children(plan, table)]
     for table in reversed(plan.targets):
         if table not in late:
             await _delete(writer, table, effects, written)
@@ -102,7 +102,7 @@ async def _late_keys(writer: TargetWriter, table: Table, effects: Effects) -> li
     return [key for key in await writer.all_keys(table) if key not in written]
 
 
-def _acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
+def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
     """The targets' foreign keys that would delete or change rows when a row of ``parent`` goes."""
     return [
         (table, foreign_key)
@@ -116,7 +116,7 @@ async def _delete_unreferred(
     writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written
 ) -> None:
     keys = await _late_keys(writer, table, effects)
-    for child, foreign_key in _acting_children(plan, table) if keys else ():
+    for child, foreign_key in acting_children(plan, table) if keys else ():
         if await writer.children_of(foreign_key, child.name, table, keys):
             raise RowError(_takes_along(table, child, foreign_key), sqlstate=FOREIGN_KEY_VIOLATION)
     if keys:
@@ -145,7 +145,7 @@ class _Search:
 
     async def run(self) -> None:
         ignored: Written = Counter()
-        late = [table for table in self.plan.targets if _acting_children(self.plan, table)]
+        late = [table for table in self.plan.targets if acting_children(self.plan, table)]
         for table in reversed(self.plan.targets):
             if table not in late:
                 await _delete(self.writer, table, self.effects, ignored)
@@ -185,7 +185,7 @@ class _Search:
     async def _late_deletes(self, table: Table) -> None:
         keys = await _late_keys(self.writer, table, self.effects)
         held: set[Key] = set()
-        for child, foreign_key in _acting_children(self.plan, table) if keys else ():
+        for child, foreign_key in acting_children(self.plan, table) if keys else ():
             for key in await self.writer.children_of(foreign_key, child.name, table, keys):
                 held.add(key)
                 self._refuse_delete(table, key, _takes_along(table, child, foreign_key))
@@ -216,7 +216,7 @@ class _Search:
         keys = self.effects.deletes_of(foreign_key.parent) if parent is not None else []
         if parent is None or not keys or foreign_key.acts:
             return
-        for key in await self.writer.children_of(foreign_key, child.name, parent, keys):
+        for key in await self.writer.children_of(foreign_key, child.name, parent, keys, deleted=True):
             self._refuse_delete(
                 parent, key, f"A row of {child.name} still refers to the deleted row of {parent.name} "
                 f"({foreign_key.name}).",

@@ -102,18 +102,23 @@ class TargetWriter:
             )
             return [tuple(row) async for row in cursor]
 
-    async def children_of(self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key]) -> list[Key]:
-        """Which of these parent keys, there or deleted already, some child row still refers to.
+    async def children_of(
+        self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key], *, deleted: bool = False
+    ) -> list[Key]:
+        """Which of these parent keys some child row still refers to.
 
-        A foreign key to other columns than the primary key finds only parents that are still there.
+        :param deleted: the parents are gone already; without it, a parent that is not there has no children. A foreign
+            key to other columns than the primary key says nothing about parents that are gone.
         """
         stage = self._stages[parent.name]
         to_key = set(foreign_key.parent_columns) <= set(parent.key)
+        if deleted and not to_key:
+            return []
         on = sql.SQL(" AND ").join([
-            sql.SQL("c.{} = {}.{}").format(identifier(mine), sql.SQL("s" if to_key else "p"), identifier(theirs))
+            sql.SQL("c.{} = {}.{}").format(identifier(mine), sql.SQL("s" if deleted else "p"), identifier(theirs))
             for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
         ])  # fmt: skip
-        join = sql.SQL("") if to_key else sql.SQL("JOIN {} AS p ON {} ").format(
+        join = sql.SQL("") if deleted else sql.SQL("JOIN {} AS p ON {} ").format(
             identifier(parent.name.schema, parent.name.table), _same_key(parent, "p")
         )  # fmt: skip
         with translated():

@@ -1,0 +1,71 @@
+"""A small migration for tests that need another one than the reference: people and their pets, old to new."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from replicator import ALL, Migration, Query, Row
+
+OLD = """
+CREATE TABLE people (id integer PRIMARY KEY, name text, age text, note text);
+CREATE TABLE pets (id integer PRIMARY KEY, owner integer, name text);
+"""
+TABLES = """
+CREATE SCHEMA IF NOT EXISTS store;
+CREATE TABLE IF NOT EXISTS store.people (
+    id integer PRIMARY KEY, name text NOT NULL, age integer CHECK (age < 200), note text
+);
+CREATE TABLE IF NOT EXISTS store.tags (tag text PRIMARY KEY, person integer NOT NULL);
+CREATE TABLE IF NOT EXISTS store.homes (owner integer PRIMARY KEY, pets text[] NOT NULL);
+"""
+CONSTRAINTS = """
+ALTER TABLE store.homes ADD CONSTRAINT homes_owner_fkey
+    FOREIGN KEY (owner) REFERENCES store.people (id) ON DELETE CASCADE DEFERRABLE INITIALLY IMMEDIATE NOT VALID;
+ALTER TABLE store.homes VALIDATE CONSTRAINT homes_owner_fkey;
+"""
+HOMES = """
+SELECT owner, array_agg(pets.name ORDER BY pets.id) AS pets
+FROM pets JOIN people ON people.id = pets.owner GROUP BY owner
+"""
+
+
+def small_migration(folder: Path, *, constraints: bool = True) -> Migration:
+    """People one to one (``name`` raising for 'boom'), tags fanned out of the note, homes fanned in from pets."""
+    new = folder / "new"
+    new.mkdir(parents=True, exist_ok=True)
+    (new / "10_tables.sql").write_text(TABLES)
+    (new / "30_constraints.sql").write_text(CONSTRAINTS if constraints else "")
+    migration = Migration("small", old="public", new="store", sql=folder)
+
+    @migration.transform(source="people", into="people", key=lambda old: old["id"])
+    def person(old: Row) -> dict[str, Any] | None:
+        if old["name"] == "boom":
+            raise LookupError("a secret value")
+        if old["name"] == "nobody":
+            return None
+        return {"id": old["id"], "name": old["name"], "age": old["age"], "note": old["note"]}
+
+    @migration.transform(source="people", into="tags")
+    def tags(old: Row) -> list[dict[str, Any]]:
+        words = {word for word in (old["note"] or "").split() if word.startswith("#")}
+        return [{"tag": word, "person": old["id"]} for word in sorted(words)]
+
+    @migration.transform(
+        source=Query(HOMES, key=["owner"], depends_on={"pets": ALL, "people": ["id"]}), into="homes"
+    )
+    def home(old: Row) -> dict[str, Any]:
+        return {"owner": old["owner"], "pets": old["pets"]}
+
+    @migration.reverse(source="people", into="people", key=lambda new: new["id"])
+    def old_person(new: Row) -> dict[str, Any]:
+        return {"id": new["id"], "name": new["name"], "age": new["age"], "note": new["note"]}
+
+    return migration
+
+
+def create_small(dsn: str, *statements: str) -> None:
+    """The old tables, and rows."""
+    with psycopg.connect(dsn) as old:
+        for statement in (OLD, *statements):
+            old.execute(statement.encode())
