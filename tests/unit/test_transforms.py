@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator import Query
@@ -20,6 +20,7 @@ from transforms.events import event_status
 from transforms.party import EVENT_ID, NEVER, moment, new_id, with_zone, without_zone
 
 SQL = Path(__file__).parents[2] / "sql"
+AT_LEISURE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PRIMARY_KEY = {"settings": "key", "spotify_tokens": "admin_id"}
 NEW_TABLES = {"events", "admins", "spotify_tokens", "requests"}
 OLD_TABLES = {"requests", "settings", "admins", "spotify_auth", "event_settings"}
@@ -303,11 +304,13 @@ def test_tokens_without_an_admin_have_no_row_but_are_not_lost() -> None:
 # --- what holds for every content -------------------------------------------------------------------------------------
 
 
+@AT_LEISURE
 @given(old_rows.parties)
 def test_there_and_back(party: Party) -> None:
     assert in_order(back(forward(party))) == in_order(party)
 
 
+@AT_LEISURE
 @given(old_rows.parties)
 def test_transforms_are_pure(party: Party) -> None:
     kept = copy.deepcopy(party)
@@ -317,6 +320,7 @@ def test_transforms_are_pure(party: Party) -> None:
     assert back(once) == back(twice)
 
 
+@AT_LEISURE
 @given(old_rows.parties)
 def test_all_rows_of_a_transform_have_the_same_columns(party: Party) -> None:
     example = forward(PARTY)
@@ -326,6 +330,7 @@ def test_all_rows_of_a_transform_have_the_same_columns(party: Party) -> None:
             assert all(row.keys() == expected[table][0].keys() for row in rows), table
 
 
+@AT_LEISURE
 @given(old_rows.parties)
 def test_the_key_function_gives_the_key_of_the_rows(party: Party) -> None:
     new = forward(party)
@@ -352,6 +357,7 @@ def test_remembered_keys_are_those_that_do_not_follow_from_the_source_key() -> N
     }
 
 
+@AT_LEISURE
 @given(st.sets(old_rows.ids, min_size=2))
 def test_two_old_ids_never_become_one(old: set[str]) -> None:
     made = {new_id("requests", each) for each in old}
@@ -359,11 +365,20 @@ def test_two_old_ids_never_become_one(old: set[str]) -> None:
     assert all(str(UUID(each)) == each for each in made)
 
 
+@AT_LEISURE
 @given(st.uuids())
 def test_an_id_stays_if_it_is_spelt_as_postgres_spells_it(value: UUID) -> None:
     assert new_id("requests", str(value)) == str(value)
     for other in (value.urn, f"{{{value}}}", f"{value}\n", value.hex):
         assert new_id("requests", other) != str(value)
+
+
+@pytest.mark.parametrize("position", [0, 9, 14, 19, 24, 35])
+def test_an_id_with_one_capital_is_not_that_of_the_same_uuid(position: int) -> None:
+    canonical = "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
+    capital = f"{canonical[:position]}A{canonical[position + 1 :]}"
+    assert UUID(capital) == UUID(canonical)
+    assert new_id("requests", capital) not in (capital, canonical)
 
 
 def test_ids_are_made_the_same_for_ever() -> None:

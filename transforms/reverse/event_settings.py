@@ -17,7 +17,7 @@ def old_event_id(new: Row) -> int:
 
 @migration.reverse(source="events", into="event_settings", key=old_event_id)
 def old_event_settings(new: Row) -> dict[str, Any] | None:
-    """None for an event born in the new schema, and where the old table was empty and nothing has been set since."""
+    """None for an event born in the new schema, and where the old table had no row and nothing has been set since."""
     if new["id"] != EVENT_ID:
         return None
     config, legacy = as_json(new["config"]), as_json(new["legacy"])
@@ -27,8 +27,8 @@ def old_event_settings(new: Row) -> dict[str, Any] | None:
         requests_page, display_page = PAGES[new["status"]]
     switches = {"requests_page_enabled": requests_page, "display_page_enabled": display_page}
     columns = {column: config.get(column) for column in CONFIG} | switches
-    had_row = legacy.get("event_settings") is not None
-    if "event_settings" in legacy and not had_row and all(value is None for value in columns.values()):
+    came_from = legacy.get("event_settings")
+    if came_from is None and all(value is None for value in columns.values()):
         return None
-    updated_at = legacy["event_settings"]["updated_at"] if had_row else without_zone(new["updated_at"])
+    updated_at = without_zone(new["updated_at"]) if came_from is None else came_from["updated_at"]
     return {"id": OLD_EVENT_ID, **columns, "updated_at": updated_at}
