@@ -7,13 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import psycopg
 import pytest
+import yaml
 from psycopg.conninfo import make_conninfo
 
 from replicator.demo.account import Account, copy_install
@@ -22,8 +26,9 @@ from replicator.demo.embedded import HOST, free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "postgres"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PASSWORDS = {"APP_PASSWORD": "it's the app", "REPLICATOR_PASSWORD": 'it\'s "the" replicator'}
-SECONDS = 60
+SECONDS = 90
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -33,7 +38,7 @@ class Image:
 
     def __init__(self, binaries: Path, folder: Path, account: Account) -> None:
         self.binaries, self.folder, self.account = binaries, folder, account
-        self.port = free_port()
+        self.port, self.http_port = free_port(), free_port()
         stub = folder / "docker-entrypoint.sh"  # the official image's, once the data folder is there
         stub.write_text('#!/bin/sh\nexec "$@"\n')
         stub.chmod(0o755)
@@ -221,6 +226,91 @@ def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running:
         assert app.execute("SELECT replicator.active_schema()").fetchall() == [("public",)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute("UPDATE replicator.ownership SET owner = 'new'")
+
+
+def replicate(image: Image, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command with the settings of the compose file, but for where the server is."""
+    return subprocess.run(
+        [sys.executable, "-m", "replicator", *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=SECONDS,
+        env=daemon_environment(image),
+    )
+
+
+def daemon_environment(image: Image) -> dict[str, str]:
+    dsn = COMPOSE["services"]["replicator"]["environment"]["REPLICATOR_SOURCE_DSN"]
+    return {
+        "PATH": os.environ["PATH"],
+        "REPLICATOR_SOURCE_DSN": dsn.replace("host=postgres", f"host={HOST} port={image.port}"),
+        "REPLICATOR_HTTP_LISTEN": f"{HOST}:{image.http_port}",
+        "REPLICATOR_READY_FOR": "0.5",
+        "PGPASSWORD": PASSWORDS["REPLICATOR_PASSWORD"],
+    }
+
+
+def is_ready(image: Image) -> bool:
+    try:
+        with urlopen(f"http://{HOST}:{image.http_port}/readyz", timeout=10) as response:
+            return bool(response.status == 200)
+    except URLError:  # not there yet, or 503
+        return False
+
+
+def test_a_whole_migration_runs_in_the_replicators_role(binaries: Path) -> None:
+    with image_of(binaries) as image, image.server():
+        image.init()
+        with image.connect("app", "app") as app:
+            app.execute((ROOT / "sql" / "old" / "10_tables.sql").read_bytes())
+            app.execute("INSERT INTO event_settings (id) VALUES (1)")
+            app.execute("INSERT INTO admins (id, username, password_hash) VALUES ('1', 'dj', 'x')")
+            checked = replicate(image, "check")
+            assert checked.returncode == 0, checked.stdout
+            with subprocess.Popen(
+                [sys.executable, "-m", "replicator", "run"], cwd=ROOT, env=daemon_environment(image)
+            ) as daemon:
+                try:
+                    eventually(lambda: is_ready(image))
+                    cut_over = replicate(image, "cutover")
+                    assert cut_over.returncode == 0, cut_over.stdout + cut_over.stderr
+                    assert app.execute("SELECT replicator.active_schema()").fetchall() == [("party",)]
+                    app.execute("UPDATE party.admins SET password_hash = 'new'")
+                    changed = "SELECT 1 FROM admins WHERE password_hash = 'new'"
+                    eventually(lambda: app.execute(changed).fetchone() is not None)
+                finally:
+                    daemon.terminate()
+
+
+def test_the_writers_are_healthy_once_the_old_schema_is_filled(running: Image) -> None:
+    kind, python, *arguments = COMPOSE["services"]["writers"]["healthcheck"]["test"]
+    assert (kind, python) == ("CMD", "python")
+    code = [word.replace("host=postgres", f"host={HOST} port={running.port}") for word in arguments]
+    env = {"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORDS["APP_PASSWORD"]}
+
+    def healthy() -> bool:
+        return subprocess.run([sys.executable, *code], check=False, env=env, timeout=SECONDS).returncode == 0
+
+    with running.connect("app", "app") as app:
+        app.execute("DELETE FROM requests")
+        assert not healthy()
+        app.execute(
+            "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
+            "VALUES ('1', 'u', 't', 'a', 1, 'h')"
+        )
+        assert healthy()
+        app.execute("ALTER TABLE requests RENAME TO elsewhere")
+        assert not healthy()
+        app.execute("ALTER TABLE elsewhere RENAME TO requests")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("missing", PASSWORDS)
