@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationName
 from replicator.errors import ProtocolError
@@ -71,11 +71,7 @@ def _escaped(name: str) -> str:
 # ---- the documents
 
 
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError
-
-
-_JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
+_JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def _read(payload: bytes) -> Document:

@@ -204,6 +204,32 @@ async def test_frames_come_by_the_batch_and_batches_are_bounded(database: Databa
     assert max(counts) > 10
 
 
+class DeafLoop:
+    """An event loop that never says that a socket is readable."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.create_future, self.call_later = loop.create_future, loop.call_later
+
+    def add_reader(self, *_: object) -> None: ...
+
+    def remove_reader(self, *_: object) -> None: ...
+
+
+async def test_bytes_that_an_encrypted_socket_does_not_tell_of_are_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication, "LOOK_AGAIN_SECONDS", 0.01)
+    with database.connect() as connection:
+        prepare(connection, database.plugin)
+        async with streaming(database) as stream:
+            monkeypatch.setattr(stream, "_loop", DeafLoop(stream._loop))
+            reading = asyncio.create_task(read_to_end(stream, database))
+            await until(lambda: stream._waiting is not None)
+            connection.execute("INSERT INTO t VALUES (1, 'x')")
+            end(connection)
+            assert ids(await reading) == [1]
+
+
 # ---- the status
 
 
@@ -255,7 +281,7 @@ async def test_status_gets_through_while_nobody_reads_and_nothing_is_read_meanwh
             assert ids(await read_to_end(stream, database)) == list(range(1, 401))
 
 
-async def test_what_the_socket_does_not_take_follows_by_itself(database: Database) -> None:
+async def test_what_the_socket_does_not_take_follows_by_itself(database: Database, server_cluster: Cluster) -> None:
     with database.connect() as connection:
         prepare(connection, database.plugin)
         end(connection)
@@ -263,8 +289,8 @@ async def test_what_the_socket_does_not_take_follows_by_itself(database: Databas
             commit = (await read_to_end(stream, database))[-1]
             assert isinstance(commit, Commit)
             pid = walsender(connection)
-            if database.server.cluster is None or pid is None:
-                pytest.skip("the server's processes are not ours to stop")
+            assert pid is not None
+            assert server_cluster.running  # so the process is ours to stop
             os.kill(pid, signal.SIGSTOP)
             try:
                 deadline = time.monotonic() + SECONDS
@@ -542,12 +568,9 @@ async def test_the_system_is_identified(database: Database) -> None:
 async def test_the_stream_is_named_and_keeps_the_options_of_the_dsn(database: Database) -> None:
     with database.connect() as connection:
         prepare(connection, database.plugin)
-        dsn = make_conninfo(database.dsn, options="-c log_min_duration_statement=1234567")
-        stream = await ReplicationStream.start(dsn, "s", ZERO, decoder(database).options())
-        try:
-            names = connection.execute(
-                "SELECT application_name FROM pg_stat_replication WHERE pid = %s", [walsender(connection)]
-            ).fetchall()
-            assert names == [("replicator stream",)]
-        finally:
-            await stream.close()
+        async with streaming(database):
+            name = "SELECT application_name FROM pg_stat_replication WHERE pid = %s"
+            assert one(connection, name, walsender(connection)) == "replicator stream"
+    dsn = make_conninfo(database.dsn, options="-c no_such_setting=1")
+    with pytest.raises(ReplicatorError, match="no_such_setting"):
+        await ReplicationStream.start(dsn, "s", ZERO, decoder(database).options())

@@ -40,7 +40,7 @@ def transactions(events: Sequence[Event]) -> list[list[Change | Message]]:
                 assert begun is not None
                 assert begun.committed_at == event.committed_at
                 assert event.committed_at.tzinfo is UTC
-                assert datetime(2026, 1, 1, tzinfo=UTC) < event.committed_at < datetime(2100, 1, 1, tzinfo=UTC)
+                assert event.committed_at > datetime(2020, 1, 1, tzinfo=UTC)
                 assert event.end_lsn > last_end
                 begun, last_end = None, event.end_lsn
             case Message(transactional=False):

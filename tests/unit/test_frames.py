@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import ProtocolError
@@ -41,6 +41,7 @@ def test_a_refusal_holds_no_data() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([b"", b"w", b"k"]), st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(kind: bytes, rest: bytes) -> None:
     try:

@@ -4,7 +4,7 @@ import struct
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationDefinition
@@ -174,6 +174,7 @@ def test_every_truncated_or_overlong_message_is_refused(payload: bytes) -> None:
         pg.truncate([99]),
         pg.insert(7, ["1"]),
         pg.insert(7, ["1", None, None, None]),
+        pg.insert(7, ["1", None, None]).replace(b"N\0\3", b"N\0\4"),
         pg.insert(7, ["1", None, None]).replace(b"N", b"K", 1),
         pg.insert(7, ["1", None, "x"]).replace(b"t", b"b", 1),  # a binary value: not asked for
         pg.update(7, ["1", None, None], ["1", None, None], b"N"),
@@ -240,16 +241,19 @@ MESSAGES = [payload for name in STREAMS for payload in captured(name)]
 DEFINITIONS = [payload for payload in MESSAGES if payload[0] == ord("R")]
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_any_bytes_are_decoded_or_refused(payload: bytes) -> None:
     is_sound_or_refused(payload)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(b"BCIUDTRMOY"), st.binary())
 def test_any_bytes_behind_a_known_kind_are_decoded_or_refused(kind: int, rest: bytes) -> None:
     is_sound_or_refused(bytes([kind]) + rest)
 
 
+@settings(deadline=None)
 @given(damaged(MESSAGES), damaged(MESSAGES))
 def test_damaged_messages_are_decoded_or_refused(first: bytes, second: bytes) -> None:
     is_sound_or_refused(first, second)
