@@ -110,31 +110,33 @@ class Cutover:
         return all_names(tables)
 
     async def _attempt(self, epoch: int, names: list[Name]) -> float:
-        """One attempt; gives the seconds that the writers waited."""
+        """One attempt; gives the seconds that the writers waited. Everything that can be done before the lock is."""
         clock = asyncio.get_running_loop().time
         holder = await connect(self.ends.source_dsn, "cutover")
         try:
-            with translated():
-                await holder.execute("BEGIN")
-            await limit_transaction(holder, self.settings.max_write_pause + 1)
-            began = clock()
-            try:
-                async with asyncio.timeout(self.settings.max_write_pause):
-                    self._step = "lock"
-                    await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
-                    await self._drain()
-                    await self._check()
-                    await self._move(holder, epoch, names)
-            except TimeoutError:
-                raise CutoverError(
-                    f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
-                    f"(REPLICATOR_MAX_WRITE_PAUSE): the step '{self._step}' took the time. They went on.",
-                    "Try again when there is less load, or allow a longer pause.",
-                ) from None
-            self._step = "commit"
-            self._on_commit()
-            await self._commit(holder, epoch)
-            return clock() - began
+            async with connection(self.ends.target_dsn, "cutover target") as target:
+                together = await same_database(holder, target)
+                with translated():
+                    await holder.execute("BEGIN")
+                await limit_transaction(holder, self.settings.max_write_pause + 1)
+                began = clock()
+                try:
+                    async with asyncio.timeout(self.settings.max_write_pause):
+                        self._step = "lock"
+                        await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
+                        await self._drain()
+                        await self._check(target)
+                        await self._move(holder, epoch, names, together=together)
+                except TimeoutError:
+                    raise CutoverError(
+                        f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
+                        f"(REPLICATOR_MAX_WRITE_PAUSE): the step '{self._step}' took the time. They went on.",
+                        "Try again when there is less load, or allow a longer pause.",
+                    ) from None
+                self._step = "commit"
+                self._on_commit()
+                await self._commit(holder, epoch)
+                return clock() - began
         finally:
             await holder.close()  # without a commit, this is the rollback
 
@@ -144,7 +146,7 @@ class Cutover:
         await self.pipeline.nudge(marker)
         await self.pipeline.wait_message(marker)
 
-    async def _check(self) -> None:
+    async def _check(self, target: Connection) -> None:
         self._step = "final check"
         divergences = await self.pipeline.verifier.final_check()
         if divergences:
@@ -154,23 +156,20 @@ class Cutover:
             )
         if self.pipeline.context.quarantined:
             raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
-        async with connection(self.ends.target_dsn, "cutover target") as target:
-            self._step = "sequences"
-            await set_sequences(target, self.plan.targets)
-            self._step = "checks"
-            if self.pipeline.direction == "forward":
-                failing = await failing_checks(target, check_queries(self.plan.migration))
-                if failing:
-                    raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
+        self._step = "sequences"
+        await set_sequences(target, self.plan.targets)
+        self._step = "checks"
+        if self.pipeline.direction == "forward":
+            failing = await failing_checks(target, check_queries(self.plan.migration))
+            if failing:
+                raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
 
-    async def _move(self, holder: Connection, epoch: int, names: list[Name]) -> None:
+    async def _move(self, holder: Connection, epoch: int, names: list[Name], *, together: bool) -> None:
         self._step = "guards"
         await guard(holder, self.plan.migration, self.owner_before, names)
-        async with connection(self.ends.target_dsn, "cutover target") as target:
-            together = await same_database(holder, target)
-        self._step = "state row"
         if together:
             await open_to_writers(holder, all_names(self.plan.targets))
+        self._step = "state row"
         marker = activation_marker(epoch) if together else None
         await write_ownership(holder, self.owner_after, epoch, marker)
 

@@ -1,0 +1,277 @@
+"""The cutover, and what follows it: one transaction moves ownership, or nothing has happened."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator.daemon import Session
+from replicator.errors import CutoverError, NotReadyError, ReplicatorError
+from replicator.observe.metrics import Metrics
+from replicator.phases import Phase
+from replicator.report import Reporter
+from replicator.settings import Settings
+from tests.engine import SECONDS, create_old_tables, execute, make_settings, reference
+from tests.fix_postgres import Database
+from tests.integration.test_pipeline import seed
+
+
+class Running:
+    """A session of the daemon inside the test."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.session = Session(settings, reference(), Metrics(), Reporter("party"))
+        self.stop = asyncio.Event()
+        self.task = asyncio.create_task(self.session.run(self.stop))
+        self.steps: list[str] = []
+
+    async def until(self, condition: Any) -> None:
+        """Wait for a condition; raises what the session raises."""
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                if self.task.done():
+                    self.task.result()
+                await asyncio.sleep(0.01)
+
+    async def ready(self) -> None:
+        """All gates but the lag's patience."""
+        await self.until(lambda: self.session.phase == Phase.FOLLOW)
+        await self.until(lambda: self.session.pipeline is not None and self.session.pipeline.verifier.clean)
+
+    async def report(self, step: str) -> None:
+        self.steps.append(step)
+
+    async def cut_over(self) -> Any:
+        return await self.session.cut_over(self.report)
+
+
+@contextlib.asynccontextmanager
+async def daemon(settings: Settings) -> AsyncIterator[Running]:
+    running = Running(settings)
+    try:
+        yield running
+    finally:
+        running.stop.set()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+
+def one(dsn: str, query: str) -> Any:
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        row = opened.execute(query.encode()).fetchone()
+        return row[0] if row else None
+
+
+async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        with pytest.raises(psycopg.Error) as refused:
+            execute(database.dsn, ["DELETE FROM party.requests"])
+        assert refused.value.sqlstate == "RP002"
+        result = await running.cut_over()
+        assert result.epoch == 1
+        assert result.write_pause_seconds < 5
+        assert one(database.dsn, "SELECT replicator.active_schema()") == "party"
+        with pytest.raises(psycopg.Error) as refused:
+            execute(database.dsn, ["UPDATE requests SET status = 'played'"])
+        assert refused.value.sqlstate == "RP002"
+        assert "party" in str(refused.value.diag.message_hint)
+        for retired in ("notifications", "oauth_sessions"):
+            with pytest.raises(psycopg.Error):
+                execute(database.dsn, [f"DELETE FROM {retired}"])
+        execute(
+            database.dsn,
+            [
+                "UPDATE party.requests SET status = 'rejected' WHERE legacy->>'id' = 'r1'",
+                "DELETE FROM party.requests WHERE legacy->>'id' = 'r2'",
+                "INSERT INTO party.admins (id, email, password_hash, created_at) "
+                "VALUES ('00000000-0000-0000-0000-000000000001', 'new@example.org', 'h', now())",
+                "UPDATE party.events SET config = jsonb_set(config #- '{settings,party_name}', '{settings,fresh}', '\"1\"')",
+            ],
+        )
+        await running.until(lambda: one(database.dsn, "SELECT status FROM requests WHERE id = 'r1'") == "rejected")
+        assert one(database.dsn, "SELECT count(*) FROM requests WHERE id = 'r2'") == 0
+        assert one(database.dsn, "SELECT count(*) FROM admins WHERE username = 'new@example.org'") == 1
+        assert one(database.dsn, "SELECT string_agg(key, ',' ORDER BY key) FROM settings") == "fresh,target_device_id"
+        assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
+        assert running.session.pipeline is not None
+        assert running.session.pipeline.direction == "reverse"
+        await running.until(lambda: running.session.pipeline is not None and running.session.pipeline.verifier.clean)
+
+
+async def test_two_databases(database: Database, other_database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database, other_database)) as running:
+        await running.ready()
+        await running.cut_over()
+        for dsn in (database.dsn, other_database.dsn):
+            assert one(dsn, "SELECT replicator.active_schema()") == "party"
+        execute(other_database.dsn, ["UPDATE party.requests SET status = 'rejected' WHERE legacy->>'id' = 'r1'"])
+        await running.until(lambda: one(database.dsn, "SELECT status FROM requests WHERE id = 'r1'") == "rejected")
+
+
+async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.05)
+    seed(database.dsn)
+    prepare = Session._prepare_reverse
+    with psycopg.connect(database.dsn) as writer:
+
+        async def prepare_then_hold(self: Session) -> Any:
+            """A transaction that holds its lock through all attempts; the slot is made before it begins."""
+            made = await prepare(self)
+            writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r1'")
+            return made
+
+        monkeypatch.setattr(Session, "_prepare_reverse", prepare_then_hold)
+        async with daemon(make_settings(database)) as running:
+            await running.ready()
+            with pytest.raises(CutoverError, match="2 attempts"):
+                await running.cut_over()
+            assert sum("attempt" in step for step in running.steps) == 2
+            assert running.session.phase == Phase.FOLLOW
+            writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r2'")
+            writer.commit()
+            assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+            played = "SELECT count(*) FROM party.requests WHERE status = 'played'"
+            await running.until(lambda: one(database.dsn, played) == 2)
+
+
+async def test_over_the_pause_everything_is_as_before(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database, max_write_pause=3)) as running:
+        await running.ready()
+
+        async def never(_: object) -> None:
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patched:
+            patched.setattr("replicator.cutover.Cutover._drain", never)
+            with pytest.raises(CutoverError, match="longer than 3 s"):
+                await running.cut_over()
+        assert running.session.phase == Phase.FOLLOW
+        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
+        assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
+        await running.until(lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r1'") == "played")
+        await running.ready()
+        assert (await running.cut_over()).epoch == 1
+
+
+async def test_the_final_check_stops_it(database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r5'"])
+        await running.until(lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r5'") == "played")
+        await running.session.stop_verifying()
+        execute(
+            database.dsn,
+            [
+                "SET replicator.writer = 'daemon'",
+                "UPDATE party.requests SET status = 'pending' WHERE legacy->>'id' = 'r5'",
+            ],
+        )
+        assert running.session.pipeline is not None
+        running.session.pipeline.context.touches.touch("requests", [("r5",)])
+        with pytest.raises(NotReadyError, match="diverge"):
+            await running.cut_over()
+        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        execute(database.dsn, ["DELETE FROM requests WHERE id = 'r6'"])
+
+
+async def test_the_lost_reply_is_read_from_the_state_row(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit happens, its reply does not arrive."""
+    seed(database.dsn)
+    from replicator.cutover import Cutover  # noqa: PLC0415
+    from replicator.errors import ConnectionLostError  # noqa: PLC0415
+    from replicator.postgres.connect import Connection  # noqa: PLC0415
+
+    class Deaf:
+        def __init__(self, inner: Connection) -> None:
+            self.inner = inner
+
+        async def execute(self, statement: str) -> None:
+            await self.inner.execute(statement.encode())
+            raise ConnectionLostError("The reply was lost.")
+
+    original = Cutover._commit
+
+    async def commit(self: Cutover, holder: Any, epoch: int) -> None:
+        await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Cutover, "_commit", commit)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        result = await running.cut_over()
+        assert result.epoch == 1
+        assert running.session.phase == Phase.SOAK
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_daemon_that_died_in_the_cutover(
+    database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
+    seed(database.dsn)
+    step = "_after_commit" if committed else "_prepare_reverse"
+
+    async def die(*_: object) -> None:
+        raise SystemError("killed here")
+
+    async def nothing(*_: object) -> None:
+        return
+
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, step, die)
+            patched.setattr(Session, "_after_failure", nothing)
+            with pytest.raises(SystemError):
+                await running.cut_over()
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+    assert one(database.dsn, "SELECT phase FROM replicator.state") == "cutover"
+    async with daemon(make_settings(database)) as running:
+        await running.until(lambda: running.session.was_up)
+        assert running.session.phase == (Phase.SOAK if committed else Phase.FOLLOW)
+        owner = "new" if committed else "old"
+        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == owner
+        table = "party.requests" if committed else "public.requests"
+        execute(database.dsn, [f"UPDATE {table} SET status = 'played'"])
+        other = "public.requests" if committed else "party.requests"
+        await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {other} WHERE status = 'played'") == 300)
+
+
+async def test_sequences_of_the_new_tables_are_set_beyond_what_is_used(database: Database) -> None:
+    from replicator.postgres.catalog import read_tables  # noqa: PLC0415
+    from replicator.postgres.connect import connection  # noqa: PLC0415
+    from replicator.postgres.ownership import set_sequences  # noqa: PLC0415
+
+    create_old_tables(database.dsn)
+    execute(
+        database.dsn,
+        [
+            "CREATE SCHEMA s",
+            'CREATE TABLE s."T x" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "n N" serial, plain integer)',
+            'INSERT INTO s."T x" OVERRIDING SYSTEM VALUE VALUES (500, 70, 1)',
+        ],
+    )
+    async with connection(database.dsn, "test") as target:
+        assert await set_sequences(target, (await read_tables(target, "s")).values()) == 2
+    execute(database.dsn, ['INSERT INTO s."T x" (plain) VALUES (1)'])
+    assert one(database.dsn, 'SELECT id > 500 AND "n N" > 70 FROM s."T x" WHERE id <> 500') is True
+
+
+async def test_a_second_daemon_is_refused(database: Database) -> None:
+    seed(database.dsn, 5)
+    async with daemon(make_settings(database)) as running:
+        await running.until(lambda: running.session.was_up)
+        second = Session(make_settings(database), reference(), Metrics(), Reporter("party"))
+        with pytest.raises(ReplicatorError, match="Another daemon"):
+            await second.run(asyncio.Event())

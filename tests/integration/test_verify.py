@@ -1,0 +1,135 @@
+"""Verification finds what was changed behind the engine's back, and nothing else; repair mends just that."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+
+from replicator.verify import Divergence
+from tests.engine import Engine, differences, engine, execute, reference
+from tests.fix_postgres import Database
+from tests.integration.test_pipeline import seed
+from tests.small import create_small, small_migration
+
+BEHIND = "SET replicator.writer = 'daemon'"
+"""Lets a test pass the guard, as an accident of the worst kind would."""
+
+
+async def full_pass(made: Engine) -> list[Divergence]:
+    await made.running.verifier.open()
+    result = await made.within(made.running.verifier.full_pass())
+    divergences: list[Divergence] = result.divergences
+    return divergences
+
+
+def found(divergences: list[Divergence]) -> set[tuple[str, str, tuple[str, ...]]]:
+    return {(each.target, each.kind, each.key) for each in divergences}
+
+
+async def test_a_true_copy_is_clean(database: Database) -> None:
+    seed(database.dsn)
+    async with engine(database, reference()) as made:
+        await made.backfill()
+        assert await full_pass(made) == []
+        assert made.running.verifier.clean
+
+
+async def test_missing_extra_and_different_rows_are_told_apart(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 120) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(
+            database.dsn,
+            [
+                BEHIND,
+                "DELETE FROM store.people WHERE id = 3",
+                "UPDATE store.people SET age = age + 1, note = 'x' WHERE id = 77",
+                "INSERT INTO store.people VALUES (900, 'nobody knows', 1)",
+                "INSERT INTO store.tags VALUES ('#alien', 1)",
+            ],
+        )
+        divergences = await full_pass(made)
+        assert found(divergences) == {
+            ("people", "missing", ("3",)),
+            ("people", "different", ("77",)),
+            ("people", "extra", ("900",)),
+            ("tags", "extra", ("#alien",)),
+        }
+        assert next(each.columns for each in divergences if each.kind == "different") == ("age", "note")
+        assert not made.running.verifier.clean
+
+
+async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 50) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(
+            database.dsn,
+            [BEHIND, "DELETE FROM store.people WHERE id = 3", "INSERT INTO store.people VALUES (900, 'x', 1)"],
+        )
+        with psycopg.connect(database.dsn) as target:
+            untouched = target.execute("SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id").fetchall()
+        divergences = await full_pass(made)
+        await made.running.redo({"people": {("3",)}}, {"people": [("900",)]})
+        assert len(divergences) == 2
+        assert await full_pass(made) == []
+        with psycopg.connect(database.dsn) as target:
+            rows = target.execute("SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id").fetchall()
+        assert rows == untouched
+
+
+async def test_two_sources_for_one_target_row_are_named(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn, "INSERT INTO people VALUES (1, 'a', '1', '#same')")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO people VALUES (2, 'b', '2', '#same')"])
+        await made.drain()
+        notes = [each.note for each in await full_pass(made)]
+        assert any("tags for ['1']" in note and "tags for ['2']" in note for note in notes), notes
+
+
+async def test_live_writers_are_no_divergence(database: Database) -> None:
+    seed(database.dsn, 600)
+    async with engine(database, reference(), chunk_rows=50) as made:
+        await made.backfill()
+        await made.build()
+        checking = asyncio.create_task(full_pass(made))
+        number = 0
+        while not checking.done():
+            number += 1
+            await asyncio.to_thread(
+                execute,
+                database.dsn,
+                [
+                    f"UPDATE requests SET status = 'played', approved_at = now() WHERE id = 'r{number % 7 + 1}'",
+                    f"DELETE FROM requests WHERE id = 'r{number % 500 + 8}'",
+                    "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
+                    f"VALUES ('new{number}', 'u', 'n', 'a', 1, 'h')",
+                    f"UPDATE settings SET value = '{number}'",
+                ],
+            )
+        assert number > 1, "nothing was written during the pass"
+        assert await checking == []
+        await made.drain()
+        await made.running.verifier.settle()
+        assert made.running.verifier.clean
+        assert await differences(made) == []
+
+
+async def test_what_changed_since_is_compared_again(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 50) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        assert await full_pass(made) == []
+        execute(database.dsn, ["UPDATE people SET name = 'later' WHERE id IN (5, 6)"])
+        await made.drain()
+        execute(database.dsn, [BEHIND, "UPDATE store.people SET name = 'spoiled' WHERE id = 5"])
+        assert Counter(key for key, _ in made.running.context.touches.unsettled("people")) == Counter([("5",), ("6",)])
+        final = await made.running.verifier.final_check()
+        assert found(final) == {("people", "different", ("5",))}
+        await made.running.verifier.settle()
+        assert found(list(made.running.verifier.divergences.values())) == {("people", "different", ("5",))}
+        await made.running.redo({"people": {("5",)}}, {})
+        await made.running.verifier.settle()
+        assert made.running.verifier.clean
