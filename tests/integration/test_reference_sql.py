@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
-from replicator import Query
+from replicator import Query, as_json
 from replicator.migration import Direction, Transform, as_rows
 from replicator.values import to_text
 from tests import old_rows
@@ -330,6 +330,24 @@ def test_the_event_is_as_new_as_its_latest_source(
     insert_old(connection, {"event_settings": [{"id": 1, "updated_at": own}], "settings": rows})
     run_forward(connection)
     assert read(connection, "SELECT updated_at FROM party.events") == [{"updated_at": expected}]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_tokens_are_kept_with_the_event_only_while_no_admin_can_own_them(
+    connection: Connection, *, active: bool
+) -> None:
+    """Else tokens that the new application deleted would come back."""
+    insert_old(connection, PARTY | {"admins": [an_admin("DJ", is_active=active)]})
+    (event,) = read(connection, (SQL / "event.sql").read_text())
+    tokens = read(connection, "SELECT * FROM public.spotify_auth")
+    assert as_json(event["orphan_tokens"]) == (None if active else tokens[0])
+
+
+def test_times_in_documents_are_as_postgres_prints_them(connection: Connection) -> None:
+    insert_old(connection, PARTY)
+    (event,) = read(connection, (SQL / "event.sql").read_text())
+    own = read(connection, "SELECT key, updated_at FROM public.settings")
+    assert as_json(event["settings_updated_at"]) == {row["key"]: row["updated_at"] for row in own}
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
