@@ -81,23 +81,27 @@ class Report:
         """Whether any of these has failed."""
         return any(each.check in checks and each.outcome == "fail" for each in self.findings)
 
-    def stage(self, check: str) -> "Stage":
-        """What goes wrong in the block becomes a finding of this check, and the run goes on after the block."""
-        return Stage(self, check)
+    def stage(self, check: str, remedy: str = "See the server's log.") -> "Stage":
+        """What goes wrong in the block becomes a finding of this check, and the run goes on after the block.
+
+        :param remedy: for errors that bring none.
+        """
+        return Stage(self, check, remedy)
 
 
 class Stage:
     """See ``Report.stage``."""
 
-    def __init__(self, report: Report, check: str) -> None:
+    def __init__(self, report: Report, check: str, remedy: str) -> None:
         self._report = report
         self._check = check
+        self._remedy = remedy
 
     def __enter__(self) -> None:
         """Nothing to do."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         if isinstance(error, ReplicatorError):
-            self._report.say(self._check, failed(error.problem, error.remedy))
+            self._report.say(self._check, failed(error.problem, error.remedy or self._remedy))
             return True
         return False

@@ -9,6 +9,7 @@ from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.rehearsal import read_sample
 from replicator.postgres.target import TargetWriter
+from replicator.preflight.finding import counted
 from replicator.preflight.traced import TracedRow
 from replicator.tables import Key, Name, Row, Table, key_of
 
@@ -78,7 +79,7 @@ def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, R
     twice = [key for key, count in Counter(key for key, _ in keyed).items() if count > 1]
     if twice:
         sample.wrong.append(
-            f"the query {source.name} gives {len(twice)} keys more than once, such as {list(twice[0])}; "
+            f"the query {source.name} gives {counted(len(twice), 'key')} more than once, such as {list(twice[0])}; "
             f"{', '.join(source.key)} must be unique in its result"
         )
     return keyed

@@ -34,6 +34,16 @@ from replicator.tables import Column, Table
 
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 FOREIGN_KEY_VIOLATION = "23503"
+MEND = "Mend the transforms or queries of this direction, and check again."
+
+NEEDED_TO_READ = (
+    "old_tables.read_privileges",
+    "old_tables.row_security",
+    "new_tables.read_privileges",
+    "new_tables.write_privileges",
+    "new_tables.row_security",
+)
+"""Where one of these fails, no row can be tried."""
 
 
 @dataclass(kw_only=True)
@@ -89,9 +99,9 @@ class SchemaChecks:
             return
         new = await self._read(self.target, self.migration.new)
         self._judge("new_tables", self.target, new, reads="reverse", writes="forward")
-        clean = self.before_start and await self._empty(there)
-        if self.report.failed("old_tables.read_privileges", "old_tables.row_security"):
+        if self.report.failed(*NEEDED_TO_READ):
             return
+        clean = self.before_start and await self._empty(there)
         source, target = self.source.connection, self.target.connection
         forward = await self._resolved("forward", source, old.tables, new.tables)
         if forward is not None:
@@ -174,7 +184,7 @@ class SchemaChecks:
         self, direction: Direction, reader: Connection, sources: dict[str, Table], targets: dict[str, Table]
     ) -> Resolved | None:
         check = f"{direction}.transforms"
-        with self.report.stage(check):
+        with self.report.stage(check, MEND):
             columns: dict[str, tuple[Column, ...]] = {}
             reads: dict[str, QueryReads] = {}
             for name, query in queries_of(self.migration, direction).items():
@@ -201,7 +211,7 @@ class SchemaChecks:
 
     async def _try(self, resolved: Resolved, *, reader: Connection, writer: Connection | None) -> None:
         plan = resolved.plan
-        with self.report.stage(f"{plan.direction}.sample"):
+        with self.report.stage(f"{plan.direction}.sample", MEND):
             sample = await try_transforms(reader, plan)
             written = await write_sample(writer, sample, list(plan.targets)) if writer is not None else None
             subject = DirectionSubject(

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from replicator.errors import ReplicatorError
+from replicator.errors import CheckError, ReplicatorError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import read_phase
@@ -53,7 +53,7 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
     check = f"{label}.connection"
     with report.stage(check):
         where = describe(dsn)
-        opened = await stack.enter_async_context(connection(dsn, "check"))
+        opened = await _open(stack, dsn, where)
         if not _is_new_enough(report, label, opened):
             return None
         server = await read_server(opened, older_than=server_checks.LONG)
@@ -71,6 +71,13 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
         report.say(check, passed(f"{where} as {server.role}"))
         return side
     return None
+
+
+async def _open(stack: AsyncExitStack, dsn: str, where: str) -> Connection:
+    try:
+        return await stack.enter_async_context(connection(dsn, "check"))
+    except ReplicatorError as error:
+        raise CheckError(f"No connection to {where}. {error.problem}", error.remedy) from error
 
 
 def _is_new_enough(report: Report, label: Label, opened: Connection) -> bool:
