@@ -1,4 +1,4 @@
-"""What the stream carries, once decoded: events in the order of the log, values still the text that Postgres printed."""
+"""What the stream carries, once decoded: events in the log's order, values still the text that Postgres printed."""
 
 from dataclasses import dataclass
 from datetime import datetime

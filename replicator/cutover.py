@@ -1,4 +1,4 @@
-"""The cutover: one transaction on the source that holds the writers, drains, checks, and moves ownership (invariant I8).
+"""The cutover: one transaction on the source that holds the writers, drains, checks, and moves ownership.
 
 Before its commit, giving up costs a rollback and no write has failed; after it, ownership has moved. If the reply to
 the commit is lost, the state row is read: never guessed, never retried blindly.
@@ -212,4 +212,3 @@ async def owner_now(settings: Settings) -> Ownership:
 def latest(*rows: Ownership) -> Ownership:
     """The state row that counts: the one that has moved last."""
     return max(rows, key=lambda each: each.epoch)
-

@@ -16,6 +16,7 @@ from replicator.observe.metrics import Metrics
 from replicator.observe.status import publish
 from replicator.phases import Phase, check_transition
 from replicator.pipeline import Pipeline, read_plan, set_up_slot
+from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, read_phase, write_phase, write_status
 from replicator.postgres.lease import Lease
@@ -56,8 +57,13 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
         server.stop()
 
 
-async def _run_and_retry(  # noqa: PLR0917
-    settings: Settings, migration: Migration, stop: asyncio.Event, metrics: Metrics, reporter: Reporter, state: "_Health"
+async def _run_and_retry(
+    settings: Settings,
+    migration: Migration,
+    stop: asyncio.Event,
+    metrics: Metrics,
+    reporter: Reporter,
+    state: "_Health",
 ) -> None:
     tries = 0
     while not stop.is_set():
@@ -341,6 +347,9 @@ class Session:
                     self.pipeline, self.phase, owner, self.settings, old if reverse else new
                 )
                 publish(document, self.metrics)
+                for side, reading, name in (("old", old, self.migration.old), ("new", new, self.migration.new)):
+                    for table, rows in (await live_rows(reading, name)).items():
+                        self.metrics.rows.labels(side, table).set(rows)
                 await write_status(new, document)
                 await asyncio.sleep(STATUS_SECONDS)
 
@@ -366,4 +375,3 @@ async def build_schema(
 ) -> list[str]:
     """Run what is not there yet of these parts of the new schema; all when none is named. Gives what was run."""
     return await schema.build(settings, migration, schema.known_parts(parts), report)
-

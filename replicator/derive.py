@@ -1,4 +1,4 @@
-"""``f`` itself: runs a transform on a source row and gives target rows as text. Backfill, follow, verify all call this."""
+"""``f`` itself: runs a transform on a source row, gives target rows as text. Backfill, follow, verify all call it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -147,4 +147,3 @@ def _where(error: Exception) -> str:
         return ""
     code = traceback.tb_frame.f_code
     return f" at {code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno}"
-

@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
 
 
 class ReplicatorError(Exception):
-    """The base of all of ours. ``kind`` labels ``replicator_errors_total``; ``transient`` says that waiting may help."""
+    """The base of all of ours. ``kind`` labels ``replicator_errors_total``; ``transient``: waiting may help."""
 
     kind = "failed"
     exit_code = ExitCode.FAILED

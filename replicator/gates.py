@@ -47,16 +47,22 @@ def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
         return Gate(name="lag", ok=False, detail="not measured yet")
     ok = lag.low_for >= settings.ready_for
     limit = f"{settings.ready_lag_bytes:,} bytes for {settings.ready_for:g} s"
-    return Gate(name="lag", ok=ok, detail=f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}")
+    return Gate(
+        name="lag", ok=ok, detail=f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}"
+    )
 
 
 def _verified(pipeline: Pipeline) -> Gate:
     verifier = pipeline.verifier
     if verifier.clean:
-        return Gate(name="verified", ok=True, detail=f"a full pass was clean at {verifier.clean_at:%Y-%m-%d %H:%M:%S} UTC")
+        return Gate(
+            name="verified", ok=True, detail=f"a full pass was clean at {verifier.clean_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
     if verifier.divergences:
         return Gate(
-            name="verified", ok=False, detail=f"{len(verifier.divergences):,} rows diverge; see `replicator verify --repair`"
+            name="verified",
+            ok=False,
+            detail=f"{len(verifier.divergences):,} rows diverge; see `replicator verify --repair`",
         )
     return Gate(name="verified", ok=False, detail="no clean pass yet")
 

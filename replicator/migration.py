@@ -153,7 +153,12 @@ class Migration:
     ) -> Callable[[F], F]:
         def declare(function: F) -> F:
             declared = Transform(
-                name=name or function.__name__, direction=direction, source=source, into=into, key=key, function=function
+                name=name or function.__name__,
+                direction=direction,
+                source=source,
+                into=into,
+                key=key,
+                function=function,
             )
             self._refuse_double(declared)
             self.transforms.append(declared)

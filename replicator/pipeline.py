@@ -1,4 +1,4 @@
-"""One direction of a migration at work: stream, apply, backfill, verify. Forward and reverse are two instances of it."""
+"""One direction of a migration at work: stream, apply, backfill, verify. Forward and reverse are two instances."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from replicator.plan import Plan, queries_of, resolve, schemas_of
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import Progress, backfill_progress, consistent_point, create_progress, read_progress
+from replicator.postgres.progress import Progress, backfill_progress, consistent_point, create_progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import choose_plugin
 from replicator.postgres.slots import (
@@ -108,7 +108,8 @@ async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | Non
         found = await read_slot(source, ends.slot)
         if found is not None and not found.here:
             raise SlotError(
-                f"The slot {ends.slot} belongs to the database {found.database}.", "Set REPLICATOR_SLOT to another name."
+                f"The slot {ends.slot} belongs to the database {found.database}.",
+                "Set REPLICATOR_SLOT to another name.",
             )
         if plugin == "pgoutput":
             await write_publication(source, ends.publication, plan.watched.values())
@@ -381,7 +382,6 @@ class Pipeline:
             known = table.by_name.get(column) if table else None
             if known is not None and known.type_oid != oid:
                 raise DefinitionError(
-                    f"The type of {schema}.{name}.{column} has changed; its rows were rewritten without a word in the log.",
+                    f"The type of {schema}.{name}.{column} has changed; its rows were rewritten unseen.",
                     "The new tables must be filled again: give the migration up and start anew.",
                 )
-

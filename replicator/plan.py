@@ -1,4 +1,4 @@
-"""One direction of a migration, resolved against the catalogues: what is read, what is written, what depends on what."""
+"""One direction of a migration, resolved against the catalogues: what is read, written, and depends on what."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -34,7 +34,7 @@ def _parse_boolean(text: str) -> bool:
 
 
 def _parse_bytea(text: str) -> bytes:
-    return bytes.fromhex(text[2:] if text.startswith("\\x") else text)  # wal2json leaves the prefix out
+    return bytes.fromhex(text.removeprefix("\\x"))  # wal2json leaves the prefix out
 
 
 def _as_is(text: str) -> str:
@@ -58,7 +58,7 @@ def to_text(value: Value, kind: Kind) -> str | None:
     """Print a value for a column of this kind, in Postgres' input syntax.
 
     A str goes through as it is: into a json column it is taken for a document. A dict or list becomes JSON or an array
-    by the column's kind. Raises TypeError for a Python type that has no place in Postgres, ValueError for a NaN in JSON.
+    by the column's kind. Raises TypeError for a type that has no place in Postgres, ValueError for a NaN in JSON.
     """
     match value:
         case None:
@@ -163,7 +163,6 @@ def as_uuid(text: str | None) -> UUID | None:
     return None if text is None else UUID(text)
 
 
-
 def as_datetime(text: str | None) -> datetime | None:
     """A timestamp text as an aware datetime; one without time zone is taken for UTC.
 
@@ -171,7 +170,7 @@ def as_datetime(text: str | None) -> datetime | None:
     """
     if text is None:
         return None
-    if text.endswith("infinity") or text.endswith(" BC"):
+    if text.endswith(("infinity", " BC")):
         raise ValueError(f"Python has no datetime for {text!r}; keep the text")
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -51,9 +51,7 @@ def small_migration(folder: Path, *, constraints: bool = True) -> Migration:
         words = {word for word in (old["note"] or "").split() if word.startswith("#")}
         return [{"tag": word, "person": old["id"]} for word in sorted(words)]
 
-    @migration.transform(
-        source=Query(HOMES, key=["owner"], depends_on={"pets": ALL, "people": ["id"]}), into="homes"
-    )
+    @migration.transform(source=Query(HOMES, key=["owner"], depends_on={"pets": ALL, "people": ["id"]}), into="homes")
     def home(old: Row) -> dict[str, Any]:
         return {"owner": old["owner"], "pets": old["pets"]}
 

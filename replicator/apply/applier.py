@@ -132,8 +132,8 @@ class Applier:
     async def apply(self, changes: list[Change], *, position: LSN | None, whole: bool) -> None:
         """Apply changes inside the open transaction.
 
-        :param position: how far the stream has been taken: a clash with rows read again later than this may be none. With
-            None, every clash is a true one.
+        :param position: how far the stream has been taken: a clash with rows read again later than this may be
+            none. With None, every clash is a true one.
         :param whole: the changes end at a commit, so the constraints must hold.
         :raises NewerReadError: roll back, take more of the stream, and apply it together with this.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
@@ -186,9 +186,7 @@ class Applier:
         table = next(each for each in self.context.plan.targets if each.name.table == target)
         return await self._writer.delete(table, keys)
 
-    async def _apply_batch(
-        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False
-    ) -> None:
+    async def _apply_batch(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False) -> None:
         skip: set[tuple[str, Key]] = set()
         failures: dict[tuple[str, Key], Failure] = {}
         for _ in range(ROUNDS):
@@ -275,7 +273,9 @@ class Applier:
         async with read_point(self._reader, self.context.visibility) as read_at:
             for dependency, image in batch.lookups:
                 source = self.context.plan.sources[dependency.source]
-                batch.dirty.setdefault(source.name, set()).update(await look_up(self._reader, source, dependency, image))
+                batch.dirty.setdefault(source.name, set()).update(
+                    await look_up(self._reader, source, dependency, image)
+                )
             for name in sorted(batch.dirty_all):
                 await self._read_everything(effects, self.context.plan.sources[name], skip)
             for name, keys in batch.dirty.items():
@@ -332,4 +332,3 @@ def _failure(refusal: Refusal) -> Failure:
     return Failure(
         transform=transform.name, source=transform.source, source_key=refusal.source_key, error=str(refusal.error)
     )
-

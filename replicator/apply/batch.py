@@ -1,4 +1,4 @@
-"""Compacts changes in commit order to the last state of each source key (trap 32), and collects what must be re-read."""
+"""Compacts changes in commit order to the last state of each source key, and collects what must be re-read."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

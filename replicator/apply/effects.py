@@ -15,7 +15,7 @@ Pair = tuple[Key, Key]
 
 @dataclass
 class Effects:
-    """Collected per batch. A key that is both deleted and written in one batch is written: the write is the last word."""
+    """Collected per batch. A key that is both deleted and written in one batch is written."""
 
     upserts: dict[Name, dict[Key, TargetRow]] = field(default_factory=dict)
     deletes: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = field(default_factory=dict)

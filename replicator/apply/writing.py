@@ -223,9 +223,7 @@ class _Search:
             )  # fmt: skip
 
     def _refuse(self, row: TargetRow, error: RowError) -> None:
-        self.refusals.append(
-            Refusal(transform=self.transforms[row.transform], source_key=row.source_key, error=error)
-        )
+        self.refusals.append(Refusal(transform=self.transforms[row.transform], source_key=row.source_key, error=error))
 
     def _refuse_delete(self, table: Table, key: Key, problem: str) -> None:
         error = RowError(problem, "Delete or move those rows in the source first.", FOREIGN_KEY_VIOLATION)

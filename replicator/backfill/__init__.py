@@ -1,4 +1,4 @@
-"""Fills the gaps: copies every source in chunks while the stream is followed, and resumes at the last chunk (I3, I4)."""
+"""Fills the gaps: copies every source in chunks while the stream is followed; resumes at the last chunk."""
 
 from replicator.backfill.backfill import Backfill
 

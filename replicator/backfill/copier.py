@@ -59,7 +59,9 @@ class Copier:
 
     async def _read(self, chunk: Chunk) -> tuple[LSN, list[tuple[Key, Row]]]:
         async with read_point(self._reader, self.context.visibility) as read_at:
-            return read_at, await read_range(self._reader, self.context.plan.sources[chunk.source], chunk.lower, chunk.upper)
+            return read_at, await read_range(
+                self._reader, self.context.plan.sources[chunk.source], chunk.lower, chunk.upper
+            )
 
     async def _derive(
         self, source: Source, rows: Sequence[tuple[Key, Row]]
@@ -81,7 +83,7 @@ class Copier:
                     derived.update({(transform.target.name, each.key): each for each in found})
         return derived, failures
 
-    async def _write(  # noqa: PLR0917  one call, six facts
+    async def _write(
         self,
         chunk: Chunk,
         read_at: LSN,

@@ -123,6 +123,17 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
     )
 
 
+async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
+    """About how many rows each table of a schema holds, as the statistics collector counts them."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT coalesce(r.relname, s.relname), sum(s.n_live_tup)::bigint FROM pg_stat_user_tables s "
+            "LEFT JOIN pg_class r ON r.oid = pg_partition_root(s.relid) WHERE s.schemaname = %s GROUP BY 1",
+            (schema,),
+        )
+        return {str(table): int(rows) for table, rows in await cursor.fetchall()}
+
+
 async def partition_root(connection: Connection, name: Name) -> Name:
     """The table at the top of a partition's tree; the table itself when it is no partition, or is gone."""
     with translated():

@@ -1,4 +1,4 @@
-"""The engine's own tables: phase, status, commands and journal. The daemon writes them; the commands talk through them."""
+"""The engine's own tables: phase, status, commands, journal. The daemon writes them; the commands talk through them."""
 
 import json
 from collections.abc import Mapping

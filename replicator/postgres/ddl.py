@@ -33,9 +33,8 @@ def part_statements(migration: Migration, part: Part) -> list[str]:
 
 def check_queries(migration: Migration) -> dict[str, str]:
     """The queries in ``sql/checks`` by name; each must return no row."""
-    return {
-        file.stem: statements(file)[0] for file in sorted((migration.folder() / "checks").glob("*.sql")) if statements(file)
-    }  # fmt: skip
+    files = sorted((migration.folder() / "checks").glob("*.sql"))
+    return {file.stem: found[0] for file in files if (found := statements(file))}
 
 
 def statements(file: Path) -> list[str]:
@@ -90,14 +89,15 @@ async def _execute(connection: Connection, statement: str) -> None:
 
 
 async def _is_done(connection: Connection, statement: str) -> bool:
-    """Whether a constraint is there already: ADD CONSTRAINT knows no IF NOT EXISTS. Drops what a stop left half-built."""
+    """Whether a constraint is there: ADD CONSTRAINT knows no IF NOT EXISTS. Drops what a stop left half-built."""
     await _drop_invalid(connection, statement)
     found = ADD_CONSTRAINT.match(statement)
     if found is None:
         return False
     with translated():
         cursor = await connection.execute(
-            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND quote_ident(conname) IN (%s, quote_ident(%s)))",
+            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) "
+            "AND quote_ident(conname) IN (%s, quote_ident(%s)))",
             (found.group(1), found.group(2), found.group(2)),
         )
         row = await cursor.fetchone()
@@ -111,7 +111,8 @@ async def _drop_invalid(connection: Connection, statement: str) -> None:
     with translated():
         cursor = await connection.execute(
             "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-            "WHERE i.indrelid = to_regclass(%s) AND NOT i.indisvalid AND quote_ident(c.relname) IN (%s, quote_ident(%s))",
+            "WHERE i.indrelid = to_regclass(%s) AND NOT i.indisvalid "
+            "AND quote_ident(c.relname) IN (%s, quote_ident(%s))",
             (found.group(2), found.group(1), found.group(1)),
         )
         row = await cursor.fetchone()

@@ -64,11 +64,17 @@ async def guard(connection: Connection, migration: Migration, owned_by: Owner, t
                     "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
                     "FOR EACH STATEMENT EXECUTE FUNCTION replicator.refuse_write({}, {}, {})"
                 ).format(
-                    identifier(GUARD), table, sql.Literal(owned_by), sql.Literal(migration.old), sql.Literal(migration.new)
+                    identifier(GUARD),
+                    table,
+                    sql.Literal(owned_by),
+                    sql.Literal(migration.old),
+                    sql.Literal(migration.new),
                 )
-            )  # fmt: skip
+            )
             # ALWAYS: a session in replica mode must not slip by.
-            await connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier(GUARD)))
+            await connection.execute(
+                sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier(GUARD))
+            )
 
 
 async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> None:
@@ -132,8 +138,8 @@ async def same_database(one: Connection, other: Connection) -> bool:
     with translated():
         for connection in (one, other):
             cursor = await connection.execute(
-                "SELECT system_identifier::text, (SELECT oid FROM pg_database WHERE datname = current_database())::int8 "
-                "FROM pg_control_system()"
+                "SELECT system_identifier::text, d.oid::int8 FROM pg_control_system(), pg_database d "
+                "WHERE d.datname = current_database()"
             )
             identities.append(await cursor.fetchone())
     return bool(identities[0] == identities[1])

@@ -189,7 +189,9 @@ async def backfill_progress(connection: Connection, pipeline: Direction) -> list
             (pipeline,),
         )
         return [
-            SourceProgress(source=source, expected=expected, planned=planned, chunks=chunks, chunks_done=done, rows=rows)
+            SourceProgress(
+                source=source, expected=expected, planned=planned, chunks=chunks, chunks_done=done, rows=rows
+            )
             for source, expected, planned, chunks, done, rows in await cursor.fetchall()
         ]
 
@@ -220,8 +222,10 @@ async def remembered(
     found: dict[Key, set[Key]] = {}
     with translated():
         cursor = await connection.execute(
-            ("SELECT source_key, target_key FROM replicator.produced WHERE pipeline = %s AND transform = %s" + condition)
-            .encode(),
+            (
+                "SELECT source_key, target_key FROM replicator.produced "
+                "WHERE pipeline = %s AND transform = %s" + condition
+            ).encode(),
             parameters,
         )  # fmt: skip
         for source_key, target_key in await cursor.fetchall():
@@ -244,9 +248,7 @@ async def remember(
     )
 
 
-async def forget(
-    connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
-) -> None:
+async def forget(connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]) -> None:
     """Store that they do so no longer."""
     await _pairs(
         connection,

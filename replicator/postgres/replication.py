@@ -106,10 +106,8 @@ class ReplicationStream:
         """Tell the server how far we are, without waiting: what the socket does not take now follows by itself.
 
         :param reply: ask for a keepalive in return.
-        :raises ConnectionLostError: the connection is gone.
+        :raises ConnectionLostError: the connection is gone, or closed.
         """
-        if self._closed:
-            raise ConnectionLostError("The replication stream is closed.")
         microseconds = time.time_ns() // 1000 - POSTGRES_EPOCH * 1_000_000
         with translated():
             self._pgconn.put_copy_data(status_update(written, flushed, microseconds, reply=reply))

@@ -92,7 +92,9 @@ class SeenKeys:
         keys = [sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]
         with translated():
             cursor = await self._connection.execute(
-                sql.SQL("SELECT {}, array_agg(DISTINCT s.{}) FROM {} AS s GROUP BY {} HAVING count(DISTINCT s.{}) > 1").format(
+                sql.SQL(
+                    "SELECT {}, array_agg(DISTINCT s.{}) FROM {} AS s GROUP BY {} HAVING count(DISTINCT s.{}) > 1"
+                ).format(
                     comma(keys),
                     identifier(OWNER),
                     self._tables[table.name],

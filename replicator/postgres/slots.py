@@ -78,7 +78,7 @@ async def drop_slot(connection: Connection, name: str) -> None:
                     "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,)
                 )
             except Exception as error:
-                if getattr(error, "sqlstate", None) != "55006" or attempt == 99:  # noqa: PLR2004  object in use
+                if getattr(error, "sqlstate", None) != "55006" or attempt == 99:
                     raise
                 await connection.execute("SELECT pg_sleep(0.05)")
             else:

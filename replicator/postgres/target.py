@@ -26,7 +26,7 @@ class Mismatch:
 
 
 class TargetWriter:
-    """Staging tables and statements for the targets of one pipeline, on one connection; inside the caller's transaction.
+    """Staging tables and statements for one pipeline's targets, on one connection, inside the caller's transaction.
 
     All its methods raise RowError when Postgres refuses a row.
     """
@@ -168,9 +168,7 @@ class TargetWriter:
             mismatches += await self._compare_group(table, columns, group)
         return mismatches
 
-    async def _compare_group(
-        self, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]
-    ) -> list[Mismatch]:
+    async def _compare_group(self, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]) -> list[Mismatch]:
         stage = self._stages[table.name]
         others = [name for name in columns if name not in table.key]
         differing = sql.SQL(", ").join([
@@ -239,9 +237,7 @@ class _TempTable:
     def transaction_begins(self) -> None:
         self._loaded = False
 
-    async def load(
-        self, connection: Connection, columns: Sequence[str], rows: Iterable[Sequence[str | None]]
-    ) -> None:
+    async def load(self, connection: Connection, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
         if self._loaded:
             await connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
         self._loaded = True

@@ -158,9 +158,7 @@ class Comparison:
         else:
             derived.rows.setdefault(target, []).extend(rows)
 
-    def _excuse(
-        self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, known: set[Key]
-    ) -> None:
+    def _excuse(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, known: set[Key]) -> None:
         keys = set(known)
         if transform.key is not None and not transform.remembers:
             try:

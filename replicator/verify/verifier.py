@@ -288,4 +288,3 @@ def summary(divergences: list[Divergence], targets: list[str], examples: int = 5
         }
         for target in targets
     ]
-

@@ -89,7 +89,8 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
                 "DELETE FROM party.requests WHERE legacy->>'id' = 'r2'",
                 "INSERT INTO party.admins (id, email, password_hash, created_at) "
                 "VALUES ('00000000-0000-0000-0000-000000000001', 'new@example.org', 'h', now())",
-                "UPDATE party.events SET config = jsonb_set(config #- '{settings,party_name}', '{settings,fresh}', '\"1\"')",
+                "UPDATE party.events SET config = "
+                "jsonb_set(config #- '{settings,party_name}', '{settings,fresh}', '\"1\"')",
             ],
         )
         await running.until(lambda: one(database.dsn, "SELECT status FROM requests WHERE id = 'r1'") == "rejected")
@@ -97,9 +98,10 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
         assert one(database.dsn, "SELECT count(*) FROM admins WHERE username = 'new@example.org'") == 1
         assert one(database.dsn, "SELECT string_agg(key, ',' ORDER BY key) FROM settings") == "fresh,target_device_id"
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
-        assert running.session.pipeline is not None
-        assert running.session.pipeline.direction == "reverse"
-        await running.until(lambda: running.session.pipeline is not None and running.session.pipeline.verifier.clean)
+        reverse = running.session.pipeline
+        assert reverse is not None
+        assert reverse.direction == "reverse"
+        await running.until(lambda: reverse.verifier.clean)
 
 
 async def test_two_databases(database: Database, other_database: Database) -> None:
@@ -158,7 +160,9 @@ async def test_over_the_pause_everything_is_as_before(database: Database, monkey
         assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
-        await running.until(lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r1'") == "played")
+        await running.until(
+            lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r1'") == "played"
+        )
         await running.ready()
         assert (await running.cut_over()).epoch == 1
 
@@ -168,7 +172,9 @@ async def test_the_final_check_stops_it(database: Database) -> None:
     async with daemon(make_settings(database)) as running:
         await running.ready()
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r5'"])
-        await running.until(lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r5'") == "played")
+        await running.until(
+            lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r5'") == "played"
+        )
         await running.session.stop_verifying()
         execute(
             database.dsn,
@@ -188,9 +194,9 @@ async def test_the_final_check_stops_it(database: Database) -> None:
 async def test_the_lost_reply_is_read_from_the_state_row(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit happens, its reply does not arrive."""
     seed(database.dsn)
-    from replicator.cutover import Cutover  # noqa: PLC0415
-    from replicator.errors import ConnectionLostError  # noqa: PLC0415
-    from replicator.postgres.connect import Connection  # noqa: PLC0415
+    from replicator.cutover import Cutover
+    from replicator.errors import ConnectionLostError
+    from replicator.postgres.connect import Connection
 
     class Deaf:
         def __init__(self, inner: Connection) -> None:
@@ -249,9 +255,9 @@ async def test_a_daemon_that_died_in_the_cutover(
 
 
 async def test_sequences_of_the_new_tables_are_set_beyond_what_is_used(database: Database) -> None:
-    from replicator.postgres.catalog import read_tables  # noqa: PLC0415
-    from replicator.postgres.connect import connection  # noqa: PLC0415
-    from replicator.postgres.ownership import set_sequences  # noqa: PLC0415
+    from replicator.postgres.catalog import read_tables
+    from replicator.postgres.connect import connection
+    from replicator.postgres.ownership import set_sequences
 
     create_old_tables(database.dsn)
     execute(

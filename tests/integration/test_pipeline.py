@@ -33,26 +33,36 @@ async def test_backfill_copies_what_was_there_before_the_slot(database: Database
             assert target.execute("SELECT count(*) FROM party.requests").fetchone() == (300,)
 
 
+NEW_REQUEST = (
+    "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
+    "VALUES ('{}', 'u', 'n', 'a', 1, 'h')"
+)
+EACH_KIND = (
+    ["UPDATE requests SET status = 'queued', approved_at = now() WHERE id IN ('r1', 'r2')"],
+    ["DELETE FROM requests WHERE id = 'r3'"],
+    ["UPDATE requests SET id = 'moved' WHERE id = 'r4'"],
+    [NEW_REQUEST.format("one"), NEW_REQUEST.format("two"), "DELETE FROM requests WHERE id = 'one'"],
+    ["UPDATE settings SET value = 'two' WHERE key = 'party_name'", "DELETE FROM settings WHERE key = 'x'"],
+    ["UPDATE admins SET is_active = false WHERE id = 'a1'"],
+    [
+        "DELETE FROM admins WHERE id = 'a1'",
+        "INSERT INTO admins (id, username, password_hash) VALUES ('a3', 'ann', 'z')",
+    ],
+    ["UPDATE spotify_auth SET access_token = 'other'"],
+    ["DELETE FROM event_settings"],
+    ["TRUNCATE settings, admins"],
+    ["INSERT INTO event_settings (id) VALUES (1)"],
+    ["TRUNCATE requests", NEW_REQUEST.format("after")],
+)
+"""Transactions, each applied and compared before the next."""
+
+
 async def test_each_kind_of_change_follows(database: Database) -> None:
     seed(database.dsn)
     async with engine(database, reference()) as made:
         await made.backfill()
         await made.build()
-        for statements in (
-            ["UPDATE requests SET status = 'queued', approved_at = now() WHERE id IN ('r1', 'r2')"],
-            ["DELETE FROM requests WHERE id = 'r3'"],
-            ["UPDATE requests SET id = 'moved' WHERE id = 'r4'"],
-            ["INSERT INTO requests SELECT 'copy', track_uri, 'x', 'y', NULL, NULL, 1, 'h' FROM requests WHERE id = 'r5'"],
-            ["UPDATE settings SET value = 'two' WHERE key = 'party_name'", "DELETE FROM settings WHERE key = 'x'"],
-            ["UPDATE admins SET is_active = false WHERE id = 'a1'"],
-            ["DELETE FROM admins WHERE id = 'a1'", "INSERT INTO admins (id, username, password_hash) VALUES ('a3', 'ann', 'z')"],
-            ["UPDATE spotify_auth SET access_token = 'other'"],
-            ["DELETE FROM event_settings"],
-            ["TRUNCATE settings, admins"],
-            ["INSERT INTO event_settings (id) VALUES (1)"],
-            ["TRUNCATE requests", "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
-             "VALUES ('after', 'u', 'n', 'a', 1, 'h')"],
-        ):  # fmt: skip
+        for statements in EACH_KIND:
             execute(database.dsn, statements)
             await made.drain()
             assert await differences(made) == [], statements

@@ -53,7 +53,10 @@ async def test_a_bad_row_in_the_stream_and_its_mending(database: Database, tmp_p
     create_small(database.dsn, GOOD)
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, [statement, "UPDATE people SET name = 'changed' WHERE id = 7", "DELETE FROM people WHERE id = 8"])
+        execute(
+            database.dsn,
+            [statement, "UPDATE people SET name = 'changed' WHERE id = 7", "DELETE FROM people WHERE id = 8"],
+        )
         await made.drain()
         ((transform, key, error),) = entries(database.dsn)
         assert (transform, key) == ("person", '["500"]')
@@ -98,7 +101,9 @@ async def test_halt_stops_at_the_row_and_confirms_nothing(database: Database, tm
         await made.stop()
         execute(database.dsn, ["UPDATE people SET name = 'late' WHERE id = 500"])
         with psycopg.connect(database.dsn) as target:
-            row = target.execute("SELECT applied_lsn >= %s::pg_lsn FROM replicator.progress", [f"0/{before:X}"]).fetchone()
+            row = target.execute(
+                "SELECT applied_lsn >= %s::pg_lsn FROM replicator.progress", [f"0/{before:X}"]
+            ).fetchone()
             assert row is not None
         assert 500 not in people(database.dsn)
 
@@ -118,7 +123,13 @@ async def test_an_orphan_is_quarantined_and_its_neighbours_are_written(database:
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
         await made.build()
-        execute(database.dsn, ["INSERT INTO people VALUES (200, 'nobody', '1')", "INSERT INTO pets VALUES (1, 200, 'rex'), (2, 5, 'tom')"])
+        execute(
+            database.dsn,
+            [
+                "INSERT INTO people VALUES (200, 'nobody', '1')",
+                "INSERT INTO pets VALUES (1, 200, 'rex'), (2, 5, 'tom')",
+            ],
+        )
         await made.drain()
         ((transform, key, error),) = entries(database.dsn)
         assert (transform, key) == ("home", '["200"]')

@@ -69,7 +69,9 @@ async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> No
             [BEHIND, "DELETE FROM store.people WHERE id = 3", "INSERT INTO store.people VALUES (900, 'x', 1)"],
         )
         with psycopg.connect(database.dsn) as target:
-            untouched = target.execute("SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id").fetchall()
+            untouched = target.execute(
+                "SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id"
+            ).fetchall()
         divergences = await full_pass(made)
         await made.running.redo({"people": {("3",)}}, {"people": [("900",)]})
         assert len(divergences) == 2

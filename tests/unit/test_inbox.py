@@ -1,0 +1,119 @@
+"""Whole transactions, in bounded pieces."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from replicator.changes import Begin, Change, Commit, Event, Message
+from replicator.errors import ProtocolError
+from replicator.follow.inbox import BYTES_HELD, Inbox, Piece
+from replicator.lsn import LSN
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def changes(*numbers: int) -> list[Event]:
+    return [Change(("public", "t"), "insert", new={"id": str(number)}) for number in numbers]
+
+
+def transaction(end: int, *numbers: int, message: str | None = None) -> list[Event]:
+    said = [] if message is None else [Message("replicator", message.encode(), transactional=True)]
+    return [Begin(end, NOW), *changes(*numbers), *said, Commit(LSN(end), NOW)]
+
+
+def ids(piece: Piece) -> list[int]:
+    return [int(str((change.new or {})["id"])) for change in piece.changes]
+
+
+async def filled(*transactions: list[Event], applied: int = 0) -> Inbox:
+    inbox = Inbox(LSN(applied))
+    for each in transactions:
+        await inbox.put([(event, 10) for event in each], LSN(1))
+    return inbox
+
+
+async def test_small_transactions_come_together_and_whole() -> None:
+    inbox = await filled(transaction(10, 1, 2), transaction(20, 3), transaction(30, 4, 5))
+    piece = await inbox.take(4)
+    assert (ids(piece), piece.end, piece.transactions) == ([1, 2, 3], 20, 2)
+    piece = await inbox.take(4)
+    assert (ids(piece), piece.end, piece.transactions) == ([4, 5], 30, 1)
+    assert inbox.empty
+
+
+async def test_a_large_transaction_comes_in_pieces_with_an_end_on_the_last() -> None:
+    inbox = await filled(transaction(10, *range(7)), transaction(20, 8))
+    pieces = [await inbox.take(3) for _ in range(3)]
+    assert [(ids(piece), piece.end) for piece in pieces] == [([0, 1, 2], None), ([3, 4, 5], None), ([6, 8], 20)]
+
+
+async def test_what_is_not_committed_yet_waits() -> None:
+    inbox = await filled([Begin(10, NOW), *changes(1)])
+    taking = asyncio.create_task(inbox.take(5))
+    await asyncio.sleep(0)
+    assert not taking.done()
+    await inbox.put([(Commit(LSN(10), NOW), 10)], LSN(10))
+    assert ids(await taking) == [1]
+
+
+async def test_a_large_one_is_taken_before_it_is_complete_but_never_behind_another() -> None:
+    inbox = await filled(transaction(10, 1), [Begin(20, NOW), *changes(2, 3, 4)])
+    assert ids(await inbox.take(2)) == [1]
+    piece = await inbox.take(2)
+    assert (ids(piece), piece.end) == ([2, 3], None)
+
+
+async def test_a_message_ends_the_piece() -> None:
+    inbox = await filled(transaction(10, 1, message="drained"), transaction(20, 2))
+    piece = await inbox.take(100)
+    assert (ids(piece), piece.messages) == ([1], ["drained"])
+    assert (await inbox.take(100)).messages == []
+
+
+async def test_heartbeats_and_strangers_say_nothing() -> None:
+    stranger: list[Event] = [Begin(5, NOW), Message("other", b"x", transactional=True), Commit(LSN(5), NOW)]
+    inbox = await filled(stranger, transaction(10, message="heartbeat"))
+    piece = await inbox.take(100)
+    assert (piece.messages, piece.end) == ([], 10)
+
+
+async def test_what_is_applied_already_is_skipped() -> None:
+    inbox = await filled(transaction(10, 1), transaction(20, 2), applied=10)
+    piece = await inbox.take(100)
+    assert (ids(piece), piece.transactions) == ([2], 1)
+
+
+async def test_an_idle_position_comes_after_what_was_sent_before_it() -> None:
+    inbox = await filled(transaction(10, 1))
+    await inbox.idle(LSN(50))
+    piece = await inbox.take(100)
+    assert (ids(piece), piece.end, piece.transactions) == ([1], 50, 1)
+    await inbox.idle(LSN(40))
+    await inbox.idle(LSN(60))
+    assert (await inbox.take(100)).end == 60
+
+
+async def test_no_idle_position_inside_a_transaction() -> None:
+    inbox = await filled([Begin(10, NOW), *changes(1)])
+    await inbox.idle(LSN(50))
+    await inbox.put([(Commit(LSN(30), NOW), 1)], LSN(30))
+    assert (await inbox.take(100)).end == 30
+
+
+async def test_a_full_inbox_makes_the_reader_wait() -> None:
+    inbox = Inbox(LSN(0))
+    await inbox.put([(Begin(1, NOW), 0), (changes(1)[0], BYTES_HELD)], LSN(1))
+    waiting = asyncio.create_task(inbox.put([(changes(2)[0], 1)], LSN(2)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert ids(await inbox.take(100)) == [1]
+    await waiting
+
+
+@pytest.mark.parametrize(
+    "events", [[Commit(LSN(1), NOW)], changes(1), [Begin(1, NOW), Begin(2, NOW)]], ids=["commit", "change", "begin"]
+)
+async def test_nonsense_is_a_protocol_error(events: list[Event]) -> None:
+    with pytest.raises(ProtocolError):
+        await filled(events)
