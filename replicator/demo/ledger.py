@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Self
 
 from replicator.demo.application import Application, Found, Place
 
@@ -50,6 +51,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._last)
 
+    @classmethod
+    def of(cls, held: Found, schema: str) -> Self:
+        """A ledger of what a side holds."""
+        return cls(Entry(table, key, version, schema) for (table, key), version in held.items())
+
     def enter(self, entries: Iterable[Entry]) -> None:
         """Take in what a transaction has written, once its commit is acknowledged."""
         for entry in entries:
@@ -86,6 +92,6 @@ class Ledger:
         part.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Ledger":
+    def load(cls, path: Path) -> Self:
         """Read it from a file."""
         return cls(Entry(*row) for row in json.loads(path.read_text(encoding="utf-8")))
