@@ -1,0 +1,195 @@
+"""A migration that does not fit its tables is refused at the start, with the transform and the column by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import ALL, Lookup, Migration, Query, Row
+from replicator.derive import TargetRow, derive
+from replicator.errors import MigrationError, TransformError
+from replicator.plan import Plan, parents_first, resolve
+from replicator.tables import Column, ForeignKey, Name, Table
+from replicator.values import Kind
+
+KINDS: dict[str, Kind] = {"id": "integer", "uid": "uuid", "document": "json", "name": "text"}
+
+
+def table(schema: str, name: str, *columns: str, key: tuple[str, ...] = ("id",), **others: object) -> Table:
+    described = tuple(
+        Column(name=each, type=KINDS.get(each, "text"), type_oid=0, kind=KINDS.get(each, "text")) for each in columns
+    )
+    facts = {"identity_columns": key, **others}
+    return Table(name=Name(schema=schema, table=name), columns=described, key=key, **facts)  # type: ignore[arg-type]
+
+
+OLD = {
+    "people": table("old", "people", "id", "name"),
+    "pets": table("old", "pets", "id", "owner"),
+    "keyless": table("old", "keyless", "name", key=()),
+}
+NEW = {"persons": table("new", "persons", "id", "name", "document"), "keyless": table("new", "keyless", "name", key=())}
+QUERY_COLUMNS = {"query": OLD["people"].columns}
+
+
+def make() -> Migration:
+    return Migration("m", old="old", new="new", sql=Path("/nowhere"))
+
+
+def plan_of(migration: Migration) -> Plan:
+    return resolve(migration, "forward", OLD, NEW, QUERY_COLUMNS)
+
+
+def one(_: Row) -> dict[str, object]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("source", "into", "says"),
+    [
+        ("people", "nothing", "transform one: there is no target table new.nothing"),
+        ("nothing", "persons", "transform one: there is no source table old.nothing"),
+        ("people", "keyless", "transform one: the target table new.keyless has no primary key"),
+        ("keyless", "persons", "transform one: the source table old.keyless has no primary key"),
+        (Query("SELECT 1", key=[], depends_on={"people": ALL}), "persons", "the query query has no key"),
+        (Query("SELECT 1", key=["id"], depends_on={}), "persons", "says nothing in depends_on"),
+        (Query("SELECT 1", key=["nix"], depends_on={"people": ALL}), "persons", "gives no column nix"),
+        (Query("SELECT 1", key=["id"], depends_on={"nix": ALL}), "persons", "names old.nix, which does not exist"),
+        (Query("SELECT 1", key=["id"], depends_on={"pets": ["nix"]}), "persons", "old.pets.nix, which does not exist"),
+        (Query("SELECT 1", key=["id"], depends_on={"pets": ["owner"]}), "persons", "does not carry for a deleted row"),
+        (Query("SELECT 1", key=["id"], depends_on={"pets": ["id", "owner"]}), "persons", "2 columns, the key has 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(source: str | Query, into: str, says: str) -> None:
+    migration = make()
+    migration.transform(source=source, into=into)(one)
+    with pytest.raises(MigrationError) as refused:
+        plan_of(migration)
+    assert says in str(refused.value)
+
+
+def test_all_problems_come_at_once() -> None:
+    migration = make()
+    migration.transform(source="nix", into="persons", name="first")(one)
+    migration.transform(source="people", into="nix", name="second")(one)
+    with pytest.raises(MigrationError, match=r"first.*second"):
+        plan_of(migration)
+
+
+def test_two_transforms_of_one_name() -> None:
+    migration = make()
+    migration.transform(source="people", into="persons")(one)
+    with pytest.raises(MigrationError, match="named one"):
+        migration.transform(source="pets", into="persons")(one)
+
+
+def test_retiring_wants_a_reason() -> None:
+    with pytest.raises(MigrationError, match="without a reason"):
+        make().retire("people", because=" ")
+
+
+def test_what_is_remembered() -> None:
+    migration = make()
+    migration.transform(source="people", into="persons", key=lambda old: old["id"], name="computed")(one)
+    assert [each.remembers for each in plan_of(migration).transforms] == [False]
+    migration.transform(source="pets", into="persons", key=lambda old: old["id"], name="second")(one)
+    assert [each.remembers for each in plan_of(migration).transforms] == [True, True]
+    other = make()
+    other.transform(source="people", into="persons")(one)
+    assert [each.remembers for each in plan_of(other).transforms] == [True]
+
+
+def test_dependencies_by_table() -> None:
+    migration = make()
+    query = Query("SELECT 1", key=["id"], depends_on={"people": ["id"], "pets": Lookup("SELECT %(owner)s")})
+    migration.transform(source=query, into="persons")(one)
+    plan = plan_of(migration)
+    assert list(plan.watched) == ["people", "pets"]
+    (people,), (pets,) = plan.dependencies["people"], plan.dependencies["pets"]
+    assert (people.columns, people.everything) == (("id",), False)
+    assert (pets.lookup, pets.everything) == ("SELECT %(owner)s", False)
+
+
+def test_parents_come_first_and_a_cycle_does_no_harm() -> None:
+    def child_of(name: str, parent: str) -> Table:
+        foreign_key = ForeignKey(
+            name="f", columns=("id",), parent=Name(schema="new", table=parent), parent_columns=("id",),
+            deferrable=True, acts=False,
+        )  # fmt: skip
+        return table("new", name, "id", foreign_keys=(foreign_key,))
+
+    found = parents_first([child_of("c", "b"), child_of("b", "a"), table("new", "a", "id")])
+    assert [each.name.table for each in found] == ["a", "b", "c"]
+    assert len(parents_first([child_of("x", "y"), child_of("y", "x")])) == 2
+
+
+# ---- what a transform may return
+
+
+def derived(result: Any, *, key: object = None) -> list[TargetRow]:
+    migration = make()
+    key_function = None if key is None else lambda _: key
+    returns: Callable[[Row], Any] = lambda _: result  # noqa: E731  typed, unlike a lambda in place
+    migration.transform(source="people", into="persons", key=key_function, name="t")(returns)
+    plan = plan_of(migration)
+    return derive(plan.transforms[0], plan.sources["people"], ("7",), {"id": 7, "name": "a secret"})
+
+
+def test_one_several_or_no_row() -> None:
+    row = {"id": 1, "name": "x"}
+    assert derived(None) == []
+    assert len(derived([row, {**row, "id": 2}])) == 2
+    (found,) = derived({"id": 1, "document": {"a": [1]}})
+    assert (found.key, found.columns) == (("1",), {"id": "1", "document": '{"a": [1]}'})
+
+
+def test_the_key_may_be_left_to_the_key_function() -> None:
+    (found,) = derived({"name": "x"}, key=5)
+    assert (found.key, found.columns["id"]) == (("5",), "5")
+
+
+@pytest.mark.parametrize(
+    ("result", "key", "says"),
+    [
+        ({"id": 1, "nix": 2}, None, "transform t gives the column nix, which new.persons does not have"),
+        ({"name": "x"}, None, "transform t gives no id, which is in the primary key of new.persons"),
+        (7, None, "transform t returned a int, not a dict"),
+        ({"name": "x"}, (1, 2), "key= of the transform t gives 2 values"),
+    ],
+)
+def test_wrong_shape_is_the_authors_mistake(result: object, key: object, says: str) -> None:
+    with pytest.raises(MigrationError) as refused:
+        derived(result, key=key)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "key", "says"),
+    [
+        ({"id": None}, None, "no usable key"),
+        ({"id": 1, "document": {"a": object()}}, None, "gives a dict for new.persons.document"),
+        ({"id": 1, "name": {"a": 1}}, None, "cannot be written"),
+        ({"id": 1}, 2, "gives another id than its key="),
+    ],
+)
+def test_a_bad_row_is_the_rows_mistake_and_shows_no_value(result: object, key: object, says: str) -> None:
+    with pytest.raises(TransformError) as refused:
+        derived(result, key=key)
+    assert says in str(refused.value)
+    assert "['7']" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_raising_transform_is_named_with_its_line() -> None:
+    migration = make()
+
+    @migration.transform(source="people", into="persons")
+    def bad(old: Row) -> dict[str, object]:
+        raise KeyError(old["name"])
+
+    plan = plan_of(migration)
+    with pytest.raises(TransformError) as refused:
+        derive(plan.transforms[0], plan.sources["people"], ("7",), {"id": 7, "name": "a secret"})
+    assert "bad raised KeyError for people ['7'] at test_plan.py:" in str(refused.value)
+    assert "secret" not in str(refused.value)
