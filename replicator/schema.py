@@ -41,7 +41,7 @@ async def guard_new_tables(settings: Settings, migration: Migration) -> None:
             tables = await read_tables(target, migration.new)
             targets = {each.into for each in migration.of("forward")}
             named = [table for name, table in tables.items() if name in targets]
-            await guard(target, migration, "old", all_names(named))
+            await guard(target, migration, "new", all_names(named))
 
 
 def statements(migration: Migration, parts: list[Part]) -> list[str]:

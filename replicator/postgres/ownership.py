@@ -54,8 +54,11 @@ async def limit_transaction(connection: Connection, seconds: float) -> None:
             )  # fmt: skip
 
 
-async def guard(connection: Connection, migration: Migration, owned_by: Owner, tables: Iterable[Name]) -> None:
-    """Refuse writes to these tables, save for the replicator's own. Takes SHARE ROW EXCLUSIVE on each."""
+async def guard(connection: Connection, migration: Migration, side: Owner, tables: Iterable[Name]) -> None:
+    """Refuse writes to these tables, save for the replicator's own. Takes SHARE ROW EXCLUSIVE on each.
+
+    :param side: the schema that the tables are of; whoever is refused is told to write to the other one.
+    """
     with translated():
         for name in tables:
             table = identifier(name.schema, name.table)
@@ -66,7 +69,7 @@ async def guard(connection: Connection, migration: Migration, owned_by: Owner, t
                 ).format(
                     identifier(GUARD),
                     table,
-                    sql.Literal(owned_by),
+                    sql.Literal(side),
                     sql.Literal(migration.old),
                     sql.Literal(migration.new),
                 )
