@@ -365,13 +365,13 @@ async def _raise(error: BaseException) -> None:
 # ---- what the commands need without a running daemon
 
 
-async def schema_statements(_: Settings, migration: Migration, parts: list[str]) -> list[str]:
-    """The statements of these parts of the new schema; all when none is named."""
-    return schema.statements(migration, schema.known_parts(parts))
+async def schema_statements(settings: Settings, migration: Migration, parts: list[str]) -> list[str]:
+    """The statements of these parts of the new schema; of what is due when none is named."""
+    return schema.statements(migration, await schema.chosen_parts(settings, parts))
 
 
 async def build_schema(
     settings: Settings, migration: Migration, parts: list[str], report: Callable[[str], None]
 ) -> list[str]:
-    """Run what is not there yet of these parts of the new schema; all when none is named. Gives what was run."""
-    return await schema.build(settings, migration, schema.known_parts(parts), report)
+    """Run what is not there yet of these parts of the new schema, or of what is due; gives what was run."""
+    return await schema.build(settings, migration, await schema.chosen_parts(settings, parts), report)

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from replicator.migration import Migration
+from replicator.phases import Phase
 from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, read_ownership
+from replicator.postgres.control import install, installed, read_ownership, read_phase
 from replicator.postgres.ddl import PARTS, Part, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
 from replicator.settings import Settings
@@ -49,6 +50,13 @@ def statements(migration: Migration, parts: list[Part]) -> list[str]:
     return [statement for part in parts for statement in part_statements(migration, part)]
 
 
-def known_parts(names: list[str]) -> list[Part]:
-    """The parts by these names; all of them when none is named."""
-    return [part for part in PARTS if not names or part in names]
+async def chosen_parts(settings: Settings, names: list[str]) -> list[Part]:
+    """The parts by these names, in order; when none is named, those whose time has come."""
+    return [part for part in PARTS if part in names] if names else await _due(settings)
+
+
+async def _due(settings: Settings) -> list[Part]:
+    """Until the consistent point, rows may be there before their parents, and unique values twice: tables only."""
+    async with connection(settings.target, "schema") as target:
+        phase = await read_phase(target) if await installed(target) else None
+    return ["tables"] if phase in (None, Phase.BACKFILL) else list(PARTS)
