@@ -1,14 +1,16 @@
 """A small migration for the tests of the checks, and how they look at findings."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from replicator import ALL, Migration, Query, Row
 from replicator.preflight import Finding, preflight
 from replicator.settings import Settings
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Running, _choices, fresh_database
 
 OLD = """
 CREATE SCHEMA old;
@@ -38,6 +40,18 @@ TOTALS = """
 SELECT people.id, coalesce(sum(visits.hours), 0) AS hours
 FROM old.people LEFT JOIN old.visits ON visits.person = people.id GROUP BY people.id
 """
+
+
+@contextlib.contextmanager
+def one_database(config: pytest.Config, running: Running) -> Iterator[Database]:
+    """A fresh database with the old tables on the first server there is: for what is the same on all."""
+    choices = _choices(config)
+    if not choices:
+        pytest.fail("No Postgres to test against was found.", pytrace=False)
+    with fresh_database(running.server(choices[0])) as made:
+        with made.connect() as connected:
+            connected.execute(OLD)
+        yield made
 
 
 def tiny(folder: Path, *, omit: Collection[str] = ()) -> Migration:

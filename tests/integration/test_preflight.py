@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,8 @@ from replicator.postgres.connect import connection
 from replicator.postgres.control import install, write_phase
 from replicator.preflight import server_checks
 from replicator.settings import load_migration
-from tests.checking import OLD, check, check_with, follow_remedy, outcomes, tiny
-from tests.fix_postgres import Database
+from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, tiny
+from tests.fix_postgres import Database, Running
 
 NO_FSYNC = {"source.durability"}
 """The servers of the tests do not flush."""
@@ -24,6 +24,12 @@ def old(database: Database) -> Database:
     with database.connect() as connected:
         connected.execute(OLD)
     return database
+
+
+@pytest.fixture
+def one(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    with one_database(request.config, _running) as made:
+        yield made
 
 
 async def test_a_good_database_passes_every_check(old: Database, tmp_path: Path) -> None:
@@ -69,16 +75,16 @@ async def test_two_databases_of_one_server(old: Database, other_database: Databa
     assert "target.wal_level" not in found
 
 
-async def test_one_schema_cannot_be_both(old: Database, tmp_path: Path) -> None:
+async def test_one_schema_cannot_be_both(one: Database, tmp_path: Path) -> None:
     migration = tiny(tmp_path)
     migration.new = "old"
-    found = await check(old, migration)
+    found = await check(one, migration)
     assert outcomes(found, "fail") == {"migration.databases"}
 
 
-async def test_a_server_that_does_not_answer_is_a_finding(old: Database, tmp_path: Path) -> None:
+async def test_a_server_that_does_not_answer_is_a_finding(one: Database, tmp_path: Path) -> None:
     silent = "postgresql://me:secret@127.0.0.1:1/db"
-    found = await check(old, tiny(tmp_path), target_dsn=silent)
+    found = await check(one, tiny(tmp_path), target_dsn=silent)
     assert outcomes(found, "fail") == {"target.connection"}
     assert "source.wal_level" in found
     assert not any(name.startswith(("old_tables", "new_tables", "forward")) for name in found)
@@ -95,14 +101,16 @@ async def test_a_connection_string_that_cannot_be_read_is_a_finding(tmp_path: Pa
     assert all("word" not in finding.detail.replace("password", "") for finding in found.values())
 
 
-async def test_a_schema_that_is_not_there(database: Database, tmp_path: Path) -> None:
-    found = await check(database, tiny(tmp_path))
+async def test_a_schema_that_is_not_there(one: Database, tmp_path: Path) -> None:
+    migration = tiny(tmp_path)
+    migration.old = "older"
+    found = await check(one, migration)
     assert outcomes(found, "fail") == {"source.schema"}
 
 
-async def test_too_old_a_server(old: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_old_a_server(one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_checks, "OLDEST", 990000)
-    found = await check(old, tiny(tmp_path))
+    found = await check(one, tiny(tmp_path))
     assert set(found) == {"source.version", "target.version"}
     assert outcomes(found, "fail") == {"source.version", "target.version"}
 
@@ -114,12 +122,12 @@ async def test_a_pooler_that_carries_no_replication(old: Database, tmp_path: Pat
     assert "PgBouncer" in found["source.replication_connection"].remedy
 
 
-async def test_another_encoding(database: Database, tmp_path: Path) -> None:
-    name = f"{database.name}_latin1"
-    with database.connect() as connected:
+async def test_another_encoding(one: Database, tmp_path: Path) -> None:
+    name = f"{one.name}_latin1"
+    with one.connect() as connected:
         connected.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'".encode())
         try:
-            found = await check_with(tiny(tmp_path), source_dsn=database.server.dsn(name), slot=database.name)
+            found = await check_with(tiny(tmp_path), source_dsn=one.server.dsn(name), slot=one.name)
         finally:
             connected.execute(f"DROP DATABASE {name}".encode())
     assert {"source.encoding", "source.schema"} == outcomes(found, "fail")
@@ -128,36 +136,36 @@ async def test_another_encoding(database: Database, tmp_path: Path) -> None:
 # ---- once the daemon has run
 
 
-async def test_another_migration_under_way(old: Database, tmp_path: Path) -> None:
+async def test_another_migration_under_way(one: Database, tmp_path: Path) -> None:
     migration = tiny(tmp_path)
     migration.name = "another"
-    async with connection(old.dsn, "test") as connected:
+    async with connection(one.dsn, "test") as connected:
         await install(connected, migration)
-    found = await check(old, tiny(tmp_path))
+    found = await check(one, tiny(tmp_path))
     assert outcomes(found, "fail") == {"source.control_tables"}
     assert "another" in found["source.control_tables"].detail
 
 
-async def test_new_tables_with_rows(old: Database, tmp_path: Path) -> None:
+async def test_new_tables_with_rows(one: Database, tmp_path: Path) -> None:
     migration = tiny(tmp_path)
-    with old.connect() as connected:
+    with one.connect() as connected:
         connected.execute((tmp_path / "new" / "10_tables.sql").read_bytes())
-        assert outcomes(await check(old, migration), "fail") == set()
+        assert outcomes(await check(one, migration), "fail") == set()
         connected.execute("INSERT INTO new.persons VALUES (9, 'Nobody')")
-    found = await check(old, migration)
+    found = await check(one, migration)
     assert outcomes(found, "fail") == {"new_tables.empty"}
 
-    async with connection(old.dsn, "test") as control:  # rows are as they should be, once the backfill has begun
+    async with connection(one.dsn, "test") as control:  # rows are as they should be, once the backfill has begun
         await install(control, migration)
         await write_phase(control, "backfill")
-    later = await check(old, migration)
+    later = await check(one, migration)
     assert outcomes(later, "fail") == set()
     assert "written" not in later["forward.sample"].detail
 
-    follow_remedy(old.dsn, found["new_tables.empty"])
-    with old.connect() as connected:
+    follow_remedy(one.dsn, found["new_tables.empty"])
+    with one.connect() as connected:
         connected.execute("DROP SCHEMA replicator CASCADE")
-    assert (await check(old, migration))["new_tables.empty"].outcome == "pass"
+    assert (await check(one, migration))["new_tables.empty"].outcome == "pass"
 
 
 # ---- a pooler

@@ -1,6 +1,7 @@
 """The checks of a migration: what is forgotten, what is wrong, and what sample rows show of its transforms."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,14 @@ from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, write_phase
 from replicator.preflight import Finding
-from tests.checking import OLD, TOTALS, Found, check, follow_remedy, outcomes, tiny, totals
-from tests.fix_postgres import Database
+from tests.checking import TOTALS, Found, check, follow_remedy, one_database, outcomes, tiny, totals
+from tests.fix_postgres import Database, Running
 
 
 @pytest.fixture
-def old(database: Database) -> Database:
-    with database.connect() as connected:
-        connected.execute(OLD)
-    return database
+def old(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    with one_database(request.config, _running) as made:
+        yield made
 
 
 def only_failure(found: Found) -> Finding:

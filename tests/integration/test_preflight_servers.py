@@ -13,8 +13,8 @@ from replicator.errors import CheckError
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.server import choose_plugin, probe_plugin
 from replicator.preflight import server_checks
-from tests.checking import OLD, check, check_with, follow_remedy, outcomes, statements, tiny
-from tests.fix_postgres import Database, MakeCluster
+from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, statements, tiny
+from tests.fix_postgres import Database, MakeCluster, Running, fresh_database
 
 LIST = "output_plugin_libraries"
 SOON = 20.0
@@ -25,6 +25,12 @@ def old(database: Database) -> Database:
     with database.connect() as connected:
         connected.execute(OLD)
     return database
+
+
+@pytest.fixture
+def one(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    with one_database(request.config, _running) as made:
+        yield made
 
 
 # ---- settings
@@ -63,10 +69,22 @@ async def test_a_server_with_settings_that_do_not_fit(old: Database, make_cluste
     assert outcomes(await check_with(tiny(tmp_path), source_dsn=cluster.dsn()), "pass") >= set(found)
 
 
-async def test_a_server_that_is_full_and_one_that_cannot_be_written_to(
-    make_cluster: MakeCluster, tmp_path: Path
-) -> None:
-    cluster = make_cluster(max_replication_slots="2")
+@pytest.fixture
+def own_cluster(one: Database) -> Cluster:
+    """The cluster of the first server, where it is ours."""
+    if one.server.cluster is None:
+        pytest.skip("needs server binaries: the server is given by its DSN or by Docker")
+    return one.server.cluster
+
+
+@pytest.fixture
+def two_slots(own_cluster: Cluster) -> Iterator[Cluster]:
+    with Cluster(own_cluster.programs, settings={"max_replication_slots": "2"}) as made:
+        yield made
+
+
+async def test_a_server_that_is_full_and_one_that_cannot_be_written_to(two_slots: Cluster, tmp_path: Path) -> None:
+    cluster = two_slots
     with psycopg.connect(cluster.dsn(), autocommit=True) as connected:
         connected.execute(OLD)
         connected.execute("SELECT pg_create_physical_replication_slot('a'), pg_create_physical_replication_slot('b')")
@@ -99,76 +117,77 @@ async def test_a_server_that_is_full_and_one_that_cannot_be_written_to(
 # ---- slots and transactions
 
 
-async def test_a_slot_of_our_name(old: Database, tmp_path: Path) -> None:
-    with old.connect() as connected:
-        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [old.name])
-        connected.execute("SELECT pg_create_physical_replication_slot(%s)", [f"{old.name}_reverse"])
-    found = await check(old, tiny(tmp_path), plugin="wal2json")
+async def test_a_slot_of_our_name(one: Database, tmp_path: Path) -> None:
+    with one.connect() as connected:
+        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])
+        connected.execute("SELECT pg_create_physical_replication_slot(%s)", [f"{one.name}_reverse"])
+    found = await check(one, tiny(tmp_path), plugin="wal2json")
     try:
         assert found["source.slot"].outcome == "fail"
-        assert f"{old.name} was made with the plugin pgoutput, not wal2json" in found["source.slot"].detail
-        assert f"{old.name}_reverse is a physical one" in found["source.slot"].detail
+        assert f"{one.name} was made with the plugin pgoutput, not wal2json" in found["source.slot"].detail
+        assert f"{one.name}_reverse is a physical one" in found["source.slot"].detail
     finally:
-        follow_remedy(old.dsn, found["source.slot"])
-    assert (await check(old, tiny(tmp_path)))["source.slot"].outcome == "pass"
+        follow_remedy(one.dsn, found["source.slot"])
+    assert (await check(one, tiny(tmp_path)))["source.slot"].outcome == "pass"
 
 
-async def test_a_slot_of_our_name_in_another_database(old: Database, other_database: Database, tmp_path: Path) -> None:
-    with other_database.connect() as connected:
-        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [old.name])
-    found = await check(old, tiny(tmp_path))
-    assert outcomes(found, "fail") == {"source.slot"}
-    assert f"belongs to the database {other_database.name}" in found["source.slot"].detail
-    follow_remedy(other_database.dsn, found["source.slot"])
-    assert (await check(old, tiny(tmp_path)))["source.slot"].outcome == "pass"
+async def test_a_slot_of_our_name_in_another_database(one: Database, tmp_path: Path) -> None:
+    with fresh_database(one.server) as other:
+        with other.connect() as connected:
+            connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])
+        found = await check(one, tiny(tmp_path))
+        assert outcomes(found, "fail") == {"source.slot"}
+        assert f"belongs to the database {other.name}" in found["source.slot"].detail
+        follow_remedy(other.dsn, found["source.slot"])
+    assert (await check(one, tiny(tmp_path)))["source.slot"].outcome == "pass"
 
 
-async def test_a_slot_that_fits_decides_the_plugin(old: Database, tmp_path: Path) -> None:
-    with old.connect() as connected:
-        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [old.name])
-    found = await check(old, tiny(tmp_path), plugin="auto")
-    assert found["source.slot"].detail == f"in place: {old.name}"
+async def test_a_slot_that_fits_decides_the_plugin(one: Database, tmp_path: Path) -> None:
+    with one.connect() as connected:
+        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])
+    found = await check(one, tiny(tmp_path), plugin="auto")
+    assert found["source.slot"].detail == f"in place: {one.name}"
     assert found["source.plugin"].detail == "pgoutput"
 
 
-async def test_open_and_prepared_transactions(old: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_and_prepared_transactions(one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_checks, "LONG", 0.2)
-    with old.connect() as writer, old.connect() as preparing, old.connect() as watcher:
+    with one.connect() as writer, one.connect() as preparing, one.connect() as watcher:
         writer.execute("BEGIN")
         writer.execute("UPDATE old.people SET note = 'x' WHERE id = 1")
         preparing.execute("BEGIN")
         preparing.execute("UPDATE old.people SET note = 'y' WHERE id = 2")
-        preparing.execute(f"PREPARE TRANSACTION '{old.name}'".encode())
+        preparing.execute(f"PREPARE TRANSACTION '{one.name}'".encode())
         wait_until(watcher, "SELECT clock_timestamp() > max(prepared) + interval '0.3 s' FROM pg_prepared_xacts")
-        found = await check(old, tiny(tmp_path))
+        found = await check(one, tiny(tmp_path))
         assert {"source.long_transactions", "source.prepared_transactions"} <= outcomes(found, "warn")
         assert str(writer.info.backend_pid) in found["source.long_transactions"].detail
         assert found["source.plugin"].outcome == "pass", "a slot that waits has its plugin already"
-        follow_remedy(old.dsn, found["source.long_transactions"])
-        follow_remedy(old.dsn, found["source.prepared_transactions"])
+        follow_remedy(one.dsn, found["source.long_transactions"])
+        follow_remedy(one.dsn, found["source.prepared_transactions"])
         with contextlib.suppress(psycopg.Error):
             writer.execute("COMMIT")
-    found = await check(old, tiny(tmp_path))
+    found = await check(one, tiny(tmp_path))
     assert {"source.long_transactions", "source.prepared_transactions"} <= outcomes(found, "pass")
 
 
 # ---- roles
 
 
-async def test_a_role_that_may_not_replicate(old: Database, tmp_path: Path) -> None:
-    role = f"{old.name}_r"
-    with old.connect() as connected:
+async def test_a_role_that_may_not_replicate(one: Database, tmp_path: Path) -> None:
+    role = f"{one.name}_r"
+    with one.connect() as connected:
         connected.execute(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} NOSUPERUSER".encode())
         try:
-            dsn = old.dsn.replace("postgres@", f"{role}@")
-            found = await check(old, tiny(tmp_path), source_dsn=dsn, target_dsn=old.dsn)
+            dsn = one.dsn.replace("postgres@", f"{role}@")
+            found = await check(one, tiny(tmp_path), source_dsn=dsn, target_dsn=one.dsn)
             assert found["source.replication_role"].outcome == "fail"
             assert not {"source.plugin", "source.replication_connection"} & set(found)
             async with connection(dsn, "test") as tried:
                 with pytest.raises(CheckError, match="creates no logical replication slot"):
                     await choose_plugin(tried, "auto")
-            follow_remedy(old.dsn, found["source.replication_role"])
-            found = await check(old, tiny(tmp_path), source_dsn=dsn, target_dsn=old.dsn)
+            follow_remedy(one.dsn, found["source.replication_role"])
+            found = await check(one, tiny(tmp_path), source_dsn=dsn, target_dsn=one.dsn)
             assert {"source.replication_role", "source.plugin"} <= outcomes(found, "pass")
             assert "only our own are visible" in found["source.long_transactions"].detail
         finally:
@@ -223,14 +242,13 @@ async def test_an_interrupted_probe_leaves_no_slot(old: Database, tried: Connect
 
 
 @pytest.fixture
-def guarded(old: Database) -> Iterator[Cluster]:
+def guarded(one: Database, own_cluster: Cluster) -> Iterator[Cluster]:
     """A server with wal2json that knows the list of plugins and has only its default."""
-    with old.connect() as connected:
+    with one.connect() as connected:
         known = connected.execute("SELECT count(*) FROM pg_settings WHERE name = %s", [LIST]).fetchone() == (1,)
-    cluster = old.server.cluster
-    if not known or cluster is None or not cluster.has_wal2json:
+    if not known or not own_cluster.has_wal2json:
         pytest.skip("needs wal2json on a version that has a list of allowed plugins")
-    with Cluster(cluster.binaries, settings={LIST: "pgoutput, test_decoding"}) as made:
+    with Cluster(own_cluster.programs, settings={LIST: "pgoutput, test_decoding"}) as made:
         yield made
 
 
