@@ -52,6 +52,9 @@ RELATIONS = """
            ARRAY(SELECT format('%%I.%%I', cn.nspname, child.relname) FROM pg_inherits h
                  JOIN pg_class child ON child.oid = h.inhrelid JOIN pg_namespace cn ON cn.oid = child.relnamespace
                  WHERE h.inhparent = c.oid AND NOT child.relispartition ORDER BY 1) AS children,
+           ARRAY(SELECT quote_ident(k.relname) FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
+                 WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
+                 ORDER BY 1) AS uniques,
            row_security_active(c.oid) AS filtered,
            quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
            ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p
@@ -121,6 +124,8 @@ class Relation:
     index_identity: list[str]
     """The columns of the index that REPLICA IDENTITY USING INDEX names."""
     children: list[str]
+    uniques: list[str]
+    """Unique and exclusion indexes other than the primary key's."""
     filtered: bool
     """Row level security hides rows from the role."""
     owner: str

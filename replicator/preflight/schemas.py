@@ -129,6 +129,8 @@ class SchemaChecks:
             retired=frozenset(self.migration.retired) if reads == "forward" else frozenset(),
         )
         self.report.judge(about, table_checks.CHECKS, subject)
+        if writes == "forward" and self.before_start:
+            self.report.judge(about, table_checks.BEFORE_START, subject)
 
     # ---- the new tables
 

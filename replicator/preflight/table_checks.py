@@ -253,6 +253,26 @@ def cascades(subject: TablesSubject) -> Verdict:
     )
 
 
+def too_early(subject: TablesSubject) -> Verdict:
+    """While rows are copied, one may come before its parent, or hold a value that another still has: a clash."""
+    written = {table.name: table for table in subject.tables if table.name.table in subject.written}
+    parents = [
+        f"{each.name} of {table.name}" for table in written.values() for each in table.foreign_keys
+        if each.parent in written
+    ]  # fmt: skip
+    uniques = [f"{name} of {each.quoted}" for each in subject.of(subject.written) for name in each.uniques]
+    remedy = (
+        "Make them in sql/new/*_constraints.sql and *_indexes.sql, not in *_tables.sql. Those that are there already: "
+        "drop them, or the new tables, which the daemon makes again."
+    )
+    if parents:
+        both = listed([*parents, *uniques])
+        return failed(f"New tables have foreign keys or unique indexes before the backfill: {both}.", remedy)
+    if uniques:
+        return warned(f"New tables have unique indexes before the backfill: {listed(uniques)}.", remedy)
+    return passed("no foreign key between new tables and no unique index yet")
+
+
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -272,3 +292,6 @@ CHECKS: tuple[Check[TablesSubject], ...] = (
     triggers,
     cascades,
 )
+
+BEFORE_START: tuple[Check[TablesSubject], ...] = (too_early,)
+"""Of the new tables, while the daemon has not run yet."""
