@@ -13,18 +13,24 @@ from replicator.errors import ExitCode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code, and lets no exception out."""
+    """Run one command; gives the exit code, and lets no error out."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda each: each != "--debug")  # global, and welcome anywhere
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a test's stream may be another kind
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
+        return _guarded(given)
+    except BrokenPipeError:  # whoever read our output has gone: nothing more can be said, not even at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+
+
+def _guarded(given: list[str]) -> int:
+    try:
         return _run(given)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort):  # which of them, and whether, depends on typer's version
         return INTERRUPTED
-    except BrokenPipeError:
-        return _unheard()
     except Exception as error:  # noqa: BLE001  # this is where all end up
         return tell(error, json="--json" in given, debug="--debug" in given)
 
@@ -32,16 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     command = typer.main.get_command(app)
     result = command.main(given or ["--help"], prog_name="replicator", standalone_mode=False)
-    sys.stdout.flush()
     if not given:
         return ExitCode.WRONG_USE
     return result if isinstance(result, int) else ExitCode.DONE
-
-
-def _unheard() -> int:
-    """Whoever read our output has closed it: nothing more can be said."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from rich.console import Console
 
@@ -58,6 +59,26 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """As in a shell's foreground: under nohup and in the background some are ignored, in child processes too."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def logging() -> Iterator[None]:
+    """Each command configures the log, for streams that are gone after the test."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
@@ -307,11 +328,12 @@ def test_a_server_that_does_not_answer_is_a_sentence() -> None:
     assert SECRET not in errors
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+@pytest.mark.parametrize("line", ["--version", "--help", "status --json"])
+def test_a_reader_that_goes_away_is_no_traceback(line: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     process = subprocess.run(
-        [sys.executable, "-m", "replicator", "--version"],
+        [sys.executable, "-m", "replicator", *shlex.split(line)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=writing,
         stderr=subprocess.PIPE,
@@ -320,14 +342,27 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         check=False,
     )
     os.close(writing)
-    assert (process.returncode, process.stderr) == (1, "")
+    assert process.returncode in (1, 2)
+    assert "Traceback" not in process.stderr
+    assert "BrokenPipe" not in process.stderr
 
 
 def test_an_output_that_is_not_utf8_is_no_error() -> None:
-    process = replicator("--help", PYTHONIOENCODING="ascii")
-    shown, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert "REPLICATOR_SOURCE_DSN" in shown
+    process = replicator("status --json --js→n", PYTHONIOENCODING="latin-1")
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--js?n" in json.loads(shown)["error"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Abort()])
+def test_an_interruption_is_quiet_whatever_typer_makes_of_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("replicator.__main__._run", interrupted)
+    assert run("status") == (130, "", "")
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
