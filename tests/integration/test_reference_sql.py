@@ -343,6 +343,15 @@ def test_tokens_are_kept_with_the_event_only_while_no_admin_can_own_them(
     assert as_json(event["orphan_tokens"]) == (None if active else tokens[0])
 
 
+def test_of_several_admins_tokens_the_active_admins_go_back(migrated: Connection) -> None:
+    migrated.execute(
+        "INSERT INTO party.spotify_tokens (admin_id, access_token)"
+        " SELECT id, 'theirs' FROM party.admins WHERE email = 'dj'"
+    )
+    run_reverse(migrated)
+    assert as_texts(migrated, "again") == as_texts(migrated, "public")
+
+
 def test_times_in_documents_are_as_postgres_prints_them(connection: Connection) -> None:
     insert_old(connection, PARTY)
     (event,) = read(connection, (SQL / "event.sql").read_text())
