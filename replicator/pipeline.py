@@ -295,15 +295,8 @@ class Pipeline:
     async def _apply(self, piece: Piece) -> None:
         began = asyncio.get_running_loop().time()
         async with self.context.exclusion.alone():
-            for attempt in range(EXTENSIONS + 1):
-                await self._applier.begin()
-                try:
-                    last = await self._apply_pieces(piece, extend=attempt < EXTENSIONS)
-                except NewerReadError as clash:
-                    await self._applier.rollback()
-                    await self._extend(piece, clash)
-                else:
-                    break
+            await self._applier.begin()
+            last = await self._apply_pieces(piece)
             end = last.end or ZERO
             reached_start = self.progress.start_marker in last.messages and self.context.shadow
             outcome = await self._applier.commit(end, started=reached_start)
@@ -314,18 +307,21 @@ class Pipeline:
         await self._advance(end, last.messages)
         self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
 
-    async def _apply_pieces(self, piece: Piece, *, extend: bool) -> Piece:
-        """Apply a piece, and the rest of its last transaction; gives the piece that ends it.
-
-        :param extend: a clash with rows that were read again raises NewerReadError; without it, it is a true one. In
-            the middle of a large transaction, which cannot be taken back, it always is.
-        """
-        position = piece.end if extend else None
-        await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
-        while piece.end is None:
+    async def _apply_pieces(self, piece: Piece) -> Piece:
+        """Apply a piece, and the rest of its last transaction; gives the piece that ends it."""
+        extensions = 0
+        while True:
+            # Only at a commit, and not for ever, can more of the stream help against a clash.
+            position = piece.end if extensions < EXTENSIONS else None
+            try:
+                await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
+            except NewerReadError as clash:
+                extensions += 1
+                await self._extend(piece, clash)
+                continue
+            if piece.end is not None:
+                return piece
             piece = await self._inbox.take(self.context.batch_rows)
-            await self._applier.apply(piece.changes, position=None, whole=piece.end is not None)
-        return piece
 
     async def _extend(self, piece: Piece, clash: NewerReadError) -> None:
         """Take what the stream has up to the read that clashed into the same batch."""

@@ -135,27 +135,37 @@ class Applier:
         :param position: how far the stream has been taken: a clash with rows read again later than this may be
             none. With None, every clash is a true one.
         :param whole: the changes end at a commit, so the constraints must hold.
-        :raises NewerReadError: roll back, take more of the stream, and apply it together with this.
+        :raises NewerReadError: take more of the stream, and apply it together with this, in the same transaction.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
         await self._resolve(changes)
         batch = self._compact(changes)
         await self._refuse_new_columns(batch)
-        self.outcome.changes += batch.counts
+        complete = whole and not self.outcome.failures
         try:
-            await self._apply_batch(batch, position, whole=whole, in_order=len(changes) > 1)
+            await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
         except UniqueClashError:
-            await self._apply_in_order(changes, position, whole=whole)
+            await self._apply_halves(changes, position)
+            complete = False
+        if whole and not complete:
+            await self._finish(position)
+        self.outcome.changes += batch.counts
 
-    async def _apply_in_order(self, changes: list[Change], position: LSN | None, *, whole: bool) -> None:
-        """One change after the other, in commit order: a unique value may have changed hands within the batch."""
-        before = len(self.outcome.failures)
-        for change in changes:
-            await self._apply_batch(self._compact([change]), position, whole=False)
+    async def _apply_halves(self, changes: list[Change], position: LSN | None) -> None:
+        """In commit order, in ever smaller parts: a unique value may have changed hands within the batch."""
+        middle = (len(changes) + 1) // 2
+        for half in (changes[:middle], changes[middle:]):
+            try:
+                await self._apply_batch(self._compact(half), position, whole=False, in_order=len(half) > 1)
+            except UniqueClashError:
+                await self._apply_halves(half, position)
+
+    async def _finish(self, position: LSN | None) -> None:
+        """At the end of what was applied in parts: what was refused on the way may fit now, and deletions are due."""
         refused: dict[str, set[Key]] = {}
-        for failure in self.outcome.failures[before:]:
+        for failure in self.outcome.failures:
             refused.setdefault(failure.source, set()).add(failure.source_key)
-        await self._apply_batch(Batch(dirty=refused), position, whole=whole)
+        await self._apply_batch(Batch(dirty=refused), position, whole=True)
 
     def _compact(self, changes: list[Change]) -> Batch:
         return compact(changes, self.context.plan, self._relations, nulls_are_ambiguous=self.nulls_are_ambiguous)
@@ -207,6 +217,7 @@ class Applier:
                 found = _failure(refusal)
                 failures[found.transform, found.source_key] = found
                 skip.add((found.transform, found.source_key))
+            self._withdraw(skip)
         raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
 
     def _postpone(self, effects: Effects, *, whole: bool) -> None:
@@ -220,6 +231,14 @@ class Applier:
                     effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
                 else:
                     postponed.update(effects.deletes.pop(table.name, {}))
+
+    def _withdraw(self, skip: set[tuple[str, Key]]) -> None:
+        for name, postponed in self._postponed.items():
+            self._postponed[name] = {
+                key: (transform, source_key)
+                for key, (transform, source_key) in postponed.items()
+                if (transform.name, source_key) not in skip
+            }
 
     async def _try_write(self, effects: Effects, *, whole: bool) -> list[Refusal]:
         """Write inside a savepoint; gives the refused rows, none when all is written."""

@@ -1,8 +1,9 @@
 """Writes a batch's effects in an order that foreign keys allow, and finds which rows Postgres refuses."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from replicator.apply.effects import Effects
 from replicator.derive import TargetRow
@@ -26,6 +27,7 @@ class Refusal:
 
 
 Written = Counter[tuple[str, str]]
+Step = Literal["delete", "upsert"]
 
 
 async def write_effects(
@@ -33,8 +35,6 @@ async def write_effects(
 ) -> tuple[Written, list[Refusal]]:
     """Write inside the caller's savepoint; with refusals, the caller rolls back to it.
 
-    Order: deletions, children first; rows, parents first; at last deletions that would take children with them, once
-    nothing is left that refers to them.
     :raises RowError: when rows are refused and it cannot be found out which.
     """
     try:
@@ -60,21 +60,34 @@ async def _back(writer: TargetWriter, savepoint: str) -> None:
         await writer.connection.execute(f"ROLLBACK TO SAVEPOINT {savepoint}".encode())
 
 
+def _order(plan: Plan) -> list[tuple[Step, Table]]:
+    """In which order to delete from the targets and to write to them.
+
+    Where foreign keys can wait for the end of the transaction, children first, each table's deletions before its rows:
+    so a unique value may pass from a row that goes to one that comes, and a deletion finds no child that has moved on.
+    Where they cannot: deletions, children first; rows, parents first; last, deletions that act on children.
+    """
+    children_first = list(reversed(plan.targets))
+    if all(foreign_key.deferrable for table in plan.targets for foreign_key in table.foreign_keys):
+        steps: tuple[Step, Step] = ("delete", "upsert")
+        return [(step, table) for table in children_first for step in steps]
+    late = [table for table in children_first if acting_children(plan, table)]
+    early: list[tuple[Step, Table]] = [("delete", table) for table in children_first if table not in late]
+    return [*early, *(("upsert", table) for table in plan.targets), *(("delete", table) for table in late)]
+
+
 async def _write_all(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool, replace: bool) -> Written:
     """``replace`` deletes the rows before it inserts them, so that unique values may change hands among them."""
     written: Written = Counter()
-    late = [table for table in plan.targets if acting_children(plan, table)]
-    for table in reversed(plan.targets):
-        if table not in late:
-            await _delete(writer, table, effects, written)
-    for table in plan.targets:
+    for step, table in _order(plan):
         rows = effects.upserts.get(table.name, {})
-        if rows and replace and table not in late:
-            await writer.delete(table, rows)
-        if rows:
+        if step == "delete":
+            await _delete(writer, plan, table, effects, written)
+        elif rows:
+            if replace:
+                held = await _referred(writer, plan, table, rows)
+                await writer.delete(table, [key for key in rows if key not in held])
             written[table.name.table, "upsert"] += await writer.upsert(table, rows.values())
-    for table in reversed(late):
-        await _delete_unreferred(writer, plan, table, effects, written)
     if whole:
         with translated():
             await writer.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -82,24 +95,25 @@ async def _write_all(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     return written
 
 
-async def _delete(writer: TargetWriter, table: Table, effects: Effects, written: Written) -> None:
-    keys = effects.deletes_of(table.name)
-    if _is_cleared(table, effects):
+async def _referred(writer: TargetWriter, plan: Plan, table: Table, keys: Iterable[Key]) -> set[Key]:
+    """The keys whose deletion would act on children."""
+    held: set[Key] = set()
+    for child, foreign_key in acting_children(plan, table):
+        held.update(await writer.children_of(foreign_key, child.name, table, keys))
+    return held
+
+
+async def _delete(writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written) -> None:
+    acting = acting_children(plan, table)
+    if _is_cleared(table, effects) and not acting:
         written[table.name.table, "delete"] += await writer.clear(table)
-    elif keys:
+        return
+    keys = await _keys_to_go(writer, table, effects)
+    for child, foreign_key in acting if keys else ():
+        if await writer.children_of(foreign_key, child.name, table, keys):
+            raise RowError(_takes_along(table, child, foreign_key), sqlstate=FOREIGN_KEY_VIOLATION)
+    if keys:
         written[table.name.table, "delete"] += await writer.delete(table, keys)
-
-
-def _is_cleared(table: Table, effects: Effects) -> bool:
-    return any(transform.target.name == table.name for transform in effects.cleared)
-
-
-async def _late_keys(writer: TargetWriter, table: Table, effects: Effects) -> list[Key]:
-    """What is to go once the rows are written: after a TRUNCATE of the source, all that were not written."""
-    if not _is_cleared(table, effects):
-        return effects.deletes_of(table.name)
-    written = effects.upserts.get(table.name, {})
-    return [key for key in await writer.all_keys(table) if key not in written]
 
 
 def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
@@ -112,15 +126,16 @@ def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]
     ]
 
 
-async def _delete_unreferred(
-    writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written
-) -> None:
-    keys = await _late_keys(writer, table, effects)
-    for child, foreign_key in acting_children(plan, table) if keys else ():
-        if await writer.children_of(foreign_key, child.name, table, keys):
-            raise RowError(_takes_along(table, child, foreign_key), sqlstate=FOREIGN_KEY_VIOLATION)
-    if keys:
-        written[table.name.table, "delete"] += await writer.delete(table, keys)
+def _is_cleared(table: Table, effects: Effects) -> bool:
+    return any(transform.target.name == table.name for transform in effects.cleared)
+
+
+async def _keys_to_go(writer: TargetWriter, table: Table, effects: Effects) -> list[Key]:
+    """What is to be deleted; after a TRUNCATE of the source, all that is not written."""
+    if not _is_cleared(table, effects):
+        return effects.deletes_of(table.name)
+    written = effects.upserts.get(table.name, {})
+    return [key for key in await writer.all_keys(table) if key not in written]
 
 
 def _takes_along(table: Table, child: Table, foreign_key: ForeignKey) -> str:
@@ -144,15 +159,11 @@ class _Search:
         self.transforms = {each.name: each for each in plan.transforms}
 
     async def run(self) -> None:
-        ignored: Written = Counter()
-        late = [table for table in self.plan.targets if acting_children(self.plan, table)]
-        for table in reversed(self.plan.targets):
-            if table not in late:
-                await _delete(self.writer, table, self.effects, ignored)
-        for table in self.plan.targets:
-            await self._halve(table, list(self.effects.upserts_of(table.name)))
-        for table in reversed(late):
-            await self._late_deletes(table)
+        for step, table in _order(self.plan):
+            if step == "delete":
+                await self._deletes(table)
+            else:
+                await self._halve(table, list(self.effects.upserts_of(table.name)))
         await self._foreign_keys()
 
     async def _halve(self, table: Table, rows: list[TargetRow]) -> None:
@@ -182,8 +193,8 @@ class _Search:
             await connection.execute("RELEASE SAVEPOINT half")
         return None
 
-    async def _late_deletes(self, table: Table) -> None:
-        keys = await _late_keys(self.writer, table, self.effects)
+    async def _deletes(self, table: Table) -> None:
+        keys = await _keys_to_go(self.writer, table, self.effects)
         held: set[Key] = set()
         for child, foreign_key in acting_children(self.plan, table) if keys else ():
             for key in await self.writer.children_of(foreign_key, child.name, table, keys):

@@ -121,6 +121,11 @@ class TargetWriter:
         join = sql.SQL("") if deleted else sql.SQL("JOIN {} AS p ON {} ").format(
             identifier(parent.name.schema, parent.name.table), _same_key(parent, "p")
         )  # fmt: skip
+        if child == parent.name:  # a child that goes as well is no child left behind
+            on += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
+                stage.keys,
+                sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(identifier(name)) for name in parent.key),
+            )
         with translated():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(

@@ -86,6 +86,19 @@ async def test_unique_values_change_hands_in_one_transaction(database: Database)
         assert made.running.context.quarantined == set()
 
 
+@pytest.mark.parametrize("batch_rows", [100, 1])
+async def test_a_key_change_keeps_its_unique_value(database: Database, batch_rows: int) -> None:
+    seed(database.dsn)
+    async with engine(database, reference(), batch_rows=batch_rows) as made:
+        await made.backfill()
+        await made.build()
+        execute(database.dsn, ["UPDATE admins SET id = 'renamed' WHERE id = 'a1'", "UPDATE settings SET value = 'x'"])
+        execute(database.dsn, ["UPDATE admins SET id = 'again' WHERE id = 'a2'"])
+        await made.drain()
+        assert await differences(made) == []
+        assert made.running.context.quarantined == set()
+
+
 async def test_changes_made_while_chunks_are_copied(database: Database) -> None:
     seed(database.dsn, 2_000)
     async with engine(database, reference(), chunk_rows=20) as made:
