@@ -174,9 +174,14 @@ async def test_triggers_rules_and_cascades(old: Database, tmp_path: Path) -> Non
                 WHEN (current_setting('replicator.writer', true) IS DISTINCT FROM 'daemon')
                 EXECUTE FUNCTION old.shout();
             DROP RULE quiet ON new.totals;
+            ALTER TABLE new.stays DROP CONSTRAINT stays_person_id_fkey;
+            CREATE UNIQUE INDEX early ON new.persons (full_name);
             """
         )
-    assert {"old_tables.triggers", "new_tables.triggers"} <= outcomes(await check(old, migration), "pass")
+    found = await check(old, migration)
+    assert {"old_tables.triggers", "new_tables.triggers", "new_tables.cascades"} <= outcomes(found, "pass")
+    assert found["new_tables.too_early"].outcome == "warn"
+    assert "early of new.persons" in found["new_tables.too_early"].detail
 
 
 async def test_tables_of_extensions_are_theirs(old: Database, tmp_path: Path) -> None:
