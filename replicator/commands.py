@@ -8,11 +8,12 @@ from replicator.errors import ExitCode, NotReadyError, ReplicatorError
 from replicator.gates import Gate, look_at_gates
 from replicator.log import get_logger
 from replicator.phases import Phase
+from replicator.pipeline import Pipeline
 from replicator.postgres import control
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Command
 from replicator.tables import Key
-from replicator.verify import summary
+from replicator.verify import Divergence, summary
 
 if TYPE_CHECKING:
     from replicator.daemon import Session
@@ -114,8 +115,8 @@ class Commands:
             try:
                 result = await pipeline.verifier.full_pass()
                 repaired = 0
-                if repair and result.divergences:
-                    repaired = await self._repair(result.divergences)
+                if repair and (result.divergences or pipeline.context.quarantined):
+                    repaired = await self._repair(pipeline, result.divergences)
                     result = await pipeline.verifier.full_pass()
             finally:
                 follow.cancel()
@@ -138,8 +139,8 @@ class Commands:
                 await control.report_progress(own, command.id, progress)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _repair(self, divergences: list[Any]) -> int:
-        """Derive anew what source rows give; delete what nothing gives."""
+    async def _repair(self, pipeline: Pipeline, divergences: list[Divergence]) -> int:
+        """Derive anew what source rows give, those in quarantine too; delete what nothing gives."""
         dirty: dict[str, set[Key]] = {}
         extra: dict[str, list[Key]] = {}
         for each in divergences:
@@ -147,12 +148,14 @@ class Commands:
                 dirty.setdefault(each.source, set()).add(each.source_key)
             else:
                 extra.setdefault(each.target, []).append(each.key)
-        pipeline = self.session.pipeline
-        if pipeline is None:
-            return 0
+        sources = {each.name: each.source for each in pipeline.context.plan.transforms}
+        refused = {(name, key) for name, key in pipeline.context.quarantined if name in sources}
+        for name, key in refused:
+            dirty.setdefault(sources[name], set()).add(key)
         await pipeline.redo(dirty, extra)
-        log.info("repaired", rows=len(divergences))
-        return len(divergences)
+        repaired = len(divergences) + len(refused - pipeline.context.quarantined)
+        log.info("repaired", rows=repaired)
+        return repaired
 
     # ---- cutover
 
