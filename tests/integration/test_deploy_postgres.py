@@ -228,9 +228,49 @@ def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running:
             app.execute("UPDATE replicator.ownership SET owner = 'new'")
 
 
-def replicate(image: Image, *command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command with the settings of the compose file, but for where the server is."""
-    return subprocess.run(
+def located(text: str, image: Image) -> str:
+    """A connection string of the compose file, with the place where the server is."""
+    return text.replace("host=postgres", f"host={HOST} port={image.port}")
+
+
+def daemon_environment(image: Image) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "REPLICATOR_SOURCE_DSN": located(
+            COMPOSE["services"]["replicator"]["environment"]["REPLICATOR_SOURCE_DSN"], image
+        ),
+        "REPLICATOR_HTTP_LISTEN": f"{HOST}:{image.http_port}",
+        "REPLICATOR_READY_FOR": "0.5",
+        "PGPASSWORD": PASSWORDS["REPLICATOR_PASSWORD"],
+    }
+
+
+@contextlib.contextmanager
+def daemon(image: Image) -> Iterator[None]:
+    command = [sys.executable, "-m", "replicator", "run"]
+    with subprocess.Popen(command, cwd=ROOT, env=daemon_environment(image)) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def writers(image: Image) -> Iterator["subprocess.Popen[bytes]"]:
+    service = COMPOSE["services"]["writers"]
+    assert service["entrypoint"][0] == "python"
+    command = [sys.executable, *service["entrypoint"][1:], *(located(word, image) for word in service["command"])]
+    command[-1] = "20"  # transactions a second
+    env = {"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORDS["APP_PASSWORD"]}
+    with subprocess.Popen(command, cwd=ROOT, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def replicate(image: Image, *command: str) -> None:
+    done = subprocess.run(
         [sys.executable, "-m", "replicator", *command],
         check=False,
         capture_output=True,
@@ -239,17 +279,7 @@ def replicate(image: Image, *command: str) -> "subprocess.CompletedProcess[str]"
         timeout=SECONDS,
         env=daemon_environment(image),
     )
-
-
-def daemon_environment(image: Image) -> dict[str, str]:
-    dsn = COMPOSE["services"]["replicator"]["environment"]["REPLICATOR_SOURCE_DSN"]
-    return {
-        "PATH": os.environ["PATH"],
-        "REPLICATOR_SOURCE_DSN": dsn.replace("host=postgres", f"host={HOST} port={image.port}"),
-        "REPLICATOR_HTTP_LISTEN": f"{HOST}:{image.http_port}",
-        "REPLICATOR_READY_FOR": "0.5",
-        "PGPASSWORD": PASSWORDS["REPLICATOR_PASSWORD"],
-    }
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def is_ready(image: Image) -> bool:
@@ -260,28 +290,26 @@ def is_ready(image: Image) -> bool:
         return False
 
 
-def test_a_whole_migration_runs_in_the_replicators_role(binaries: Path) -> None:
+@pytest.mark.timeout(600)
+def test_what_the_compose_file_starts_migrates_in_the_roles_of_the_init_scripts(binaries: Path) -> None:
     with image_of(binaries) as image, image.server():
         image.init()
-        with image.connect("app", "app") as app:
-            app.execute((ROOT / "sql" / "old" / "10_tables.sql").read_bytes())
-            app.execute("INSERT INTO event_settings (id) VALUES (1)")
-            app.execute("INSERT INTO admins (id, username, password_hash) VALUES ('1', 'dj', 'x')")
-            checked = replicate(image, "check")
-            assert checked.returncode == 0, checked.stdout
-            with subprocess.Popen(
-                [sys.executable, "-m", "replicator", "run"], cwd=ROOT, env=daemon_environment(image)
-            ) as daemon:
-                try:
-                    eventually(lambda: is_ready(image))
-                    cut_over = replicate(image, "cutover")
-                    assert cut_over.returncode == 0, cut_over.stdout + cut_over.stderr
-                    assert app.execute("SELECT replicator.active_schema()").fetchall() == [("party",)]
-                    app.execute("UPDATE party.admins SET password_hash = 'new'")
-                    changed = "SELECT 1 FROM admins WHERE password_hash = 'new'"
-                    eventually(lambda: app.execute(changed).fetchone() is not None)
-                finally:
-                    daemon.terminate()
+        with image.connect("app", "app") as app, writers(image) as application:
+
+            def holds(query: str) -> bool:
+                row = app.execute(query.encode()).fetchone()
+                return row is not None and row[0] is True
+
+            eventually(lambda: holds("SELECT to_regclass('public.requests') IS NOT NULL"))
+            replicate(image, "check")
+            with daemon(image):
+                eventually(lambda: is_ready(image))
+                replicate(image, "cutover", "--wait")
+                assert holds("SELECT replicator.active_schema() = 'party'")
+                app.execute("INSERT INTO party.admins (email, password_hash) VALUES ('born in the new schema', 'x')")
+                eventually(lambda: holds("SELECT true FROM admins WHERE username = 'born in the new schema'"))
+                eventually(lambda: holds("SELECT max(created_at) > now() - interval '2 s' FROM party.requests"))
+                assert application.poll() is None
 
 
 def test_the_writers_are_healthy_once_the_old_schema_is_filled(running: Image) -> None:

@@ -234,6 +234,7 @@ def test_stop_leaves_no_thread(facts: Facts) -> None:
 def test_a_silent_client_holds_up_nobody_and_is_dropped(
     http_server: HttpServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert 1 <= http._Handler.timeout <= 60
     monkeypatch.setattr(http._Handler, "timeout", 0.2)
     host, port = parse_listen(http_server.address)
     with socket.create_connection((host, port), timeout=5) as silent:
