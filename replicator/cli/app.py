@@ -167,7 +167,7 @@ def status(
 
 @app.command(cls=Command)
 def verify(
-    repair: Annotated[bool, _flag("--repair", "Derive the rows that differ anew.")] = False,
+    repair: Annotated[bool, _flag("--repair", "Derive anew the rows that differ, and those in quarantine.")] = False,
     json: Json = False,
 ) -> None:
     """Compare every row with what it should be.
