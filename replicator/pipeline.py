@@ -379,5 +379,5 @@ class Pipeline:
             if known is not None and known.type_oid != oid:
                 raise DefinitionError(
                     f"The type of {schema}.{name}.{column} has changed; its rows were rewritten unseen.",
-                    "The new tables must be filled again: give the migration up and start anew.",
+                    "The new tables must be filled again: see README, Starting anew.",
                 )

@@ -11,7 +11,7 @@ from replicator.postgres.connect import Connection, comma, identifier, translate
 from replicator.postgres.progress import Progress
 from replicator.tables import Table
 
-AGAIN = "Give the migration up with a new slot, and run the backfill again."
+AGAIN = "Start the migration anew: see README, Starting anew."
 
 
 @dataclass(frozen=True, kw_only=True)
