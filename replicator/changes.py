@@ -33,7 +33,7 @@ class Commit:
     committed_at: datetime
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: there are millions, and that would cost a fifth of their making
 class Change:
     """One row change, or the truncation of one relation.
 

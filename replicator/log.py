@@ -5,12 +5,14 @@ import sys
 
 import structlog
 
+JSON = structlog.processors.JSONRenderer()
 Logger = structlog.stdlib.BoundLogger
 
 
 def get_logger(name: str) -> Logger:
     """A logger that adds the part of the program which speaks."""
-    logger: Logger = structlog.get_logger(part=name)
+    logger: JSON = structlog.processors.JSONRenderer()
+Logger = structlog.get_logger(part=name)
     return logger
 
 
@@ -22,7 +24,7 @@ def configure(*, debug: bool = False) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *([structlog.dev.ConsoleRenderer()] if terminal else [structlog.processors.format_exc_info, JSON]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

@@ -33,8 +33,8 @@ ALL: Final = _All.ALL
 class Lookup:
     """In ``depends_on``: SQL that gives the source keys which a changed row concerns.
 
-    Its parameters (``%(column)s``) are columns of the changed row; it runs once with the old image, as far as the log
-    carries it, and once with the new one.
+    Its parameters (``%(column)s``) are columns of the changed row; it runs with the row as it was and as it is. Where
+    the log does not carry how it was (give the table REPLICA IDENTITY FULL, and it does), every key is read again.
     """
 
     sql: str

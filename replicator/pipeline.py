@@ -55,6 +55,7 @@ class Observers:
 
     on_batch: Callable[[Outcome, Piece, float], None] = lambda _outcome, _piece, _seconds: None
     on_copied: Callable[[str, int], None] = lambda _source, _rows: None
+    on_resumed: Callable[[str, int], None] = lambda _source, _rows: None
     on_verified: Callable[[str, int], None] = lambda _target, _rows: None
 
 
@@ -208,7 +209,7 @@ class Pipeline:
 
     async def backfill(self) -> LSN:
         """Copy what is not copied yet, and wait until the consistent point is applied; gives it."""
-        await Backfill(self.context, self.observers.on_copied).run()
+        await Backfill(self.context, self.observers.on_copied, self.observers.on_resumed).run()
         async with connection(self.ends.target_dsn, "consistent point") as target:
             point = await consistent_point(target, self.direction)
         if point is None:

@@ -286,7 +286,10 @@ class Applier:
     async def _effects(self, batch: Batch, skip: set[tuple[str, Key]]) -> tuple[Effects, LSN | None]:
         effects = Effects()
         for name, state in batch.tables.items():
-            await self._table_changed(effects, self.context.plan.sources[name], state, skip)
+            if name in batch.dirty_all:
+                effects.cleared += [each for each in self.context.plan.sources[name].transforms if not each.remembers]
+            else:
+                await self._table_changed(effects, self.context.plan.sources[name], state, skip)
         if not batch.reads:
             return effects, None
         async with read_point(self._reader, self.context.visibility) as read_at:

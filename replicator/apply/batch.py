@@ -1,5 +1,6 @@
 """Compacts changes in commit order to the last state of each source key, and collects what must be re-read."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,9 @@ from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
 from replicator.tables import Key, Name, Row, Table, key_of
 from replicator.values import PARSERS, Missing, canonical
+
+PARAMETER = re.compile(r"%\((\w+)\)s")
+"""As psycopg takes parameters by name."""
 
 Relations = Mapping[RelationName, Table | None]
 """The table that each relation name in the log stands for, partitions too; None for one that does not matter."""
@@ -30,6 +34,7 @@ class Batch:
     dirty: dict[str, set[Key]] = field(default_factory=dict)
     """Source keys to be read again: of queries, and of tables where the log left a value out."""
     dirty_all: set[str] = field(default_factory=set)
+    """Sources to be read again whole."""
     lookups: list[tuple[Dependency, dict[str, str | None]]] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Changes by table and operation."""
@@ -69,6 +74,8 @@ def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_a
         state.truncated = True
         state.rows.clear()
         dirty.clear()
+        if change.relation != (table.name.schema, table.name.table):
+            batch.dirty_all.add(source.name)  # one partition: which rows it held, the log does not say
         return
     old_key = _image_key(table, change.old) if change.old else None
     if change.operation == "delete":
@@ -122,14 +129,27 @@ def _mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change) -> N
         return
     if dependency.source in batch.dirty_all:
         return
-    source = plan.sources[dependency.source]
+    if dependency.lookup is not None:
+        _mark_lookup(batch, dependency, change)
+        return
     for image in (change.old, change.new):
-        if image and dependency.lookup is not None:
-            batch.lookups.append((dependency, {k: v for k, v in image.items() if not isinstance(v, Missing)}))
-        elif image and dependency.columns is not None:
-            key = _dependency_key(source, dependency.columns, image)
+        if image and dependency.columns is not None:
+            key = _dependency_key(plan.sources[dependency.source], dependency.columns, image)
             if key is not None:
                 batch.dirty.setdefault(dependency.source, set()).add(key)
+
+
+def _mark_lookup(batch: Batch, dependency: Dependency, change: Change) -> None:
+    """Look up the keys that the row concerned before and concerns now; what the log leaves out may be any key."""
+    wanted = set(PARAMETER.findall(dependency.lookup or ""))
+    before = [] if change.operation == "insert" else [change.old or {}]
+    after = [] if change.operation == "delete" else [change.new or {}]
+    for image in before + after:
+        found = {name: text for name in wanted if not isinstance(text := image.get(name, Missing.UNCHANGED), Missing)}
+        if len(found) < len(wanted):
+            batch.dirty_all.add(dependency.source)
+            return
+        batch.lookups.append((dependency, found))
 
 
 def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> Key | None:

@@ -24,7 +24,12 @@ PLANNED_AHEAD = 16
 class Backfill:
     """One pipeline's backfill. ``run`` returns when every chunk of every source is written."""
 
-    def __init__(self, context: Context, on_rows: Callable[[str, int], None] = lambda _source, _rows: None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        on_rows: Callable[[str, int], None] = lambda _source, _rows: None,
+        on_resumed: Callable[[str, int], None] = lambda _source, _rows: None,
+    ) -> None:
         self.context = context
         self.sources = [
             each
@@ -32,6 +37,7 @@ class Backfill:
             if not context.shadow or any(transform.remembers for transform in each.transforms)
         ]
         self._on_rows = on_rows
+        self._on_resumed = on_resumed
         self._chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(PLANNED_AHEAD)
 
     async def run(self) -> None:
@@ -47,8 +53,9 @@ class Backfill:
                     group.create_task(self._work(), name=f"copy {number}")
 
     async def _add_sources(self, source: Connection, target: Connection) -> None:
-        known = {each.source for each in await backfill_progress(target, self.context.direction)}
+        known = {each.source: each.rows for each in await backfill_progress(target, self.context.direction)}
         for each in self.sources:
+            self._on_resumed(each.name, known.get(each.name, 0))
             if each.name not in known:
                 await add_source(target, self.context.direction, each.name, await estimate_rows(source, each))
 

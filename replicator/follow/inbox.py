@@ -46,6 +46,7 @@ class _Transaction:
     committed_at: datetime | None = None
     size: int = 0
     idle: bool = False
+    """A mere position: nothing in it is for us."""
 
 
 class Inbox:
@@ -159,6 +160,9 @@ class Inbox:
         if done is None:
             raise ProtocolError("The stream committed a transaction that it had not begun.")
         done.end, done.committed_at = commit.end_lsn, commit.committed_at
+        # In one database our own progress comes back as an empty transaction: to store progress for it would go on
+        # for ever.
+        done.idle = not done.changes and not done.messages
         if commit.end_lsn <= self._applied:
             self._skip(done)
 

@@ -22,5 +22,6 @@ def count_into(metrics: Metrics) -> Observers:
     return Observers(
         on_batch=on_batch,
         on_copied=lambda source, rows: metrics.backfill_rows_total.labels(source).inc(rows),
+        on_resumed=metrics.resumed,
         on_verified=lambda target, rows: metrics.verified_rows_total.labels(target).inc(rows),
     )

@@ -20,6 +20,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the package leaves this one untyped
         self.registry = CollectorRegistry()
         self._labels: dict[str, frozenset[str]] = {}
+        self._resumed: set[str] = set()
 
         self.phase = self._gauge("phase", "1 for the phase that the migration is in, 0 for the others.", "phase")
         self.ready = self._gauge("ready", "1 when every gate of the cutover holds, else 0.")
@@ -54,6 +55,12 @@ class Metrics:
         self.cutover_write_pause_seconds = self._measured(
             "cutover_write_pause_seconds", "Seconds that writers waited in the last cutover."
         )
+
+    def resumed(self, table: str, rows: int) -> None:
+        """Count rows that an earlier process has copied, once."""
+        if table not in self._resumed:
+            self._resumed.add(table)
+            self.backfill_rows_total.labels(table).inc(rows)
 
     def phase_is(self, phase: str) -> None:
         """Show this phase as the one that the migration is in."""

@@ -25,9 +25,11 @@ Connection = AsyncConnection[Any]
 
 PINNED = (
     "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
-    "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+    "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0 "
+    "-c jit=off"
 )
-"""So that a value prints the same way on every connection, whatever the role's or the database's own settings."""
+"""So that a value prints the same way on every connection, and none is ended, whatever the role's or the database's own
+settings. JIT compilation costs seconds on queries that are short but look expensive."""
 
 LOST = ("08", "57P01", "57P02", "57P03", "57P05")
 RETRYABLE = ("40001", "40P01", "55P03")
@@ -100,6 +102,8 @@ def translated() -> Iterator[None]:
 def translate(error: psycopg.Error) -> ReplicatorError:
     """Our error for one of psycopg's. Its text holds names and codes, never a value of a row."""
     state = error.sqlstate or ""
+    if not state and not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return DatabaseError(f"The driver says: {type(error).__name__}.")
     if not state or state.startswith(LOST):
         return ConnectionLostError(_unreachable(error), "Check that the server runs and that the DSN is right.")
     if state == TAKEN_OVER:
@@ -119,8 +123,9 @@ def translate(error: psycopg.Error) -> ReplicatorError:
 
 
 def _unreachable(error: psycopg.Error) -> str:
-    lines = str(error).strip().splitlines()
-    return f"The connection failed: {lines[-1].strip() if lines else type(error).__name__}."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = next((line for line in lines if "failed:" in line), lines[0] if lines else type(error).__name__)
+    return f"The connection failed: {telling.split('failed: ')[-1].rstrip('.')}."
 
 
 def _row_problem(error: psycopg.Error) -> str:

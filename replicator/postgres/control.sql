@@ -104,13 +104,18 @@ CREATE TABLE IF NOT EXISTS replicator.journal (
     details jsonb NOT NULL DEFAULT '{}'
 );
 
+-- For the application: who may connect may ask.
+GRANT USAGE ON SCHEMA replicator TO PUBLIC;
+
 CREATE OR REPLACE FUNCTION replicator.active_schema() RETURNS text
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
     SELECT CASE owner WHEN 'new' THEN new_schema ELSE old_schema END FROM replicator.ownership
 $$;
 
 CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean
-LANGUAGE sql STABLE AS $$ SELECT coalesce((SELECT owner = 'new' FROM replicator.ownership), false) $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT coalesce((SELECT owner = 'new' FROM replicator.ownership), false)
+$$;
 
 -- Every write transaction of the daemon begins here: it holds the fence shared, so that a new daemon can wait for a
 -- dead one's last write, and it fails when the lease has passed on.

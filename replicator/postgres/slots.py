@@ -118,13 +118,16 @@ def check_slot(slot: Slot | None, progress: Progress, system_id: str, *, in_reco
 
 
 async def write_publication(connection: Connection, name: str, tables: Iterable[Table]) -> None:
-    """Create a publication of exactly these tables, or make an existing one so."""
+    """Create a publication of exactly these tables, or make an existing one so.
+
+    Partitions are published under their own names: under their root's, the truncation of one would go unsaid.
+    """
     listed = comma([identifier(table.name.schema, table.name.table) for table in tables])
     with translated():
         cursor = await connection.execute("SELECT FROM pg_publication WHERE pubname = %s", (name,))
         if await cursor.fetchone() is None:
             await connection.execute(
-                sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)").format(
+                sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = false)").format(
                     identifier(name), listed
                 )
             )

@@ -117,3 +117,9 @@ async def test_a_full_inbox_makes_the_reader_wait() -> None:
 async def test_nonsense_is_a_protocol_error(events: list[Event]) -> None:
     with pytest.raises(ProtocolError):
         await filled(events)
+
+
+async def test_a_transaction_without_anything_for_us_is_a_mere_position() -> None:
+    inbox = await filled(transaction(10), transaction(20, message="heartbeat"))
+    piece = await inbox.take(100)
+    assert (piece.transactions, piece.end) == (0, 20)
