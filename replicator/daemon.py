@@ -90,11 +90,11 @@ async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> 
     for finding in findings:
         if finding.outcome == "warn":
             log.warning("check", name=finding.check, detail=finding.detail, remedy=finding.remedy)
-    failed = [finding for finding in findings if finding.outcome == "fail"]
+    failed = list(dict.fromkeys((each.detail, each.remedy) for each in findings if each.outcome == "fail"))
+    if len(failed) == 1:
+        raise CheckError(*failed[0])
     if failed:
-        raise CheckError(
-            " ".join(f"{finding.detail} {finding.remedy}".strip() for finding in failed), "See `replicator check`."
-        )
+        raise CheckError(" ".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`.")
 
 
 def _why_not(reporter: Reporter) -> str:
