@@ -5,14 +5,13 @@ import sys
 
 import structlog
 
-JSON = structlog.processors.JSONRenderer()
 Logger = structlog.stdlib.BoundLogger
+JSON_TRACEBACKS = structlog.processors.format_exc_info
 
 
 def get_logger(name: str) -> Logger:
     """A logger that adds the part of the program which speaks."""
-    logger: JSON = structlog.processors.JSONRenderer()
-Logger = structlog.get_logger(part=name)
+    logger: Logger = structlog.get_logger(part=name)
     return logger
 
 
@@ -24,7 +23,11 @@ def configure(*, debug: bool = False) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.dev.ConsoleRenderer()] if terminal else [structlog.processors.format_exc_info, JSON]),
+            *(
+                [structlog.dev.ConsoleRenderer()]
+                if terminal
+                else [JSON_TRACEBACKS, structlog.processors.JSONRenderer()]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

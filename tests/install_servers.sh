@@ -4,6 +4,17 @@
 # against what there is (tests/README.md).
 set -eu
 
+# The alerts are tested with promtool.
+if ! command -v promtool >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -q
+        apt-get install -q -y --no-install-recommends prometheus
+    else
+        echo "tests: promtool is missing; on Debian: sudo apt-get install prometheus" >&2
+    fi
+fi
+
 if [ -n "${REPLICATOR_TEST_DSN:-}" ]; then
     echo "servers: REPLICATOR_TEST_DSN is set"
     exit 0
