@@ -6,7 +6,6 @@ import sys
 import structlog
 
 Logger = structlog.stdlib.BoundLogger
-JSON_TRACEBACKS = structlog.processors.format_exc_info
 
 
 def get_logger(name: str) -> Logger:
@@ -17,7 +16,11 @@ def get_logger(name: str) -> Logger:
 
 def configure(*, debug: bool = False) -> None:
     """Log to standard error, from INFO on, or from DEBUG on."""
-    terminal = sys.stderr.isatty()
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if sys.stderr.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -96,7 +96,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        raise translate(error) from error
+        ours = translate(error)
+        # Postgres quotes the row in its detail: no traceback may show it.
+        raise ours from (None if isinstance(ours, RowError) else error)
 
 
 def translate(error: psycopg.Error) -> ReplicatorError:
