@@ -153,9 +153,12 @@ def canonical(text: str | None, kind: Kind) -> str | None:
 # ---- helpers for the authors of transforms
 
 
+_DECODE: Final = json.JSONDecoder(parse_float=Decimal).decode
+
+
 def as_json(text: str | None) -> Any:
     """A json or jsonb text as Python; numbers with a point become Decimal, so that no digit is lost."""
-    return None if text is None else json.loads(text, parse_float=Decimal)
+    return None if text is None else _DECODE(text)
 
 
 def as_uuid(text: str | None) -> UUID | None:
