@@ -10,8 +10,8 @@ from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 
 COLUMNS = (
-    "id integer PRIMARY KEY, n numeric, f double precision, r real, b bytea, big text, doc jsonb, raw json, list text[], "
-    "    'at timestamptz, day date, span interval, u uuid, flag boolean, i8 bigint, "Odd, ""N""" text'
+    "id integer PRIMARY KEY, n numeric, f double precision, r real, b bytea, big text, doc jsonb, raw json, "
+    'list text[], at timestamptz, day date, span interval, u uuid, flag boolean, i8 bigint, "Odd, ""N""" text'
 )
 VALUES = (
     "'NaN', 'Infinity', '-Infinity', '\\x00ff', repeat('x', 10), '{\"a\": 1.10}', '{\"a\":1, \"a\":2}', "
