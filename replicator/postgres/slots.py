@@ -85,7 +85,7 @@ async def drop_slot(connection: Connection, name: str) -> None:
                 return
 
 
-def check_slot(slot: Slot | None, progress: Progress, system_id: str, *, in_recovery: bool = False) -> None:
+def check_slot(slot: Slot | None, progress: Progress, system_id: str) -> None:
     """Raise SlotError unless the slot goes on exactly where the stored progress ends (invariant I2)."""
     name = progress.slot
     if progress.system_id != system_id:
@@ -94,8 +94,6 @@ def check_slot(slot: Slot | None, progress: Progress, system_id: str, *, in_reco
             f"({progress.system_id}).",
             "Point REPLICATOR_SOURCE_DSN back at it, or start again.",
         )
-    if in_recovery:
-        raise SlotError("The source is a standby.", "Point REPLICATOR_SOURCE_DSN at the primary.")
     if slot is None:
         raise SlotError(
             f"The replication slot {name} is gone: changes since {format_lsn(progress.applied)} cannot be read.", AGAIN

@@ -1,0 +1,84 @@
+"""The slot must go on exactly where the stored progress ends; anything else stops the daemon with what to do."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replicator.errors import SlotError
+from replicator.lsn import LSN
+from replicator.postgres.connect import connection
+from replicator.postgres.progress import Progress
+from replicator.postgres.slots import check_slot, create_slot, drop_slot, read_slot
+from tests.engine import engine, execute
+from tests.fix_postgres import Database
+from tests.small import create_small, small_migration
+
+
+def drop(dsn: str, slot: str, plugin: str) -> None:
+    del plugin
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        opened.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+
+
+def make_anew(dsn: str, slot: str, plugin: str) -> None:
+    drop(dsn, slot, plugin)
+    execute(dsn, ["INSERT INTO people VALUES (1, 'lost to the stream', '1')"])
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        opened.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [slot, plugin])
+
+
+def read_ahead(dsn: str, slot: str, plugin: str) -> None:
+    del plugin
+    execute(dsn, ["INSERT INTO people VALUES (1, 'read by somebody else', '1')"])
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        opened.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", [slot])
+
+
+@pytest.mark.parametrize(
+    ("meddle", "says"),
+    [
+        (drop, "is gone"),
+        (make_anew, "ahead of what is stored"),
+        (read_ahead, "ahead of what is stored"),
+    ],
+)
+async def test_a_slot_that_does_not_go_on(
+    database: Database, tmp_path: Path, meddle: Callable[[str, str, str], None], says: str
+) -> None:
+    create_small(database.dsn)
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        await made.stop()
+        meddle(database.dsn, made.settings.slot, database.plugin)
+        with pytest.raises(SlotError, match=says) as refused:
+            await made.start()
+        assert refused.value.remedy
+        with psycopg.connect(database.dsn) as target:
+            assert target.execute("SELECT count(*) FROM store.people").fetchone() == (0,)
+
+
+async def test_what_else_a_slot_may_be(database: Database) -> None:
+    async with connection(database.dsn, "test") as opened:
+        created = await create_slot(opened, f"s_{database.name}", database.plugin)
+        slot = await read_slot(opened, f"s_{database.name}")
+        assert slot is not None
+        progress = Progress(
+            slot=slot.name, plugin=database.plugin, system_id="1", created=created, applied=slot.confirmed
+        )
+        check_slot(slot, progress, "1")
+        for wrong, says in (
+            (replace(slot, wal_status="lost"), "removed WAL"),
+            (replace(slot, here=False), "belongs to the database"),
+            (replace(slot, plugin="other"), "re-created with the plugin other"),
+            (replace(slot, confirmed=LSN(slot.confirmed + 1)), "ahead"),
+        ):
+            with pytest.raises(SlotError, match=says):
+                check_slot(wrong, progress, "1")
+        with pytest.raises(SlotError, match="another cluster"):
+            check_slot(slot, progress, "2")
+        await drop_slot(opened, slot.name)
+        assert await read_slot(opened, slot.name) is None
+        await drop_slot(opened, slot.name)
