@@ -74,9 +74,10 @@ class Process:
         return DemoError(f"The {self.name} ended with {code}: {self.last_words() or 'it said nothing'}.")
 
     def last_words(self) -> str:
-        """The last line that it has logged."""
-        lines = self.tail(1)
-        return lines[0].strip().rstrip(".") if lines else ""
+        """Its last error, else the last line that it has logged."""
+        lines = [line.strip().rstrip(".") for line in self.tail() if line.strip()]
+        errors = [line for line in lines if line.startswith("error:")]
+        return (errors or lines or [""])[-1]
 
     def tail(self, lines: int = LOG_LINES) -> list[str]:
         """The end of its log."""
@@ -178,10 +179,8 @@ def command(
             time.sleep(TICK_SECONDS)
         reader.join()
         if process.popen.returncode != 0:
-            said = " ".join(line.strip() for line in process.tail())
-            raise DemoError(
-                f"`replicator {' '.join(arguments)}` exited with {process.popen.returncode}. {said}".strip()
-            )
+            code, said = process.popen.returncode, process.last_words().removeprefix("error: ")
+            raise DemoError(f"`replicator {' '.join(arguments)}` exited with {code}: {said}.")
         return cast("dict[str, Any]", json.loads(answer[0]))
     finally:
         process.kill()

@@ -80,6 +80,7 @@ class Demo:
         """From beginning to end; whatever happens, nothing is left behind."""
         began = time.monotonic()
         with ExitStack() as stack:
+            self._show.doing("starting a private Postgres")
             cluster = stack.enter_context(Cluster())
             self._figures = Figures(postgres=cluster.version, requests=self._rows, rate=self._rate)
             self._say(f"a private Postgres {cluster.version} is up")
@@ -100,9 +101,10 @@ class Demo:
         self._cut_over()
         self._soak()
         ledger.merge(self._stop())
+        self._show.doing("comparing all rows both ways, and looking up every write on both sides")
         judge(self._stage.dsn, self._migration, ledger, self._figures)
         self._say(
-            f"compared by the transforms, both ways: {counted(self._figures.compared_rows, 'row')}; "
+            f"compared both ways: {counted(self._figures.compared_rows, 'row')}; "
             f"looked up on both sides: {counted(self._figures.keys_written, 'key')}"
         )
 
@@ -118,7 +120,7 @@ class Demo:
     def _start(self) -> None:
         self._stage.start_writers(self._rate)
         self._stage.go_on(WARM_UP_SECONDS)
-        self._say(f"writers are at work, {self._rate} transactions a second, and will be until the end")
+        self._say(f"writers write {self._rate} transactions a second, from now to the end")
         daemon = self._stage.start_daemon()
         self._say(f"the daemon runs: process {daemon.popen.pid}, http://{daemon.listen}/status")
 
@@ -128,7 +130,7 @@ class Demo:
         figures.backfill_rows = sum(each["rows"] for each in stage.document["backfill"])
         figures.backfill_seconds = (stage.journal("build") - stage.journal("backfill")).total_seconds()
         rows, seconds = counted(figures.backfill_rows, "row"), lasting(figures.backfill_seconds)
-        self._say(f"the backfill is done, {rows} in {seconds}; changes are followed all the while")
+        self._say(f"the backfill is done, {rows} in {seconds}")
         stage.wait_for(lambda: stage.document["phase"] != "build", "indexes and constraints are built")
         self._say("indexes and constraints are built")
         stage.wait_for(lambda: stage.document["ready"], "all gates are open")
@@ -145,8 +147,8 @@ class Demo:
         figures.cutover_attempts = answer["attempts"]
         figures.slowest_write_seconds = writers.slowest(began, time.monotonic()) if writers else 0.0
         self._say(
-            f"cut over: writers were held for {pause(figures.write_pause_seconds)}; "
-            f"their slowest transaction took {pause(figures.slowest_write_seconds)}"
+            f"cut over: writers were held for {pause(figures.write_pause_seconds)}, "
+            f"the slowest took {pause(figures.slowest_write_seconds)}"
         )
 
     def _soak(self) -> None:
@@ -154,11 +156,12 @@ class Demo:
         writers = stage.writers
         stage.wait_for(lambda: writers is None or new in writers.tally.transactions, "the writers have moved")
         refused = counted(writers.tally.refused if writers else 0, "transaction")
-        self._say(f"the writers have moved to the schema {new}; {refused} met the guard, and went there at once")
-        stage.go_on(SOAK_SECONDS)
+        self._say(f"writers have moved to the schema {new}; {refused} met the guard")
+        moved = time.monotonic()
         answer = stage.command("verify", "--json")
         figures.verified_rows = sum(each["rows"] for each in answer["tables"])
-        self._say(f"replicator verify, on the way back: no divergence in {counted(figures.verified_rows, 'row')}")
+        self._say(f"replicator verify, the way back: no divergence in {counted(figures.verified_rows, 'row')}")
+        stage.go_on(moved + SOAK_SECONDS - time.monotonic())
 
     def _stop(self) -> Ledger:
         """Stop the writers, let the old tables come up to the new ones, and stop the daemon."""
@@ -167,12 +170,12 @@ class Demo:
         tally = writers.tally if writers else None
         if tally is not None:
             figures.take(tally)
-        done = " and ".join(f"{count:,} on {schema}" for schema, count in figures.transactions.items())
-        self._say(f"the writers have stopped: {done} were acknowledged, {sum(figures.errors.values())} failed")
+        done = ", ".join(f"{count:,} to {schema}" for schema, count in figures.transactions.items())
+        self._say(f"writers have stopped: {done}; {sum(figures.errors.values())} failed")
         with psycopg.connect(stage.dsn, autocommit=True) as connection:
             row = connection.execute("SELECT pg_logical_emit_message(true, 'demo', '')::text").fetchone()
         end = parse_lsn(str(row[0])) if row else 0
         stage.wait_for(lambda: stage.applied >= end, "the way back is drained")
         stage.stop_daemon()
-        self._say("the old tables have come as far; the daemon has stopped")
+        self._say("the old tables have come as far, the daemon has stopped")
         return written

@@ -1,5 +1,6 @@
 """What the demo plays on: its processes, looked after and shown all the while, and a folder that is gone afterwards."""
 
+import json
 import shutil
 import tempfile
 import time
@@ -15,11 +16,15 @@ import psycopg
 from replicator.cli.output import messages
 from replicator.demo.ledger import Ledger
 from replicator.demo.processes import TICK_SECONDS, Daemon, DemoError, Writers, command, settings_for
-from replicator.demo.show import Show
+from replicator.demo.show import Scene, Show
 from replicator.lsn import LSN, parse_lsn
 from replicator.observe.status import StatusDocument
 
 RATE_SECONDS = 2.0
+PROGRESS = """
+SELECT coalesce(progress ->> 'step', progress ->> 'what', 'the daemon has begun')
+FROM replicator.commands WHERE finished_at IS NULL AND started_at IS NOT NULL ORDER BY id DESC LIMIT 1
+"""
 SILENCE_SECONDS = 20.0
 
 
@@ -72,7 +77,14 @@ class Stage:
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run a command of ``replicator``; gives its answer."""
-        return command(arguments, self._folder, self._home, self._environment, meanwhile=self.tick)
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+
+            def meanwhile() -> None:
+                row = connection.execute(PROGRESS).fetchone()
+                self.show.doing(f"{arguments[0]}: {row[0] if row else 'asking the daemon'}")
+                self.tick()
+
+            return command(arguments, self._folder, self._home, self._environment, meanwhile=meanwhile)
 
     # ---- what is known
 
@@ -102,6 +114,7 @@ class Stage:
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Look until something is so. Raises DemoError when it takes too long, or when somebody has ended."""
+        self.show.doing(f"until {what}")
         deadline = time.monotonic() + self._patience
         while True:
             self.tick()
@@ -117,6 +130,7 @@ class Stage:
 
     def go_on(self, seconds: float) -> None:
         """Let things go on for a while."""
+        self.show.doing("the writers write")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.tick()
@@ -139,7 +153,8 @@ class Stage:
         self._counts.append((now, sum(tally.transactions.values())))
         (began, before), (_, after) = self._counts[0], self._counts[-1]
         rate = (after - before) / (now - began) if now > began else 0.0
-        self.show.draw(self._document, tally, rate, writers.slowest(now - RATE_SECONDS, now))
+        slowest = writers.slowest(now - RATE_SECONDS, now)
+        self.show.draw(Scene(document=self._document, tally=tally, rate=rate, slowest=slowest))
 
     def tell_logs(self) -> None:
         """Print the ends of the logs, for whoever wants to know why something went wrong."""
@@ -147,4 +162,15 @@ class Stage:
             if process is not None and (lines := process.tail()):
                 messages().print(f"the last that the {process.name} said:", style="bold")
                 for line in lines:
-                    messages().print(f"  {line}", markup=False, style="dim")
+                    messages().print(f"  {_readable(line)}", markup=False, style="dim")
+
+
+def _readable(line: str) -> str:
+    """A line of the log, without what JSON needs; any other as it is."""
+    try:
+        said = json.loads(line)
+        at, event = said.pop("timestamp")[11:19], said.pop("event")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return line
+    facts = " ".join(f"{name}={value}" for name, value in said.items() if name not in ("level", "part"))
+    return f"{at} {event} {facts}".rstrip()
