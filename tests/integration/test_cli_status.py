@@ -23,7 +23,7 @@ from replicator.postgres import control
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Command
 from replicator.postgres.lease import Lease
-from tests.fix_postgres import Database
+from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
 
 ROOT = Path(__file__).parents[2]
 MIGRATION = Migration("party", old="public", new="party")
@@ -185,6 +185,16 @@ def heeded_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    """On one server only: the commands read and write the control tables, which are the same everywhere."""
+    choices = _choices(request.config)
+    if not choices:
+        pytest.fail(f"No Postgres to test against was found. {HOW_TO_GET_ONE}", pytrace=False)
+    with fresh_database(_running.server(choices[0])) as made:
+        yield made
 
 
 @pytest.fixture
