@@ -105,10 +105,9 @@ class Inbox:
         while self._queue and not piece.messages:
             head = self._queue[0]
             fits = len(piece.changes) + len(head.changes) <= rows
-            if piece.transactions and (head.end is None or not fits):
-                break
             if head.end is None or not fits:
-                self._split(head, piece, rows)
+                if piece.end is None:  # else it would be a part that seems to end where the one before it ended
+                    self._split(head, piece, rows)
                 break
             self._queue.popleft()
             self._size -= head.size

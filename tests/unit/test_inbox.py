@@ -123,3 +123,13 @@ async def test_a_transaction_without_anything_for_us_is_a_mere_position() -> Non
     inbox = await filled(transaction(10), transaction(20, message="heartbeat"))
     piece = await inbox.take(100)
     assert (piece.transactions, piece.end) == (0, 20)
+
+
+async def test_a_large_transaction_behind_a_mere_position_is_no_mere_position() -> None:
+    inbox = await filled(transaction(10), transaction(20, 1, 2, 3))
+    pieces = [await inbox.take(2) for _ in range(3)]
+    assert [(ids(piece), piece.end, piece.transactions) for piece in pieces] == [
+        ([], 10, 0),
+        ([1, 2], None, 0),
+        ([3], 20, 1),
+    ]
