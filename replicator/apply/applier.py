@@ -83,6 +83,8 @@ class Applier:
         self._connection = await connect(self.context.target_dsn, f"{direction} apply")
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
+        for join in ("hashjoin", "mergejoin"):  # staged rows are few and have no statistics: go by the target's key
+            await self._execute(f"SET enable_{join} = off")
         self.context.quarantined |= await quarantined(self._connection, direction)
 
     async def close(self) -> None:
