@@ -1,0 +1,115 @@
+"""A user's terminal: commands and the daemon as processes of their own, in a folder with a migration."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a command."""
+
+    code: int
+    output: str
+    messages: str
+
+    @property
+    def said(self) -> str:
+        """Everything that it printed."""
+        return self.output + self.messages
+
+
+class Daemon:
+    """A daemon that runs, or has run."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text()
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(SECONDS)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for a condition; fails when the daemon ends before."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert self.process.poll() is None, f"the daemon ended:\n{self.log}"
+            assert time.monotonic() < deadline, f"the condition did not come true in time\n{self.log}"
+            time.sleep(0.05)
+
+
+@dataclass
+class Terminal:
+    """A folder, and the settings that are in the environment. ``said`` is all that anybody has printed here."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def run(self, *command: str, **settings: str) -> Done:
+        """Run ``replicator`` with these arguments."""
+        found = subprocess.run(
+            [sys.executable, "-m", "replicator", *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            cwd=self.folder,
+            env=self._environment(settings),
+        )
+        done = Done(found.returncode, found.stdout, found.stderr)
+        self.said.append(done.said)
+        assert "Traceback" not in done.said, done.said
+        return done
+
+    def json(self, *command: str) -> dict[str, Any]:
+        """What a command gives with ``--json``."""
+        done = self.run(*command, "--json")
+        assert done.output, done.messages
+        document: dict[str, Any] = json.loads(done.output)
+        return document
+
+    @contextlib.contextmanager
+    def daemon(self, **settings: str) -> Iterator[Daemon]:
+        """``replicator run``, killed at the end if it still runs."""
+        log = self.folder / "daemon.log"
+        with log.open("wb") as written:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "replicator", "run"],
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self._environment(settings),
+            )
+        with process:
+            started = Daemon(process, log)
+            try:
+                yield started
+            finally:
+                process.kill()
+                process.wait()
+                self.said.append(started.log)
+        assert "Traceback" not in started.log, started.log
+
+    def _environment(self, settings: dict[str, str]) -> dict[str, str]:
+        given = self.settings | settings
+        ours = {f"REPLICATOR_{name.upper()}": value for name, value in given.items()}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **ours}
