@@ -31,7 +31,7 @@ class Commands:
 
     def __init__(self, session: "Session") -> None:
         self.session = session
-        self._current: tuple[int, asyncio.Task[Answer]] | None = None
+        self._current: tuple[int, asyncio.Task[None]] | None = None
 
     async def run(self) -> None:
         """Never returns."""
@@ -76,22 +76,29 @@ class Commands:
                 await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
         await self._answer(command, ExitCode.DONE, {})
 
-    async def _work(self, command: Command) -> Answer:
-        async with connection(self.session.settings.target, f"command {command.command}") as own:
-            try:
+    async def _work(self, command: Command) -> None:
+        """Do it, and answer in any case: a request without an answer would be taken up again."""
+        code = int(ExitCode.FAILED)
+        try:
+            async with connection(self.session.settings.target, f"command {command.command}") as own:
                 answer = await self._do(command, own)
-                code = int(answer.pop("exit_code", ExitCode.DONE))
-            except asyncio.CancelledError:
-                answer, code = {"error": "It was cancelled; nothing has changed."}, int(ExitCode.NOT_READY)
-            except ReplicatorError as error:
-                answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
-                code = int(error.exit_code)
-                self.session.reporter.failed(error)
-                self.session.metrics.errors_total.labels(error.kind).inc()
-                if isinstance(error, NotReadyError):
-                    answer["gates"] = [_gate(each) for each in await self._gates(own)]
-            await control.finish_command(own, command.id, code, answer)
-            return answer
+            code = int(answer.pop("exit_code", ExitCode.DONE))
+        except asyncio.CancelledError:
+            answer, code = {"error": "It was cancelled; nothing has changed."}, int(ExitCode.NOT_READY)
+        except ReplicatorError as error:
+            answer, code = await self._refusal(error), int(error.exit_code)
+        except Exception as error:
+            log.exception("command failed", command=command.command)
+            answer = {"error": f"The daemon met an unexpected {type(error).__name__}.", "remedy": "See its log."}
+        await self._answer(command, code, answer)
+
+    async def _refusal(self, error: ReplicatorError) -> Answer:
+        self.session.reporter.failed(error)
+        self.session.metrics.errors_total.labels(error.kind).inc()
+        answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
+        if isinstance(error, NotReadyError):
+            answer["gates"] = [_gate(each) for each in await self._gates(self._home)]
+        return answer
 
     async def _do(self, command: Command, own: Connection) -> Answer:
         if command.command == "verify":

@@ -63,8 +63,8 @@ async def connection(dsn: str, purpose: str, *, text: bool = False) -> AsyncIter
 def _conninfo(dsn: str, purpose: str) -> str:
     try:
         given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise CheckError("The connection string cannot be read.", "Write it as postgresql://user@host/db.") from error
+    except psycopg.ProgrammingError:  # its text quotes the string, the password with it
+        raise CheckError("The connection string cannot be read.", "Write it as postgresql://user@host/db.") from None
     own = str(given.get("options") or "")
     return make_conninfo(
         dsn,

@@ -15,6 +15,11 @@ Part = Literal["tables", "indexes", "constraints"]
 PARTS: tuple[Part, ...] = ("tables", "indexes", "constraints")
 
 ADD_CONSTRAINT = re.compile(r"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?(\S+)\s+ADD\s+CONSTRAINT\s+(\S+)\s", re.IGNORECASE)
+VALIDATE_CONSTRAINT = re.compile(
+    r"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?(\S+)\s+VALIDATE\s+CONSTRAINT\s+(\S+)\s*$", re.IGNORECASE
+)
+CREATE_SCHEMA = re.compile(r"^\s*CREATE\s+SCHEMA\s+IF\s+NOT\s+EXISTS\s+(\S+)\s*$", re.IGNORECASE)
+CREATE_TABLE = re.compile(r"^\s*CREATE\s+TABLE\s+IF\s+NOT\s+EXISTS\s+([^\s(]+)", re.IGNORECASE)
 CREATE_INDEX = re.compile(
     r"^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(\S+)\s+ON\s+(?:ONLY\s+)?(\S+?)[\s(]",
     re.IGNORECASE,
@@ -88,20 +93,40 @@ async def _execute(connection: Connection, statement: str) -> None:
             await connection.execute("RESET lock_timeout")
 
 
+CONSTRAINT = (
+    "EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND quote_ident(conname) "
+    "IN (%s, quote_ident(%s)) {})"
+)
+DONE = (
+    (CREATE_SCHEMA, "to_regnamespace(%s) IS NOT NULL", (0,)),
+    (CREATE_TABLE, "to_regclass(%s) IS NOT NULL", (0,)),
+    (
+        CREATE_INDEX,
+        (
+            "EXISTS (SELECT FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid "
+            "WHERE x.indrelid = to_regclass(%s) AND quote_ident(i.relname) IN (%s, quote_ident(%s)))"
+        ),
+        (1, 0, 0),
+    ),
+    (ADD_CONSTRAINT, CONSTRAINT.format(""), (0, 1, 1)),
+    (VALIDATE_CONSTRAINT, CONSTRAINT.format("AND convalidated"), (0, 1, 1)),
+)
+"""Forms of statements, how to see that one of the form has been run, and which of its names the question takes."""
+
+
 async def _is_done(connection: Connection, statement: str) -> bool:
-    """Whether a constraint is there: ADD CONSTRAINT knows no IF NOT EXISTS. Drops what a stop left half-built."""
+    """Whether a statement has been run before. Drops the index that a stop has left half-built."""
     await _drop_invalid(connection, statement)
-    found = ADD_CONSTRAINT.match(statement)
-    if found is None:
-        return False
-    with translated():
-        cursor = await connection.execute(
-            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) "
-            "AND quote_ident(conname) IN (%s, quote_ident(%s)))",
-            (found.group(1), found.group(2), found.group(2)),
-        )
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+    for form, question, places in DONE:
+        found = form.match(statement)
+        if found is not None:
+            with translated():
+                cursor = await connection.execute(
+                    f"SELECT {question}".encode(), [found.groups()[place] for place in places]
+                )
+                row = await cursor.fetchone()
+                return bool(row and row[0])
+    return False
 
 
 async def _drop_invalid(connection: Connection, statement: str) -> None:

@@ -51,6 +51,7 @@ class Verifier:
         self.lock = asyncio.Lock()
         self.divergences: dict[tuple[str, str, Key], Divergence] = {}
         self.clean_at: datetime | None = None
+        self.completed_at: datetime | None = None
         self.passes = 0
         self.done, self.total = 0, 0
         self.running = False
@@ -112,6 +113,7 @@ class Verifier:
             found += await self._shared(table, seen)
         self._keep(found)
         self.passes += 1
+        self.completed_at = datetime.now(UTC)
         if not found:
             self.clean_at, self._clean_since = datetime.now(UTC), since
         else:
