@@ -259,7 +259,7 @@ class Workload:
         admin = admins.any(self._chance)
         if chosen < 0.35 and len(admins) > 1:
             return Task(lambda app: app.dismiss(admin), (Write("admins", admin, None),))
-        if chosen < 0.0:
+        if chosen < 0.5:
             return self._rename(admin, password_hash)
         return Task(lambda app: app.log_in(admin, password_hash), (Write("admins", admin, password_hash),))
 
