@@ -21,7 +21,7 @@ demo: $(INSTALLED) ## Migrate a live application before your eyes; needs no serv
 .PHONY: test
 test: $(INSTALLED) ## Run the tests, against every Postgres that is found
 	@tests/install_servers.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and layers
