@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 from replicator.demo.embedded import HOST, free_port
 from replicator.demo.guard import Guard
@@ -35,6 +35,9 @@ class DemoError(ReplicatorError):
 class Process:
     """A process in a session of its own, so that Ctrl-C is ours to handle; what it says goes into a log."""
 
+    talks: ClassVar[bool] = True
+    """Whether its standard output is for us; else it goes into the log, too."""
+
     def __init__(
         self, name: str, command: Sequence[str], folder: Path, home: Path, environment: dict[str, str]
     ) -> None:
@@ -44,7 +47,7 @@ class Process:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if self.talks else log,
                 stderr=log,
                 cwd=home,
                 env=environment,
@@ -71,7 +74,10 @@ class Process:
 
     def ended(self, code: int) -> DemoError:
         """Why it has ended, as far as it said."""
-        return DemoError(f"The {self.name} ended with {code}: {self.last_words() or 'it said nothing'}.")
+        if code < 0:
+            return DemoError(f"The {self.name} got killed by {signal.Signals(-code).name}.")
+        words = self.last_words().removeprefix("error: ")
+        return DemoError(f"The {self.name} ended with exit code {code}{f': {words}' if words else ''}.")
 
     def last_words(self) -> str:
         """Its last error, else the last line that it has logged."""
@@ -86,6 +92,8 @@ class Process:
 
 class Daemon(Process):
     """``replicator run``. It does not outlive this process, in whatever way that ends."""
+
+    talks: ClassVar[bool] = False
 
     def __init__(self, folder: Path, home: Path, environment: dict[str, str]) -> None:
         self.listen = environment["REPLICATOR_HTTP_LISTEN"]
@@ -180,7 +188,8 @@ def command(
         reader.join()
         if process.popen.returncode != 0:
             code, said = process.popen.returncode, process.last_words().removeprefix("error: ")
-            raise DemoError(f"`replicator {' '.join(arguments)}` exited with {code}: {said}.")
+            answered = " ".join(answer[0].decode(errors="replace").split()).rstrip(".")
+            raise DemoError(f"`replicator {' '.join(arguments)}` exited with {code}: {said or answered}.")
         return cast("dict[str, Any]", json.loads(answer[0]))
     finally:
         process.kill()

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 from zlib import crc32
@@ -10,6 +9,7 @@ from zlib import crc32
 from replicator.demo.application import Application, Ask, Found, Song
 from replicator.demo.ledger import Entry
 from replicator.demo.seed import ADMINS, SETTINGS
+from replicator.demo.task import Keys, Task, Write
 
 STATUSES: Final = ("approved", "rejected", "queued", "failed", "played")
 GUESTS: Final = ("Ada", "Çelik", "Ωμέγα", "👩‍🎤", "O'Neil", 'Ann "DJ" B.')
@@ -19,84 +19,12 @@ ADMINS_KEPT: Final = 5
 BULK: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """What a transaction does to one row; ``born``: the key is a new one."""
-
-    table: str
-    key: str
-    version: str | None
-    born: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One transaction, which may be run against either schema, and again."""
-
-    run: Callable[[Application], None]
-    writes: tuple[Write, ...]
-    rolls_back: bool = False
-
-    def entries(self, application: Application) -> list[Entry]:
-        """What the ledger is to hold once the commit is acknowledged.
-
-        A row that is born in the new schema has the new spelling of its id in both.
-        """
-        return [
-            Entry(
-                each.table,
-                application.spelling(each.table, each.key) if each.born else each.key,
-                each.version,
-                application.schema,
-            )
-            for each in self.writes
-            if each.table in application.tables and not self.rolls_back
-        ]
-
-
-class Keys:
-    """Keys to choose from at random."""
-
-    def __init__(self) -> None:
-        self._keys: list[str] = []
-        self._places: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._places
-
-    def add(self, key: str) -> None:
-        """Add a key, if it is new."""
-        if key not in self._places:
-            self._places[key] = len(self._keys)
-            self._keys.append(key)
-
-    def discard(self, key: str) -> None:
-        """Remove a key, if it is there."""
-        place = self._places.pop(key, None)
-        if place is not None:
-            last = self._keys.pop()
-            if last != key:
-                self._keys[place] = last
-                self._places[last] = place
-
-    def any(self, chance: random.Random) -> str:
-        """One of them."""
-        return chance.choice(self._keys)
-
-    def some(self, chance: random.Random, most: int) -> list[str]:
-        """Several different ones."""
-        return chance.sample(self._keys, min(most, len(self._keys)))
-
-
 class Workload:
     """One writer's share. No two writers work on the same row, so that the last acknowledged version is the last."""
 
     def __init__(self, held: Found, *, worker: int = 0, workers: int = 1) -> None:
         self._worker = worker
-        self._chance = random.Random(worker)
+        self._chance = random.Random()
         self._count = 0
         self._keys: dict[str, Keys] = {}
         for table, key in held:
@@ -145,10 +73,9 @@ class Workload:
         return self._version(self._chance.choice(GUESTS))
 
     def _id(self, kind: str) -> str:
-        """Mostly a UUID, but old ids may be any text."""
-        if self._chance.random() < 0.1:
-            return self._version(kind)
-        return str(UUID(int=self._chance.getrandbits(128), version=4))
+        """Mostly a UUID, but old ids may be any text. Never one that an earlier run has given."""
+        number = self._chance.getrandbits(128)
+        return f"{kind}_{number:x}" if self._chance.random() < 0.1 else str(UUID(int=number, version=4))
 
     # ---- requests
 

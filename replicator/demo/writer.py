@@ -12,7 +12,8 @@ from replicator.demo.ledger import Ledger
 from replicator.demo.new_application import NewApplication
 from replicator.demo.old_application import OldApplication
 from replicator.demo.tally import Tally
-from replicator.demo.workload import Task, Workload
+from replicator.demo.task import Task
+from replicator.demo.workload import Workload
 
 GUARDED: Final = "RP002"
 """What the guard on a table raises while the other schema owns the data."""

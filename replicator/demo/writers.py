@@ -6,6 +6,7 @@ the replicator says so. They stop at SIGTERM or Ctrl-C; with ``--ledger``, when 
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -70,7 +71,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
+    while os.read(sys.stdin.fileno(), 1):  # sys.stdin itself would be locked while this process ends
         pass
     stop.set()
 
