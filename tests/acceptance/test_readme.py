@@ -182,6 +182,12 @@ def test_every_error_is_said_like_this() -> None:
     assert [each for each in shown if each.removeprefix("…").removesuffix("…").strip() not in program] == []
 
 
+def test_every_section_that_an_error_names() -> None:
+    named = re.findall(r"see README, ([A-Z]\w*(?: \w+)*)", said())
+    assert len(named) >= 2
+    assert {name.lower().replace(" ", "-") for name in named} <= anchors()
+
+
 def test_every_link_leads_somewhere() -> None:
     linked = re.findall(r"\]\(#([^)]+)\)", README)
     assert len(linked) > 20
