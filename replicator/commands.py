@@ -16,7 +16,7 @@ from replicator.tables import Key
 from replicator.verify import Divergence, summary
 
 if TYPE_CHECKING:
-    from replicator.daemon import Session
+    from replicator.session import Session
 
 log = get_logger("commands")
 

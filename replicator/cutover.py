@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, RetryableError
 from replicator.log import get_logger
-from replicator.pipeline import Ends, Pipeline
+from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
@@ -28,6 +28,7 @@ from replicator.postgres.ownership import (
     write_ownership,
 )
 from replicator.settings import Settings
+from replicator.setup import Ends
 from replicator.tables import Name, Table
 
 log = get_logger("cutover")

@@ -6,7 +6,8 @@ from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import check_queries, failing_checks, invalid_objects
-from replicator.postgres.progress import backfill_progress, quarantine_counts
+from replicator.postgres.memory import quarantine_counts
+from replicator.postgres.progress import backfill_progress
 from replicator.settings import Settings
 
 

@@ -8,34 +8,26 @@ from datetime import UTC, datetime, timedelta
 from replicator.apply.applier import Applier, NewerReadError, Outcome
 from replicator.backfill import Backfill
 from replicator.changes import RelationDefinition
-from replicator.errors import DefinitionError, RowError, SlotError
-from replicator.follow.decoder import Decoder
+from replicator.errors import DefinitionError, RowError
 from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
-from replicator.follow.pgoutput import PgoutputDecoder
-from replicator.follow.wal2json import Wal2JsonDecoder
 from replicator.lag import LagMeter
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
-from replicator.migration import Direction, Migration
-from replicator.plan import Plan, queries_of, resolve, schemas_of
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import Progress, backfill_progress, consistent_point, create_progress
+from replicator.postgres.progress import Progress, backfill_progress, consistent_point
 from replicator.postgres.replication import identify_system
-from replicator.postgres.server import choose_plugin
 from replicator.postgres.slots import (
     check_slot,
-    create_slot,
     current_position,
-    drop_slot,
     emit_message,
     read_slot,
-    write_publication,
 )
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
+from replicator.setup import Ends, make_decoder
 from replicator.verify import Verifier, rounds
 
 log = get_logger("pipeline")
@@ -57,87 +49,6 @@ class Observers:
     on_copied: Callable[[str, int], None] = lambda _source, _rows: None
     on_resumed: Callable[[str, int], None] = lambda _source, _rows: None
     on_verified: Callable[[str, int], None] = lambda _target, _rows: None
-
-
-@dataclass(kw_only=True)
-class Ends:
-    """The names that belong to one direction."""
-
-    direction: Direction
-    source_dsn: str
-    target_dsn: str
-    slot: str
-    publication: str
-
-    @classmethod
-    def of(cls, settings: Settings, direction: Direction) -> "Ends":
-        """From the settings."""
-        old, new = settings.source, settings.target
-        source, target = (old, new) if direction == "forward" else (new, old)
-        return cls(
-            direction=direction,
-            source_dsn=source,
-            target_dsn=target,
-            slot=settings.slot_of(direction),
-            publication=settings.publication_of(direction),
-        )
-
-
-async def read_plan(settings: Settings, migration: Migration, direction: Direction) -> Plan:
-    """Resolve one direction against the catalogues as they are now. Raises MigrationError."""
-    ends = Ends.of(settings, direction)
-    source_schema, target_schema = schemas_of(migration, direction)
-    async with connection(ends.source_dsn, "catalogue") as source, connection(ends.target_dsn, "catalogue") as target:
-        queries = queries_of(migration, direction)
-        return resolve(
-            migration,
-            direction,
-            await read_tables(source, source_schema),
-            await read_tables(target, target_schema),
-            {name: await describe_query(source, name, query) for name, query in queries.items()},
-        )
-
-
-async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | None = None) -> Progress:
-    """Create publication, slot and progress, in this order; a slot of ours without progress is made anew.
-
-    :param start_marker: the message that carries the moment from which the stream counts.
-    """
-    ends = Ends.of(settings, plan.direction)
-    async with connection(ends.source_dsn, "set up") as source, connection(ends.target_dsn, "set up") as target:
-        plugin = await choose_plugin(source, settings.plugin)
-        found = await read_slot(source, ends.slot)
-        if found is not None and not found.here:
-            raise SlotError(
-                f"The slot {ends.slot} belongs to the database {found.database}.",
-                "Set REPLICATOR_SLOT to another name.",
-            )
-        if plugin == "pgoutput":
-            await write_publication(source, ends.publication, plan.watched.values())
-        if found is not None:
-            await drop_slot(source, ends.slot)
-        log.info("creating the slot; this waits for the transactions that run now", slot=ends.slot, plugin=plugin)
-        created = await create_slot(source, ends.slot, plugin)
-        progress = Progress(
-            slot=ends.slot,
-            plugin=plugin,
-            system_id=(await identify_system(ends.source_dsn)).system_id,
-            created=created,
-            applied=created,
-            start_marker=start_marker,
-        )
-        await create_progress(target, plan.direction, progress)
-        return progress
-
-
-def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:
-    """The decoder for a plugin, told which tables matter."""
-    if plugin == "pgoutput":
-        return PgoutputDecoder([publication])
-    tables: dict[tuple[str, str | None], None] = {(plan.source_schema, None): None}
-    for table in plan.watched.values():  # partitions may live in any schema
-        tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema != plan.source_schema})
-    return Wal2JsonDecoder(tables)
 
 
 class Pipeline:

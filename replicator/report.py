@@ -12,7 +12,8 @@ from replicator.observe.status import Daemon, ErrorEntry, StatusDocument, blank,
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
-from replicator.postgres.progress import SourceProgress, backfill_progress, quarantine_counts
+from replicator.postgres.memory import quarantine_counts
+from replicator.postgres.progress import SourceProgress, backfill_progress
 from replicator.settings import Settings
 from replicator.verify import summary
 

@@ -1,5 +1,6 @@
 """Tables and columns as the catalogue describes them: plain data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,3 +84,13 @@ def key_of(row: Mapping[str, Value], columns: tuple[str, ...], by_name: Mapping[
             raise ValueError(f"key column {name} is null")
         parts.append(text)
     return tuple(parts)
+
+
+def encode_key(key: Key) -> str:
+    """A key as one text, for the control tables."""
+    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_key(text: str) -> Key:
+    """The inverse of ``encode_key``."""
+    return tuple(json.loads(text))

@@ -4,32 +4,22 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from replicator.apply.batch import Batch, TableState, compact
+from replicator.apply.batch import Batch, compact
+from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.apply.writing import Refusal, acting_children, write_effects
 from replicator.changes import Change, RelationName
 from replicator.errors import DefinitionError, RowError
 from replicator.log import get_logger
 from replicator.lsn import LSN
-from replicator.plan import PlannedTransform, Source
+from replicator.plan import PlannedTransform
 from replicator.postgres.catalog import has_column, partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import (
-    Failure,
-    enter,
-    forget,
-    quarantine,
-    quarantined,
-    release,
-    remember,
-    remembered,
-    write_applied,
-)
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import look_up, read_all, read_keys
+from replicator.postgres.memory import Failure, forget, quarantine, quarantined, release, remember
+from replicator.postgres.progress import enter, write_applied
 from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Row, Table
+from replicator.tables import Key, Name, Table
 
 log = get_logger("apply")
 
@@ -81,6 +71,7 @@ class Applier:
         direction = self.context.direction
         self._reader = await connect(self.context.source_dsn, f"{direction} reread", text=True)
         self._connection = await connect(self.context.target_dsn, f"{direction} apply")
+        self._deriver = Deriver(self.context, self._reader, self._connection)
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
         for join in ("hashjoin", "mergejoin"):  # staged rows are few and have no statistics: go by the target's key
@@ -202,7 +193,7 @@ class Applier:
         skip: set[tuple[str, Key]] = set()
         failures: dict[tuple[str, Key], Failure] = {}
         for _ in range(ROUNDS):
-            effects, read_at = await self._effects(batch, skip)
+            effects, read_at = await self._deriver.effects(batch, skip)
             failures.update({(each.transform, each.source_key): each for each in effects.failures})
             self._postpone(effects, whole=whole)
             refusals = await self._try_write(effects, whole=whole)
@@ -282,69 +273,6 @@ class Applier:
         for name, keys in batch.dirty.items():
             self._touched.append((name, keys))
         self._touched += [(name, None) for name in batch.dirty_all]
-
-    # ---- from a batch to its effects
-
-    async def _effects(self, batch: Batch, skip: set[tuple[str, Key]]) -> tuple[Effects, LSN | None]:
-        effects = Effects()
-        for name, state in batch.tables.items():
-            if name in batch.dirty_all:
-                effects.cleared += [each for each in self.context.plan.sources[name].transforms if not each.remembers]
-            else:
-                await self._table_changed(effects, self.context.plan.sources[name], state, skip)
-        if not batch.reads:
-            return effects, None
-        async with read_point(self._reader, self.context.visibility) as read_at:
-            for dependency, image in batch.lookups:
-                source = self.context.plan.sources[dependency.source]
-                batch.dirty.setdefault(source.name, set()).update(
-                    await look_up(self._reader, source, dependency, image)
-                )
-            for name in sorted(batch.dirty_all):
-                await self._read_everything(effects, self.context.plan.sources[name], skip)
-            for name, keys in batch.dirty.items():
-                if keys and name not in batch.dirty_all:
-                    source = self.context.plan.sources[name]
-                    found = await read_keys(self._reader, source, keys)
-                    await self._rows_changed(effects, source, {key: found.get(key) for key in keys}, skip)
-        return effects, read_at
-
-    async def _read_everything(self, effects: Effects, source: Source, skip: set[tuple[str, Key]]) -> None:
-        rows: dict[Key, Row | None] = {}
-        for transform in source.transforms:  # a key that is gone has left its trace in the memory only
-            rows.update(dict.fromkeys(await self._remembered(transform, None)))
-        async for some in read_all(self._reader, source, 5_000):
-            rows.update(some)
-        await self._rows_changed(effects, source, rows, skip)
-
-    async def _table_changed(
-        self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]
-    ) -> None:
-        rows = state.rows
-        if state.truncated:
-            gone: dict[Key, Row | None] = {}
-            for transform in source.transforms:
-                if transform.remembers:
-                    gone.update(dict.fromkeys(await self._remembered(transform, None)))
-                else:
-                    effects.cleared.append(transform)
-            rows = gone | rows
-        await self._rows_changed(effects, source, rows, skip)
-
-    async def _rows_changed(
-        self, effects: Effects, source: Source, rows: dict[Key, Row | None], skip: set[tuple[str, Key]]
-    ) -> None:
-        for transform in source.transforms if rows else ():
-            if self.context.shadow and not transform.remembers:
-                continue
-            produced = await self._remembered(transform, rows) if transform.remembers else None
-            for key, row in rows.items():
-                if (transform.name, key) not in skip:
-                    known = None if produced is None else produced.get(key, set())
-                    effects.row_changed(transform, source, key, row, known)
-
-    async def _remembered(self, transform: PlannedTransform, keys: Iterable[Key] | None) -> dict[Key, set[Key]]:
-        return await remembered(self._connection, self.context.direction, transform.name, keys)
 
     async def _execute(self, statement: str) -> None:
         with translated():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from replicator.derive import TargetRow, computed_key, derive
 from replicator.errors import TransformError
 from replicator.plan import PlannedTransform, Source
-from replicator.postgres.progress import Failure
+from replicator.postgres.memory import Failure
 from replicator.tables import Key, Name, Row
 
 Pair = tuple[Key, Key]

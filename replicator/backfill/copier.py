@@ -10,7 +10,8 @@ from replicator.lsn import LSN
 from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import Chunk, Failure, enter, finish_chunk, quarantine, remember
+from replicator.postgres.memory import Failure, quarantine, remember
+from replicator.postgres.progress import Chunk, enter, finish_chunk
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_range
 from replicator.postgres.target import TargetWriter

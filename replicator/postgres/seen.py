@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
-from replicator.postgres.target import decode_key, encode_key
-from replicator.tables import Key, Table
+from replicator.tables import Key, Table, decode_key, encode_key
 
 OWNER = "replicator_owner"
 

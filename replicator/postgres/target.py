@@ -1,6 +1,5 @@
 """Writes target rows: COPY into a temporary staging table, then one statement per target; and compares them."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,7 @@ from psycopg import sql
 
 from replicator.derive import TargetRow
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.staging import POSITION, Stage
 from replicator.tables import ForeignKey, Key, Name, Table
 
 Difference = Literal["missing", "different"]
@@ -33,7 +33,7 @@ class TargetWriter:
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
         self.connection = connection
-        self._stages = {table.name: _Stage(position, table) for position, table in enumerate(targets)}
+        self._stages = {table.name: Stage(position, table) for position, table in enumerate(targets)}
 
     async def prepare(self) -> None:
         """Create the staging tables; they last as long as the connection."""
@@ -220,80 +220,6 @@ class TargetWriter:
         return written
 
 
-POSITION = "replicator_position"
-
-
-class _TempTable:
-    """A temporary table without constraints, shaped after the target; empty at the start of each transaction."""
-
-    def __init__(self, name: str, target: Table, columns: Sequence[str], extra: sql.SQL) -> None:
-        self.name = identifier("pg_temp", name)
-        self._loaded = False
-        self._create = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {}{} FROM {} WITH NO DATA").format(
-            identifier(name),
-            comma([identifier(column) for column in columns]),
-            extra,
-            identifier(target.name.schema, target.name.table),
-        )
-
-    async def create(self, connection: Connection) -> None:
-        await connection.execute(self._create)
-
-    def transaction_begins(self) -> None:
-        self._loaded = False
-
-    async def load(self, connection: Connection, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
-        if self._loaded:
-            await connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
-        self._loaded = True
-        names = comma([identifier(name) for name in columns])
-        async with (
-            connection.cursor() as cursor,
-            cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self.name, names)) as copy,
-        ):
-            for row in rows:
-                await copy.write_row(row)
-
-
-class _Stage:
-    """The two temporary tables of one target: whole rows, and keys alone."""
-
-    def __init__(self, position: int, table: Table) -> None:
-        columns = [each.name for each in table.columns if not each.generated]
-        self._key = table.key
-        self._rows = _TempTable(f"replicator_rows_{position}", table, columns, sql.SQL(", 0 AS " + POSITION))
-        self._keys = _TempTable(f"replicator_keys_{position}", table, table.key, sql.SQL(""))
-
-    @property
-    def rows(self) -> sql.Identifier:
-        return self._rows.name
-
-    @property
-    def keys(self) -> sql.Identifier:
-        return self._keys.name
-
-    async def create(self, connection: Connection) -> None:
-        await self._rows.create(connection)
-        await self._keys.create(connection)
-
-    def transaction_begins(self) -> None:
-        self._rows.transaction_begins()
-        self._keys.transaction_begins()
-
-    async def load(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
-        await self._rows.load(connection, columns, ([row.columns[name] for name in columns] for row in rows))
-
-    async def load_numbered(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
-        await self._rows.load(
-            connection,
-            (*columns, POSITION),
-            ([*(row.columns[name] for name in columns), str(place)] for place, row in enumerate(rows)),
-        )
-
-    async def load_keys(self, connection: Connection, keys: Iterable[Key]) -> None:
-        await self._keys.load(connection, self._key, keys)
-
-
 def _by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetRow]]:
     groups: dict[tuple[str, ...], list[TargetRow]] = {}
     for row in rows:
@@ -307,7 +233,7 @@ def _same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed
     ])  # fmt: skip
 
 
-def _insert(table: Table, stage: _Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
+def _insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
     names = comma([identifier(name) for name in columns])
     updated = [
         name
@@ -331,13 +257,3 @@ def _insert(table: Table, stage: _Stage, columns: tuple[str, ...], *, absent_onl
         comma([identifier(name) for name in table.key]),
         action,
     )  # fmt: skip
-
-
-def encode_key(key: Key) -> str:
-    """A key as one text, for the control tables."""
-    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
-
-
-def decode_key(text: str) -> Key:
-    """The inverse of ``encode_key``."""
-    return tuple(json.loads(text))

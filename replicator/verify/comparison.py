@@ -9,7 +9,7 @@ from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import remembered
+from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_keys
 from replicator.postgres.target import TargetWriter

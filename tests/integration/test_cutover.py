@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.daemon import Session
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
 from replicator.observe.metrics import Metrics
 from replicator.phases import Phase
 from replicator.report import Reporter
+from replicator.session import Session
 from replicator.settings import Settings
 from tests.engine import SECONDS, create_old_tables, execute, make_settings, reference
 from tests.fix_postgres import Database

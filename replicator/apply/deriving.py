@@ -1,0 +1,88 @@
+"""From a batch to its effects: what must be read again is read, and the transforms run."""
+
+from collections.abc import Iterable
+
+from replicator.apply.batch import Batch, TableState
+from replicator.apply.effects import Effects
+from replicator.lsn import LSN
+from replicator.plan import PlannedTransform, Source
+from replicator.postgres.connect import Connection
+from replicator.postgres.context import Context
+from replicator.postgres.memory import remembered
+from replicator.postgres.snapshots import read_point
+from replicator.postgres.source import look_up, read_all, read_keys
+from replicator.tables import Key, Row
+
+
+class Deriver:
+    """Reads the source on one connection, and the memory on the other, which is the writer's."""
+
+    def __init__(self, context: Context, reader: Connection, target: Connection) -> None:
+        self._context = context
+        self._reader = reader
+        self._connection = target
+
+    async def effects(self, batch: Batch, skip: set[tuple[str, Key]]) -> tuple[Effects, LSN | None]:
+        """What a batch comes to, and when the source was asked for it, if it was.
+
+        :param skip: transforms and source keys that are left out.
+        """
+        effects = Effects()
+        for name, state in batch.tables.items():
+            if name in batch.dirty_all:
+                effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]
+            else:
+                await self._table_changed(effects, self._context.plan.sources[name], state, skip)
+        if not batch.reads:
+            return effects, None
+        async with read_point(self._reader, self._context.visibility) as read_at:
+            for dependency, image in batch.lookups:
+                source = self._context.plan.sources[dependency.source]
+                batch.dirty.setdefault(source.name, set()).update(
+                    await look_up(self._reader, source, dependency, image)
+                )
+            for name in sorted(batch.dirty_all):
+                await self._read_everything(effects, self._context.plan.sources[name], skip)
+            for name, keys in batch.dirty.items():
+                if keys and name not in batch.dirty_all:
+                    source = self._context.plan.sources[name]
+                    found = await read_keys(self._reader, source, keys)
+                    await self._rows_changed(effects, source, {key: found.get(key) for key in keys}, skip)
+        return effects, read_at
+
+    async def _read_everything(self, effects: Effects, source: Source, skip: set[tuple[str, Key]]) -> None:
+        rows: dict[Key, Row | None] = {}
+        for transform in source.transforms:  # a key that is gone has left its trace in the memory only
+            rows.update(dict.fromkeys(await self._remembered(transform, None)))
+        async for some in read_all(self._reader, source, 5_000):
+            rows.update(some)
+        await self._rows_changed(effects, source, rows, skip)
+
+    async def _table_changed(
+        self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]
+    ) -> None:
+        rows = state.rows
+        if state.truncated:
+            gone: dict[Key, Row | None] = {}
+            for transform in source.transforms:
+                if transform.remembers:
+                    gone.update(dict.fromkeys(await self._remembered(transform, None)))
+                else:
+                    effects.cleared.append(transform)
+            rows = gone | rows
+        await self._rows_changed(effects, source, rows, skip)
+
+    async def _rows_changed(
+        self, effects: Effects, source: Source, rows: dict[Key, Row | None], skip: set[tuple[str, Key]]
+    ) -> None:
+        for transform in source.transforms if rows else ():
+            if self._context.shadow and not transform.remembers:
+                continue
+            produced = await self._remembered(transform, rows) if transform.remembers else None
+            for key, row in rows.items():
+                if (transform.name, key) not in skip:
+                    known = None if produced is None else produced.get(key, set())
+                    effects.row_changed(transform, source, key, row, known)
+
+    async def _remembered(self, transform: PlannedTransform, keys: Iterable[Key] | None) -> dict[Key, set[Key]]:
+        return await remembered(self._connection, self._context.direction, transform.name, keys)

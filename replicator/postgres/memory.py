@@ -1,0 +1,131 @@
+"""What a pipeline remembers on its target, in the same transactions as the rows: produced keys, and quarantine."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from replicator.migration import Direction
+from replicator.postgres.connect import Connection, translated
+from replicator.tables import Key, decode_key, encode_key
+
+# ---- remembered keys
+
+
+async def remembered(
+    connection: Connection, pipeline: Direction, transform: str, source_keys: Iterable[Key] | None
+) -> dict[Key, set[Key]]:
+    """Which target keys each of these source keys (None: all) has produced."""
+    condition = "" if source_keys is None else " AND source_key = ANY (%s)"
+    parameters: list[object] = [pipeline, transform]
+    if source_keys is not None:
+        parameters.append([encode_key(key) for key in source_keys])
+    found: dict[Key, set[Key]] = {}
+    with translated():
+        cursor = await connection.execute(
+            (
+                "SELECT source_key, target_key FROM replicator.produced "
+                "WHERE pipeline = %s AND transform = %s" + condition
+            ).encode(),
+            parameters,
+        )  # fmt: skip
+        for source_key, target_key in await cursor.fetchall():
+            found.setdefault(decode_key(source_key), set()).add(decode_key(target_key))
+    return found
+
+
+async def remember(
+    connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
+) -> None:
+    """Store that these source keys produced these target keys."""
+    await _pairs(
+        connection,
+        "INSERT INTO replicator.produced (pipeline, transform, source_key, target_key) "
+        "SELECT %(pipeline)s, %(transform)s, s, t FROM unnest(%(sources)s::text[], %(targets)s::text[]) AS k(s, t) "
+        "ON CONFLICT DO NOTHING",
+        pipeline,
+        transform,
+        pairs,
+    )
+
+
+async def forget(connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]) -> None:
+    """Store that they do so no longer."""
+    await _pairs(
+        connection,
+        # "= ANY" for the index: of a join alone, the planner makes a scan of all that the transform has produced.
+        "DELETE FROM replicator.produced "
+        "WHERE pipeline = %(pipeline)s AND transform = %(transform)s AND source_key = ANY (%(sources)s::text[]) "
+        "AND (source_key, target_key) IN (SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]))",
+        pipeline,
+        transform,
+        pairs,
+    )
+
+
+async def _pairs(
+    connection: Connection, statement: str, pipeline: str, transform: str, pairs: Iterable[tuple[Key, Key]]
+) -> None:
+    listed = list(pairs)
+    if not listed:
+        return
+    values = {
+        "pipeline": pipeline,
+        "transform": transform,
+        "sources": [encode_key(source) for source, _ in listed],
+        "targets": [encode_key(target) for _, target in listed],
+    }
+    with translated():
+        await connection.execute(statement.encode(), values)
+
+
+# ---- quarantine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A source row that a transform or the target refused. ``error`` holds no value of the row."""
+
+    transform: str
+    source: str
+    source_key: Key
+    error: str
+
+
+async def quarantine(connection: Connection, pipeline: Direction, failures: Iterable[Failure]) -> None:
+    """Keep the failures; one that is there already counts another attempt."""
+    with translated():
+        for failure in failures:
+            await connection.execute(
+                "INSERT INTO replicator.quarantine AS q (pipeline, transform, source, source_key, error) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (pipeline, transform, source_key) "
+                "DO UPDATE SET error = EXCLUDED.error, attempts = q.attempts + 1",
+                (pipeline, failure.transform, failure.source, encode_key(failure.source_key), failure.error),
+            )
+
+
+async def release(connection: Connection, pipeline: Direction, entries: Iterable[tuple[str, Key]]) -> None:
+    """Strike entries (transform, source key) that a later good version of the row has resolved."""
+    with translated():
+        for transform, source_key in entries:
+            await connection.execute(
+                "DELETE FROM replicator.quarantine WHERE pipeline = %s AND transform = %s AND source_key = %s",
+                (pipeline, transform, encode_key(source_key)),
+            )
+
+
+async def quarantined(connection: Connection, pipeline: Direction) -> set[tuple[str, Key]]:
+    """All entries, as transform and source key."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT transform, source_key FROM replicator.quarantine WHERE pipeline = %s", (pipeline,)
+        )
+        return {(transform, decode_key(key)) for transform, key in await cursor.fetchall()}
+
+
+async def quarantine_counts(connection: Connection, pipeline: Direction) -> Mapping[str, int]:
+    """Entries per transform."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT transform, count(*) FROM replicator.quarantine WHERE pipeline = %s GROUP BY 1 ORDER BY 1",
+            (pipeline,),
+        )
+        return {transform: int(count) for transform, count in await cursor.fetchall()}
