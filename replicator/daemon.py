@@ -1,14 +1,17 @@
 """The daemon: does whatever the phase needs, answers the commands, and resumes after any stop."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from replicator import schema
-from replicator.errors import CheckError, ReplicatorError
+from replicator.errors import CheckError, LeaseError, ReplicatorError
 from replicator.log import get_logger
 from replicator.migration import Migration
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
+from replicator.postgres.connect import connection
+from replicator.postgres.control import write_status
 from replicator.preflight import preflight
 from replicator.report import Reporter
 from replicator.session import Session
@@ -59,6 +62,8 @@ async def _run_and_retry(
             reporter.failed(error)
             metrics.errors_total.labels(error.kind).inc()
             tries = 0 if session.was_up else tries + 1
+            if session.was_up and not isinstance(error, LeaseError):
+                await _tell(settings, reporter)
             if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
                 raise
             state.trouble = str(error)
@@ -68,6 +73,13 @@ async def _run_and_retry(
                 await asyncio.wait_for(stop.wait(), pause)
             except TimeoutError:
                 continue
+
+
+async def _tell(settings: Settings, reporter: Reporter) -> None:
+    """Store the error where `replicator status` finds it, if the target can still be reached."""
+    with contextlib.suppress(ReplicatorError):
+        async with connection(settings.target, "status") as target:
+            await write_status(target, reporter.document)
 
 
 async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> None:

@@ -15,6 +15,7 @@ from replicator.lag import LagMeter
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point
@@ -28,6 +29,7 @@ from replicator.postgres.slots import (
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder
+from replicator.tables import Table
 from replicator.verify import Verifier, rounds
 
 log = get_logger("pipeline")
@@ -37,6 +39,7 @@ IDLE_PROGRESS = timedelta(seconds=10)
 """How often the position is stored while nothing of ours is in the stream."""
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
+ANEW = "Start anew: drop the slot, the new tables and the schema replicator; `replicator run` then fills them again."
 BETWEEN_PASSES = 60.0
 BETWEEN_LOOKS = 1.0
 
@@ -256,7 +259,18 @@ class Pipeline:
     async def _beat(self) -> None:
         while True:
             await self.nudge()
+            await self._check_definitions()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _check_definitions(self) -> None:
+        """Look whether the source tables are what they were: wal2json does not say when one changes."""
+        async with self._source_lock:
+            now = await read_tables(self._source, self.context.plan.source_schema) if self._source else {}
+        for name, table in self.context.plan.watched.items() if now else ():
+            if name not in now:
+                raise DefinitionError(f"The source table {table.name} is gone.", ANEW)
+            for column in now[name].columns:
+                self._compare_type(table, column.name, column.type_oid)
 
     async def _measure(self) -> None:
         while True:
@@ -287,9 +301,11 @@ class Pipeline:
         schema, name = definition.relation
         table = self.context.plan.watched.get(name) if schema == self.context.plan.source_schema else None
         for column, oid in definition.columns if table else ():
-            known = table.by_name.get(column) if table else None
-            if known is not None and known.type_oid != oid:
-                raise DefinitionError(
-                    f"The type of {schema}.{name}.{column} has changed; its rows were rewritten unseen.",
-                    "The new tables must be filled again: see README, Starting anew.",
-                )
+            self._compare_type(table, column, oid)
+
+    def _compare_type(self, table: Table | None, column: str, type_oid: int) -> None:
+        known = table.by_name.get(column) if table else None
+        if table is not None and known is not None and known.type_oid != type_oid:
+            raise DefinitionError(
+                f"The type of {table.name}.{column} has changed; its rows were rewritten unseen.", ANEW
+            )

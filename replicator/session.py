@@ -17,7 +17,7 @@ from replicator.phases import Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, read_phase, write_phase, write_status
+from replicator.postgres.control import install, last_pause, read_phase, write_phase, write_status
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import drop_progress, read_progress
@@ -98,6 +98,7 @@ class Session:
     async def _resume(self) -> None:
         async with connection(self.settings.target, "resume") as target:
             stored = await read_phase(target)
+            self.reporter.pause_seconds = await last_pause(target)
         self.phase = Phase(stored) if stored else Phase.NEW
         if self.phase == Phase.CUTOVER:
             await self._settle_cutover()

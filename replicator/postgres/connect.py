@@ -15,6 +15,7 @@ from replicator.errors import (
     CheckError,
     ConnectionLostError,
     DatabaseError,
+    DefinitionError,
     LeaseError,
     ReplicatorError,
     RetryableError,
@@ -119,6 +120,11 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return CheckError(f"The server refused the connection: {primary}.", "Mend the DSN, or pg_hba.conf.")
     if state == "42501":
         return CheckError(f"A privilege is missing: {primary}.", "Grant it to the role in the DSN; see README, Roles.")
+    if state in ("42703", "42P01"):
+        return DefinitionError(
+            f"A table is not what it was when the daemon started: {primary}.",
+            "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
+        )
     if state == "53100":
         return DatabaseError(f"The server's disk is full: {primary}.", "Free space, then start again.", state)
     return DatabaseError(f"Postgres says: {primary} ({state}).", sqlstate=state)
