@@ -1,5 +1,6 @@
 """The demo, from an empty server to the last comparison: what ``replicator demo`` runs."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ ROWS_A_SECOND = 1_000
 
 def run_demo(*, rows: int, rate: int, json: bool) -> int:
     """Run it; gives the exit code."""
-    with _interruptible(), make_show(quiet=json) as show:
+    with _interruptible(), _without_connection_settings(), make_show(quiet=json) as show:
         figures = Demo(rows, rate, show).run()
     for example in figures.examples if not figures.good else ():
         messages().print(example, markup=False, style="red")
@@ -63,6 +64,16 @@ def _interruptible() -> Iterator[None]:
     finally:
         for each, handler in heeded.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def _without_connection_settings() -> Iterator[None]:
+    """Hide what the environment says of connections (PGSSLMODE, PGOPTIONS, ...): it is about other servers than ours."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class Demo:
