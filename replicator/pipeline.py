@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from replicator.apply.applier import Applier, NewerReadError, Outcome
 from replicator.backfill import Backfill
-from replicator.changes import RelationDefinition
-from replicator.errors import DefinitionError, RowError
+from replicator.definitions import check_relation, check_tables
+from replicator.errors import RowError
 from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.lag import LagMeter
@@ -29,7 +30,6 @@ from replicator.postgres.slots import (
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder
-from replicator.tables import Table
 from replicator.verify import Verifier, rounds
 
 log = get_logger("pipeline")
@@ -39,7 +39,6 @@ IDLE_PROGRESS = timedelta(seconds=10)
 """How often the position is stored while nothing of ours is in the stream."""
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
-ANEW = "Start anew: drop the slot, the new tables and the schema replicator; `replicator run` then fills them again."
 BETWEEN_PASSES = 60.0
 BETWEEN_LOOKS = 1.0
 
@@ -86,7 +85,7 @@ class Pipeline:
         self._decoder = make_decoder(plan, progress.plugin, ends.publication)
         self._inbox = Inbox(progress.applied)
         self._follower = Follower(
-            self.context, self._decoder, progress.slot, self._inbox, progress.applied, self._check_definition
+            self.context, self._decoder, progress.slot, self._inbox, progress.applied, partial(check_relation, plan)
         )
         self._applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
         self._advanced = asyncio.Condition()
@@ -263,14 +262,10 @@ class Pipeline:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _check_definitions(self) -> None:
-        """Look whether the source tables are what they were: wal2json does not say when one changes."""
+        """wal2json does not say when a table changes: look at the catalogue."""
         async with self._source_lock:
-            now = await read_tables(self._source, self.context.plan.source_schema) if self._source else {}
-        for name, table in self.context.plan.watched.items() if now else ():
-            if name not in now:
-                raise DefinitionError(f"The source table {table.name} is gone.", ANEW)
-            for column in now[name].columns:
-                self._compare_type(table, column.name, column.type_oid)
+            if self._source is not None:
+                check_tables(self.context.plan, await read_tables(self._source, self.context.plan.source_schema))
 
     async def _measure(self) -> None:
         while True:
@@ -296,16 +291,3 @@ class Pipeline:
             row = await cursor.fetchone()
         if row is not None:
             self.context.visibility.admits(Snapshot.parse(row[0]))
-
-    def _check_definition(self, definition: RelationDefinition) -> None:
-        schema, name = definition.relation
-        table = self.context.plan.watched.get(name) if schema == self.context.plan.source_schema else None
-        for column, oid in definition.columns if table else ():
-            self._compare_type(table, column, oid)
-
-    def _compare_type(self, table: Table | None, column: str, type_oid: int) -> None:
-        known = table.by_name.get(column) if table else None
-        if table is not None and known is not None and known.type_oid != type_oid:
-            raise DefinitionError(
-                f"The type of {table.name}.{column} has changed; its rows were rewritten unseen.", ANEW
-            )
