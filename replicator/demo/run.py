@@ -68,7 +68,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _without_connection_settings() -> Iterator[None]:
-    """Hide what the environment says of connections (PGSSLMODE, PGOPTIONS, ...): it is about other servers than ours."""
+    """Hide what the environment says of connections (PGSSLMODE, PGOPTIONS, ...): it is about other servers."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
     try:
         yield
