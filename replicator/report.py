@@ -74,7 +74,6 @@ class Reporter:
         document["divergence"] = summary(list(verifier.divergences.values()), targets)  # type: ignore[typeddict-item]
         document["verify"] = {
             "passes": verifier.passes,
-            "completed_at": verifier.completed_at.isoformat(timespec="seconds") if verifier.completed_at else None,
             "clean_at": verifier.clean_at.isoformat(timespec="seconds") if verifier.clean_at else None,
             "running": {"done": verifier.done, "total": verifier.total} if verifier.running else None,
             "unsettled": pipeline.context.touches.unsettled_count(),

@@ -50,7 +50,6 @@ class Verify(TypedDict):
     """What verification has found so far; ``unsettled`` keys have changed since the last clean pass."""
 
     passes: int
-    completed_at: str | None
     clean_at: str | None
     running: Running | None
     unsettled: int
@@ -131,7 +130,7 @@ def blank(migration: str) -> StatusDocument:
         backfill=[],
         backfill_seconds_remaining=None,
         divergence=[],
-        verify=Verify(passes=0, completed_at=None, clean_at=None, running=None, unsettled=0),
+        verify=Verify(passes=0, clean_at=None, running=None, unsettled=0),
         quarantined=[],
         gates=[],
         ready=False,
@@ -170,10 +169,8 @@ def publish(status: StatusDocument, metrics: Metrics) -> None:
     _measured(metrics.received_lsn, _position(status["received_lsn"]))
     _measured(metrics.backfill_seconds_remaining, status["backfill_seconds_remaining"])
     _measured(metrics.cutover_write_pause_seconds, status["cutover_write_pause_seconds"])
-    completed = status["verify"].get("completed_at")
-    metrics.verify_pass_completed_timestamp_seconds.set(
-        datetime.fromisoformat(completed).timestamp() if completed else 0
-    )
+    clean_at = status["verify"]["clean_at"]
+    metrics.verify_pass_completed_timestamp_seconds.set(datetime.fromisoformat(clean_at).timestamp() if clean_at else 0)
     _labelled(metrics.backfill_rows_expected, {(each["table"],): each["expected"] for each in status["backfill"]})
     _labelled(metrics.quarantined_rows, {(each["transform"],): each["rows"] for each in status["quarantined"]})
     _labelled(metrics.gate, {(each["name"],): each["ok"] for each in status["gates"]})

@@ -51,7 +51,6 @@ class Verifier:
         self.lock = asyncio.Lock()
         self.divergences: dict[tuple[str, str, Key], Divergence] = {}
         self.clean_at: datetime | None = None
-        self.completed_at: datetime | None = None
         self.passes = 0
         self.done, self.total = 0, 0
         self.running = False
@@ -113,7 +112,6 @@ class Verifier:
             found += await self._shared(table, seen)
         self._keep(found)
         self.passes += 1
-        self.completed_at = datetime.now(UTC)
         if not found:
             self.clean_at, self._clean_since = datetime.now(UTC), since
         else:
