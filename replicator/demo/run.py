@@ -91,7 +91,7 @@ class Demo:
         """From beginning to end; whatever happens, nothing is left behind."""
         began = time.monotonic()
         with ExitStack() as stack:
-            self._show.doing("starting a private Postgres")
+            self._show.doing("starting a private Postgres", alone=True)
             cluster = stack.enter_context(Cluster())
             self._figures = Figures(postgres=cluster.version, requests=self._rows, rate=self._rate)
             self._say(f"a private Postgres {cluster.version} is up")
@@ -112,7 +112,7 @@ class Demo:
         self._cut_over()
         self._soak()
         ledger.merge(self._stop())
-        self._show.doing("comparing all rows both ways, and looking up every write on both sides")
+        self._show.doing("comparing all rows both ways, and looking up every write on both sides", alone=True)
         judge(self._stage.dsn, self._migration, ledger, self._figures)
         self._say(
             f"compared both ways: {counted(self._figures.compared_rows, 'row')}; "

@@ -45,8 +45,8 @@ class Show:
     def say(self, line: str) -> None:
         """A step is done."""
 
-    def doing(self, what: str) -> None:
-        """A step is begun."""
+    def doing(self, what: str, *, alone: bool = False) -> None:
+        """A step is begun; ``alone``: nothing else goes on."""
 
     def draw(self, scene: Scene) -> None:
         """What goes on now."""
@@ -85,9 +85,11 @@ class Page(Show):
         table.add_row(Text(self._elapsed(), style="green"), Text(line))
         self._live.console.print(table)
 
-    def doing(self, what: str) -> None:
-        """A step is begun."""
+    def doing(self, what: str, *, alone: bool = False) -> None:
+        """A step is begun; ``alone``: nothing else goes on."""
         self._spinner.update(text=Text(what, style="bold"))
+        if alone:
+            self._live.update(Group(Text(), self._spinner))
 
     def draw(self, scene: Scene) -> None:
         """What goes on now."""
@@ -109,7 +111,7 @@ def make_show(*, quiet: bool) -> Show:
 
 
 def _writers(scene: Scene) -> Text:
-    where = ", ".join(f"{count:,} to {schema}" for schema, count in scene.tally.transactions.items())
+    where = ", ".join(f"{schema} {count:,}" for schema, count in scene.tally.transactions.items())
     text = Text(f"{scene.rate:.0f} transactions/s, slowest of late {pause(scene.slowest)}; {where or 'none yet'}")
     if scene.tally.errors:
         text.append(f", {sum(scene.tally.errors.values())} failed", style="bold red")
