@@ -112,7 +112,7 @@ def translate(error: psycopg.Error) -> ReplicatorError:
     if state == TAKEN_OVER:
         return LeaseError("Another daemon has taken this migration over.", "Let only one run.")
     if state.startswith(("22", "23")):
-        return RowError(_row_problem(error), sqlstate=state)
+        return RowError(_row_problem(error), "Mend the row, the transform, or the constraint.", state)
     primary = error.diag.message_primary or type(error).__name__
     if state in RETRYABLE:
         return RetryableError(f"Postgres says: {primary}.", sqlstate=state)
