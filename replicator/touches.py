@@ -1,7 +1,7 @@
 """Which source keys the stream has touched, and when: what keeps a chunk or a comparison from acting on a stale read.
 
 While a *window* is open (from before a read until its result is used), a key that the stream has touched since the
-window opened is the stream's: the chunk drops it, the comparison leaves it for later. Design, invariant I3.
+window opened is the stream's: the chunk drops it, the comparison leaves it for later (ARCHITECTURE.md, I3).
 """
 
 from collections.abc import Iterable, Iterator
@@ -85,7 +85,7 @@ class TouchLog:
         touches = self._sources.get(source, SourceTouches())
         return Touched(touches, window.opened)
 
-    # ---- keys changed since a clean pass (design, "The way of the data", step 5)
+    # ---- keys changed since a clean pass
 
     def start_keeping(self) -> None:
         """From here on every touched key stays until ``settle`` says that it has been compared."""

@@ -14,7 +14,7 @@ from replicator.postgres.replication import Keepalive, ReplicationStream, XLogDa
 log = get_logger("follow")
 
 STATUS_SECONDS = 5.0
-"""Well below half of any sensible wal_sender_timeout (trap 21)."""
+"""Well below half of any sensible wal_sender_timeout: a server that hears nothing ends the stream."""
 
 
 class Follower:

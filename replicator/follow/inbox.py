@@ -166,7 +166,7 @@ class Inbox:
             self._skip(done)
 
     def _skip(self, done: _Transaction) -> None:
-        """A transaction that is applied already comes again (trap 18)."""
+        """A transaction that is applied already comes again: the slot saves its position only now and then."""
         if not self._queue or self._queue[-1] is not done:
             raise ProtocolError("A transaction that is applied already came again, too large to be told in time.")
         self._queue.pop()

@@ -1,4 +1,4 @@
-"""Reads that never miss what the stream has delivered (design, invariant I4).
+"""Reads that never miss what the stream has delivered (ARCHITECTURE.md, I4).
 
 Postgres streams a commit when it is flushed, before new snapshots can see it; so a read that meets the stream waits for
 a snapshot that sees every transaction delivered so far.
