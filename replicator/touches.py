@@ -11,8 +11,8 @@ from itertools import islice, takewhile
 
 from replicator.tables import Key
 
-CAPACITY = 400_000
-"""Keys kept before the log gives up and spoils the open windows; some 100 MB."""
+CAPACITY = 200_000
+"""Keys kept before the log gives up and spoils the open windows; some 50 MB."""
 
 
 class WindowSpoiled(Exception):

@@ -59,7 +59,6 @@ class Applier:
         self.context = context
         self.nulls_are_ambiguous = nulls_are_ambiguous
         self.outcome = Outcome()
-        self._touched: list[tuple[str, set[Key] | None]] = []
         self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
         self._relations: dict[RelationName, Table | None] = {
             (table.name.schema, table.name.table): table for table in context.plan.watched.values()
@@ -87,7 +86,6 @@ class Applier:
     async def begin(self) -> None:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
         self.outcome = Outcome()
-        self._touched = []
         self._postponed = {}
         with translated():
             await self._connection.execute("BEGIN")
@@ -113,12 +111,6 @@ class Applier:
         return self.outcome
 
     async def _commit(self) -> None:
-        # Before the commit, not after: a window that misses a touch would let a stale row through.
-        for source, keys in self._touched:
-            if keys is None:
-                self.context.touches.touch_all(source)
-            else:
-                self.context.touches.touch(source, keys)
         with translated():
             await self._connection.execute("COMMIT")
 
@@ -266,13 +258,16 @@ class Applier:
         self.context.quarantined |= set(failures)
 
     def _touch(self, batch: Batch) -> None:
+        """Before the commit, not after: a window that misses a touch would let a stale row through."""
+        touches = self.context.touches
         for name, state in batch.tables.items():
             if state.truncated:
-                self._touched.append((name, None))
-            self._touched.append((name, set(state.rows)))
+                touches.touch_all(name)
+            touches.touch(name, state.rows)
         for name, keys in batch.dirty.items():
-            self._touched.append((name, keys))
-        self._touched += [(name, None) for name in batch.dirty_all]
+            touches.touch(name, keys)
+        for name in batch.dirty_all:
+            touches.touch_all(name)
 
     async def _execute(self, statement: str) -> None:
         with translated():

@@ -9,8 +9,8 @@ from replicator.changes import Begin, Change, Commit, Event, Message
 from replicator.errors import ProtocolError
 from replicator.lsn import LSN
 
-BYTES_HELD = 32 << 20
-"""How much of the stream waits here before the reader stops reading."""
+BYTES_HELD = 8 << 20
+"""How much of the stream waits here before the reader stops reading; as objects it takes some ten times the room."""
 
 HEARTBEAT = "heartbeat"
 PREFIX = "replicator"
@@ -50,7 +50,7 @@ class _Transaction:
 
 
 class Inbox:
-    """Filled by the reader, emptied by the applier; holds some tens of megabytes at most."""
+    """Filled by the reader, emptied by the applier; holds a bounded part of the stream."""
 
     def __init__(self, applied: LSN) -> None:
         self._applied = applied
