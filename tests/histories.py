@@ -288,7 +288,10 @@ def _transactions(
 def _meanwhile(draw: st.DrawFn, transactions: st.SearchStrategy[list[Step]]) -> list[Step]:
     """A copier has come somewhere in its chunk when something happens, and is followed, before it goes on."""
     copier = draw(_sessions)
-    before: Step = draw(st.builds(CopyTo, st.just(copier), _points) | st.builds(Copy, st.just(copier), _few))
+    coming: st.SearchStrategy[Any] = st.builds(CopyTo, st.just(copier), _points) | st.builds(
+        Copy, st.just(copier), _few
+    )
+    before: Step = draw(coming)
     followed: Step = draw(st.sampled_from([Follow(), Follow(), Deliver()]))
     return [before, *draw(transactions), followed, Copy(copier, draw(_few))]
 
