@@ -292,7 +292,8 @@ def _meanwhile(draw: st.DrawFn, transactions: st.SearchStrategy[list[Step]]) -> 
         Copy, st.just(copier), _few
     )
     before: Step = draw(coming)
-    followed: Step = draw(st.sampled_from([Follow(), Follow(), Deliver()]))
+    ways: list[Step] = [Follow(), Follow(), Deliver()]
+    followed: Step = draw(st.sampled_from(ways))
     return [before, *draw(transactions), followed, Copy(copier, draw(_few))]
 
 
