@@ -285,7 +285,7 @@ def test_a_row_that_breaks_a_not_null(house: House) -> None:
         daemon.until(lambda: house.quarantined() == {"person": 2} and house.apart() == [7, 8])
         assert house.rows("SELECT source_key, error FROM replicator.quarantine ORDER BY 1") == [
             (f'["{key}"]', 'Postgres refused a row: null value in column "name" of relation "people" violates not-null '
-             "constraint.") for key in (7, 8)
+             "constraint. Mend the row, the transform, or the constraint.") for key in (7, 8)
         ]  # fmt: skip
         assert house.rows("SELECT name, note FROM store.people WHERE id IN (7, 8)") == [("Name 8", "note")]
         daemon.until(lambda: shut(house, "quarantine"))
