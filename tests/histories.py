@@ -25,6 +25,18 @@ USERNAMES: Final = ("ann", "bob", "cy", "")
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Long:
+    """A text that is stored out of line, and left out of the log where it does not change."""
+
+    number: int
+
+    def sql(self) -> sql.Composable:
+        """It, spelt shorter."""
+        text = sql.SQL("(SELECT string_agg(md5({} || i::text), '') FROM generate_series(1, 200) AS i)")
+        return text.format(sql.Literal(str(self.number)))
+
+
 # ---- what a transaction does
 
 
@@ -103,11 +115,11 @@ def statements(operation: Operation) -> list[sql.SQL | sql.Composed]:
     """The SQL of an operation; what finds no row, or finds a key taken, does nothing."""
     match operation:
         case Insert(table, row):
-            names, values = _listed(sql.Identifier, row), _listed(sql.Literal, row.values())
+            names, values = _listed(sql.Identifier, row), _listed(_value, row.values())
             return [INSERT.format(table=sql.Identifier(table), names=names, values=values)]
         case Update(table, key, changes):
             listed = sql.SQL(", ").join([
-                sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in changes.items()
+                sql.SQL("{} = {}").format(sql.Identifier(name), _value(value)) for name, value in changes.items()
             ])  # fmt: skip
             return [UPDATE.format(**_row(table, key), changes=listed)]
         case Delete(table, key):
@@ -122,6 +134,10 @@ def statements(operation: Operation) -> list[sql.SQL | sql.Composed]:
             inner = [statement for each in operations for statement in statements(each)]
             end = "RELEASE SAVEPOINT nested" if kept else "ROLLBACK TO SAVEPOINT nested"
             return [sql.SQL("SAVEPOINT nested"), *inner, sql.SQL(end)]
+
+
+def _value(value: Any) -> sql.Composable:
+    return value.sql() if isinstance(value, Long) else sql.Literal(value)
 
 
 def _row(table: str, key: Any) -> dict[str, sql.Composable]:
@@ -228,12 +244,20 @@ _oauth_sessions: Final = st.fixed_dictionaries({"code_verifier": old_rows.some_t
 _notifications: Final = st.fixed_dictionaries(
     {"type": st.sampled_from(["approval", "rejection", "info"]), "message": old_rows.texts}
 )
+
+
+def _with_long(rows: st.SearchStrategy[dict[str, Any]], column: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(rows, st.sampled_from([None, None, Long(1), Long(2)])).map(
+        lambda each: each[0] | {column: each[1]} if each[1] else each[0]
+    )
+
+
 ROWS: Final[Mapping[str, st.SearchStrategy[dict[str, Any]]]] = {
-    "requests": old_rows.requests,
-    "settings": old_rows.settings,
+    "requests": _with_long(old_rows.requests, "rejection_reason"),
+    "settings": _with_long(old_rows.settings, "value"),
     "admins": st.tuples(old_rows.admins, st.sampled_from(USERNAMES)).map(lambda each: each[0] | {"username": each[1]}),
     "spotify_auth": old_rows.spotify_auth,
-    "event_settings": old_rows.event_settings,
+    "event_settings": _with_long(old_rows.event_settings, "message_text"),
     "oauth_sessions": _oauth_sessions,
     "notifications": _notifications,
 }
@@ -264,7 +288,11 @@ deletes: Final = _tables.flatmap(lambda table: st.builds(Delete, st.just(table),
 rekeys: Final = st.sampled_from(["requests", "requests", "admins", "settings"]).flatmap(
     lambda table: st.builds(Rekey, st.just(table), _keys(table), _keys(table))
 )
-removals: Final = deletes | rekeys
+removals: Final = st.sampled_from(["requests", "requests", "admins"]).flatmap(
+    lambda table: (
+        st.builds(Delete, st.just(table), _keys(table)) | st.builds(Rekey, st.just(table), _keys(table), _keys(table))
+    )
+)
 truncates: Final = st.builds(Truncate, st.lists(st.sampled_from([*KEYS]), min_size=1, max_size=4, unique=True))
 swaps: Final = st.builds(Swap, _keys("admins"), _keys("admins"))
 plain: Final = st.one_of(inserts, updates, deletes, rekeys, removals, swaps, truncates)
@@ -273,7 +301,7 @@ operations: Final = st.lists(st.one_of(plain, nested), min_size=1, max_size=6)
 
 _sessions: Final = st.integers(0, 1)
 _few: Final = st.integers(1, 6)
-_points: Final = st.sampled_from(["chunk", "open", "snapshot", "read", "write"])
+_points: Final = st.sampled_from(["read", "snapshot", "read", "write", "open", "chunk"])
 _ends: Final = st.sampled_from(["commit"] * 5 + ["rollback"])
 _hidden_ends: Final = st.sampled_from(["commit"] * 2 + ["hidden"] * 3)
 
@@ -288,12 +316,8 @@ def _transactions(
 def _meanwhile(draw: st.DrawFn, transactions: st.SearchStrategy[list[Step]]) -> list[Step]:
     """A copier has come somewhere in its chunk when something happens, and is followed, before it goes on."""
     copier = draw(_sessions)
-    coming: st.SearchStrategy[Any] = st.builds(CopyTo, st.just(copier), _points) | st.builds(
-        Copy, st.just(copier), _few
-    )
-    before: Step = draw(coming)
-    ways: list[Step] = [Follow(), Follow(), Deliver()]
-    followed: Step = draw(st.sampled_from(ways))
+    before = CopyTo(copier, draw(_points)) if draw(st.booleans()) else Copy(copier, draw(_few))
+    followed = Follow() if draw(st.integers(0, 3)) else Deliver()
     return [before, *draw(transactions), followed, Copy(copier, draw(_few))]
 
 
@@ -348,5 +372,5 @@ def histories(*, hidden: bool) -> st.SearchStrategy[History]:
 def removing_histories(*, hidden: bool) -> st.SearchStrategy[History]:
     """Those in which rows go while chunks are copied, and little else happens."""
     ends: st.SearchStrategy[End] = st.just("hidden" if hidden else "commit")
-    transactions = _transactions(ends, st.lists(removals, min_size=1, max_size=3))
+    transactions = _transactions(ends, st.lists(removals, min_size=2, max_size=5))
     return st.builds(History, _before(), _joined(st.lists(_meanwhile(transactions), min_size=3, max_size=8)))

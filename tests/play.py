@@ -9,6 +9,7 @@ from unittest.mock import patch
 import psycopg
 from psycopg import AsyncConnection
 
+from replicator.errors import MigrationError
 from replicator.lsn import parse_lsn
 from replicator.pipeline import Pipeline
 from replicator.postgres import ddl
@@ -179,7 +180,10 @@ class Player:
         await self._take_steps(history.during)
         await self._run_free()
         found = await self._findings("backfill")
-        await self.engine.build()
+        try:
+            await self.engine.build()
+        except MigrationError as error:
+            return [*found, ("build", str(error))]
         self.stepper.hold()
         await self._take_steps(history.after)
         await self._run_free()

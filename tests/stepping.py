@@ -45,6 +45,7 @@ class Stepper:
         self._paused: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._waiting: dict[str, list[tuple[str, Callable[[], bool]]]] = {}
         self._deliver = asyncio.Event()
+        self._doing: dict[str, str] = {}
 
     def at(self, actor: str) -> str | None:
         """The point where an actor pauses; None when it is gone, or waits for another."""
@@ -110,6 +111,7 @@ class Stepper:
     async def pause(self, point: str) -> None:
         """A point: wait for one's turn."""
         actor = _me()
+        point = f"{point} {self._doing.get(actor, '')}".rstrip()
         if self.free or actor not in ACTORS:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -119,6 +121,15 @@ class Stepper:
         finally:
             if self._paused.get(actor, ("", None))[1] is turn:
                 del self._paused[actor]
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """What an actor is at: added to the names of its points."""
+        self._doing[_me()] = what
+        try:
+            yield
+        finally:
+            self._doing.pop(_me(), None)
 
     @contextmanager
     def waiting(self, what: str, still: Callable[[], bool]) -> Iterator[None]:
@@ -170,15 +181,17 @@ def points(stepper: Stepper) -> Iterator[None]:
 
     class SteppedCopier(Copier):
         async def _read(self, chunk: Chunk) -> tuple[LSN, list[tuple[Key, Row]]]:
-            await stepper.pause(f"open {chunk.source}")
-            result = await super()._read(chunk)
-            await stepper.pause(f"read {chunk.source}")
-            return result
+            with stepper.doing(chunk.source):
+                await stepper.pause("open")
+                result = await super()._read(chunk)
+                await stepper.pause("read")
+                return result
 
         async def _write(self, chunk: Chunk, *arguments: Any) -> None:
-            await stepper.pause(f"write {chunk.source}")
-            await super()._write(chunk, *arguments)
-            await stepper.pause(f"written {chunk.source}")
+            with stepper.doing(chunk.source):
+                await stepper.pause("write")
+                await super()._write(chunk, *arguments)
+                await stepper.pause("written")
 
     class SteppedQueue(asyncio.Queue[Chunk | None]):
         async def get(self) -> Chunk | None:
