@@ -13,8 +13,9 @@ import pytest
 import typer
 from prometheus_client import CollectorRegistry
 
-from replicator.cli.app import Part, app
+from replicator.cli.app import app
 from replicator.cli.help import EXIT_CODES
+from replicator.cli.prepare import Part
 from replicator.demo.embedded import HOST, Cluster, free_port, installed_binaries
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics

@@ -1,0 +1,108 @@
+"""The daemon, and the commands that ask it for something."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from replicator import log
+from replicator.cli import page, views, watch
+from replicator.cli.base import Json, app, ask_daemon, flag, load, read_settings
+from replicator.cli.client import RefusedError
+from replicator.cli.help import Command
+from replicator.cli.output import emit, messages, output
+from replicator.cli.progress import Bar, Steps, display
+from replicator.cli.signals import stop_on_signal
+from replicator.errors import ExitCode, UsageError
+from replicator.postgres.dsn import describe
+
+
+@app.command(cls=Command)
+def run() -> None:
+    """Run the daemon, which does the migration.
+
+    It copies the old tables, follows their changes and verifies; it cuts over when `replicator cutover` asks it to.
+    Ctrl-C or SIGTERM stops it in good order, and the next start resumes where it was. Only one runs at a time.
+    """
+    settings, migration = load()
+    from replicator import daemon  # noqa: PLC0415  # only what this command needs is loaded
+
+    notes = messages()
+    if notes.is_terminal:
+        notes.print(views.header(migration, describe(settings.source), describe(settings.target), settings.http_listen))
+
+    async def until_stopped() -> None:
+        def told(name: str) -> None:
+            log.get_logger("run").info("stopping", signal=name)
+
+        with stop_on_signal(told) as stop:
+            await daemon.run(settings, migration, stop=stop)
+
+    asyncio.run(until_stopped())
+
+
+@app.command(cls=Command)
+def status(
+    follow: Annotated[bool, flag("--watch", "Show it anew each second, until Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Show where the migration stands.
+
+    Lag, progress, divergence, quarantine, the gates of the cutover, and the last errors, as the daemon reports them.
+    """
+    settings = read_settings()
+    if follow:
+        asyncio.run(watch.watch(settings.target, json=json))
+        return
+    report = asyncio.run(watch.read(settings.target))
+    if json:
+        emit(page.as_json(report))
+    else:
+        output().print(page.whole(report))
+
+
+@app.command(cls=Command)
+def verify(
+    repair: Annotated[bool, flag("--repair", "Derive anew the rows that differ, and those in quarantine.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare every row with what it should be.
+
+    The running daemon does it, online: what differs only because its change is still on the way is looked at again.
+    """
+    answer = ask_daemon("verify", {"repair": repair}, display(Bar, quiet=json))
+    if "clean" not in (answer.result or {}):
+        raise RefusedError(answer)
+    if json:
+        emit(answer.result)
+    else:
+        output().print(views.divergence(answer.result["tables"]))
+        output().print(views.verification_sum(answer.result))
+    raise typer.Exit(ExitCode.DONE if answer.result["clean"] else ExitCode.FAILED)
+
+
+@app.command(cls=Command)
+def cutover(
+    wait: Annotated[bool, flag("--wait", "Wait until all gates are open.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this; goes with --wait.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Switch the application over to the new schema.
+
+    The running daemon does it, when all gates are open, in a pause too short to notice; if the pause would get too
+    long, it gives up, and the writers go on as before. Ctrl-C cancels the request, unless it is already done.
+    """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout says how long to --wait.", "Give both, or neither.")
+    answer = ask_daemon("cutover", {"wait": wait, "timeout": timeout}, display(Steps, quiet=json))
+    if answer.exit_code != ExitCode.DONE:
+        refused = RefusedError(answer)
+        if not json and (gates := refused.details.get("gates")):
+            output().print(views.gates(gates))
+        raise refused
+    if json:
+        emit(answer.result)
+    else:
+        output().print(views.cutover_done(answer.result))

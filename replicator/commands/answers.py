@@ -1,0 +1,29 @@
+"""What requests have in common: the form of an answer, and the gates in it."""
+
+from typing import TYPE_CHECKING, Any
+
+from replicator.gates import Gate, look_at_gates
+from replicator.postgres.connect import Connection
+
+if TYPE_CHECKING:
+    from replicator.session import Session
+
+Answer = dict[str, Any]
+
+
+async def current_gates(session: "Session", own: Connection) -> list[Gate]:
+    """The gates as they are now; none while no pipeline runs."""
+    pipeline = session.pipeline
+    if pipeline is None or pipeline.direction != "forward":
+        return []
+    return await look_at_gates(pipeline, session.phase, session.settings, own)
+
+
+async def describe_gates(session: "Session", own: Connection) -> list[dict[str, object]]:
+    """The same, for an answer."""
+    return [describe_gate(each) for each in await current_gates(session, own)]
+
+
+def describe_gate(gate: Gate) -> dict[str, object]:
+    """One gate, for an answer."""
+    return {"name": gate.name, "ok": gate.ok, "detail": gate.detail}

@@ -1,0 +1,110 @@
+"""Answers the requests that the commands leave in the control tables."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from replicator.commands.answers import Answer, describe_gates
+from replicator.commands.moving import cutover
+from replicator.commands.verifying import verify
+from replicator.errors import ExitCode, NotReadyError, ReplicatorError
+from replicator.log import get_logger
+from replicator.postgres import control
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.control import Command
+
+if TYPE_CHECKING:
+    from replicator.session import Session
+
+log = get_logger("commands")
+
+POLL_SECONDS = 0.2
+
+Handler = Callable[["Session", Command, Connection], Awaitable[Answer]]
+"""Does what a request wants, and gives the answer; its connection leads to the target, in autocommit mode."""
+
+HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover}
+
+
+class Commands:
+    """Takes requests one after the other; ``cancel`` reaches the one that is at work."""
+
+    def __init__(self, session: "Session") -> None:
+        self.session = session
+        self._current: tuple[int, asyncio.Task[None]] | None = None
+
+    async def run(self) -> None:
+        """Never returns."""
+        async with connection(self.session.settings.target, "commands") as home:
+            self._home = home
+            await self._drop_leftovers()
+            try:
+                while True:
+                    for command in await control.pending_commands(home):
+                        await self._take(command)
+                    await asyncio.sleep(POLL_SECONDS)
+            finally:
+                await self._stop_current()
+
+    async def _drop_leftovers(self) -> None:
+        """What a dead daemon had begun is not begun again: its asker has been told that it went away."""
+        for command in await control.pending_commands(self._home):
+            if command.started_at is not None:
+                await self._answer(command, ExitCode.FAILED, {"error": "The daemon stopped while it worked on this."})
+
+    async def _stop_current(self) -> None:
+        if self._current is not None:
+            task = self._current[1]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _take(self, command: Command) -> None:
+        if command.command == "cancel":
+            await self._cancel(command)
+        elif self._current is None:
+            await control.start_command(self._home, command.id)
+            task = asyncio.create_task(self._work(command), name=f"command {command.command}")
+            self._current = (command.id, task)
+            task.add_done_callback(lambda _: setattr(self, "_current", None))
+
+    async def _cancel(self, command: Command) -> None:
+        wanted = command.arguments.get("id")
+        if self._current is not None and self._current[0] == wanted and not self.session.committing:
+            self._current[1].cancel()
+        for other in await control.pending_commands(self._home):
+            if other.id == wanted and (self._current is None or self._current[0] != wanted):
+                await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
+        await self._answer(command, ExitCode.DONE, {})
+
+    async def _work(self, command: Command) -> None:
+        """Do it, and answer in any case: a request without an answer would be taken up again."""
+        code = int(ExitCode.FAILED)
+        try:
+            async with connection(self.session.settings.target, f"command {command.command}") as own:
+                answer = await self._do(command, own)
+            code = int(answer.pop("exit_code", ExitCode.DONE))
+        except asyncio.CancelledError:
+            answer, code = {"error": "It was cancelled; nothing has changed."}, int(ExitCode.NOT_READY)
+        except ReplicatorError as error:
+            answer, code = await self._refusal(error), int(error.exit_code)
+        except Exception as error:
+            log.exception("command failed", command=command.command)
+            answer = {"error": f"The daemon met an unexpected {type(error).__name__}.", "remedy": "See its log."}
+        await self._answer(command, code, answer)
+
+    async def _refusal(self, error: ReplicatorError) -> Answer:
+        self.session.reporter.failed(error)
+        self.session.metrics.errors_total.labels(error.kind).inc()
+        answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
+        if isinstance(error, NotReadyError):
+            answer["gates"] = await describe_gates(self.session, self._home)
+        return answer
+
+    async def _do(self, command: Command, own: Connection) -> Answer:
+        handler = HANDLERS.get(command.command)
+        if handler is None:
+            raise ReplicatorError(f"This daemon does not know the command {command.command}.", "Run the same version.")
+        return await handler(self.session, command, own)
+
+    async def _answer(self, command: Command, code: int, answer: Answer) -> None:
+        await control.finish_command(self._home, command.id, int(code), answer)

@@ -1,0 +1,81 @@
+"""The request ``verify``."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from replicator.commands.answers import Answer
+from replicator.errors import ExitCode, NotReadyError
+from replicator.log import get_logger
+from replicator.phases import Phase
+from replicator.pipeline import Pipeline
+from replicator.postgres import control
+from replicator.postgres.connect import Connection
+from replicator.postgres.control import Command
+from replicator.tables import Key
+from replicator.verify import Divergence, summary
+
+if TYPE_CHECKING:
+    from replicator.session import Session
+
+log = get_logger("commands")
+
+LOOK_SECONDS = 0.2
+
+
+async def verify(session: "Session", command: Command, own: Connection) -> Answer:
+    """Compare every row; with ``repair``, derive anew what differs, and what is in quarantine."""
+    pipeline = session.pipeline
+    if pipeline is None or session.phase not in (Phase.FOLLOW, Phase.SOAK):
+        raise NotReadyError(
+            f"There is nothing to verify in the phase {session.phase}.", "Wait until the backfill is done."
+        )
+    await session.stop_verifying()
+    try:
+        await pipeline.verifier.open()
+        follow = asyncio.create_task(_follow_pass(session, command, own))
+        try:
+            result = await pipeline.verifier.full_pass()
+            repaired = 0
+            if command.arguments.get("repair") and (result.divergences or pipeline.context.quarantined):
+                repaired = await _repair(pipeline, result.divergences)
+                result = await pipeline.verifier.full_pass()
+        finally:
+            follow.cancel()
+            await asyncio.gather(follow, return_exceptions=True)
+    finally:
+        session.start_verifying()
+    tables = summary(result.divergences, list(result.rows))
+    return {
+        "tables": [{**table, "rows": result.rows[str(table["table"])]} for table in tables],
+        "repaired": repaired,
+        "clean": result.clean,
+        "exit_code": ExitCode.DONE if result.clean else ExitCode.FAILED,
+    }
+
+
+async def _follow_pass(session: "Session", command: Command, own: Connection) -> None:
+    while True:
+        verifier = session.pipeline.verifier if session.pipeline else None
+        if verifier is not None and verifier.running:
+            progress = {"done": verifier.done, "total": verifier.total, "what": "comparing rows"}
+            await control.report_progress(own, command.id, progress)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _repair(pipeline: Pipeline, divergences: list[Divergence]) -> int:
+    """Derive anew what source rows give, those in quarantine too; delete what nothing gives."""
+    dirty: dict[str, set[Key]] = {}
+    extra: dict[str, list[Key]] = {}
+    for each in divergences:
+        if each.source is not None and each.source_key is not None:
+            dirty.setdefault(each.source, set()).add(each.source_key)
+        else:
+            extra.setdefault(each.target, []).append(each.key)
+    sources = {each.name: each.source for each in pipeline.context.plan.transforms}
+    refused = {(name, key) for name, key in pipeline.context.quarantined if name in sources}
+    for name, key in refused:
+        dirty.setdefault(sources[name], set()).add(key)
+    await pipeline.redo(dirty, extra)
+    repaired = len(divergences) + len(refused - pipeline.context.quarantined)
+    log.info("repaired", rows=repaired)
+    return repaired
