@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, RetryableError
+from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
@@ -120,13 +121,17 @@ class Cutover:
                 with translated():
                     await holder.execute("BEGIN")
                 await limit_transaction(holder, self.settings.max_write_pause + 1)
+                await reach(Failpoint.CUTOVER_BEGUN)
                 began = clock()
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
                         await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
+                        await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
+                        await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
+                        await reach(Failpoint.CUTOVER_CHECKED)
                         await self._move(holder, epoch, names, together=together)
                 except TimeoutError:
                     raise CutoverError(
@@ -136,6 +141,7 @@ class Cutover:
                     ) from None
                 self._step = "commit"
                 self._on_commit()
+                await reach(Failpoint.CUTOVER_COMMITTING)
                 await self._commit(holder, epoch)
                 return clock() - began
         finally:
@@ -170,6 +176,7 @@ class Cutover:
         await guard(holder, self.plan.migration, self.owner_before, names)
         if together:
             await open_to_writers(holder, all_names(self.plan.targets))
+        await reach(Failpoint.CUTOVER_GUARDED)
         self._step = "state row"
         marker = activation_marker(epoch) if together else None
         await write_ownership(holder, self.owner_after, epoch, marker)
@@ -178,6 +185,7 @@ class Cutover:
         try:
             with translated():
                 await holder.execute("COMMIT")
+            await reach(Failpoint.CUTOVER_COMMITTED)
         except ConnectionLostError:
             async with connection(self.ends.source_dsn, "cutover") as source:
                 found = await read_ownership(source)

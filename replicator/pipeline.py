@@ -10,6 +10,7 @@ from replicator.apply.applier import Applier, NewerReadError, Outcome
 from replicator.backfill import Backfill
 from replicator.definitions import check_relation, check_tables
 from replicator.errors import RowError
+from replicator.failpoints import Failpoint, reach
 from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.lag import LagMeter
@@ -21,12 +22,7 @@ from replicator.postgres.connect import Connection, connect, connection, transla
 from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point
 from replicator.postgres.replication import identify_system
-from replicator.postgres.slots import (
-    check_slot,
-    current_position,
-    emit_message,
-    read_slot,
-)
+from replicator.postgres.slots import check_slot, current_position, emit_message, read_slot
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder
@@ -123,6 +119,7 @@ class Pipeline:
     async def backfill(self) -> LSN:
         """Copy what is not copied yet, and wait until the consistent point is applied; gives it."""
         await Backfill(self.context, self.observers.on_copied, self.observers.on_resumed).run()
+        await reach(Failpoint.CHUNKS_DONE)
         async with connection(self.ends.target_dsn, "consistent point") as target:
             point = await consistent_point(target, self.direction)
         if point is None:
@@ -183,7 +180,10 @@ class Pipeline:
                 for target, keys in extra.items():
                     await applier.delete_rows(target, keys)
                 await applier.redo(dirty)
-                return await applier.commit_without_progress()
+                await reach(Failpoint.REDO_WRITTEN)
+                outcome = await applier.commit_without_progress()
+                await reach(Failpoint.REDO_COMMITTED)
+                return outcome
         finally:
             await applier.close()
 
@@ -203,6 +203,7 @@ class Pipeline:
             async with self.context.exclusion.alone():
                 await self._applier.begin()
                 await self._applier.commit(position)
+                await reach(Failpoint.IDLE_COMMITTED)
             self._confirm(position)
         await self._advance(position, [])
 
@@ -213,11 +214,14 @@ class Pipeline:
             last = await self._apply_pieces(piece)
             end = last.end or ZERO
             reached_start = self.progress.start_marker in last.messages and self.context.shadow
+            await reach(Failpoint.BATCH_WRITTEN)
             outcome = await self._applier.commit(end, started=reached_start)
+            await reach(Failpoint.BATCH_COMMITTED)
             if reached_start:
                 self.context.shadow = False
                 log.info("start marker reached", direction=self.direction, position=format_lsn(end))
         self._confirm(end)
+        await reach(Failpoint.CONFIRMED)
         await self._advance(end, last.messages)
         self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
 

@@ -8,6 +8,7 @@ from replicator import schema
 from replicator.commands import Commands
 from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, latest, owner_now
 from replicator.errors import CheckError, ReplicatorError
+from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
 from replicator.observe.counting import count_into
@@ -72,7 +73,9 @@ class Session:
         """Store the next phase."""
         check_transition(self.phase, phase)
         async with connection(self.settings.target, "phase") as target:
+            await reach(Failpoint.PHASE_COMING)
             await write_phase(target, phase)
+            await reach(Failpoint.PHASE_STORED)
         self.phase = phase
         log.info("phase", phase=str(phase))
 
@@ -81,6 +84,7 @@ class Session:
     async def _start(self) -> None:
         await self._take_leases()
         await self._resume()
+        await reach(Failpoint.RESUMED)
         self.was_up = True
         self._on_up()
         self._supervisor.start("report", self._report())
@@ -93,6 +97,7 @@ class Session:
             lease = await Lease.acquire(dsn)
             self._stack.push_async_callback(lease.release)
             self._epochs[dsn] = lease.epoch
+            await reach(Failpoint.LEASED)
             self._supervisor.start(f"lease {len(self._epochs)}", lease.watch())
 
     async def _resume(self) -> None:
@@ -100,6 +105,7 @@ class Session:
             stored = await read_phase(target)
             self.reporter.pause_seconds = await last_pause(target)
         self.phase = Phase(stored) if stored else Phase.NEW
+        await reach(Failpoint.RESUMING)
         if self.phase == Phase.CUTOVER:
             await self._settle_cutover()
         if self.phase == Phase.NEW:
@@ -113,6 +119,7 @@ class Session:
 
     async def _set_up(self) -> None:
         await schema.build(self.settings, self.migration, ["tables"])
+        await reach(Failpoint.TABLES_MADE)
         plan = await read_plan(self.settings, self.migration, "forward")
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
@@ -120,6 +127,7 @@ class Session:
     async def _settle_cutover(self) -> None:
         """A cutover was under way when the last daemon ended: the state row says whether it has happened."""
         ownership = await owner_now(self.settings)
+        await reach(Failpoint.SETTLING)
         if ownership.owner == "new":
             plan = await read_plan(self.settings, self.migration, "forward")
             await activate(self.settings, list(plan.targets), ownership)
@@ -187,8 +195,10 @@ class Session:
     async def _cut_over(self, forward: Pipeline, report: Report) -> CutoverResult:
         await report("preparing the way back: the reverse slot waits for the transactions that run now")
         reverse = await self._prepare_reverse()
+        await reach(Failpoint.OPPOSITE_MADE)
         await report("preparing the way back: reading what it must remember")
         await reverse.backfill()
+        await reach(Failpoint.OPPOSITE_FILLED)
         await self.stop_verifying()
         await forward.verifier.open()
         result = await Cutover(self.settings, forward, report, self._commits).run()
@@ -217,6 +227,7 @@ class Session:
 
     async def _take_back(self) -> None:
         self.committing = False
+        await reach(Failpoint.TAKING_BACK)
         await self._supervisor.stop("reverse pipeline")
         await self._drop_pipeline("reverse")
         await self.enter_phase(Phase.FOLLOW)
@@ -226,7 +237,9 @@ class Session:
     async def _after_commit(self, forward: Pipeline, reverse: Pipeline, result: CutoverResult) -> None:
         self.reporter.pause_seconds = result.write_pause_seconds
         self.metrics.cutover_write_pause_seconds.set(result.write_pause_seconds)
+        await reach(Failpoint.ACTIVATING)
         await activate(self.settings, list(forward.context.plan.targets), await owner_now(self.settings))
+        await reach(Failpoint.ACTIVATED)
         self.pipeline = reverse
         for name in ("verify", "stages", "forward pipeline"):
             await self._supervisor.stop(name)
@@ -237,7 +250,9 @@ class Session:
 
     async def _retire_forward(self) -> None:
         """The old tables are no longer a source: their slot must not keep WAL for ever."""
+        await reach(Failpoint.RETIRING)
         await self._drop_pipeline("forward", keep_progress=True)
+        await reach(Failpoint.RETIRED)
 
     async def _drop_pipeline(self, direction: Direction, *, keep_progress: bool = False) -> None:
         source_dsn = self.settings.source if direction == "forward" else self.settings.target

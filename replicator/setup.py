@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from replicator.errors import SlotError
+from replicator.failpoints import Failpoint, reach
 from replicator.follow.decoder import Decoder
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
@@ -77,8 +78,10 @@ async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | Non
             await write_publication(source, ends.publication, plan.watched.values())
         if found is not None:
             await drop_slot(source, ends.slot)
+        await reach(Failpoint.PUBLISHED)
         log.info("creating the slot; this waits for the transactions that run now", slot=ends.slot, plugin=plugin)
         created = await create_slot(source, ends.slot, plugin)
+        await reach(Failpoint.SLOT_MADE)
         progress = Progress(
             slot=ends.slot,
             plugin=plugin,
@@ -88,6 +91,7 @@ async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | Non
             start_marker=start_marker,
         )
         await create_progress(target, plan.direction, progress)
+        await reach(Failpoint.PROGRESS_MADE)
         return progress
 
 

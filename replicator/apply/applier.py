@@ -10,6 +10,7 @@ from replicator.apply.effects import Effects
 from replicator.apply.writing import Refusal, acting_children, write_effects
 from replicator.changes import Change, RelationName
 from replicator.errors import DefinitionError, RowError
+from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform
@@ -102,6 +103,7 @@ class Applier:
     async def commit(self, end: LSN, *, started: bool = False) -> Outcome:
         """Store the progress with the rows and commit. Only after this may ``end`` be confirmed to the slot."""
         await write_applied(self._connection, self.context.direction, end, started=started)
+        await reach(Failpoint.BATCH_COMMITTING)
         await self._commit()
         return self.outcome
 

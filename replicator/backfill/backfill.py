@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from replicator.backfill.copier import Copier
+from replicator.failpoints import Failpoint, reach
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context
@@ -76,6 +77,7 @@ class Backfill:
             upper = await next_bound(source, each, lower, self.context.chunk_rows)
             chunk = Chunk(source=each.name, ordinal=ordinal, lower=lower, upper=upper)
             await add_chunk(target, self.context.direction, chunk, last=upper is None)
+            await reach(Failpoint.CHUNK_PLANNED)
             await self._chunks.put(chunk)
             if upper is None:
                 return

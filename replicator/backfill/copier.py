@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from replicator.derive import TargetRow, derive
 from replicator.errors import RowError, TransformError
+from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.plan import Source
@@ -51,6 +52,7 @@ class Copier:
                 with self.context.touches.window() as window:
                     read_at, rows = await self._read(chunk)
                     derived, failures = await self._derive(self.context.plan.sources[chunk.source], rows)
+                    await reach(Failpoint.CHUNK_READ)
                     async with self.context.exclusion.shared():
                         touched = self.context.touches.touched(chunk.source, window)
                         await self._write(chunk, read_at, len(rows), derived, failures, touched)
@@ -107,6 +109,8 @@ class Copier:
                 await self._remember(kept, {(each.transform, each.source_key) for each in failures})
                 await quarantine(self._connection, self.context.direction, failures)
                 await finish_chunk(self._connection, self.context.direction, chunk, read_at, rows)
+                await reach(Failpoint.CHUNK_WRITTEN)
+        await reach(Failpoint.CHUNK_COMMITTED)
         self.context.quarantined.update((each.transform, each.source_key) for each in failures)
         if failures:
             log.warning("rows quarantined", source=chunk.source, rows=len(failures))

@@ -8,6 +8,7 @@ from typing import Literal
 import sqlparse
 
 from replicator.errors import MigrationError, ReplicatorError, RetryableError
+from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
 
@@ -63,10 +64,12 @@ async def apply_part(
             continue
         report(" ".join(statement.split())[:120])
         try:
+            await reach(Failpoint.STATEMENT_COMING)
             await _execute(connection, statement)
-        except RetryableError:
-            raise
+            await reach(Failpoint.STATEMENT_DONE)
         except ReplicatorError as error:
+            if error.transient:
+                raise
             raise MigrationError(
                 f"The statement {' '.join(statement.split())[:80]!r} in sql/new failed: {error.problem}",
                 "Mend it, or the data, and run again; what is done already is left alone.",

@@ -7,6 +7,7 @@ from typing import Literal
 from psycopg import sql
 
 from replicator.derive import TargetRow
+from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.staging import POSITION, Stage
 from replicator.tables import ForeignKey, Key, Name, Table
@@ -215,6 +216,7 @@ class TargetWriter:
         with translated():
             for columns, group in _by_columns(rows).items():
                 await stage.load(self.connection, columns, group)
+                await reach(Failpoint.STAGED)
                 cursor = await self.connection.execute(_insert(table, stage, columns, absent_only=absent_only))
                 written += cursor.rowcount
         return written
