@@ -10,8 +10,10 @@ from replicator.log import get_logger
 from replicator.migration import Migration
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
+from replicator.observe.status import process_details
 from replicator.postgres.connect import connection
-from replicator.postgres.control import write_status
+from replicator.postgres.control import journal, write_status
+from replicator.postgres.journal import recorded
 from replicator.preflight import preflight
 from replicator.report import Reporter
 from replicator.session import Session
@@ -58,12 +60,13 @@ async def _run_and_retry(
         session = Session(settings, migration, metrics, reporter, state.is_up)
         try:
             await session.run(stop)
+            await _tell(settings, session, {"reason": "It was told to stop."})
         except ReplicatorError as error:
             reporter.failed(error)
             metrics.errors_total.labels(error.kind).inc()
             tries = 0 if session.was_up else tries + 1
-            if session.was_up and not isinstance(error, LeaseError):
-                await _tell(settings, reporter)
+            shown = reporter if session.was_up and not isinstance(error, LeaseError) else None
+            await _tell(settings, session, {"reason": error.problem, "kind": error.kind}, shown)
             if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
                 raise
             state.trouble = str(error)
@@ -75,11 +78,15 @@ async def _run_and_retry(
                 continue
 
 
-async def _tell(settings: Settings, reporter: Reporter) -> None:
-    """Store the error where `replicator status` finds it, if the target can still be reached."""
+async def _tell(settings: Settings, session: Session, end: dict[str, str], shown: Reporter | None = None) -> None:
+    """Enter a session's end, and store its error where `replicator status` finds it, if the target can be reached."""
+    if not session.entered:
+        return
     with contextlib.suppress(ReplicatorError):
         async with connection(settings.target, "status") as target:
-            await write_status(target, reporter.document)
+            if shown is not None:
+                await write_status(target, shown.document)
+            await journal(target, "stop", process_details() | end)
 
 
 async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> None:
@@ -126,4 +133,7 @@ async def build_schema(
     settings: Settings, migration: Migration, parts: list[str], report: Callable[[str], None]
 ) -> list[str]:
     """Run what is not there yet of these parts of the new schema, or of what is due; gives what was run."""
-    return await schema.build(settings, migration, await schema.chosen_parts(settings, parts), report)
+    async with recorded(settings.target, "schema", {"parts": parts}) as entry:
+        done = await schema.build(settings, migration, await schema.chosen_parts(settings, parts), report)
+        entry["statements"] = len(done)
+    return done

@@ -13,12 +13,13 @@ from replicator.log import get_logger
 from replicator.migration import Direction, Migration
 from replicator.observe.counting import count_into
 from replicator.observe.metrics import Metrics
-from replicator.observe.status import publish
+from replicator.observe.status import process_details, publish
 from replicator.phases import Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, last_pause, read_phase, write_phase, write_status
+from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import drop_progress, read_progress
@@ -53,6 +54,8 @@ class Session:
         """A cutover's commit is on its way: it can no longer be cancelled."""
         self.phase = Phase.NEW
         self.was_up = False
+        self.entered = False
+        """The journal knows of it: it wants to know of its end too."""
         self.pipeline: Pipeline | None = None
         """The active one: forward before the cutover, reverse after it."""
         self._stack = AsyncExitStack()
@@ -83,6 +86,8 @@ class Session:
 
     async def _start(self) -> None:
         await self._take_leases()
+        await enter(self.settings.target, "start", process_details())
+        self.entered = True
         await self._resume()
         await reach(Failpoint.RESUMED)
         self.was_up = True

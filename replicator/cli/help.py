@@ -39,6 +39,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator cutover", "now, or say which gate is not open and exit with 3"),
         ("replicator cutover --wait --timeout 600", "as soon as all gates are open, for ten minutes at most"),
     ],
+    "journal": [
+        ("replicator journal --limit 20", "the latest entries"),
+        ("replicator journal --json", "all of them, for a report"),
+    ],
     "demo": [
         ("replicator demo", "a whole migration under load, in a private Postgres"),
         ("replicator demo --rows 200000 --rate 500", "a bigger and busier one"),

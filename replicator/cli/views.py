@@ -14,6 +14,7 @@ from replicator.migration import Migration
 from replicator.observe.status import Gate, version
 
 if TYPE_CHECKING:
+    from replicator.postgres.journal import Entry
     from replicator.preflight import Finding
 
 OUTCOMES = ("pass", "warn", "fail")
@@ -94,6 +95,34 @@ def cutover_done(result: Mapping[str, Any]) -> str:
         f"[bold green]The cutover is complete:[/] writers waited {pause(result['write_pause_seconds'])}, "
         f"{counted(result['attempts'], 'attempt')}, epoch {result['epoch']}."
     )
+
+
+def journal(entries: "Iterable[Entry]") -> RenderableType:
+    """One line an entry: when, who, what, and its details."""
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column()
+    for each in entries:
+        details = dict(each.details)
+        asker = details.pop("by", None)
+        when = each.at.astimezone().isoformat(sep=" ", timespec="seconds")
+        who = f"{each.who} ({asker})" if asker else each.who
+        table.add_row(Text(when, style="dim"), Text(who), Text(each.event, style="bold"), Text(_listed(details)))
+    return table
+
+
+def _listed(details: Mapping[str, Any]) -> str:
+    """``command verify, repair true, clean true``: the inner names say enough."""
+    parts = []
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            parts.append(_listed(value))
+        elif isinstance(value, list):
+            parts.append(f"{name} {' '.join(map(str, value))}")
+        else:
+            parts.append(f"{name} {str(value).lower() if isinstance(value, bool) else value}")
+    return ", ".join(part for part in parts if part)
 
 
 def _compared(tables: Sequence[Mapping[str, Any]]) -> Table:

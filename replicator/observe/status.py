@@ -1,5 +1,7 @@
 """The status document: what the daemon stores, ``/status`` serves, the metrics show and the commands print."""
 
+import os
+import socket
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError
@@ -156,6 +158,11 @@ def version() -> str:
         return installed_version("replicator")
     except PackageNotFoundError:
         return "unknown"
+
+
+def process_details() -> dict[str, str | int]:
+    """Which process this is, for the journal."""
+    return {"version": version(), "host": socket.gethostname(), "pid": os.getpid()}
 
 
 def publish(status: StatusDocument, metrics: Metrics) -> None:

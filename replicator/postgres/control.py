@@ -1,6 +1,9 @@
 """The engine's own tables: phase, status, commands, journal. The daemon writes them; the commands talk through them."""
 
+import getpass
 import json
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,7 +106,10 @@ async def read_ownership(connection: Connection) -> tuple[Owner, int]:
 
 
 async def journal(connection: Connection, event: str, details: Mapping[str, Any]) -> None:
-    """Enter an event into the journal. ``details`` holds names and counts, no row values."""
+    """Enter an event into the journal, in the caller's transaction.
+
+    :param details: names and counts, no row values; ``by`` says who asked for it, where that is known.
+    """
     with translated():
         await connection.execute(
             "INSERT INTO replicator.journal (event, details) VALUES (%s, %s)", (event, json.dumps(details))
@@ -160,13 +166,23 @@ async def daemon_alive(connection: Connection) -> bool:
 # ---- requests to the daemon
 
 
+def operator() -> str:
+    """Who runs this process, as ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
 async def request(connection: Connection, command: str, arguments: Mapping[str, Any]) -> int:
     """Ask the daemon for something; gives the request's id."""
     with translated():
         cursor = await connection.execute(
-            "WITH asked AS (INSERT INTO replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id) "
+            "WITH asked AS ("
+            "INSERT INTO replicator.commands (command, arguments, asker) VALUES (%s, %s, %s) RETURNING id) "
             "SELECT id, pg_notify(%s, id::text) FROM asked",
-            (command, json.dumps(arguments), COMMAND_CHANNEL),
+            (command, json.dumps(arguments), operator(), COMMAND_CHANNEL),
         )
         row = await cursor.fetchone()
         if row is None:
@@ -204,11 +220,18 @@ async def report_progress(connection: Connection, command_id: int, progress: Map
 
 
 async def finish_command(connection: Connection, command_id: int, exit_code: int, result: Mapping[str, Any]) -> None:
-    """Answer a request."""
+    """Answer a request, and enter it into the journal, in one statement."""
+    outcome = {name: value for name, value in result.items() if isinstance(value, str | int | float)}
     with translated():
         await connection.execute(
-            "UPDATE replicator.commands SET finished_at = clock_timestamp(), exit_code = %s, result = %s WHERE id = %s",
-            (exit_code, json.dumps(result), command_id),
+            "WITH done AS ("
+            "UPDATE replicator.commands SET finished_at = clock_timestamp(), exit_code = %s, result = %s WHERE id = %s "
+            "RETURNING *) "
+            "INSERT INTO replicator.journal (who, event, details) SELECT requested_by, 'command', jsonb_strip_nulls("
+            "jsonb_build_object('command', command, 'arguments', arguments, 'by', asker, 'exit_code', exit_code, "
+            "'seconds', round(extract(epoch FROM finished_at - coalesce(started_at, requested_at)), 3), "
+            "'result', %s::jsonb)) FROM done",
+            (exit_code, json.dumps(result), command_id, json.dumps(outcome)),
         )
 
 

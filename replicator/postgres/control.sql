@@ -83,6 +83,7 @@ CREATE TABLE IF NOT EXISTS replicator.commands (
     arguments jsonb NOT NULL DEFAULT '{}',
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     requested_by text NOT NULL DEFAULT session_user,
+    asker text,
     started_at timestamptz,
     progress jsonb,
     finished_at timestamptz,
@@ -103,6 +104,9 @@ CREATE TABLE IF NOT EXISTS replicator.journal (
     event text NOT NULL,
     details jsonb NOT NULL DEFAULT '{}'
 );
+COMMENT ON TABLE replicator.journal IS
+    'What has happened: phases, requests and commands, starts and stops, cutovers, backups. No row values.';
+COMMENT ON COLUMN replicator.commands.asker IS 'user@host, as the operating system there names them.';
 
 -- For the application: who may connect may ask.
 GRANT USAGE ON SCHEMA replicator TO PUBLIC;
