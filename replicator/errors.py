@@ -106,6 +106,17 @@ class LeaseError(ReplicatorError):
     kind = "lease"
 
 
+class HookError(ReplicatorError):
+    """A hook failed. ``outcome`` labels ``replicator_hooks_total``; ``transient``: a second call may succeed."""
+
+    kind = "hook"
+
+    def __init__(self, problem: str, remedy: str = "", *, outcome: str = "failed", transient: bool = False) -> None:
+        super().__init__(problem, remedy)
+        self.outcome = outcome
+        self.transient = transient
+
+
 class TransformError(ReplicatorError):
     """A transform raised, or returned what cannot be written, for one source row."""
 

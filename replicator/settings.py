@@ -6,13 +6,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from replicator.errors import MigrationError, UsageError
 from replicator.migration import Direction, Migration
 
+
+def _http_only(url: SecretStr) -> SecretStr:
+    if url.get_secret_value() and not url.get_secret_value().startswith(("http://", "https://")):
+        raise ValueError("it must begin with http:// or https://")
+    return url
+
+
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,50}$")]
+HttpUrl = Annotated[SecretStr, AfterValidator(_http_only)]
+"""A secret: the path often holds a token."""
 
 
 class Settings(BaseSettings):
@@ -42,6 +51,8 @@ class Settings(BaseSettings):
     on_error: Literal["quarantine", "halt"] = Field(
         default="quarantine", description="What to do with a row that a transform or the target refuses."
     )
+    hook_command: SecretStr | None = Field(default=None, description="Shell command, run at each phase change.")
+    hook_url: HttpUrl | None = Field(default=None, description="URL that gets a POST at each phase change.")
 
     @cached_property
     def source(self) -> str:

@@ -27,6 +27,10 @@ class Metrics:
         self.gate = self._gauge("gate", "1 when this gate of the cutover holds, else 0.", "gate")
         self.errors_total = self._counter("errors_total", "Errors by kind, retried ones too.", "kind")
 
+        self.hooks_total = self._counter(
+            "hooks_total", "Calls of a hook; outcome is ok, failed or timeout.", "event", "outcome"
+        )
+
         self.lag_bytes = self._measured("lag_bytes", "Bytes of WAL from the applied position to the source's end.")
         self.lag_seconds = self._measured("lag_seconds", "Seconds that the applied position is behind the source.")
         self.slot_retained_bytes = self._measured("slot_retained_bytes", "Bytes of WAL that the source keeps for us.")

@@ -15,6 +15,7 @@ DOCUMENTED = {
     "ready": set(),
     "gate": {"gate"},
     "errors_total": {"kind"},
+    "hooks_total": {"event", "outcome"},
     "lag_bytes": set(),
     "lag_seconds": set(),
     "slot_retained_bytes": set(),
