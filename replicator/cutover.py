@@ -1,24 +1,26 @@
 """The cutover: one transaction on the source that holds the writers, drains, checks, and moves ownership.
 
+The rollback is the same with the sides swapped.
+
 Before its commit, giving up costs a rollback and no write has failed; after it, ownership has moved. If the reply to
 the commit is lost, the state row is read: never guessed, never retried blindly.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, RetryableError
+from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
+from replicator.phases import Move
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
 from replicator.postgres.ownership import (
     Ownership,
-    all_names,
     guard,
     limit_transaction,
     lock_writers,
@@ -30,7 +32,7 @@ from replicator.postgres.ownership import (
 )
 from replicator.settings import Settings
 from replicator.setup import Ends
-from replicator.tables import Name, Table
+from replicator.tables import Name
 
 log = get_logger("cutover")
 
@@ -45,11 +47,12 @@ Report = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class CutoverResult:
-    """What the cutover cost."""
+    """What the cutover cost, or would have cost."""
 
     epoch: int
     attempts: int
     write_pause_seconds: float
+    dry_run: bool = False
 
 
 def activation_marker(epoch: int) -> str:
@@ -58,19 +61,32 @@ def activation_marker(epoch: int) -> str:
 
 
 class Cutover:
-    """Moves ownership from the source of a pipeline to its target."""
+    """Moves ownership from the source of a pipeline to its target.
+
+    :param tables: all tables of either schema that take part.
+    :param dry_run: go through every step, then roll back.
+    """
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, report: Report, on_commit: Callable[[], None] = lambda: None
+        self,
+        settings: Settings,
+        move: Move,
+        pipeline: Pipeline,
+        tables: Mapping[Owner, list[Name]],
+        report: Report,
+        *,
+        on_commit: Callable[[], None] = lambda: None,
+        dry_run: bool = False,
     ) -> None:
         self.settings = settings
+        self.move = move
         self.pipeline = pipeline
+        self.tables = tables
         self.plan = pipeline.context.plan
         self.ends: Ends = pipeline.ends
         self.report = report
+        self.dry_run = dry_run
         self._on_commit = on_commit
-        self.owner_after: Owner = "new" if pipeline.direction == "forward" else "old"
-        self.owner_before: Owner = "old" if pipeline.direction == "forward" else "new"
         self._step = ""
 
     async def run(self) -> CutoverResult:
@@ -81,37 +97,30 @@ class Cutover:
         """
         async with connection(self.ends.source_dsn, "cutover check") as source:
             epoch = (await read_ownership(source)).epoch + 1
-        names = self._source_names()
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
-            await self.report(f"attempt {attempt}: waiting for the lock on {len(names)} tables")
+            await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.loser])} tables")
             await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
             try:
-                pause = await self._attempt(epoch, names)
+                pause = await self._attempt(epoch)
             except RetryableError as error:
                 failure = error.problem
                 log.info("the lock did not come in time; the writers went on", attempt=attempt)
+                await self._journal("attempt", attempt=attempt, failed=self._step)
+            except ReplicatorError as error:
+                await self._journal("attempt", attempt=attempt, failed=self._step, error=error.kind)
+                raise
             else:
-                await self._journal("cutover", {"epoch": epoch, "attempt": attempt, "pause": pause})
-                return CutoverResult(epoch=epoch, attempts=attempt, write_pause_seconds=pause)
+                done = "dry run" if self.dry_run else self.move.name
+                await self._journal(done, epoch=epoch, attempt=attempt, pause=pause)
+                return CutoverResult(epoch=epoch, attempts=attempt, write_pause_seconds=pause, dry_run=self.dry_run)
             await asyncio.sleep(min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** min(attempt - 1, 5)))
         raise CutoverError(
             f"The tables could not be locked in {ATTEMPTS} attempts: {failure}",
             "Look for long transactions in pg_stat_activity (autovacuum to prevent wraparound is one), then try again.",
         )
 
-    def _source_names(self) -> list[Name]:
-        """All tables that the application must no longer write to: the watched ones, and the retired."""
-        migration = self.plan.migration
-        retired = migration.retired if self.pipeline.direction == "forward" else {}
-        tables: list[Table] = [
-            table
-            for name, table in self.plan.source_tables.items()
-            if name in self.plan.watched or name in retired
-        ]  # fmt: skip
-        return all_names(tables)
-
-    async def _attempt(self, epoch: int, names: list[Name]) -> float:
+    async def _attempt(self, epoch: int) -> float:
         """One attempt; gives the seconds that the writers waited. Everything that can be done before the lock is."""
         clock = asyncio.get_running_loop().time
         holder = await connect(self.ends.source_dsn, "cutover")
@@ -126,19 +135,22 @@ class Cutover:
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
+                        names = self.tables[self.move.loser]
                         await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
                         await reach(Failpoint.CUTOVER_CHECKED)
-                        await self._move(holder, epoch, names, together=together)
+                        await self._move(holder, epoch, together=together)
                 except TimeoutError:
                     raise CutoverError(
                         f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
                         f"(REPLICATOR_MAX_WRITE_PAUSE): the step '{self._step}' took the time. They went on.",
                         "Try again when there is less load, or allow a longer pause.",
                     ) from None
+                if self.dry_run:
+                    return clock() - began
                 self._step = "commit"
                 self._on_commit()
                 await reach(Failpoint.CUTOVER_COMMITTING)
@@ -171,15 +183,15 @@ class Cutover:
             if failing:
                 raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
 
-    async def _move(self, holder: Connection, epoch: int, names: list[Name], *, together: bool) -> None:
+    async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
         self._step = "guards"
-        await guard(holder, self.plan.migration, self.owner_before, names)
+        await guard(holder, self.plan.migration, self.move.loser, self.tables[self.move.loser])
         if together:
-            await open_to_writers(holder, all_names(self.plan.targets))
+            await open_to_writers(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)
         self._step = "state row"
         marker = activation_marker(epoch) if together else None
-        await write_ownership(holder, self.owner_after, epoch, marker)
+        await write_ownership(holder, self.move.owner, epoch, marker)
 
     async def _commit(self, holder: Connection, epoch: int) -> None:
         try:
@@ -189,26 +201,26 @@ class Cutover:
         except ConnectionLostError:
             async with connection(self.ends.source_dsn, "cutover") as source:
                 found = await read_ownership(source)
-            if found != Ownership(owner=self.owner_after, epoch=epoch):
+            if found != Ownership(owner=self.move.owner, epoch=epoch):
                 raise CutoverError(
                     "The connection was lost before the commit; the state row says that nothing has moved.",
                     "Try again.",
                 ) from None
             log.warning("the reply to the commit was lost; the state row says that ownership has moved", epoch=epoch)
 
-    async def _journal(self, event: str, details: dict[str, object]) -> None:
+    async def _journal(self, event: str, **details: object) -> None:
         async with connection(self.settings.target, "journal") as target:
-            await journal(target, event, details)
+            await journal(target, event, {"of": self.move.name, **details})
 
 
-async def activate(settings: Settings, pipeline_targets: list[Table], ownership: Ownership) -> None:
+async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:
     """Open the new owner's database to writers, where it is another one than the old owner's; may run again."""
     dsn = settings.target if ownership.owner == "new" else settings.source
     async with connection(dsn, "activate") as target:
         if (await read_ownership(target)).epoch >= ownership.epoch:
             return
         async with target.transaction():
-            await open_to_writers(target, all_names(pipeline_targets))
+            await open_to_writers(target, tables[ownership.owner])
             await write_ownership(target, ownership.owner, ownership.epoch, activation_marker(ownership.epoch))
 
 

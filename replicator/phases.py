@@ -1,9 +1,12 @@
-"""The phases of a migration, and which may follow which."""
+"""The phases of a migration, which may follow which, and the two moves of ownership."""
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from replicator.errors import ReplicatorError
 from replicator.migration import Direction
+from replicator.postgres.control import Owner
 
 
 class Phase(StrEnum):
@@ -21,6 +24,10 @@ class Phase(StrEnum):
     """A cutover is under way; who owns the data is in ``replicator.ownership``. Set before the writers are held."""
     SOAK = "soak"
     """The new schema owns the data, the old one is kept in step. Set after the cutover's commit."""
+    ROLLBACK = "rollback"
+    """A rollback is under way, likewise. Set before the writers are held."""
+    FINALIZED = "finalized"
+    """The migration is over: nothing follows any more, the old tables may go. Set by ``finalize``; it is the last."""
 
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
@@ -29,11 +36,43 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BUILD: frozenset({Phase.FOLLOW}),
     Phase.FOLLOW: frozenset({Phase.CUTOVER}),
     Phase.CUTOVER: frozenset({Phase.FOLLOW, Phase.SOAK}),
-    Phase.SOAK: frozenset(),
+    Phase.SOAK: frozenset({Phase.ROLLBACK, Phase.FINALIZED}),
+    Phase.ROLLBACK: frozenset({Phase.SOAK, Phase.FOLLOW}),
+    Phase.FINALIZED: frozenset(),
 }
 
-DIRECTIONS: dict[Phase, Direction] = {Phase.SOAK: "reverse"}
-"""Which pipeline is active; forward where nothing is said."""
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """Ownership passes from one schema to the other. There are two, and they are one procedure."""
+
+    name: Literal["cutover", "rollback"]
+    before: Phase
+    during: Phase
+    after: Phase
+    direction: Direction
+    """Of the pipeline that is active before; it is drained, and ends."""
+    owner: Owner
+    """Who owns the data after it."""
+
+    @property
+    def opposite(self) -> Direction:
+        """The direction of the pipeline that is active after it."""
+        return "reverse" if self.direction == "forward" else "forward"
+
+    @property
+    def loser(self) -> Owner:
+        """Who owns the data before it."""
+        return "old" if self.owner == "new" else "new"
+
+
+CUTOVER = Move(
+    name="cutover", before=Phase.FOLLOW, during=Phase.CUTOVER, after=Phase.SOAK, direction="forward", owner="new"
+)
+ROLLBACK = Move(
+    name="rollback", before=Phase.SOAK, during=Phase.ROLLBACK, after=Phase.FOLLOW, direction="reverse", owner="old"
+)
+MOVES = {move.during: move for move in (CUTOVER, ROLLBACK)}
 
 
 def check_transition(before: Phase, after: Phase) -> None:

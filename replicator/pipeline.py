@@ -1,7 +1,8 @@
 """One direction of a migration at work: stream, apply, backfill, verify. Forward and reverse are two instances."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -140,11 +141,13 @@ class Pipeline:
         async with self.context.exclusion.alone():
             self.context.plan = plan
 
-    async def verify(self) -> None:
-        """Verify round after round, once the stream counts. Never returns."""
+    async def wait_started(self) -> None:
+        """Wait until the stream counts: until the start marker has come by."""
         async with self._advanced:
             await self._advanced.wait_for(lambda: not self.context.shadow)
-        await self.verifier.open()
+
+    async def verify(self) -> None:
+        """Verify round after round. The verifier is open. Never returns."""
         await rounds(self.verifier, between_passes=BETWEEN_PASSES, between_looks=BETWEEN_LOOKS)
 
     # ---- waiting
@@ -170,20 +173,18 @@ class Pipeline:
 
     # ---- repair
 
-    async def redo(self, dirty: dict[str, set[tuple[str, ...]]], extra: dict[str, list[tuple[str, ...]]]) -> Outcome:
-        """Read source keys again and write what they give; delete target rows that nothing gives."""
+    @contextlib.asynccontextmanager
+    async def repairing(self) -> AsyncIterator[Applier]:
+        """An applier with its transaction open, while nothing else writes; what it wrote is committed at the end."""
         applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
         try:
             await applier.open()
             async with self.context.exclusion.alone():
                 await applier.begin()
-                for target, keys in extra.items():
-                    await applier.delete_rows(target, keys)
-                await applier.redo(dirty)
+                yield applier
                 await reach(Failpoint.REDO_WRITTEN)
-                outcome = await applier.commit_without_progress()
+                await applier.commit_without_progress()
                 await reach(Failpoint.REDO_COMMITTED)
-                return outcome
         finally:
             await applier.close()
 

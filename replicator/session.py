@@ -6,15 +6,16 @@ from contextlib import AsyncExitStack
 
 from replicator import schema
 from replicator.commands import Commands
-from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, latest, owner_now
-from replicator.errors import CheckError, ReplicatorError
+from replicator.cutover import latest
+from replicator.errors import ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
+from replicator.moves import Moves
 from replicator.observe.counting import count_into
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details, publish
-from replicator.phases import Phase, check_transition
+from replicator.phases import MOVES, Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
@@ -22,8 +23,8 @@ from replicator.postgres.control import install, last_pause, read_phase, write_p
 from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
-from replicator.postgres.progress import drop_progress, read_progress
-from replicator.postgres.slots import drop_publication, drop_slot
+from replicator.postgres.progress import read_progress
+from replicator.repair import reconcile
 from replicator.report import Reporter
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
@@ -50,17 +51,17 @@ class Session:
         self.metrics = metrics
         self.reporter = reporter
         self._on_up = on_up
-        self.committing = False
-        """A cutover's commit is on its way: it can no longer be cancelled."""
         self.phase = Phase.NEW
         self.was_up = False
         self.entered = False
         """The journal knows of it: it wants to know of its end too."""
         self.pipeline: Pipeline | None = None
         """The active one: forward before the cutover, reverse after it."""
+        self.moves = Moves(self)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor()
         self._epochs: dict[str, int] = {}
+        self._pipelines: dict[Direction, Pipeline] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Set up what is missing, then work until ``stop``, or until a task fails."""
@@ -88,6 +89,7 @@ class Session:
         await self._take_leases()
         await enter(self.settings.target, "start", process_details())
         self.entered = True
+        self._stack.push_async_callback(self._close_pipelines)
         await self._resume()
         await reach(Failpoint.RESUMED)
         self.was_up = True
@@ -111,15 +113,15 @@ class Session:
             self.reporter.pause_seconds = await last_pause(target)
         self.phase = Phase(stored) if stored else Phase.NEW
         await reach(Failpoint.RESUMING)
-        if self.phase == Phase.CUTOVER:
-            await self._settle_cutover()
+        if self.phase in MOVES:
+            await self.moves.settle(MOVES[self.phase])
         if self.phase == Phase.NEW:
             await self._set_up()
         if self.phase == Phase.SOAK:
-            self.pipeline = await self._open_pipeline("reverse")
+            self.pipeline = await self.open_pipeline("reverse")
             self.start_verifying()
         else:
-            self.pipeline = await self._open_pipeline("forward")
+            self.pipeline = await self.open_pipeline("forward")
             self._supervisor.start("stages", self._stages(self.pipeline))
 
     async def _set_up(self) -> None:
@@ -129,20 +131,8 @@ class Session:
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
 
-    async def _settle_cutover(self) -> None:
-        """A cutover was under way when the last daemon ended: the state row says whether it has happened."""
-        ownership = await owner_now(self.settings)
-        await reach(Failpoint.SETTLING)
-        if ownership.owner == "new":
-            plan = await read_plan(self.settings, self.migration, "forward")
-            await activate(self.settings, list(plan.targets), ownership)
-            await self._retire_forward()
-            await self.enter_phase(Phase.SOAK)
-        else:
-            await self._drop_pipeline("reverse")
-            await self.enter_phase(Phase.FOLLOW)
-
-    async def _open_pipeline(self, direction: Direction) -> Pipeline:
+    async def open_pipeline(self, direction: Direction) -> Pipeline:
+        """Let a pipeline follow from its stored progress. Raises SlotError when its slot does not go on there."""
         plan = await read_plan(self.settings, self.migration, direction)
         target_dsn = self.settings.target if direction == "forward" else self.settings.source
         async with connection(target_dsn, "resume") as target:
@@ -153,11 +143,32 @@ class Session:
                 "The control tables have been changed by hand; start the migration anew.",
             )
         pipeline = Pipeline(self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics))
-        self._stack.push_async_callback(pipeline.close)
-        self._stack.push_async_callback(pipeline.verifier.close)
+        self._pipelines[direction] = pipeline
         await pipeline.open()
         self._supervisor.start(f"{direction} pipeline", pipeline.follow())
         return pipeline
+
+    async def close_pipeline(self, direction: Direction) -> None:
+        """Stop a pipeline, if it is at work, and give its connections back."""
+        await self._supervisor.stop(f"{direction} pipeline")
+        pipeline = self._pipelines.pop(direction, None)
+        if pipeline is not None:
+            await pipeline.close()
+            await pipeline.verifier.close()
+
+    async def _close_pipelines(self) -> None:
+        for direction in list(self._pipelines):
+            await self.close_pipeline(direction)
+
+    def fail(self, error: BaseException) -> None:
+        """End this session with an error; the next one reads from the tables where things stand."""
+        if not isinstance(error, asyncio.CancelledError):  # cancelled: the session ends anyhow
+            self._supervisor.start("failure", _raise(error))
+
+    def paused(self, seconds: float) -> None:
+        """Writers have been held for so long."""
+        self.reporter.pause_seconds = seconds
+        self.metrics.cutover_write_pause_seconds.set(seconds)
 
     # ---- the stages before the cutover
 
@@ -172,102 +183,15 @@ class Session:
             await pipeline.reload_plan(await read_plan(self.settings, self.migration, "forward"))
             await self.enter_phase(Phase.FOLLOW)
         self.start_verifying()
-        await asyncio.Event().wait()
 
     def start_verifying(self) -> None:
-        """Let the verification of the active pipeline go round."""
-        if self.pipeline is not None:
-            self._supervisor.start("verify", self.pipeline.verify())
+        """Let the verification of the active pipeline go round, if it does not."""
+        if self.pipeline is not None and not self._supervisor.running("verify"):
+            self._supervisor.start("verify", _verify(self.pipeline))
 
     async def stop_verifying(self) -> None:
         """Stop it where it is; what it remembers stays."""
         await self._supervisor.stop("verify")
-
-    # ---- the cutover
-
-    async def cut_over(self, report: Report) -> CutoverResult:
-        """Move ownership to the new schema. The gates hold: the caller has looked. Raises as ``Cutover.run``."""
-        forward = self.pipeline
-        if forward is None or self.phase != Phase.FOLLOW:
-            raise CheckError(f"There is nothing to cut over in the phase {self.phase}.")
-        await self.enter_phase(Phase.CUTOVER)
-        try:
-            return await self._cut_over(forward, report)
-        except BaseException as error:
-            await self._after_failure(error)
-            raise
-
-    async def _cut_over(self, forward: Pipeline, report: Report) -> CutoverResult:
-        await report("preparing the way back: the reverse slot waits for the transactions that run now")
-        reverse = await self._prepare_reverse()
-        await reach(Failpoint.OPPOSITE_MADE)
-        await report("preparing the way back: reading what it must remember")
-        await reverse.backfill()
-        await reach(Failpoint.OPPOSITE_FILLED)
-        await self.stop_verifying()
-        await forward.verifier.open()
-        result = await Cutover(self.settings, forward, report, self._commits).run()
-        await self._after_commit(forward, reverse, result)
-        return result
-
-    def _commits(self) -> None:
-        self.committing = True
-
-    async def _after_failure(self, error: BaseException) -> None:
-        """Go back to following if nothing has moved; else end this session: the next one reads the state row."""
-        try:
-            if (await owner_now(self.settings)).owner == "old":
-                await self._take_back()
-                return
-        except ReplicatorError as second:
-            error = second
-        if not isinstance(error, asyncio.CancelledError):  # cancelled: the session ends anyhow
-            self._supervisor.start("cutover", _raise(error))
-
-    async def _prepare_reverse(self) -> Pipeline:
-        plan = await read_plan(self.settings, self.migration, "reverse")
-        epoch = (await owner_now(self.settings)).epoch + 1
-        await set_up_slot(self.settings, plan, start_marker=activation_marker(epoch))
-        return await self._open_pipeline("reverse")
-
-    async def _take_back(self) -> None:
-        self.committing = False
-        await reach(Failpoint.TAKING_BACK)
-        await self._supervisor.stop("reverse pipeline")
-        await self._drop_pipeline("reverse")
-        await self.enter_phase(Phase.FOLLOW)
-        if not self._supervisor.running("verify"):
-            self.start_verifying()
-
-    async def _after_commit(self, forward: Pipeline, reverse: Pipeline, result: CutoverResult) -> None:
-        self.reporter.pause_seconds = result.write_pause_seconds
-        self.metrics.cutover_write_pause_seconds.set(result.write_pause_seconds)
-        await reach(Failpoint.ACTIVATING)
-        await activate(self.settings, list(forward.context.plan.targets), await owner_now(self.settings))
-        await reach(Failpoint.ACTIVATED)
-        self.pipeline = reverse
-        for name in ("verify", "stages", "forward pipeline"):
-            await self._supervisor.stop(name)
-        await forward.close()
-        await self._retire_forward()
-        await self.enter_phase(Phase.SOAK)
-        self.start_verifying()
-
-    async def _retire_forward(self) -> None:
-        """The old tables are no longer a source: their slot must not keep WAL for ever."""
-        await reach(Failpoint.RETIRING)
-        await self._drop_pipeline("forward", keep_progress=True)
-        await reach(Failpoint.RETIRED)
-
-    async def _drop_pipeline(self, direction: Direction, *, keep_progress: bool = False) -> None:
-        source_dsn = self.settings.source if direction == "forward" else self.settings.target
-        target_dsn = self.settings.target if direction == "forward" else self.settings.source
-        async with connection(source_dsn, "clean up") as source:
-            await drop_slot(source, self.settings.slot_of(direction))
-            await drop_publication(source, self.settings.publication_of(direction))
-        if not keep_progress:
-            async with connection(target_dsn, "clean up") as target:
-                await drop_progress(target, direction)
 
     # ---- the report
 
@@ -288,6 +212,13 @@ class Session:
                         self.metrics.rows.labels(side, table).set(rows)
                 await write_status(new, document)
                 await asyncio.sleep(STATUS_SECONDS)
+
+
+async def _verify(pipeline: Pipeline) -> None:
+    await pipeline.wait_started()
+    await pipeline.verifier.open()
+    await reconcile(pipeline)
+    await pipeline.verify()
 
 
 async def _until(stop: asyncio.Event) -> None:

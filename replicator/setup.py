@@ -12,11 +12,14 @@ from replicator.migration import Direction, Migration
 from replicator.plan import Plan, queries_of, resolve, schemas_of
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import connection
+from replicator.postgres.control import Owner
+from replicator.postgres.ownership import all_names
 from replicator.postgres.progress import Progress, create_progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import choose_plugin
 from replicator.postgres.slots import create_slot, drop_slot, read_slot, write_publication
 from replicator.settings import Settings
+from replicator.tables import Name
 
 log = get_logger("setup")
 
@@ -60,10 +63,26 @@ async def read_plan(settings: Settings, migration: Migration, direction: Directi
         )
 
 
-async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | None = None) -> Progress:
+async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, list[Name]]:
+    """The tables of either schema that are open to writers only while it owns the data, with their partitions.
+
+    Those that are read, written or retired: more than one direction's plan knows.
+    """
+    forward = await read_plan(settings, migration, "forward")
+    reverse = await read_plan(settings, migration, "reverse")
+    retired = [table for name, table in forward.source_tables.items() if name in migration.retired]
+    old = {table.name: table for table in (*forward.watched.values(), *retired, *reverse.targets)}
+    new = {table.name: table for table in (*forward.targets, *reverse.watched.values())}
+    return {"old": all_names(old.values()), "new": all_names(new.values())}
+
+
+async def set_up_slot(
+    settings: Settings, plan: Plan, *, start_marker: str | None = None, reconciled: bool = True
+) -> Progress:
     """Create publication, slot and progress, in this order; a slot of ours without progress is made anew.
 
     :param start_marker: the message that carries the moment from which the stream counts.
+    :param reconciled: whether the target's rows are what the transforms give, at that moment.
     """
     ends = Ends.of(settings, plan.direction)
     async with connection(ends.source_dsn, "set up") as source, connection(ends.target_dsn, "set up") as target:
@@ -89,6 +108,7 @@ async def set_up_slot(settings: Settings, plan: Plan, *, start_marker: str | Non
             created=created,
             applied=created,
             start_marker=start_marker,
+            reconciled=reconciled,
         )
         await create_progress(target, plan.direction, progress)
         await reach(Failpoint.PROGRESS_MADE)

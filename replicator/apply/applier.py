@@ -180,8 +180,14 @@ class Applier:
 
     async def delete_rows(self, target: str, keys: Iterable[Key]) -> int:
         """Delete target rows that no source row gives."""
-        table = next(each for each in self.context.plan.targets if each.name.table == target)
-        return await self._writer.delete(table, keys)
+        return await self._writer.delete(self._target(target), keys)
+
+    async def keep_rows(self, target: str, keys: Iterable[Key], why: str) -> int:
+        """Copy target rows to where they can be found again, before a repair overwrites or deletes them."""
+        return await self._writer.keep(self._target(target), keys, why)
+
+    def _target(self, name: str) -> Table:
+        return next(each for each in self.context.plan.targets if each.name.table == name)
 
     async def _apply_batch(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False) -> None:
         skip: set[tuple[str, Key]] = set()

@@ -14,7 +14,7 @@ Answer = dict[str, Any]
 async def current_gates(session: "Session", own: Connection) -> list[Gate]:
     """The gates as they are now; none while no pipeline runs."""
     pipeline = session.pipeline
-    if pipeline is None or pipeline.direction != "forward":
+    if pipeline is None:
         return []
     return await look_at_gates(pipeline, session.phase, session.settings, own)
 

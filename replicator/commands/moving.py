@@ -1,12 +1,12 @@
-"""The request ``cutover``."""
+"""The requests ``cutover`` and ``rollback``."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from replicator.commands.answers import Answer, current_gates, describe_gate
-from replicator.cutover import CutoverResult
 from replicator.errors import NotReadyError
-from replicator.phases import Phase
+from replicator.phases import CUTOVER, ROLLBACK, Move
 from replicator.postgres import control
 from replicator.postgres.connect import Connection
 from replicator.postgres.control import Command
@@ -14,33 +14,59 @@ from replicator.postgres.control import Command
 if TYPE_CHECKING:
     from replicator.session import Session
 
-GATES_SECONDS = 0.5
+LOOK_SECONDS = 0.5
 
 
 async def cutover(session: "Session", command: Command, own: Connection) -> Answer:
-    """Wait for the gates if that is wanted, then move ownership."""
-    await _wait_for_gates(session, command, own)
+    """Move ownership to the new schema."""
+    if session.phase == CUTOVER.after:
+        raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
+    return await _move(session, command, own, CUTOVER)
+
+
+async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
+    """Move ownership back to the old schema."""
+    if session.phase not in (ROLLBACK.before, ROLLBACK.during):
+        raise NotReadyError("The old schema owns the data.", "There is nothing to roll back.")
+    return await _move(session, command, own, ROLLBACK)
+
+
+async def _move(session: "Session", command: Command, own: Connection, move: Move) -> Answer:
+    """Wait for the time and for the gates if that is wanted, then move ownership.
+
+    Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, and ``at``, an ISO time.
+    """
+    await _wait_for_time(command, own)
+    await _wait_for_gates(session, command, own, move)
 
     async def report(step: str) -> None:
         await control.report_progress(own, command.id, {"step": step})
 
-    result: CutoverResult = await session.cut_over(report)
+    result = await session.moves.run(move, report, dry_run=bool(command.arguments.get("dry_run")))
     return {
         "epoch": result.epoch,
         "attempts": result.attempts,
         "write_pause_seconds": result.write_pause_seconds,
+        "dry_run": result.dry_run,
     }
 
 
-async def _wait_for_gates(session: "Session", command: Command, own: Connection) -> None:
-    if session.phase == Phase.SOAK:
-        raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
+async def _wait_for_time(command: Command, own: Connection) -> None:
+    if not command.arguments.get("at"):
+        return
+    moment = datetime.fromisoformat(command.arguments["at"])
+    while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        await control.report_progress(own, command.id, {"step": f"waiting until {moment:%Y-%m-%d %H:%M:%S} UTC"})
+        await asyncio.sleep(min(left, LOOK_SECONDS))
+
+
+async def _wait_for_gates(session: "Session", command: Command, own: Connection, move: Move) -> None:
     timeout = command.arguments.get("timeout")
     deadline = None if timeout is None else asyncio.get_running_loop().time() + float(timeout)
     while True:
         gates = await current_gates(session, own)
         shut = [gate for gate in gates if not gate.ok]
-        if not shut and session.phase == Phase.FOLLOW:
+        if not shut and session.phase == move.before:
             return
         late = deadline is not None and asyncio.get_running_loop().time() > deadline
         if not command.arguments.get("wait") or late:
@@ -49,4 +75,4 @@ async def _wait_for_gates(session: "Session", command: Command, own: Connection)
         await control.report_progress(
             own, command.id, {"step": "waiting for the gates", "gates": [describe_gate(each) for each in gates]}
         )
-        await asyncio.sleep(GATES_SECONDS)
+        await asyncio.sleep(LOOK_SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from replicator.commands.answers import Answer, describe_gates
-from replicator.commands.moving import cutover
+from replicator.commands.moving import cutover, rollback
 from replicator.commands.verifying import verify
 from replicator.errors import ExitCode, NotReadyError, ReplicatorError
 from replicator.log import get_logger
@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 Handler = Callable[["Session", Command, Connection], Awaitable[Answer]]
 """Does what a request wants, and gives the answer; its connection leads to the target, in autocommit mode."""
 
-HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover}
+HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover, "rollback": rollback}
 
 
 class Commands:
@@ -69,7 +69,7 @@ class Commands:
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")
-        if self._current is not None and self._current[0] == wanted and not self.session.committing:
+        if self._current is not None and self._current[0] == wanted and not self.session.moves.committing:
             self._current[1].cancel()
         for other in await control.pending_commands(self._home):
             if other.id == wanted and (self._current is None or self._current[0] != wanted):

@@ -7,12 +7,11 @@ from replicator.commands.answers import Answer
 from replicator.errors import ExitCode, NotReadyError
 from replicator.log import get_logger
 from replicator.phases import Phase
-from replicator.pipeline import Pipeline
 from replicator.postgres import control
 from replicator.postgres.connect import Connection
 from replicator.postgres.control import Command
-from replicator.tables import Key
-from replicator.verify import Divergence, summary
+from replicator.repair import reconcile, repair
+from replicator.verify import summary
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -32,12 +31,13 @@ async def verify(session: "Session", command: Command, own: Connection) -> Answe
     await session.stop_verifying()
     try:
         await pipeline.verifier.open()
+        await reconcile(pipeline)
         follow = asyncio.create_task(_follow_pass(session, command, own))
         try:
             result = await pipeline.verifier.full_pass()
             repaired = 0
             if command.arguments.get("repair") and (result.divergences or pipeline.context.quarantined):
-                repaired = await _repair(pipeline, result.divergences)
+                repaired = await repair(pipeline, result.divergences, "verify --repair")
                 result = await pipeline.verifier.full_pass()
         finally:
             follow.cancel()
@@ -60,22 +60,3 @@ async def _follow_pass(session: "Session", command: Command, own: Connection) ->
             progress = {"done": verifier.done, "total": verifier.total, "what": "comparing rows"}
             await control.report_progress(own, command.id, progress)
         await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _repair(pipeline: Pipeline, divergences: list[Divergence]) -> int:
-    """Derive anew what source rows give, those in quarantine too; delete what nothing gives."""
-    dirty: dict[str, set[Key]] = {}
-    extra: dict[str, list[Key]] = {}
-    for each in divergences:
-        if each.source is not None and each.source_key is not None:
-            dirty.setdefault(each.source, set()).add(each.source_key)
-        else:
-            extra.setdefault(each.target, []).append(each.key)
-    sources = {each.name: each.source for each in pipeline.context.plan.transforms}
-    refused = {(name, key) for name, key in pipeline.context.quarantined if name in sources}
-    for name, key in refused:
-        dirty.setdefault(sources[name], set()).add(key)
-    await pipeline.redo(dirty, extra)
-    repaired = len(divergences) + len(refused - pipeline.context.quarantined)
-    log.info("repaired", rows=repaired)
-    return repaired

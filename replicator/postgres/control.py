@@ -117,11 +117,11 @@ async def journal(connection: Connection, event: str, details: Mapping[str, Any]
 
 
 async def last_pause(connection: Connection) -> float | None:
-    """For how many seconds writers waited in the last cutover; None before it."""
+    """For how many seconds writers waited in the last cutover or rollback; None before the first."""
     with translated():
         cursor = await connection.execute(
             "SELECT (details->>'pause')::float8 FROM replicator.journal "
-            "WHERE event = 'cutover' ORDER BY id DESC LIMIT 1"
+            "WHERE event IN ('cutover', 'rollback') ORDER BY id DESC LIMIT 1"
         )
         row = await cursor.fetchone()
         return row[0] if row else None

@@ -33,10 +33,13 @@ CREATE TABLE IF NOT EXISTS replicator.progress (
     created_lsn pg_lsn NOT NULL,
     applied_lsn pg_lsn NOT NULL,
     start_marker text,
+    reconciled boolean NOT NULL DEFAULT true,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON COLUMN replicator.progress.start_marker IS
     'All before the transaction that carries this message is skipped: it is what the opposite pipeline wrote.';
+COMMENT ON COLUMN replicator.progress.reconciled IS
+    'False after a rollback, until the new rows are again what the transforms give for the old ones.';
 
 CREATE TABLE IF NOT EXISTS replicator.sources (
     pipeline text NOT NULL,
@@ -75,6 +78,17 @@ CREATE TABLE IF NOT EXISTS replicator.quarantine (
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     attempts integer NOT NULL DEFAULT 1,
     PRIMARY KEY (pipeline, transform, source_key)
+);
+
+-- Rows as they were before a repair overwrote or deleted them.
+CREATE TABLE IF NOT EXISTS replicator.kept (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    why text NOT NULL,
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    row_key jsonb NOT NULL,
+    row_as_it_was jsonb NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS replicator.commands (

@@ -19,6 +19,8 @@ class Progress:
     created: LSN
     applied: LSN
     start_marker: str | None = None
+    reconciled: bool = True
+    """False after a rollback, until the target's rows are what the transforms give again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +54,14 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
     """The stored progress; None before the slot exists."""
     with translated():
         cursor = await connection.execute(
-            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker "
+            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker, reconciled "
             "FROM replicator.progress WHERE pipeline = %s",
             (pipeline,),
         )
         row = await cursor.fetchone()
     if row is None:
         return None
-    slot, plugin, system_id, created, applied, marker = row
+    slot, plugin, system_id, created, applied, marker, reconciled = row
     return Progress(
         slot=slot,
         plugin=plugin,
@@ -67,6 +69,7 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
         created=parse_lsn(created),
         applied=parse_lsn(applied),
         start_marker=marker,
+        reconciled=reconciled,
     )
 
 
@@ -77,8 +80,8 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
             await drop_progress(connection, pipeline)
             await connection.execute(
                 "INSERT INTO replicator.progress "
-                "(pipeline, slot, plugin, system_id, created_lsn, applied_lsn, start_marker) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                "(pipeline, slot, plugin, system_id, created_lsn, applied_lsn, start_marker, reconciled) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     pipeline,
                     progress.slot,
@@ -87,6 +90,7 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
                     format_lsn(progress.created),
                     format_lsn(progress.applied),
                     progress.start_marker,
+                    progress.reconciled,
                 ),
             )
 
@@ -106,6 +110,12 @@ async def write_applied(connection: Connection, pipeline: Direction, applied: LS
             "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
             (format_lsn(applied), started, pipeline),
         )
+
+
+async def write_reconciled(connection: Connection, pipeline: Direction) -> None:
+    """Store that a rollback's target is what the transforms give again."""
+    with translated():
+        await connection.execute("UPDATE replicator.progress SET reconciled = true WHERE pipeline = %s", (pipeline,))
 
 
 async def enter(connection: Connection, epoch: int) -> None:

@@ -69,6 +69,27 @@ class TargetWriter:
             )
             return cursor.rowcount
 
+    async def keep(self, table: Table, keys: Iterable[Key], why: str) -> int:
+        """Copy rows as they are into ``replicator.kept``, before they are overwritten or deleted; gives how many."""
+        stage = self._stages[table.name]
+        with translated():
+            await stage.load_keys(self.connection, keys)
+            cursor = await self.connection.execute(
+                sql.SQL(
+                    "INSERT INTO replicator.kept (why, table_schema, table_name, row_key, row_as_it_was) "
+                    "SELECT {}, {}, {}, jsonb_build_array({}), to_jsonb(t) FROM {} AS s JOIN {} AS t ON {}"
+                ).format(
+                    sql.Literal(why),
+                    sql.Literal(table.name.schema),
+                    sql.Literal(table.name.table),
+                    comma([sql.SQL("t.{}::text").format(identifier(name)) for name in table.key]),
+                    stage.keys,
+                    identifier(table.name.schema, table.name.table),
+                    _same_key(table),
+                )
+            )
+            return cursor.rowcount
+
     async def clear(self, table: Table) -> int:
         """Delete every row."""
         with translated():

@@ -32,6 +32,8 @@ class Divergence:
     source_key: Key | None
     columns: tuple[str, ...] = ()
     note: str = ""
+    broken: bool = False
+    """The transform failed: ``key`` is the source's, for no target key is known."""
 
 
 @dataclass
@@ -152,7 +154,13 @@ class Comparison:
         except TransformError as error:
             derived.broken.append(
                 Divergence(
-                    target=target.table, kind="different", key=key, source=source.name, source_key=key, note=str(error)
+                    target=target.table,
+                    kind="different",
+                    key=key,
+                    source=source.name,
+                    source_key=key,
+                    note=str(error),
+                    broken=True,
                 )
             )
         else:

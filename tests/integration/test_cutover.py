@@ -8,9 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from replicator.cutover import CutoverResult
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
+from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import Phase
+from replicator.phases import CUTOVER, ROLLBACK, Move, Phase
 from replicator.report import Reporter
 from replicator.session import Session
 from replicator.settings import Settings
@@ -44,8 +46,15 @@ class Running:
     async def report(self, step: str) -> None:
         self.steps.append(step)
 
-    async def cut_over(self) -> Any:
-        return await self.session.cut_over(self.report)
+    async def cut_over(self, *, dry_run: bool = False) -> CutoverResult:
+        return await self.session.moves.run(CUTOVER, self.report, dry_run=dry_run)
+
+    async def roll_back(self, *, dry_run: bool = False) -> CutoverResult:
+        return await self.session.moves.run(ROLLBACK, self.report, dry_run=dry_run)
+
+    async def clean(self) -> None:
+        """A full pass of the pipeline that is active now was clean."""
+        await self.until(lambda: self.session.pipeline is not None and self.session.pipeline.verifier.clean)
 
 
 @contextlib.asynccontextmanager
@@ -121,16 +130,16 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.05)
     seed(database.dsn)
-    prepare = Session._prepare_reverse
+    prepare = Moves._prepare_opposite
     with psycopg.connect(database.dsn) as writer:
 
-        async def prepare_then_hold(self: Session) -> Any:
+        async def prepare_then_hold(self: Moves, move: Move) -> Any:
             """A transaction that holds its lock through all attempts; the slot is made before it begins."""
-            made = await prepare(self)
+            made = await prepare(self, move)
             writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r1'")
             return made
 
-        monkeypatch.setattr(Session, "_prepare_reverse", prepare_then_hold)
+        monkeypatch.setattr(Moves, "_prepare_opposite", prepare_then_hold)
         async with daemon(make_settings(database)) as running:
             await running.ready()
             with pytest.raises(CutoverError, match="2 attempts"):
@@ -225,7 +234,7 @@ async def test_a_daemon_that_died_in_the_cutover(
 ) -> None:
     """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
     seed(database.dsn)
-    step = "_after_commit" if committed else "_prepare_reverse"
+    step = "_after_commit" if committed else "_prepare_opposite"
 
     async def die(*_: object) -> None:
         raise SystemError("killed here")
@@ -236,8 +245,8 @@ async def test_a_daemon_that_died_in_the_cutover(
     async with daemon(make_settings(database)) as running:
         await running.ready()
         with monkeypatch.context() as patched:
-            patched.setattr(Session, step, die)
-            patched.setattr(Session, "_after_failure", nothing)
+            patched.setattr(Moves, step, die)
+            patched.setattr(Moves, "_after_failure", nothing)
             with pytest.raises(SystemError):
                 await running.cut_over()
         running.task.cancel()

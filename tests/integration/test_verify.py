@@ -73,7 +73,9 @@ async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> No
                 "SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id"
             ).fetchall()
         divergences = await full_pass(made)
-        await made.running.redo({"people": {("3",)}}, {"people": [("900",)]})
+        async with made.running.repairing() as applier:
+            await applier.delete_rows("people", [("900",)])
+            await applier.redo({"people": {("3",)}})
         assert len(divergences) == 2
         assert await full_pass(made) == []
         with psycopg.connect(database.dsn) as target:
@@ -132,6 +134,7 @@ async def test_what_changed_since_is_compared_again(database: Database, tmp_path
         assert found(final) == {("people", "different", ("5",))}
         await made.running.verifier.settle()
         assert found(list(made.running.verifier.divergences.values())) == {("people", "different", ("5",))}
-        await made.running.redo({"people": {("5",)}}, {})
+        async with made.running.repairing() as applier:
+            await applier.redo({"people": {("5",)}})
         await made.running.verifier.settle()
         assert made.running.verifier.clean

@@ -1,0 +1,137 @@
+"""The cutover and the rollback, as a session goes about them: the way back first, then the move, then what is left."""
+
+from typing import TYPE_CHECKING
+
+from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
+from replicator.errors import CheckError, ReplicatorError
+from replicator.failpoints import Failpoint, reach
+from replicator.migration import Direction
+from replicator.phases import Move
+from replicator.pipeline import Pipeline
+from replicator.postgres.connect import connection
+from replicator.postgres.progress import drop_progress
+from replicator.postgres.slots import drop_publication, drop_slot
+from replicator.setup import Ends, all_tables, read_plan, set_up_slot
+
+if TYPE_CHECKING:
+    from replicator.session import Session
+
+
+class Moves:
+    """Moves ownership for a session, and settles what a daemon that died in the middle has left."""
+
+    def __init__(self, session: "Session") -> None:
+        self.session = session
+        self.settings = session.settings
+        self.migration = session.migration
+        self.committing = False
+        """A commit is on its way: it can no longer be cancelled."""
+
+    async def run(self, move: Move, report: Report, *, dry_run: bool = False) -> CutoverResult:
+        """Move ownership. The gates hold: the caller has looked.
+
+        :param dry_run: go through all of it, and roll back.
+        :raises CheckError: in another phase than the one before the move.
+        :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
+        """
+        active = self.session.pipeline
+        if active is None or self.session.phase != move.before:
+            raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
+        await self.session.enter_phase(move.during)
+        try:
+            result = await self._run(move, active, report, dry_run=dry_run)
+            if dry_run:
+                await self._take_back(move)
+        except BaseException as error:
+            await self._after_failure(move, error)
+            raise
+        return result
+
+    async def _run(self, move: Move, active: Pipeline, report: Report, *, dry_run: bool) -> CutoverResult:
+        await report("preparing the way back: its slot waits for the transactions that run now")
+        opposite = await self._prepare_opposite(move)
+        await reach(Failpoint.OPPOSITE_MADE)
+        await report("preparing the way back: reading what it must remember")
+        await opposite.backfill()
+        await reach(Failpoint.OPPOSITE_FILLED)
+        await self.session.stop_verifying()
+        await active.verifier.open()
+        tables = await all_tables(self.settings, self.migration)
+        cutover = Cutover(
+            self.settings, move, active, tables, report, on_commit=self._commits, dry_run=dry_run
+        )  # fmt: skip
+        result = await cutover.run()
+        if not dry_run:
+            await self._after_commit(move, active, opposite, result)
+        return result
+
+    def _commits(self) -> None:
+        self.committing = True
+
+    async def _prepare_opposite(self, move: Move) -> Pipeline:
+        plan = await read_plan(self.settings, self.migration, move.opposite)
+        epoch = (await owner_now(self.settings)).epoch + 1
+        # Going back, the old rows count: new rows may hold what these cannot give. Going there, old rows are let be.
+        await set_up_slot(
+            self.settings, plan, start_marker=activation_marker(epoch), reconciled=move.opposite == "reverse"
+        )
+        return await self.session.open_pipeline(move.opposite)
+
+    async def _after_failure(self, move: Move, error: BaseException) -> None:
+        """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
+        try:
+            if (await owner_now(self.settings)).owner == move.loser:
+                await self._take_back(move)
+                return
+        except ReplicatorError as second:
+            error = second
+        self.session.fail(error)
+
+    async def _take_back(self, move: Move) -> None:
+        self.committing = False
+        await reach(Failpoint.TAKING_BACK)
+        await self.session.close_pipeline(move.opposite)
+        await self.drop_pipeline(move.opposite)
+        await self.session.enter_phase(move.before)
+        self.session.start_verifying()
+
+    async def _after_commit(self, move: Move, active: Pipeline, opposite: Pipeline, result: CutoverResult) -> None:
+        self.session.paused(result.write_pause_seconds)
+        await reach(Failpoint.ACTIVATING)
+        tables = await all_tables(self.settings, self.migration)
+        await activate(self.settings, tables, await owner_now(self.settings))
+        await reach(Failpoint.ACTIVATED)
+        self.session.pipeline = opposite
+        await self.session.stop_verifying()
+        await self.session.close_pipeline(active.direction)
+        await self._retire(move)
+        await self.session.enter_phase(move.after)
+        self.committing = False
+        self.session.start_verifying()
+
+    async def settle(self, move: Move) -> None:
+        """A move was under way when the last daemon ended: the state row says whether it has happened."""
+        ownership = await owner_now(self.settings)
+        await reach(Failpoint.SETTLING)
+        if ownership.owner == move.owner:
+            await activate(self.settings, await all_tables(self.settings, self.migration), ownership)
+            await self._retire(move)
+            await self.session.enter_phase(move.after)
+        else:
+            await self.drop_pipeline(move.opposite)
+            await self.session.enter_phase(move.before)
+
+    async def _retire(self, move: Move) -> None:
+        """What was the source is a target now: its slot must not keep WAL for ever."""
+        await reach(Failpoint.RETIRING)
+        await self.drop_pipeline(move.direction)
+        await reach(Failpoint.RETIRED)
+
+    async def drop_pipeline(self, direction: Direction) -> None:
+        """Remove a pipeline's slot and publication, and all that it has stored."""
+        ends = Ends.of(self.settings, direction)
+        async with connection(ends.source_dsn, "clean up") as source:
+            await drop_slot(source, ends.slot)
+            await drop_publication(source, ends.publication)
+        async with connection(ends.target_dsn, "clean up") as target:
+            await drop_progress(target, direction)

@@ -1,0 +1,158 @@
+"""The rollback: the cutover backwards, as often as one likes; and the cutover that is only rehearsed."""
+
+import asyncio
+
+import psycopg
+import pytest
+
+from replicator.moves import Moves
+from replicator.phases import Phase
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import daemon, one
+from tests.integration.test_pipeline import seed
+
+SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+
+
+def refused(dsn: str, statement: str) -> bool:
+    """Whether the guard refuses a statement."""
+    with psycopg.connect(dsn) as opened:
+        try:
+            opened.execute(statement.encode())
+        except psycopg.Error as error:
+            if error.sqlstate != "RP002":
+                raise
+            return True
+    return False
+
+
+async def test_there_and_back_and_there_again(database: Database) -> None:
+    """Writes in either schema survive; each side refuses writes while the other one owns the data."""
+    seed(database.dsn)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        for turn in range(2):
+            await running.cut_over()
+            assert refused(database.dsn, "UPDATE requests SET status = 'played'")
+            execute(
+                database.dsn,
+                [
+                    f"UPDATE party.requests SET status = 'rejected' WHERE legacy->>'id' = 'r{turn + 1}'",
+                    f"DELETE FROM party.requests WHERE legacy->>'id' = 'r{turn + 10}'",
+                    "INSERT INTO party.admins (id, email, password_hash, created_at) "
+                    f"VALUES ('00000000-0000-0000-0000-00000000000{turn}', 'new{turn}@example.org', 'h', now())",
+                ],
+            )
+            await running.clean()
+            result = await running.roll_back()
+            assert result.epoch == 2 * turn + 2
+            assert running.session.phase == Phase.FOLLOW
+            assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
+            assert refused(database.dsn, "UPDATE party.requests SET status = 'played'")
+            assert refused(database.dsn, "DELETE FROM party.admins")
+            assert one(database.dsn, f"SELECT status FROM requests WHERE id = 'r{turn + 1}'") == "rejected"
+            assert one(database.dsn, f"SELECT count(*) FROM requests WHERE id = 'r{turn + 10}'") == 0
+            assert one(database.dsn, f"SELECT count(*) FROM admins WHERE username = 'new{turn}@example.org'") == 1
+            execute(
+                database.dsn,
+                [
+                    f"UPDATE requests SET status = 'played' WHERE id = 'r{turn + 20}'",
+                    f"DELETE FROM requests WHERE id = 'r{turn + 30}'",
+                    f"DELETE FROM admins WHERE username = 'new{turn}@example.org'",
+                    "DELETE FROM notifications",
+                    "DELETE FROM oauth_sessions",
+                ],
+            )
+            await running.until(
+                lambda turn=turn: (
+                    one(database.dsn, f"SELECT status FROM party.requests WHERE legacy->>'id' = 'r{turn + 20}'")
+                    == "played"
+                )
+            )
+            await running.clean()
+            gone = (
+                f"SELECT count(*) FROM party.requests WHERE legacy->>'id' IN ('r{turn + 10}', 'r{turn + 30}')",
+                f"SELECT count(*) FROM party.admins WHERE email = 'new{turn}@example.org'",
+            )
+            assert [one(database.dsn, each) for each in gone] == [0, 0]
+            assert one(database.dsn, SLOTS) == 1
+
+
+async def test_two_databases(database: Database, other_database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database, other_database)) as running:
+        await running.ready()
+        await running.cut_over()
+        execute(other_database.dsn, ["UPDATE party.requests SET status = 'rejected' WHERE legacy->>'id' = 'r1'"])
+        await running.clean()
+        await running.roll_back()
+        for dsn in (database.dsn, other_database.dsn):
+            assert one(dsn, "SELECT replicator.active_schema()") == "public"
+        assert one(database.dsn, "SELECT status FROM requests WHERE id = 'r1'") == "rejected"
+        assert refused(other_database.dsn, "DELETE FROM party.requests")
+        execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r2'"])
+        await running.until(
+            lambda: one(other_database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r2'") == "played"
+        )
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_daemon_that_died_in_the_rollback(
+    database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
+    seed(database.dsn)
+    step = "_after_commit" if committed else "_prepare_opposite"
+
+    async def die(*_: object) -> None:
+        raise SystemError("killed here")
+
+    async def nothing(*_: object) -> None:
+        return
+
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        await running.cut_over()
+        await running.clean()
+        with monkeypatch.context() as patched:
+            patched.setattr(Moves, step, die)
+            patched.setattr(Moves, "_after_failure", nothing)
+            with pytest.raises(SystemError):
+                await running.roll_back()
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+    assert one(database.dsn, "SELECT phase FROM replicator.state") == "rollback"
+    async with daemon(make_settings(database)) as running:
+        await running.until(lambda: running.session.was_up)
+        assert running.session.phase == (Phase.FOLLOW if committed else Phase.SOAK)
+        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == ("old" if committed else "new")
+        table, other = ("public", "party") if committed else ("party", "public")
+        execute(database.dsn, [f"UPDATE {table}.requests SET status = 'played'"])
+        assert refused(database.dsn, f"DELETE FROM {other}.requests")
+        played = f"SELECT count(*) FROM {other}.requests WHERE status = 'played'"
+        await running.until(lambda: one(database.dsn, played) == 300)
+        assert one(database.dsn, SLOTS) == 1
+
+
+async def test_a_dry_run_leaves_everything_as_it_was(database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        result = await running.cut_over(dry_run=True)
+        assert result.dry_run
+        assert result.write_pause_seconds > 0
+        assert one(database.dsn, "SELECT phase FROM replicator.state") == "follow"
+        assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
+        assert one(database.dsn, SLOTS) == 1
+        assert not refused(database.dsn, "UPDATE requests SET status = 'played' WHERE id = 'r1'")
+        assert refused(database.dsn, "DELETE FROM party.requests")
+        await running.until(
+            lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r1'") == "played"
+        )
+        assert one(database.dsn, "SELECT count(*) FROM replicator.journal WHERE event = 'dry run'") == 1
+        await running.clean()
+        assert (await running.cut_over()).epoch == 1
+        assert (await running.roll_back(dry_run=True)).dry_run
+        assert one(database.dsn, "SELECT phase FROM replicator.state") == "soak"
+        assert refused(database.dsn, "DELETE FROM requests")
