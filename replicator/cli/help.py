@@ -39,6 +39,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator cutover", "now, or say which gate is not open and exit with 3"),
         ("replicator cutover --wait --timeout 600", "as soon as all gates are open, for ten minutes at most"),
     ],
+    "backup": [
+        ("replicator backup --to /backups", "before the first start, and after the cutover"),
+        ("replicator backup --no-restore-test", "without restoring it; the manifest says so"),
+    ],
     "journal": [
         ("replicator journal --limit 20", "the latest entries"),
         ("replicator journal --json", "all of them, for a report"),

@@ -109,6 +109,39 @@ class Steps(Display):
         self._live.console.print(text, markup=False)
 
 
+class Meter:
+    """The step of what this process does itself, and how far it is: live on a terminal, a line a step elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        console = messages()
+        self._quiet = quiet
+        self._said = ""
+        self._spinner = Spinner("dots", "")
+        self._live = Live(self._spinner, console=console, transient=True) if console.is_terminal and not quiet else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Take the display away."""
+        if self._live:
+            self._live.stop()
+
+    def show(self, step: str, detail: str = "") -> None:
+        """Take in the step, and how far it is."""
+        if self._live:
+            self._spinner.update(text=f"{step}: {detail}" if detail else step)
+        elif step != self._said and not self._quiet:
+            messages().print(step, markup=False)
+        self._said = step
+
+    def note(self, text: str) -> None:
+        """Say something besides."""
+        (self._live.console if self._live else messages()).print(text, markup=False)
+
+
 def display(kind: type[Display], *, quiet: bool) -> Display:
     """The display for where the messages go."""
     if quiet:

@@ -2,8 +2,11 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,6 +36,29 @@ def stop_on_signal(told: Callable[[str], None] = lambda _: None) -> Iterator[asy
         yield stop
     finally:
         restore()
+
+
+def run_stoppable(work: Coroutine[Any, Any, T], told: Callable[[str], None]) -> T:
+    """Run to the end, or until the first signal, which cancels it; raises KeyboardInterrupt when it has cleaned up.
+
+    :param told: is called with what the user should know when it is cancelled.
+    """
+
+    async def run() -> T:
+        with stop_on_signal() as stop:
+            task = asyncio.create_task(work)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if stop.is_set() and not task.done():
+                told("Stopping and cleaning up; Ctrl-C again does not wait for it.")
+                task.cancel()
+            return await task
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def passed(stop: asyncio.Event, seconds: float) -> bool:

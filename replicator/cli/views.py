@@ -4,16 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.output import word
-from replicator.cli.text import counted, pause
+from replicator.cli.text import counted, pause, sized
 from replicator.migration import Migration
 from replicator.observe.status import Gate, version
 
 if TYPE_CHECKING:
+    from replicator.backup import Backup
     from replicator.postgres.journal import Entry
     from replicator.preflight import Finding
 
@@ -94,6 +96,17 @@ def cutover_done(result: Mapping[str, Any]) -> str:
     return (
         f"[bold green]The cutover is complete:[/] writers waited {pause(result['write_pause_seconds'])}, "
         f"{counted(result['attempts'], 'attempt')}, epoch {result['epoch']}."
+    )
+
+
+def backup_done(made: "Backup") -> str:
+    """What ``backup`` prints in the end."""
+    rows = sum(made.manifest["rows"].values())
+    proof = "restored and counted" if made.manifest["restore_test"]["done"] else "[bold yellow]not restore-tested[/]"
+    entered = "" if made.entered else " It is not in the journal: the migration has not begun."
+    return (
+        f"[bold green]The backup is complete:[/] {counted(len(made.manifest['rows']), 'table')}, "
+        f"{counted(rows, 'row')}, {sized(made.bytes)}, {proof}, in {escape(str(made.folder))}.{entered}"
     )
 
 

@@ -19,8 +19,7 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote
 
-from replicator.demo.account import Account, copy_install
-from replicator.demo.binaries import (
+from replicator.binaries import (
     EmbeddedError,
     default_binaries,
     has_wal2json,
@@ -29,6 +28,7 @@ from replicator.demo.binaries import (
     server_version,
     wheel_binaries,
 )
+from replicator.demo.account import Account, copy_install
 from replicator.demo.guard import Guard
 
 __all__ = [

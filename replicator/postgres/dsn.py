@@ -27,6 +27,11 @@ def describe(dsn: str) -> str:
     return f"{_addresses(hosts, ports)}/{database}"
 
 
+def has_password(dsn: str) -> bool:
+    """Whether a connection string holds a password itself."""
+    return bool(_parsed(dsn).get("password"))
+
+
 def _parsed(dsn: str) -> dict[str, str]:
     try:
         return {name: str(value) for name, value in conninfo_to_dict(dsn).items()}

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from psycopg.conninfo import make_conninfo
 
+from replicator.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
 from replicator.demo.account import Account, copy_install
-from replicator.demo.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
 from replicator.demo.embedded import HOST, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -34,7 +34,7 @@ from replicator.settings import Settings, describe_settings
 ROOT = Path(__file__).parents[2]
 SECRET = "geheim-4711"
 DSN = f"postgresql://app:{SECRET}@db.invalid:5433/party"
-COMMANDS = ("check", "schema", "run", "status", "verify", "cutover", "journal", "demo")
+COMMANDS = ("check", "schema", "run", "status", "verify", "cutover", "backup", "journal", "demo")
 ARGUMENTS = {"schema": "schema tables", "cutover": "cutover --wait"}
 
 Run = Callable[..., tuple[int, str, str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.demo.binaries import installed_binaries, output_of, wheel_binaries
+from replicator.binaries import installed_binaries, output_of, wheel_binaries
 from tests.unit.dockerfile import copied, instructions, last
 
 POSTGRES = Path(__file__).parents[2] / "deploy" / "postgres"

