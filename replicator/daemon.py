@@ -12,7 +12,7 @@ from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details
 from replicator.postgres.connect import connection
-from replicator.postgres.control import journal, write_status
+from replicator.postgres.control import FINALIZED, installed_for, journal, read_phase, write_status
 from replicator.postgres.journal import recorded
 from replicator.preflight import preflight
 from replicator.report import Reporter
@@ -30,6 +30,9 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
 
     A lost connection is waited out, once the daemon has been up.
     """
+    if await _is_over(settings, migration):
+        log.info("the migration is over: there is nothing left to do")
+        return
     await _refuse_what_cannot_work(settings, migration)
     metrics, reporter = Metrics(), Reporter(migration.name)
     state = _Health()
@@ -76,6 +79,11 @@ async def _run_and_retry(
                 await asyncio.wait_for(stop.wait(), pause)
             except TimeoutError:
                 continue
+
+
+async def _is_over(settings: Settings, migration: Migration) -> bool:
+    async with connection(settings.target, "daemon") as target:
+        return await installed_for(target, migration) and await read_phase(target) == FINALIZED
 
 
 async def _tell(settings: Settings, session: Session, end: dict[str, str], shown: Reporter | None = None) -> None:

@@ -7,6 +7,7 @@ from replicator.phases import Phase
 from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, installed, read_ownership, read_phase
+from replicator.postgres.created import note_created, objects_in
 from replicator.postgres.ddl import PARTS, Part, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
 from replicator.settings import Settings
@@ -26,10 +27,15 @@ async def build(
         report(line)
 
     async with connection(settings.target, "schema") as target:
+        await install(target, migration)
         for part in parts:
-            await apply_part(target, migration, part, told)
+            before = await objects_in(target, migration.new)
+            try:
+                await apply_part(target, migration, part, told)
+            finally:
+                if not target.closed:
+                    await note_created(target, await objects_in(target, migration.new) - before)
             if part == "tables":
-                await install(target, migration)
                 await guard_new_tables(settings, migration)
     return done
 

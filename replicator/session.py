@@ -65,6 +65,7 @@ class Session:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Set up what is missing, then work until ``stop``, or until a task fails."""
+        self._stop = stop
         try:
             self._supervisor.start("stop", _until(stop))
             self._supervisor.start("start", self._start())
@@ -164,6 +165,10 @@ class Session:
         """End this session with an error; the next one reads from the tables where things stand."""
         if not isinstance(error, asyncio.CancelledError):  # cancelled: the session ends anyhow
             self._supervisor.start("failure", _raise(error))
+
+    def end(self) -> None:
+        """End the daemon in good order: there is nothing left to do."""
+        self._stop.set()
 
     def paused(self, seconds: float) -> None:
         """Writers have been held for so long."""

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     )
     ready_lag_bytes: int = Field(default=1 << 20, ge=0, description="Lag below which the gate for lag may open.")
     ready_for: float = Field(default=5.0, ge=0, description="For how many seconds the lag must have been below that.")
+    soak: float = Field(default=48.0, ge=0, description="Hours from the cutover until it may be finalized.")
     on_error: Literal["quarantine", "halt"] = Field(
         default="quarantine", description="What to do with a row that a transform or the target refuses."
     )

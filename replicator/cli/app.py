@@ -1,6 +1,13 @@
 """The program: its commands, in the order in which the help lists them."""
 
-from replicator.cli import prepare, operate, keep, records, show  # noqa: F401, I001  # each adds its commands; the order counts
+# ruff: noqa: F401, I001  # each module adds its commands when it is imported
+from replicator.cli import prepare
+from replicator.cli import operate
+from replicator.cli import moving
+from replicator.cli import finishing
+from replicator.cli import keep
+from replicator.cli import records
+from replicator.cli import show
 from replicator.cli.base import app
 
 __all__ = ["app"]

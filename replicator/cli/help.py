@@ -38,6 +38,8 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
     "cutover": [
         ("replicator cutover", "now, or say which gate is not open and exit with 3"),
         ("replicator cutover --wait --timeout 600", "as soon as all gates are open, for ten minutes at most"),
+        ("replicator cutover --dry-run", "rehearse it, and see how long writers would wait"),
+        ("replicator cutover --at 02:30 --wait", "tonight, from half past two on"),
     ],
     "backup": [
         ("replicator backup --to /backups", "before the first start, and after the cutover"),
@@ -46,6 +48,17 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
     "journal": [
         ("replicator journal --limit 20", "the latest entries"),
         ("replicator journal --json", "all of them, for a report"),
+    ],
+    "rollback": [
+        ("replicator rollback --wait", "as soon as all gates are open; what was written since is in the old tables"),
+        ("replicator rollback --dry-run", "rehearse it, and see how long writers would wait"),
+    ],
+    "finalize": [
+        ("replicator finalize", "when the soak is over"),
+        ("replicator finalize --now --yes", "at once, from a script"),
+    ],
+    "abort": [
+        ("replicator abort", "with the daemon stopped"),
     ],
     "demo": [
         ("replicator demo", "a whole migration under load, in a private Postgres"),

@@ -11,9 +11,9 @@ from replicator.cli.base import Json, app, ask_daemon, flag, load, read_settings
 from replicator.cli.client import RefusedError
 from replicator.cli.help import Command
 from replicator.cli.output import emit, messages, output
-from replicator.cli.progress import Bar, Steps, display
+from replicator.cli.progress import Bar, display
 from replicator.cli.signals import stop_on_signal
-from replicator.errors import ExitCode, UsageError
+from replicator.errors import ExitCode
 from replicator.postgres.dsn import describe
 
 
@@ -79,30 +79,3 @@ def verify(
         output().print(views.divergence(answer.result["tables"]))
         output().print(views.verification_sum(answer.result))
     raise typer.Exit(ExitCode.DONE if answer.result["clean"] else ExitCode.FAILED)
-
-
-@app.command(cls=Command)
-def cutover(
-    wait: Annotated[bool, flag("--wait", "Wait until all gates are open.")] = False,
-    timeout: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this; goes with --wait.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Switch the application over to the new schema.
-
-    The running daemon does it, when all gates are open, in a pause too short to notice; if the pause would get too
-    long, it gives up, and the writers go on as before. Ctrl-C cancels the request, unless it is already done.
-    """
-    if timeout is not None and not wait:
-        raise UsageError("--timeout says how long to --wait.", "Give both, or neither.")
-    answer = ask_daemon("cutover", {"wait": wait, "timeout": timeout}, display(Steps, quiet=json))
-    if answer.exit_code != ExitCode.DONE:
-        refused = RefusedError(answer)
-        if not json and (gates := refused.details.get("gates")):
-            output().print(views.gates(gates))
-        raise refused
-    if json:
-        emit(answer.result)
-    else:
-        output().print(views.cutover_done(answer.result))

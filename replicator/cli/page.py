@@ -24,6 +24,8 @@ PHASES = {
     "follow": "the new tables are kept in step",
     "cutover": "the application is being switched over",
     "soak": "cut over; the old tables are kept in step",
+    "rollback": "the application is being switched back",
+    "finalized": "over; the old tables may go",
 }
 
 

@@ -91,12 +91,24 @@ def verification_sum(result: Mapping[str, Any]) -> str:
     return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{remedy}"
 
 
-def cutover_done(result: Mapping[str, Any]) -> str:
-    """What ``cutover`` prints in the end."""
-    return (
-        f"[bold green]The cutover is complete:[/] writers waited {pause(result['write_pause_seconds'])}, "
-        f"{counted(result['attempts'], 'attempt')}, epoch {result['epoch']}."
-    )
+def moved(name: str, result: Mapping[str, Any]) -> str:
+    """What ``cutover`` and ``rollback`` print in the end."""
+    waited, attempts = pause(result["write_pause_seconds"]), counted(result["attempts"], "attempt")
+    if result["dry_run"]:
+        return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was."
+    return f"[bold green]The {name} is complete:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}."
+
+
+def finalized(removed: Mapping[str, Any]) -> str:
+    """What ``finalize`` prints in the end."""
+    slots, guards = counted(len(removed["slots"]), "slot"), counted(len(removed["guards"]), "guard")
+    return f"[bold green]The migration is over:[/] {slots} and {guards} removed. Next: `replicator cleanup`"
+
+
+def aborted(removed: Mapping[str, Any]) -> str:
+    """What ``abort`` prints in the end."""
+    slots, made = counted(len(removed["slots"]), "slot"), counted(len(removed["objects"]), "object")
+    return f"[bold green]The migration is given up:[/] {slots} and {made} of the new schema removed."
 
 
 def backup_done(made: "Backup") -> str:

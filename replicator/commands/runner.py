@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from replicator.commands.answers import Answer, describe_gates
+from replicator.commands.finishing import finalize
 from replicator.commands.moving import cutover, rollback
 from replicator.commands.verifying import verify
 from replicator.errors import ExitCode, NotReadyError, ReplicatorError
 from replicator.log import get_logger
+from replicator.phases import Phase
 from replicator.postgres import control
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Command
@@ -23,7 +25,7 @@ POLL_SECONDS = 0.2
 Handler = Callable[["Session", Command, Connection], Awaitable[Answer]]
 """Does what a request wants, and gives the answer; its connection leads to the target, in autocommit mode."""
 
-HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover, "rollback": rollback}
+HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover, "rollback": rollback, "finalize": finalize}
 
 
 class Commands:
@@ -91,6 +93,8 @@ class Commands:
             log.exception("command failed", command=command.command)
             answer = {"error": f"The daemon met an unexpected {type(error).__name__}.", "remedy": "See its log."}
         await self._answer(command, code, answer)
+        if self.session.phase == Phase.FINALIZED:
+            self.session.end()
 
     async def _refusal(self, error: ReplicatorError) -> Answer:
         self.session.reporter.failed(error)

@@ -23,6 +23,8 @@ CUTOVER_CHANNEL = "replicator_cutover"
 LEASE_CLASS = 1919250540
 """``repl`` in ASCII: the first half of our advisory lock keys."""
 LEASE_LOCK, FENCE_LOCK = 1, 2
+FINALIZED = "finalized"
+"""The phase after which another migration may begin in the same database."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,24 @@ async def install(connection: Connection, migration: Migration) -> None:
             )
             cursor = await connection.execute("SELECT migration FROM replicator.ownership")
             (name,) = await cursor.fetchone() or (None,)
+            if name != migration.name and await read_phase(connection) == FINALIZED:
+                await _begin_another(connection, migration)
+                name = migration.name
     if name != migration.name:
         raise MigrationError(
             f"This database is in the middle of the migration {name}.", "Finish that one before you start another."
         )
+
+
+async def _begin_another(connection: Connection, migration: Migration) -> None:
+    """The last migration in this database is over: what is left of it is its journal."""
+    await connection.execute(
+        "UPDATE replicator.ownership SET migration = %s, old_schema = %s, new_schema = %s, owner = 'old', "
+        "since = clock_timestamp()",
+        (migration.name, migration.old, migration.new),
+    )
+    for table in ("state", "status", "created", "kept"):
+        await connection.execute(f"DELETE FROM replicator.{table}".encode())
 
 
 async def installed(connection: Connection) -> bool:
@@ -75,6 +91,16 @@ async def installed(connection: Connection) -> bool:
         cursor = await connection.execute("SELECT to_regclass('replicator.ownership') IS NOT NULL")
         row = await cursor.fetchone()
         return bool(row and row[0])
+
+
+async def installed_for(connection: Connection, migration: Migration) -> bool:
+    """Whether they are there, and belong to this migration."""
+    if not await installed(connection):
+        return False
+    with translated():
+        cursor = await connection.execute("SELECT migration FROM replicator.ownership")
+        row = await cursor.fetchone()
+        return row is not None and row[0] == migration.name
 
 
 async def read_phase(connection: Connection) -> str | None:

@@ -80,6 +80,14 @@ CREATE TABLE IF NOT EXISTS replicator.quarantine (
     PRIMARY KEY (pipeline, transform, source_key)
 );
 
+-- What the DDL in sql/new has made, and giving up drops again.
+CREATE TABLE IF NOT EXISTS replicator.created (
+    type text NOT NULL,
+    identity text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (type, identity)
+);
+
 -- Rows as they were before a repair overwrote or deleted them.
 CREATE TABLE IF NOT EXISTS replicator.kept (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

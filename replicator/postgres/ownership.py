@@ -17,7 +17,7 @@ SEQUENCE_MARGIN = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Ownership:
-    """The state row: who owns the data, after how many cutovers."""
+    """The state row: who owns the data, after how many moves."""
 
     owner: Owner
     epoch: int
@@ -94,6 +94,31 @@ async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> Non
                         identifier(name.schema, name.table), identifier(GUARD)
                     )
                 )
+
+
+async def guarded_tables(connection: Connection) -> list[Name]:
+    """Every table of this database that carries the guard, switched on or off."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = %s AND t.tgparentid = 0 ORDER BY 1, 2",
+            (GUARD,),
+        )
+        return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]
+
+
+async def drop_guard(connection: Connection, table: Name, seconds: float) -> None:
+    """Take the guard off a table for good. Locks readers out for a moment; raises RetryableError if it must wait."""
+    with translated():
+        async with connection.transaction():
+            await connection.execute(
+                sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
+            )  # fmt: skip
+            await connection.execute(
+                sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                    identifier(GUARD), identifier(table.schema, table.table)
+                )
+            )
 
 
 async def write_ownership(connection: Connection, owner: Owner, epoch: int, marker: str | None) -> None:

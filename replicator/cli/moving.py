@@ -1,0 +1,85 @@
+"""The cutover and the rollback."""
+
+from datetime import UTC, datetime, time, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from replicator.cli import views
+from replicator.cli.base import Json, app, ask_daemon, flag
+from replicator.cli.client import RefusedError
+from replicator.cli.help import Command
+from replicator.cli.output import emit, output
+from replicator.cli.progress import Steps, display
+from replicator.errors import ExitCode, UsageError
+
+Wait = Annotated[bool, flag("--wait", "Wait until all gates are open.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this; goes with --wait.")
+]
+DryRun = Annotated[bool, flag("--dry-run", "Go through every step, the lock too, then undo it; says the pause.")]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="Not before: 02:30, or 2030-01-31T02:30; local unless it has a zone."),
+]
+
+
+@app.command(cls=Command)
+def cutover(
+    wait: Wait = False, timeout: Timeout = None, dry_run: DryRun = False, at: At = None, json: Json = False
+) -> None:
+    """Switch the application over to the new schema.
+
+    The running daemon does it, when all gates are open, in a pause too short to notice; if the pause would get too
+    long, it gives up, and the writers go on as before. Ctrl-C cancels the request, unless it is already done.
+    """
+    _move("cutover", wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
+
+
+@app.command(cls=Command)
+def rollback(
+    wait: Wait = False, timeout: Timeout = None, dry_run: DryRun = False, at: At = None, json: Json = False
+) -> None:
+    """Switch the application back to the old schema.
+
+    The cutover backwards, in the same short pause: what was written to the new schema is in the old one. After it the
+    new tables follow the old ones again, so that a second cutover is possible at once.
+    """
+    _move("rollback", wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
+
+
+def _move(name: str, *, wait: bool, timeout: float | None, dry_run: bool, at: str | None, json: bool) -> None:
+    if timeout is not None and not wait:
+        raise UsageError("--timeout says how long to --wait.", "Give both, or neither.")
+    arguments: dict[str, Any] = {"wait": wait, "timeout": timeout, "dry_run": dry_run}
+    if at is not None:
+        arguments["at"] = moment(at).isoformat()
+    answer = ask_daemon(name, arguments, display(Steps, quiet=json))
+    if answer.exit_code != ExitCode.DONE:
+        refused = RefusedError(answer)
+        if not json and (gates := refused.details.get("gates")):
+            output().print(views.gates(gates))
+        raise refused
+    if json:
+        emit(answer.result)
+    else:
+        output().print(views.moved(name, answer.result))
+
+
+def moment(text: str, now: datetime | None = None) -> datetime:
+    """The time of ``--at``: a time of day is the next such one. Raises UsageError for what cannot be read, or is past.
+
+    :param now: with a zone, for tests.
+    """
+    now = now or datetime.now().astimezone()
+    try:
+        at = datetime.combine(now.date(), time.fromisoformat(text)) if len(text) < len("2030-01-31") else None
+        found = at or datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--at {text} is no time.", "Write it as 02:30, or as 2030-01-31T02:30.") from None
+    found = found if found.tzinfo else found.replace(tzinfo=now.tzinfo)
+    if at is not None and found <= now:
+        found += timedelta(days=1)
+    if found <= now:
+        raise UsageError(f"--at {text} is past.", "Name a time that is to come.")
+    return found.astimezone(UTC)

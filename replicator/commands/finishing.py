@@ -1,0 +1,28 @@
+"""The request ``finalize``."""
+
+from typing import TYPE_CHECKING
+
+from replicator.commands.answers import Answer
+from replicator.finish import check_soaked, finalize_now
+from replicator.phases import Phase
+from replicator.postgres import control
+from replicator.postgres.connect import Connection
+from replicator.postgres.control import Command
+
+if TYPE_CHECKING:
+    from replicator.session import Session
+
+
+async def finalize(session: "Session", command: Command, own: Connection) -> Answer:
+    """End the soak: the way back is given up, and the daemon ends."""
+    await check_soaked(session.settings, now=bool(command.arguments.get("now")))
+
+    async def report(step: str) -> None:
+        await control.report_progress(own, command.id, {"step": step})
+
+    await report("stopping the way back")
+    await session.stop_verifying()
+    await session.close_pipeline("reverse")
+    if session.phase != Phase.FINALIZED:
+        await session.enter_phase(Phase.FINALIZED)
+    return (await finalize_now(session.settings, session.migration, report)).as_answer()

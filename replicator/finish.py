@@ -1,0 +1,215 @@
+"""The two ends of a migration: ``finalize`` after the soak, ``abort`` before the cutover. The caller holds the leases.
+
+Each may be run again after it was interrupted.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from replicator.cutover import Report, owner_now
+from replicator.errors import CheckError, NotReadyError, RetryableError
+from replicator.migration import Direction, Migration
+from replicator.phases import Phase
+from replicator.postgres.connect import Connection, connection, translated
+from replicator.postgres.control import installed, journal, read_phase, write_phase
+from replicator.postgres.created import created, drop_created
+from replicator.postgres.lease import Lease
+from replicator.postgres.ownership import drop_guard, guarded_tables
+from replicator.postgres.progress import drop_progress
+from replicator.postgres.slots import drop_publication, drop_slot, read_slot
+from replicator.settings import Settings
+from replicator.setup import Ends
+
+LOCK_SECONDS = 0.5
+TRIES = 60
+PAUSE_SECONDS = 1.0
+DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
+
+
+@dataclass(kw_only=True)
+class Removed:
+    """What is no longer there."""
+
+    slots: list[str] = field(default_factory=list)
+    guards: list[str] = field(default_factory=list)
+    """The tables that carried one."""
+    objects: list[str] = field(default_factory=list)
+    """What the migration's DDL had made."""
+
+    def as_answer(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@asynccontextmanager
+async def leases(settings: Settings) -> AsyncIterator[None]:
+    """Hold both databases' leases, so that no daemon starts meanwhile. Raises LeaseError when one runs."""
+    async with AsyncExitStack() as stack:
+        for dsn in dict.fromkeys((settings.target, settings.source)):
+            async with connection(dsn, "lease") as asking:
+                there = await installed(asking)
+            if there:
+                lease = await Lease.acquire(dsn)
+                stack.push_async_callback(lease.release)
+        yield
+
+
+# ---- finalize
+
+
+async def check_soaked(settings: Settings, *, now: bool) -> None:
+    """Raise NotReadyError unless the new schema has owned the data for long enough; ``now`` asks for no time at all."""
+    async with connection(settings.target, "finalize") as target:
+        if not await installed(target):
+            raise NotReadyError("No migration has been started here.", "See `replicator check`.")
+        phase = await read_phase(target)
+        if phase not in (Phase.SOAK, Phase.FINALIZED):
+            raise NotReadyError(
+                f"There is nothing to finalize in the phase {phase}.",
+                "Finalize comes after the cutover; to give the migration up, use `replicator abort`.",
+            )
+        with translated():
+            cursor = await target.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - since)::float8 / 3600 FROM replicator.ownership"
+            )
+            row = await cursor.fetchone()
+    hours = row[0] if row else 0.0
+    if phase == Phase.SOAK and not now and hours < settings.soak:
+        raise NotReadyError(
+            f"The new schema has owned the data for {hours:.1f} hours only; REPLICATOR_SOAK is {settings.soak:g}.",
+            "Wait, or use --now: after that, going back is by backup only.",
+        )
+
+
+async def finalize(settings: Settings, migration: Migration, report: Report, *, now: bool) -> Removed:
+    """The same without a daemon. Raises NotReadyError, LeaseError."""
+    await check_soaked(settings, now=now)
+    async with leases(settings):
+        async with connection(settings.target, "finalize") as target:
+            if await read_phase(target) != Phase.FINALIZED:
+                await write_phase(target, Phase.FINALIZED)
+        return await finalize_now(settings, migration, report)
+
+
+async def finalize_now(settings: Settings, migration: Migration, report: Report) -> Removed:
+    """Remove slots, publications, guards and all memory. The phase is stored already; the journal is kept."""
+    removed = Removed()
+    await _remove_streams(settings, removed, report)
+    await _remove_guards(settings, removed, report)
+    for direction in DIRECTIONS:
+        async with connection(Ends.of(settings, direction).target_dsn, "finalize") as target:
+            await drop_progress(target, direction)
+    async with connection(settings.target, "finalize") as target:
+        await journal(target, "finalized", {"migration": migration.name, **removed.as_answer()})
+    return removed
+
+
+# ---- abort
+
+
+async def abort(settings: Settings, migration: Migration, report: Report) -> Removed:
+    """Give the migration up while the old schema owns the data: all that is ours goes, from both databases.
+
+    :raises NotReadyError: the new schema owns the data, or there is nothing to give up.
+    :raises LeaseError: a daemon runs.
+    :raises CheckError: something of somebody else's depends on a new table; nothing has changed.
+    """
+    async with connection(settings.target, "abort") as target, connection(settings.source, "abort") as source:
+        there = [each for each in (target, source) if await installed(each)]
+        if not there:
+            raise NotReadyError("No migration has been started here.", "There is nothing to give up.")
+        if len(there) == 2 and (await owner_now(settings)).owner == "new":
+            raise NotReadyError(
+                "The new schema owns the data.",
+                "Go back first with `replicator rollback`, or use `replicator finalize`.",
+            )
+    async with leases(settings):
+        await _refuse_dependents(settings, migration)
+        removed = Removed()
+        await _remove_streams(settings, removed, report)
+        await _remove_guards(settings, removed, report)
+        await report("dropping the new tables")
+        async with connection(settings.target, "abort") as target:
+            if await installed(target):
+                async with target.transaction():
+                    gone, _ = await drop_created(target)
+                    removed.objects = [f"{each.type} {each.identity}" for each in gone]
+    await report("dropping the control tables")
+    for dsn in dict.fromkeys((settings.target, settings.source)):
+        await _drop_control(dsn)
+    return removed
+
+
+async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
+    """Rehearse the drop."""
+    async with connection(settings.target, "abort") as target:
+        if not await installed(target):
+            return
+        with translated():
+            await target.execute("BEGIN")
+            await target.execute(sql.SQL("SET LOCAL lock_timeout = '5s'"))
+        _, left = await drop_created(target)
+        with translated():
+            await target.execute("ROLLBACK")
+    stays = [(each, why) for each, why in left if each.type != "schema"]
+    if stays:
+        each, why = stays[0]
+        raise CheckError(
+            f"The {each.type} {each.identity} of the new schema {migration.new} cannot be dropped: {why}.",
+            "Drop what depends on it, or move it away; nothing has changed.",
+        )
+
+
+async def _drop_control(dsn: str) -> None:
+    async with connection(dsn, "abort") as opened:
+        if await installed(opened):
+            with translated():
+                await opened.execute("DROP SCHEMA replicator CASCADE")
+
+
+# ---- both
+
+
+async def _remove_streams(settings: Settings, removed: Removed, report: Report) -> None:
+    await report("dropping the slots and publications")
+    for direction in DIRECTIONS:
+        ends = Ends.of(settings, direction)
+        async with connection(ends.source_dsn, "clean up") as source:
+            slot = await read_slot(source, ends.slot)
+            if slot is not None and slot.here:
+                await drop_slot(source, ends.slot)
+                removed.slots.append(ends.slot)
+            await drop_publication(source, ends.publication)
+
+
+async def _remove_guards(settings: Settings, removed: Removed, report: Report) -> None:
+    for dsn in dict.fromkeys((settings.source, settings.target)):
+        async with connection(dsn, "clean up") as opened:
+            for table in await guarded_tables(opened):
+                await report(f"taking the guard off {table}")
+                await _remove_guard(opened, table)
+                removed.guards.append(str(table))
+
+
+async def _remove_guard(opened: Connection, table: Any) -> None:
+    """In short turns only: whoever waits for the lock holds up everybody behind it."""
+    for attempt in range(TRIES):
+        try:
+            await drop_guard(opened, table, LOCK_SECONDS)
+        except RetryableError as error:
+            if attempt == TRIES - 1:
+                raise CheckError(
+                    f"The guard of {table} cannot be taken off: the table is always in use.",
+                    "End the long transactions on it (pg_stat_activity), and run the same command again.",
+                ) from error
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            return
+
+
+__all__ = ["Removed", "abort", "check_soaked", "created", "finalize", "finalize_now"]

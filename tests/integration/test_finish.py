@@ -1,0 +1,175 @@
+"""The two ends of a migration: finalize after the soak, abort before the cutover."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from replicator import Migration, finish
+from replicator.daemon import run
+from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError
+from replicator.finish import abort, finalize
+from replicator.postgres.connect import connection
+from replicator.postgres.control import install, read_phase, request
+from replicator.postgres.journal import read_journal
+from tests.engine import execute, make_settings, reference
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import daemon, one
+from tests.integration.test_pipeline import seed
+
+SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+PUBLICATIONS = "SELECT count(*) FROM pg_publication"
+GUARDS = "SELECT count(*) FROM pg_trigger WHERE tgname = 'replicator_guard'"
+OBJECTS = """
+    SELECT array_agg(x ORDER BY x)::text FROM (
+        SELECT n.nspname || '.' || c.relname || c.relkind::text
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname !~ '^(pg_|information_schema)'
+        UNION ALL SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_'
+        UNION ALL SELECT tgname::text || tgrelid::regclass FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL SELECT n.nspname || '.' || p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname !~ '^(pg_|information_schema)'
+    ) AS found (x)
+"""
+
+
+async def silent(_: str) -> None:
+    """Report to nobody."""
+
+
+async def soaking(database: Database, settings: Any) -> None:
+    """Leave the migration in the soak, with no daemon."""
+    seed(database.dsn)
+    async with daemon(settings) as running:
+        await running.ready()
+        await running.cut_over()
+
+
+# ---- finalize
+
+
+async def test_finalize_is_refused_before_the_soak_is_over(database: Database) -> None:
+    settings = make_settings(database, soak=48)
+    seed(database.dsn, 5)
+    async with daemon(settings) as running:
+        await running.ready()
+        with pytest.raises(NotReadyError, match="nothing to finalize in the phase follow"):
+            await finalize(settings, reference(), silent, now=True)
+        await running.cut_over()
+    with pytest.raises(NotReadyError, match="REPLICATOR_SOAK is 48"):
+        await finalize(settings, reference(), silent, now=False)
+    execute(database.dsn, ["UPDATE replicator.ownership SET since = since - interval '49 hours'"])
+    assert (await finalize(settings, reference(), silent, now=False)).slots
+
+
+async def test_finalize_leaves_the_journal_and_the_data(database: Database, other_database: Database) -> None:
+    settings = make_settings(database, other_database)
+    await soaking(database, settings)
+    removed = await finalize(settings, reference(), silent, now=True)
+    assert removed.slots == [settings.slot_of("reverse")]
+    for dsn in (database.dsn, other_database.dsn):
+        assert [one(dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
+        assert one(dsn, "SELECT replicator.active_schema()") == "party"
+        assert one(dsn, "SELECT count(*) FROM replicator.progress") == 0
+    execute(database.dsn, ["DELETE FROM requests WHERE id = 'r1'"])
+    execute(other_database.dsn, ["DELETE FROM party.requests WHERE legacy->>'id' = 'r2'"])
+    async with connection(other_database.dsn, "test") as target:
+        assert [each.event for each in await read_journal(target)][-1] == "finalized"
+    await run(settings, reference(), stop=asyncio.Event())  # returns at once
+    assert one(database.dsn, SLOTS) == 0
+    assert (await finalize(settings, reference(), silent, now=False)).slots == []
+
+
+async def test_finalize_goes_on_where_it_was_interrupted(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_settings(database)
+    await soaking(database, settings)
+
+    async def die(*_: object) -> None:
+        raise SystemError("killed here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finish, "_remove_guards", die)
+        with pytest.raises(SystemError):
+            await finalize(settings, reference(), silent, now=True)
+    assert one(database.dsn, GUARDS) > 0
+    await finalize(settings, reference(), silent, now=False)
+    assert one(database.dsn, GUARDS) == 0
+
+
+async def test_the_daemon_finalizes_and_ends(database: Database) -> None:
+    settings = make_settings(database)
+    seed(database.dsn, 5)
+    async with daemon(settings) as running:
+        await running.ready()
+        await running.cut_over()
+        with pytest.raises(LeaseError):
+            await finalize(settings, reference(), silent, now=True)
+        async with connection(database.dsn, "test") as own:
+            await request(own, "finalize", {"now": True})
+        await asyncio.wait_for(running.task, 60)
+    assert [one(database.dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
+    assert one(database.dsn, "SELECT exit_code FROM replicator.commands WHERE command = 'finalize'") == 0
+
+
+async def test_another_migration_may_begin_after_it(database: Database) -> None:
+    settings = make_settings(database)
+    await soaking(database, settings)
+    another = Migration("again", old="party", new="later")
+    async with connection(database.dsn, "test") as own:
+        with pytest.raises(MigrationError, match="in the middle of the migration party"):
+            await install(own, another)
+        await finalize(settings, reference(), silent, now=True)
+        await install(own, another)
+        assert await read_phase(own) is None
+        assert one(database.dsn, "SELECT replicator.active_schema()") == "party"
+        assert one(database.dsn, "SELECT replicator.use_new_schema()") is False
+
+
+# ---- abort
+
+
+async def test_abort_leaves_everything_as_it_was(database: Database, other_database: Database) -> None:
+    settings = make_settings(database, other_database)
+    seed(database.dsn)
+    before = [one(dsn, OBJECTS) for dsn in (database.dsn, other_database.dsn)]
+    async with daemon(settings) as running:
+        await running.ready()
+        with pytest.raises(LeaseError, match="Another daemon"):
+            await abort(settings, reference(), silent)
+        await running.cut_over()
+        await running.clean()
+        await running.roll_back()
+    removed = await abort(settings, reference(), silent)
+    assert removed.slots == [settings.slot_of("forward")]
+    assert [one(dsn, OBJECTS) for dsn in (database.dsn, other_database.dsn)] == before
+    assert [one(database.dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
+    execute(database.dsn, ["UPDATE requests SET status = 'played'"])
+    with pytest.raises(NotReadyError, match="No migration"):
+        await abort(settings, reference(), silent)
+    async with daemon(settings) as running:  # and it can begin anew
+        await running.ready()
+
+
+async def test_abort_is_refused_after_the_cutover(database: Database) -> None:
+    settings = make_settings(database)
+    await soaking(database, settings)
+    with pytest.raises(NotReadyError, match="The new schema owns the data"):
+        await abort(settings, reference(), silent)
+    assert one(database.dsn, SLOTS) == 1
+
+
+async def test_abort_touches_nothing_that_is_somebody_elses(database: Database) -> None:
+    settings = make_settings(database)
+    seed(database.dsn, 5)
+    execute(database.dsn, ["CREATE SCHEMA party", "CREATE TABLE party.mine (id integer PRIMARY KEY)"])
+    async with daemon(settings) as running:
+        await running.ready()
+    execute(database.dsn, ["CREATE VIEW public.seen AS SELECT id FROM party.admins"])
+    with pytest.raises(CheckError, match=r"table party\.admins .* cannot be dropped: .*view seen"):
+        await abort(settings, reference(), silent)
+    assert one(database.dsn, SLOTS) == 1
+    assert one(database.dsn, GUARDS) == 4
+    execute(database.dsn, ["DROP VIEW public.seen"])
+    removed = await abort(settings, reference(), silent)
+    assert "schema party" not in removed.objects
+    assert one(database.dsn, "SELECT count(*) FROM pg_class WHERE relnamespace = 'party'::regnamespace") == 2
