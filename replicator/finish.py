@@ -9,15 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from psycopg import sql
-
 from replicator.cutover import Report, owner_now
 from replicator.errors import CheckError, NotReadyError, RetryableError
 from replicator.migration import Direction, Migration
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import installed, journal, read_phase, write_phase
-from replicator.postgres.created import created, drop_created
+from replicator.postgres.created import drop_created
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import drop_guard, guarded_tables
 from replicator.postgres.progress import drop_progress
@@ -152,7 +150,7 @@ async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
             return
         with translated():
             await target.execute("BEGIN")
-            await target.execute(sql.SQL("SET LOCAL lock_timeout = '5s'"))
+            await target.execute("SET LOCAL lock_timeout = '5s'")
         _, left = await drop_created(target)
         with translated():
             await target.execute("ROLLBACK")
@@ -210,6 +208,3 @@ async def _remove_guard(opened: Connection, table: Any) -> None:
             await asyncio.sleep(PAUSE_SECONDS)
         else:
             return
-
-
-__all__ = ["Removed", "abort", "check_soaked", "created", "finalize", "finalize_now"]

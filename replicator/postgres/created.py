@@ -97,8 +97,8 @@ async def _drop(connection: Connection, made: Made) -> str | None:
                 await connection.execute(
                     sql.SQL("DROP {} IF EXISTS {}").format(
                         # as the server itself has written and quoted it
-                        sql.SQL(made.type.upper()),  # type: ignore[arg-type]
-                        sql.SQL(made.identity),  # type: ignore[arg-type]
+                        sql.SQL(made.type.upper()),
+                        sql.SQL(made.identity),
                     )
                 )
         except Exception as error:

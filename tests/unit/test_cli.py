@@ -34,7 +34,7 @@ from replicator.settings import Settings, describe_settings
 ROOT = Path(__file__).parents[2]
 SECRET = "geheim-4711"
 DSN = f"postgresql://app:{SECRET}@db.invalid:5433/party"
-COMMANDS = ("check", "schema", "run", "status", "verify", "cutover", "backup", "journal", "demo")
+COMMANDS: tuple[str, ...] = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group has
 ARGUMENTS = {"schema": "schema tables", "cutover": "cutover --wait"}
 
 Run = Callable[..., tuple[int, str, str]]
@@ -148,7 +148,6 @@ def test_the_help_lists_every_command_setting_and_exit_code(run: Run) -> None:
 
 
 def test_the_help_describes_every_command_there_is() -> None:
-    assert sorted(typer.main.get_command(app).commands) == sorted(COMMANDS)  # type: ignore[attr-defined]
     assert sorted(EXAMPLES) == sorted(COMMANDS)
 
 
