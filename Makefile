@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(INSTALLED) ## Migrate a live application before your eyes; needs no server
@@ -22,6 +22,12 @@ demo: $(INSTALLED) ## Migrate a live application before your eyes; needs no serv
 test: $(INSTALLED) ## Run the tests, against every Postgres that is found
 	@tests/install_servers.sh
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+.PHONY: types-table
+types-table: $(INSTALLED) ## Write tests/types.md: which types pass by which route
+	@tests/install_servers.sh
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/integration/test_types.py \
+		--need pg15-wal2json,pg15-pgoutput,pg16-pgoutput,pg18-pgoutput --types-table tests/types.md $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and layers

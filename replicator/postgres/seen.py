@@ -54,13 +54,16 @@ class SeenKeys:
 
     async def add(self, table: Table, derived: Iterable[tuple[Key, str, Key]]) -> None:
         """Note derived target keys, each with the transform and source key that give it."""
+        noted = list(derived)
+        if not noted:  # a COPY of nothing still makes its commit empty every staging table of the connection
+            return
         columns = comma([*(identifier(name) for name in table.key), identifier(OWNER)])
         with translated():
             async with (
                 self._connection.cursor() as cursor,
                 cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self._tables[table.name], columns)) as copy,
             ):
-                for key, transform, source_key in derived:
+                for key, transform, source_key in noted:
                     await copy.write_row([*key, encode_key((transform, *source_key))])
 
     async def extra(self, table: Table) -> list[Key]:
