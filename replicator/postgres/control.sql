@@ -98,6 +98,7 @@ CREATE TABLE IF NOT EXISTS replicator.kept (
     row_key jsonb NOT NULL,
     row_as_it_was jsonb NOT NULL
 );
+COMMENT ON COLUMN replicator.kept.row_as_it_was IS 'Each value as the text that its column''s type reads.';
 
 CREATE TABLE IF NOT EXISTS replicator.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

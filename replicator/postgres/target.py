@@ -70,19 +70,26 @@ class TargetWriter:
             return cursor.rowcount
 
     async def keep(self, table: Table, keys: Iterable[Key], why: str) -> int:
-        """Copy rows as they are into ``replicator.kept``, before they are overwritten or deleted; gives how many."""
+        """Copy rows as they are into ``replicator.kept``, before they are overwritten or deleted; gives how many.
+
+        Each value as its text: as jsonb, some values would change, and some be refused.
+        """
         stage = self._stages[table.name]
+        names = [column.name for column in table.columns]
         with translated():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL(
                     "INSERT INTO replicator.kept (why, table_schema, table_name, row_key, row_as_it_was) "
-                    "SELECT {}, {}, {}, jsonb_build_array({}), to_jsonb(t) FROM {} AS s JOIN {} AS t ON {}"
+                    "SELECT {}, {}, {}, jsonb_build_array({}), "
+                    "jsonb_object(ARRAY[{}]::text[], ARRAY[{}]::text[]) FROM {} AS s JOIN {} AS t ON {}"
                 ).format(
                     sql.Literal(why),
                     sql.Literal(table.name.schema),
                     sql.Literal(table.name.table),
                     comma([sql.SQL("t.{}::text").format(identifier(name)) for name in table.key]),
+                    sql.SQL(", ").join(map(sql.Literal, names)),
+                    comma([sql.SQL("t.{}::text").format(identifier(name)) for name in names]),
                     stage.keys,
                     identifier(table.name.schema, table.name.table),
                     _same_key(table),
