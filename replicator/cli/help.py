@@ -23,6 +23,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator schema tables", "create the new tables only"),
         ("replicator schema", "create all that is due; the daemon does the same by itself"),
     ],
+    "baseline": [
+        ("replicator baseline", "before the migration: the queries in sql/probes/old"),
+        ("replicator baseline --compare --runs 50", "before the cutover: exit code 1 when a new query is slower"),
+    ],
     "run": [
         ("replicator run", "begin, or go on from where the last run stopped"),
         ("replicator --debug run", "with every step in the log"),

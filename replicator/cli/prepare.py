@@ -2,6 +2,7 @@
 
 import asyncio
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,8 @@ from replicator.cli import views
 from replicator.cli.base import Json, app, flag, load
 from replicator.cli.help import Command
 from replicator.cli.output import emit, messages, output
+from replicator.cli.progress import Meter
+from replicator.cli.signals import run_stoppable
 from replicator.errors import ExitCode
 
 
@@ -79,3 +82,37 @@ def schema(
         emit({"done": done})
     else:
         output().print(views.built(done))
+
+
+@app.command(cls=Command)
+def baseline(
+    runs: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How often each query is run.")] = 20,
+    compare: Annotated[bool, flag("--compare", "Run the new twins too; fail when one is slower.")] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write it; default: baseline.json, or comparison.json."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure the queries in sql/probes.
+
+    Those in old/ are run on the old tables; with `--compare` those of the same name in new/ take turns with them. A
+    twin is slower when its median is more than 10 % and 0.1 ms above, in more runs than chance would give. Nothing can
+    be written by a probe.
+    """
+    settings, migration = load()
+    from replicator import baseline as work  # noqa: PLC0415  # only what this command needs is loaded
+
+    file = to or Path("comparison.json" if compare else "baseline.json")
+    with Meter(quiet=json) as meter:
+        measuring = work.measure(settings, migration, runs, meter.show, meter.note, compare=compare)
+        probes = run_stoppable(measuring, meter.note)
+    work.write(file, probes, runs)
+    asyncio.run(work.enter_figures(settings, probes, runs))
+    slower = [each.name for each in probes if each.slower]
+    if json:
+        emit({"ok": not slower, "slower": slower, "file": str(file), "probes": work.describe(probes, plans=False)})
+    else:
+        output().print(views.probes(probes))
+        output().print(views.probes_sum(probes, file))
+    raise typer.Exit(ExitCode.FAILED if slower else ExitCode.DONE)

@@ -1,6 +1,7 @@
 """What the commands show, other than the status."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -16,6 +17,7 @@ from replicator.observe.status import Gate, version
 
 if TYPE_CHECKING:
     from replicator.backup import Backup
+    from replicator.baseline import Measured, Probe
     from replicator.postgres.journal import Entry
     from replicator.preflight import Finding
 
@@ -120,6 +122,46 @@ def backup_done(made: "Backup") -> str:
         f"[bold green]The backup is complete:[/] {counted(len(made.manifest['rows']), 'table')}, "
         f"{counted(rows, 'row')}, {sized(made.bytes)}, {proof}, in {escape(str(made.folder))}.{entered}"
     )
+
+
+def probes(shown: "Sequence[Probe]") -> RenderableType:
+    """One line a probe; below each that is slower, how both sides go about it."""
+    compared = any(each.new for each in shown)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("probe")
+    for name in ("old ms", "p95", "blocks", *(("new ms", "p95", "blocks", "") if compared else ())):
+        grid.add_column(name, justify="right")
+    for each in shown:
+        sides = [side for side in (each.old, each.new) if side]
+        figures = [
+            part for side in sides for part in (f"{side.median:.2f}", f"{side.p95:.2f}", f"{side.plan.buffers:,}")
+        ]
+        verdict = [word("no" if each.slower else "ok")] if compared else []
+        grid.add_row(Text(each.name), *figures, *verdict)
+    plans = [_plan(side, each) for each in shown if each.slower for side in ("old", "new")]
+    return Group(grid, *plans)
+
+
+def probes_sum(shown: "Sequence[Probe]", file: Path) -> str:
+    """The last line of ``baseline``."""
+    slower = [each for each in shown if each.slower]
+    where = f"Plans and runs are in {escape(str(file))}."
+    if slower:
+        names = ", ".join(f"{each.name} ({each.new.median / each.old.median:.1f} times)" for each in slower if each.new)
+        return (
+            f"[bold red]{counted(len(slower), 'query', 'queries')} of {len(shown)} slower:[/] {escape(names)}. {where}"
+        )
+    verdict = "No query is slower." if any(each.new for each in shown) else f"{counted(len(shown), 'probe')} measured."
+    return f"[bold green]{verdict}[/] {where}"
+
+
+def _figures(measured: "Measured") -> tuple[str, str, str]:
+    return f"{measured.median:.2f}", f"{measured.p95:.2f}", f"{measured.plan.buffers:,}"
+
+
+def _plan(side: str, probe: "Probe") -> Text:
+    plan = (probe.old if side == "old" or probe.new is None else probe.new).plan
+    return Text(f"  {probe.name}, {side}: {' > '.join(plan.nodes)}; {counted(plan.buffers, 'block')}", style="red")
 
 
 def journal(entries: "Iterable[Entry]") -> RenderableType:

@@ -1,0 +1,1 @@
+SELECT id, status, device_id, config, updated_at FROM party.events

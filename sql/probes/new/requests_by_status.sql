@@ -1,0 +1,1 @@
+SELECT status, count(*) FROM party.requests GROUP BY status

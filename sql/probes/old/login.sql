@@ -1,0 +1,2 @@
+-- An admin logs in.
+SELECT id, password_hash, is_active FROM public.admins WHERE username = 'admin'

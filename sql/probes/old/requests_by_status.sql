@@ -1,0 +1,2 @@
+-- The numbers above the DJ's list.
+SELECT status, count(*) FROM public.requests GROUP BY status
