@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from replicator import schema
 from replicator.errors import CheckError, LeaseError, ReplicatorError
+from replicator.hooks import Hooks
 from replicator.log import get_logger
 from replicator.migration import Migration
 from replicator.observe.http import HttpServer
@@ -45,7 +46,8 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
     except OSError as error:
         raise CheckError(str(error)) from error
     try:
-        await _run_and_retry(settings, migration, stop, metrics, reporter, state)
+        async with Hooks(settings, migration, metrics, reporter.failed) as hooks:
+            await _run_and_retry(settings, migration, stop, metrics, reporter, state, hooks)
     finally:
         server.stop()
 
@@ -57,10 +59,11 @@ async def _run_and_retry(
     metrics: Metrics,
     reporter: Reporter,
     state: "_Health",
+    hooks: Hooks,
 ) -> None:
     tries = 0
     while not stop.is_set():
-        session = Session(settings, migration, metrics, reporter, state.is_up)
+        session = Session(settings, migration, metrics, reporter, state.is_up, hooks)
         try:
             await session.run(stop)
             await _tell(settings, session, {"reason": "It was told to stop."})

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
 from replicator.errors import CheckError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
+from replicator.hooks import Moment
 from replicator.migration import Direction
 from replicator.phases import Move
 from replicator.pipeline import Pipeline
@@ -37,13 +38,13 @@ class Moves:
         active = self.session.pipeline
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
-        await self.session.enter_phase(move.during)
+        await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run)
             if dry_run:
-                await self._take_back(move)
+                await self._take_back(move, rehearsed=True)
         except BaseException as error:
-            await self._after_failure(move, error)
+            await self._after_failure(move, error, dry_run)
             raise
         return result
 
@@ -60,10 +61,18 @@ class Moves:
         cutover = Cutover(
             self.settings, move, active, tables, report, on_commit=self._commits, dry_run=dry_run
         )  # fmt: skip
+        if not dry_run:
+            await report("asking the hooks")
+            await self._ask_hooks(move)
         result = await cutover.run()
         if not dry_run:
             await self._after_commit(move, active, opposite, result)
         return result
+
+    async def _ask_hooks(self, move: Move) -> None:
+        now = await owner_now(self.settings)
+        moment = Moment(before=move.during, after=move.after, owner=now.owner, epoch=now.epoch)
+        await self.session.hooks.before(f"before_{move.name}", moment)
 
     def _commits(self) -> None:
         self.committing = True
@@ -77,22 +86,22 @@ class Moves:
         )
         return await self.session.open_pipeline(move.opposite)
 
-    async def _after_failure(self, move: Move, error: BaseException) -> None:
+    async def _after_failure(self, move: Move, error: BaseException, rehearsed: bool) -> None:
         """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
         try:
             if (await owner_now(self.settings)).owner == move.loser:
-                await self._take_back(move)
+                await self._take_back(move, rehearsed=rehearsed)
                 return
         except ReplicatorError as second:
             error = second
         self.session.fail(error)
 
-    async def _take_back(self, move: Move) -> None:
+    async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
         await self.session.close_pipeline(move.opposite)
         await self.drop_pipeline(move.opposite)
-        await self.session.enter_phase(move.before)
+        await self.session.enter_phase(move.before, rehearsed=rehearsed)
         self.session.start_verifying()
 
     async def _after_commit(self, move: Move, active: Pipeline, opposite: Pipeline, result: CutoverResult) -> None:

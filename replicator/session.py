@@ -9,6 +9,7 @@ from replicator.commands import Commands
 from replicator.cutover import latest
 from replicator.errors import ReplicatorError
 from replicator.failpoints import Failpoint, reach
+from replicator.hooks import Hooks, Moment
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
 from replicator.moves import Moves
@@ -45,11 +46,13 @@ class Session:
         metrics: Metrics,
         reporter: Reporter,
         on_up: Callable[[], None] = lambda: None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.settings = settings
         self.migration = migration
         self.metrics = metrics
         self.reporter = reporter
+        self.hooks = hooks or Hooks(settings, migration, metrics)
         self._on_up = on_up
         self.phase = Phase.NEW
         self.was_up = False
@@ -74,13 +77,16 @@ class Session:
             await self._supervisor.stop_all()
             await self._stack.aclose()
 
-    async def enter_phase(self, phase: Phase) -> None:
-        """Store the next phase."""
+    async def enter_phase(self, phase: Phase, *, rehearsed: bool = False) -> None:
+        """Store the next phase, and let the hooks know, unless it is only rehearsed."""
         check_transition(self.phase, phase)
         async with connection(self.settings.target, "phase") as target:
             await reach(Failpoint.PHASE_COMING)
             await write_phase(target, phase)
             await reach(Failpoint.PHASE_STORED)
+            owner = await read_ownership(target)
+        if not rehearsed:
+            self.hooks.after(phase, Moment(before=self.phase, after=phase, owner=owner.owner, epoch=owner.epoch))
         self.phase = phase
         log.info("phase", phase=str(phase))
 

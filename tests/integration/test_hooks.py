@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from replicator import hooks
+from replicator.daemon import run
 from replicator.errors import NotReadyError, ReplicatorError
 from replicator.hooks import Hooks, Moment
 from replicator.observe.metrics import Metrics
@@ -20,6 +21,8 @@ from replicator.postgres.connect import connection
 from replicator.postgres.control import install
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
+from tests.integration.test_cutover import daemon, one
+from tests.integration.test_pipeline import seed
 from tests.listener import listening
 
 MOMENT = Moment(before=Phase.CUTOVER, after=Phase.SOAK, owner="new", epoch=3)
@@ -213,3 +216,89 @@ async def test_nothing_secret_is_logged(database: Database) -> None:
     assert len(listener.got) == 1, "what was refused is not sent again"
     assert "secret" not in str(said)
     assert "secret" not in str(made.journal()) + str(made.failures) + repr(made.hooks._settings)
+
+
+# --- as the daemon calls them -----------------------------------------------------------------------------------------
+
+
+def told(folder: Path) -> list[str]:
+    return (folder / "told").read_text().split() if (folder / "told").exists() else []
+
+
+async def test_a_session_tells_of_each_phase_and_asks_before_it_moves(database: Database, tmp_path: Path) -> None:
+    command = (
+        f'echo "$REPLICATOR_HOOK_EVENT" >> {tmp_path}/told; '
+        f"case $REPLICATOR_HOOK_EVENT in before_*) test ! -e {tmp_path}/freeze || {{ echo frozen >&2; exit 1; }}; esac"
+    )
+    seed(database.dsn)
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(listening())
+        made = await stack.enter_async_context(opened(database, command, listener.url))
+        running = await stack.enter_async_context(daemon(make_settings(database)))
+        running.session.hooks = made.hooks
+        await running.ready()
+        await made.hooks.finish()
+        begun = ["backfill", "build", "follow"]
+        assert told(tmp_path) == begun
+
+        await running.cut_over(dry_run=True)
+        await made.hooks.finish()
+        assert told(tmp_path) == begun, "what is only rehearsed is not told"
+
+        for move, owner, before in ((running.cut_over, "old", "follow"), (running.roll_back, "new", "soak")):
+            (tmp_path / "freeze").touch()
+            with pytest.raises(NotReadyError, match="frozen"):
+                await move()
+            assert running.session.phase == before
+            assert one(database.dsn, "SELECT owner FROM replicator.ownership") == owner
+            (tmp_path / "freeze").unlink()
+            await running.clean()
+            await move()
+        await made.hooks.finish()
+        cutover = ["cutover", "before_cutover", "follow", "cutover", "before_cutover", "soak"]
+        rollback = ["rollback", "before_rollback", "soak", "rollback", "before_rollback", "follow"]
+        assert sorted(told(tmp_path)) == sorted(begun + cutover + rollback)
+        after = [each for each in told(tmp_path) if not each.startswith("before")]
+        assert after == begun + [each for each in cutover + rollback if not each.startswith("before")]
+    sent = sorted(listener.got, key=lambda each: str(each["at"]))
+    facts = [tuple(each[name] for name in ("event", "phase_before", "phase_after", "owner", "epoch")) for each in sent]
+    assert facts[:3] == [
+        ("backfill", "new", "backfill", "old", 0),
+        ("build", "backfill", "build", "old", 0),
+        ("follow", "build", "follow", "old", 0),
+    ]
+    assert facts[-3:] == [
+        ("rollback", "soak", "rollback", "new", 1),
+        ("before_rollback", "rollback", "follow", "new", 1),
+        ("follow", "rollback", "follow", "old", 2),
+    ]
+    assert ("soak", "cutover", "soak", "new", 1) in facts
+
+
+async def test_the_daemon_goes_on_and_shows_the_failure(database: Database) -> None:
+    seed(database.dsn)
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        run(make_settings(database, hook_command=SecretStr("echo broken >&2; exit 1")), reference(), stop=stop)
+    )
+    errors = "SELECT document -> 'errors' FROM replicator.status"
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not (one_or_none(database.dsn, "SELECT phase FROM replicator.state") == "follow"
+                       and len(one_or_none(database.dsn, errors) or []) >= 3):  # fmt: skip
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.05)
+    finally:
+        stop.set()
+        await running
+    shown = one(database.dsn, errors)
+    assert {(each["kind"], each["text"]) for each in shown} == {
+        ("hook", f"The hook {event} (command) exited with 1: broken.") for event in ("backfill", "build", "follow")
+    }
+
+
+def one_or_none(dsn: str, query: str) -> Any:
+    """None, too, while the control tables are not there."""
+    with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return one(dsn, query)
+    return None
