@@ -54,7 +54,13 @@ class Pipeline:
     """Follows one direction's stream from the stored progress. ``open``, then ``run``; ``close`` in any case."""
 
     def __init__(
-        self, settings: Settings, plan: Plan, progress: Progress, epoch: int, observers: Observers | None = None
+        self,
+        settings: Settings,
+        plan: Plan,
+        progress: Progress,
+        epoch: int,
+        observers: Observers | None = None,
+        opposite: Plan | None = None,
     ) -> None:
         ends = Ends.of(settings, plan.direction)
         self.direction = plan.direction
@@ -67,6 +73,7 @@ class Pipeline:
             source_dsn=ends.source_dsn,
             target_dsn=ends.target_dsn,
             epoch=epoch,
+            opposite=opposite,
             shadow=progress.start_marker is not None,
             halt_on_error=settings.on_error == "halt",
             chunk_rows=settings.chunk_rows,

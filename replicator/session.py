@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from replicator import schema
 from replicator.commands import Commands
-from replicator.cutover import latest
+from replicator.cutover import latest, owner_now
 from replicator.errors import ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Hooks, Moment
@@ -18,6 +18,7 @@ from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details, publish
 from replicator.phases import MOVES, Phase, check_transition
 from replicator.pipeline import Pipeline
+from replicator.plan import Plan
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, last_pause, read_phase, write_phase, write_status
@@ -149,11 +150,20 @@ class Session:
                 f"The {direction} pipeline has no stored progress in the phase {self.phase}.",
                 "The control tables have been changed by hand; start the migration anew.",
             )
-        pipeline = Pipeline(self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics))
+        pipeline = Pipeline(
+            self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics),
+            await self._opposite_plan(direction),
+        )  # fmt: skip
         self._pipelines[direction] = pipeline
         await pipeline.open()
         self._supervisor.start(f"{direction} pipeline", pipeline.follow())
         return pipeline
+
+    async def _opposite_plan(self, direction: Direction) -> Plan | None:
+        """Once ownership moves, the target holds rows of its own; before that, what we have not written is wrong."""
+        if direction == "forward" and (await owner_now(self.settings)).epoch == 0:
+            return None
+        return await read_plan(self.settings, self.migration, "reverse" if direction == "forward" else "forward")
 
     async def close_pipeline(self, direction: Direction) -> None:
         """Stop a pipeline, if it is at work, and give its connections back."""

@@ -20,6 +20,8 @@ class Context:
     target_dsn: str
     epoch: int
     """The lease's, on the target."""
+    opposite: Plan | None = None
+    """The other direction's, where the target holds rows that this one has not written."""
     shadow: bool = False
     """Keep the memory of produced keys, but write no row: the target is still owned by the opposite side."""
     halt_on_error: bool = False

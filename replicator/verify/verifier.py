@@ -14,6 +14,7 @@ from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import estimate_rows, next_bound, read_keys, read_range
 from replicator.tables import Key, Row, Table
+from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Divergence, WaitApplied
 
 log = get_logger("verify")
@@ -166,9 +167,11 @@ class Verifier:
         return found  # what never stood still is among the touched keys, and compared at the latest in the cutover
 
     async def _extra(self, table: Table, seen: SeenKeys) -> list[Divergence]:
+        keys = await seen.extra(table)
+        if keys and self.context.opposite is not None:
+            keys = await carried(self.context.opposite, self.context.target_dsn, table, keys)
         return [
-            Divergence(target=table.name.table, kind="extra", key=key, source=None, source_key=None)
-            for key in await seen.extra(table)
+            Divergence(target=table.name.table, kind="extra", key=key, source=None, source_key=None) for key in keys
         ]
 
     async def _shared(self, table: Table, seen: SeenKeys) -> list[Divergence]:

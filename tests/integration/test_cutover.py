@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from replicator import Migration
 from replicator.cutover import CutoverResult
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
 from replicator.moves import Moves
@@ -24,8 +25,8 @@ from tests.integration.test_pipeline import seed
 class Running:
     """A session of the daemon inside the test."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.session = Session(settings, reference(), Metrics(), Reporter("party"))
+    def __init__(self, settings: Settings, migration: Migration) -> None:
+        self.session = Session(settings, migration, Metrics(), Reporter(migration.name))
         self.stop = asyncio.Event()
         self.task = asyncio.create_task(self.session.run(self.stop))
         self.steps: list[str] = []
@@ -58,8 +59,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def daemon(settings: Settings) -> AsyncIterator[Running]:
-    running = Running(settings)
+async def daemon(settings: Settings, migration: Migration | None = None) -> AsyncIterator[Running]:
+    running = Running(settings, migration or reference())
     try:
         yield running
     finally:

@@ -1,6 +1,7 @@
 """The rollback: the cutover backwards, as often as one likes; and the cutover that is only rehearsed."""
 
 import asyncio
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import seed
+from tests.small import create_small, small_migration
 
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 
@@ -156,3 +158,53 @@ async def test_a_dry_run_leaves_everything_as_it_was(database: Database) -> None
         assert (await running.roll_back(dry_run=True)).dry_run
         assert one(database.dsn, "SELECT phase FROM replicator.state") == "soak"
         assert refused(database.dsn, "DELETE FROM requests")
+
+
+async def test_what_belongs_to_one_side_only_is_left_alone(database: Database, tmp_path: Path) -> None:
+    """An old row that has no new one is no divergence in the soak, and still there after the rollback."""
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 20) i")
+    execute(database.dsn, ["UPDATE people SET name = 'nobody' WHERE id IN (4, 5)"])
+    async with daemon(make_settings(database), small_migration(tmp_path)) as running:
+        await running.ready()
+        await running.cut_over()
+        execute(database.dsn, ["DELETE FROM store.people WHERE id = 7"])
+        await running.clean()
+        assert one(database.dsn, "SELECT count(*) FROM people WHERE name = 'nobody'") == 2
+        execute(
+            database.dsn, ["SET replicator.writer = 'daemon'", "INSERT INTO people VALUES (99, 'left behind', '1')"]
+        )
+        assert running.session.pipeline is not None
+        await running.session.stop_verifying()
+        await running.session.pipeline.verifier.open()
+        found = (await running.session.pipeline.verifier.full_pass()).divergences
+        assert [(each.target, each.kind, each.key) for each in found] == [("people", "extra", ("99",))]
+
+
+async def test_what_the_old_schema_cannot_hold_is_kept_aside(database: Database, tmp_path: Path) -> None:
+    """A new row that has become another than the old one gives; one that no old row would give stays."""
+    create_small(
+        database.dsn,
+        "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 20) i",
+        "INSERT INTO pets VALUES (1, 1, 'Rex'), (2, 2, 'Tom')",
+    )
+    async with daemon(make_settings(database), small_migration(tmp_path)) as running:
+        await running.ready()
+        await running.cut_over()
+        execute(
+            database.dsn,
+            [
+                "UPDATE store.homes SET pets = '{Rex,Bello}' WHERE owner = 1",
+                "INSERT INTO store.tags VALUES ('#new', 1)",
+                "DELETE FROM store.people WHERE id = 3",
+            ],
+        )
+        await running.clean()
+        await running.roll_back()
+        await running.clean()
+        assert one(database.dsn, "SELECT pets::text FROM store.homes WHERE owner = 1") == "{Rex}"
+        assert one(database.dsn, "SELECT row_as_it_was->>'pets' FROM replicator.kept") == '["Rex", "Bello"]'
+        journalled = "SELECT details->'rows' FROM replicator.journal WHERE event = 'reconciled'"
+        assert one(database.dsn, journalled) == {"homes": 1}
+        assert one(database.dsn, "SELECT count(*) FROM store.tags") == 1
+        assert one(database.dsn, "SELECT count(*) FROM store.people") == 19
+        assert (await running.cut_over()).epoch == 3

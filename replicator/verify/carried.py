@@ -1,0 +1,36 @@
+"""Tells rows that belong to one side only from rows that the other side lacks."""
+
+from collections.abc import Iterable
+
+from replicator.derive import derive
+from replicator.errors import TransformError
+from replicator.plan import Plan, Source
+from replicator.postgres.connect import connection
+from replicator.postgres.source import read_keys
+from replicator.tables import Key, Row, Table
+
+
+async def carried(opposite: Plan, dsn: str, table: Table, keys: Iterable[Key]) -> list[Key]:
+    """Which of these rows the opposite transforms carry over. A row that they give nothing for is nobody's copy.
+
+    A table that the opposite direction reads through queries only is taken to be carried over as a whole.
+
+    :param dsn: of the database that the table is in.
+    """
+    wanted = list(keys)
+    source = opposite.table_source(table.name.table)
+    if source is None:
+        return wanted if table.name.table in opposite.watched else []
+    async with connection(dsn, "verify carried", text=True) as reader:
+        rows = await read_keys(reader, source, wanted)
+    return [key for key in wanted if key in rows and _gives(source, key, rows[key])]
+
+
+def _gives(source: Source, key: Key, row: Row) -> bool:
+    for transform in source.transforms:
+        try:
+            if derive(transform, source, key, row):
+                return True
+        except TransformError:
+            continue  # it cannot be said to give anything: what fails is in quarantine on that side
+    return False
