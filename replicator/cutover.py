@@ -30,6 +30,7 @@ from replicator.postgres.ownership import (
     set_sequences,
     write_ownership,
 )
+from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -65,6 +66,7 @@ class Cutover:
 
     :param tables: all tables of either schema that take part.
     :param dry_run: go through every step, then roll back.
+    :param search_path_of: a role whose ``search_path`` moves too.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Cutover:
         *,
         on_commit: Callable[[], None] = lambda: None,
         dry_run: bool = False,
+        search_path_of: str | None = None,
     ) -> None:
         self.settings = settings
         self.move = move
@@ -86,6 +89,7 @@ class Cutover:
         self.ends: Ends = pipeline.ends
         self.report = report
         self.dry_run = dry_run
+        self.search_path_of = search_path_of
         self._on_commit = on_commit
         self._step = ""
 
@@ -189,9 +193,22 @@ class Cutover:
         if together:
             await open_to_writers(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)
+        self._step = "search_path"
+        await self._move_search_path(holder, together=together)
         self._step = "state row"
         marker = activation_marker(epoch) if together else None
         await write_ownership(holder, self.move.owner, epoch, marker)
+
+    async def _move_search_path(self, holder: Connection, *, together: bool) -> None:
+        migration = self.plan.migration
+        if self.move.owner == "old":
+            await restore_search_path(holder)
+        elif self.search_path_of is not None and together:
+            await switch_search_path(holder, self.search_path_of, migration.old, migration.new)
+        elif self.search_path_of is not None:
+            raise NotReadyError(
+                "A search_path cannot lead to another database.", "Leave --set-search-path out; the writers went on."
+            )
 
     async def _commit(self, holder: Connection, epoch: int) -> None:
         try:

@@ -28,10 +28,13 @@ class Moves:
         self.committing = False
         """A commit is on its way: it can no longer be cancelled."""
 
-    async def run(self, move: Move, report: Report, *, dry_run: bool = False) -> CutoverResult:
+    async def run(
+        self, move: Move, report: Report, *, dry_run: bool = False, search_path_of: str | None = None
+    ) -> CutoverResult:
         """Move ownership. The gates hold: the caller has looked.
 
         :param dry_run: go through all of it, and roll back.
+        :param search_path_of: a role whose ``search_path`` moves too.
         :raises CheckError: in another phase than the one before the move.
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
@@ -40,7 +43,7 @@ class Moves:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
         await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
-            result = await self._run(move, active, report, dry_run=dry_run)
+            result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
             if dry_run:
                 await self._take_back(move, rehearsed=True)
         except BaseException as error:
@@ -48,7 +51,9 @@ class Moves:
             raise
         return result
 
-    async def _run(self, move: Move, active: Pipeline, report: Report, *, dry_run: bool) -> CutoverResult:
+    async def _run(
+        self, move: Move, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
+    ) -> CutoverResult:
         await report("preparing the way back: its slot waits for the transactions that run now")
         opposite = await self._prepare_opposite(move)
         await reach(Failpoint.OPPOSITE_MADE)
@@ -59,7 +64,8 @@ class Moves:
         await active.verifier.open()
         tables = await all_tables(self.settings, self.migration)
         cutover = Cutover(
-            self.settings, move, active, tables, report, on_commit=self._commits, dry_run=dry_run
+            self.settings, move, active, tables, report,
+            on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
         if not dry_run:
             await report("asking the hooks")

@@ -26,14 +26,23 @@ At = Annotated[
 
 @app.command(cls=Command)
 def cutover(
-    wait: Wait = False, timeout: Timeout = None, dry_run: DryRun = False, at: At = None, json: Json = False
+    wait: Wait = False,
+    timeout: Timeout = None,
+    dry_run: DryRun = False,
+    at: At = None,
+    set_search_path: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Put the new schema in the old one's place in this role's search_path."),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Switch the application over to the new schema.
 
     The running daemon does it, when all gates are open, in a pause too short to notice; if the pause would get too
     long, it gives up, and the writers go on as before. Ctrl-C cancels the request, unless it is already done.
     """
-    _move("cutover", wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
+    more = {} if set_search_path is None else {"search_path_of": set_search_path}
+    _move("cutover", more, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
 
 
 @app.command(cls=Command)
@@ -45,13 +54,22 @@ def rollback(
     The cutover backwards, in the same short pause: what was written to the new schema is in the old one. After it the
     new tables follow the old ones again, so that a second cutover is possible at once.
     """
-    _move("rollback", wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
+    _move("rollback", {}, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
 
 
-def _move(name: str, *, wait: bool, timeout: float | None, dry_run: bool, at: str | None, json: bool) -> None:
+def _move(
+    name: str,
+    more: dict[str, Any],
+    *,
+    wait: bool,
+    timeout: float | None,
+    dry_run: bool,
+    at: str | None,
+    json: bool,
+) -> None:
     if timeout is not None and not wait:
         raise UsageError("--timeout says how long to --wait.", "Give both, or neither.")
-    arguments: dict[str, Any] = {"wait": wait, "timeout": timeout, "dry_run": dry_run}
+    arguments: dict[str, Any] = {"wait": wait, "timeout": timeout, "dry_run": dry_run, **more}
     if at is not None:
         arguments["at"] = moment(at).isoformat()
     answer = ask_daemon(name, arguments, display(Steps, quiet=json))

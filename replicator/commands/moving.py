@@ -34,7 +34,8 @@ async def rollback(session: "Session", command: Command, own: Connection) -> Ans
 async def _move(session: "Session", command: Command, own: Connection, move: Move) -> Answer:
     """Wait for the time and for the gates if that is wanted, then move ownership.
 
-    Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, and ``at``, an ISO time.
+    Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, ``at``, an ISO time, and
+    ``search_path_of``, a role.
     """
     await _wait_for_time(command, own)
     await _wait_for_gates(session, command, own, move)
@@ -42,7 +43,12 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
     async def report(step: str) -> None:
         await control.report_progress(own, command.id, {"step": step})
 
-    result = await session.moves.run(move, report, dry_run=bool(command.arguments.get("dry_run")))
+    result = await session.moves.run(
+        move,
+        report,
+        dry_run=bool(command.arguments.get("dry_run")),
+        search_path_of=command.arguments.get("search_path_of"),
+    )
     return {
         "epoch": result.epoch,
         "attempts": result.attempts,

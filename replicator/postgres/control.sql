@@ -9,6 +9,8 @@ CREATE TABLE IF NOT EXISTS replicator.ownership (
     new_schema text NOT NULL,
     owner text NOT NULL DEFAULT 'old' CHECK (owner IN ('old', 'new')),
     epoch integer NOT NULL DEFAULT 0,
+    search_path_role text,
+    search_path_before text,
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 

@@ -47,8 +47,8 @@ class Running:
     async def report(self, step: str) -> None:
         self.steps.append(step)
 
-    async def cut_over(self, *, dry_run: bool = False) -> CutoverResult:
-        return await self.session.moves.run(CUTOVER, self.report, dry_run=dry_run)
+    async def cut_over(self, **how: Any) -> CutoverResult:
+        return await self.session.moves.run(CUTOVER, self.report, **how)
 
     async def roll_back(self, *, dry_run: bool = False) -> CutoverResult:
         return await self.session.moves.run(ROLLBACK, self.report, dry_run=dry_run)

@@ -6,8 +6,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replicator.errors import NotReadyError
 from replicator.moves import Moves
 from replicator.phases import Phase
+from replicator.postgres.search_path import moved
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
@@ -208,3 +210,41 @@ async def test_what_the_old_schema_cannot_hold_is_kept_aside(database: Database,
         assert one(database.dsn, "SELECT count(*) FROM store.tags") == 1
         assert one(database.dsn, "SELECT count(*) FROM store.people") == 19
         assert (await running.cut_over()).epoch == 3
+
+
+async def test_the_search_path_moves_with_the_ownership(database: Database) -> None:
+    seed(database.dsn, 5)
+    role = f"app_{database.name}"
+    execute(database.dsn, [f"CREATE ROLE {role}", f"ALTER ROLE {role} SET search_path = '$user', 'Other, one', public"])
+    shown = (
+        "SELECT string_agg(setconfig::text, ' ') FROM pg_db_role_setting "
+        f"WHERE setrole = '{role}'::regrole AND setdatabase <> 0"
+    )
+    try:
+        async with daemon(make_settings(database)) as running:
+            await running.ready()
+            with pytest.raises(NotReadyError, match="no role nobody_there"):
+                await running.cut_over(search_path_of="nobody_there")
+            await running.cut_over(search_path_of=role, dry_run=True)
+            assert one(database.dsn, shown) is None
+            await running.cut_over(search_path_of=role)
+            assert one(database.dsn, shown) == '{"search_path=\\"$user\\", \\"Other, one\\", party"}'
+            await running.clean()
+            await running.roll_back()
+            assert one(database.dsn, shown) is None
+    finally:
+        execute(database.dsn, [f"DROP ROLE {role}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "after"),
+    [
+        ('"$user", public', ["$user", "new"]),
+        ("Public", ["new"]),
+        ('"Public"', ["new", "Public"]),
+        ('a,"b ""c, d", public ,new', ["a", 'b "c, d', "new"]),
+        ("", ["new"]),
+    ],
+)
+def test_one_schema_in_the_place_of_the_other(path: str, after: list[str]) -> None:
+    assert moved(path, "public", "new") == after
