@@ -166,6 +166,7 @@ def said() -> str:
                     "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
                 )
     control = (ROOT / "replicator" / "postgres" / "control.sql").read_text()
+    control = re.sub(r"--.*", "", control)  # an apostrophe in a comment ends no text
     texts += [each.replace("%.%", "…").replace("%", "…") for each in re.findall(r"'([^']+)'", control)]
     return re.sub(r"…(\.…)+", "…", "\n".join(texts))  # a dotted name is one thing
 
