@@ -63,6 +63,8 @@ class RelationDefinition:
     relation: RelationName
     columns: tuple[tuple[str, int], ...]
     """Name and type oid."""
+    identity: tuple[str, ...] | None = None
+    """The columns that the old row of a change is named by; None when the plugin does not tell."""
 
 
 Event = Begin | Commit | Change | Message | RelationDefinition

@@ -170,6 +170,12 @@ class Cutover:
         await self.pipeline.wait_message(marker)
 
     async def _check(self, target: Connection) -> None:
+        self._step = "definitions"
+        await self.pipeline.look_at_definitions()
+        if self.pipeline.context.unseen:
+            raise NotReadyError(
+                "Rows may have changed past the log; the writers went on.", "All are compared again; then try again."
+            )
         self._step = "final check"
         divergences = await self.pipeline.verifier.final_check()
         if divergences:

@@ -1,36 +1,195 @@
-"""Whether the source tables are still what they were when the plan was made; if not, the daemon must stop."""
+"""Whether source tables are still what they were: what cannot be gone on with stops the daemon, the rest is told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from replicator.changes import RelationDefinition
 from replicator.errors import DefinitionError
-from replicator.plan import Plan
+from replicator.log import get_logger
+from replicator.plan import Plan, identifying_columns
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.context import Context
+from replicator.postgres.definitions import (
+    ColumnDefinition,
+    Definition,
+    read_definitions,
+    store_definitions,
+    stored_definitions,
+)
+from replicator.postgres.slots import AGAIN as ANEW
 from replicator.tables import Table
 
-ANEW = "Start anew: drop the slot, the new tables and the schema replicator; `replicator run` then fills them again."
+log = get_logger("definitions")
+
+AGAIN = "Run `replicator check`, then start the daemon again: it goes on where it stopped."
 
 
-def check_tables(plan: Plan, now: Mapping[str, Table]) -> None:
-    """Compare with the catalogue. Raises DefinitionError when a table is gone or a type has changed."""
-    for name, table in plan.watched.items():
-        if name not in now:
-            raise DefinitionError(f"The source table {table.name} is gone.", ANEW)
-        for column in now[name].columns:
-            _compare_type(table, column.name, column.type_oid)
+class Definitions:
+    """One pipeline's source tables: as they are, and as they were when all their rows were last known to have come."""
+
+    def __init__(self, context: Context, plugin: str, publication: str) -> None:
+        self._context = context
+        self._publication = publication if plugin == "pgoutput" else ""
+        self._partitions_by_name = plugin != "pgoutput"
+        self._known: dict[str, Definition] = {}
+        self._now: dict[str, Definition] = {}
+        self._told: set[tuple[str, int]] = set()
+
+    @property
+    def _plan(self) -> Plan:
+        return self._context.plan
+
+    async def open(self, source: Connection) -> None:
+        """Compare with what is stored, from before the daemon started. Raises DefinitionError."""
+        now = await self._read(source)
+        async with connection(self._context.target_dsn, "definitions") as target:
+            self._known = await stored_definitions(target, self._context.direction)
+            if new := {name: each for name, each in now.items() if name not in self._known}:
+                await store_definitions(target, self._context.direction, new)
+                self._known |= new
+        self._compare(now)
+        for name, each in now.items():
+            if each.columns.keys() != self._known[name].columns.keys():
+                self._context.unseen.add(name)  # a transform may see columns that it has not seen before
+        self._now = now
+        self._tell()
+
+    async def look(self, source: Connection) -> bool:
+        """Compare with the catalogue as it is; gives whether rows may have changed past the log since the last look.
+
+        Raises DefinitionError for what cannot be gone on with.
+        """
+        now = await self._read(source)
+        before, changed = self._now, self._compare(now)
+        self._now = now
+        new = {name for name in changed if now[name] != before.get(name)}
+        if new:
+            self._tell()
+        return bool(new)
+
+    def noticed(self) -> dict[str, Definition]:
+        """The tables whose rows may have changed past the log, as they are now."""
+        return {name: self._now[name] for name in self._context.unseen}
+
+    async def settle(self, noticed: Mapping[str, Definition]) -> None:
+        """All rows of these tables have been compared and mended since they were noticed so."""
+        known = {name: self._of_the_plan(name, each) for name, each in noticed.items()}
+        async with connection(self._context.target_dsn, "definitions") as target:
+            await store_definitions(target, self._context.direction, known)
+        self._known |= known
+        self._context.unseen -= {name for name, each in noticed.items() if each == self._now[name]}
+
+    async def _read(self, source: Connection) -> dict[str, Definition]:
+        return await read_definitions(source, self._plan.source_schema, self._plan.watched, self._publication)
+
+    def _compare(self, now: Mapping[str, Definition]) -> set[str]:
+        changed = set()
+        for name, table in self._plan.watched.items():
+            if name not in now:
+                raise DefinitionError(f"The source table {table.name} is gone.", ANEW)
+            self._check(table, self._known[name], now[name])
+            if may_have_changed(self._known[name], now[name]):
+                changed.add(name)
+        self._context.unseen |= changed
+        return changed
+
+    def _check(self, table: Table, known: Definition, now: Definition) -> None:
+        if now.oid != known.oid:
+            raise DefinitionError(f"The source table {table.name} is not the one of before: it was made anew.", ANEW)
+        if now.key != known.key:
+            raise DefinitionError(f"The primary key of {table.name} has changed.", ANEW)
+        _check_types(table, known, now)
+        check_identity(self._plan, table, now.identity)
+        if known.published is not None and self._publication and now.published != known.published:
+            raise DefinitionError(
+                f"The publication {self._publication} does not publish {table.name} any more, or not as before: "
+                "changes may be missing.",
+                ANEW,
+            )
+        self._check_columns(table, now)
+        strangers = set(now.partitions) - {(leaf.schema, leaf.table) for leaf in table.leaves}
+        if self._partitions_by_name and any(schema != self._plan.source_schema for schema, _ in strangers):
+            raise DefinitionError(f"The table {table.name} has a new partition in another schema.", AGAIN)
+
+    def _check_columns(self, table: Table, now: Definition) -> None:
+        names = {each.name for each in now.columns.values()}
+        for column in table.columns:
+            if column.name not in names:
+                raise DefinitionError(f"The column {table.name}.{column.name} is gone.", AGAIN)
+        for number, each in now.columns.items():
+            if each.name not in table.by_name and (str(table.name), number) not in self._told:
+                self._told.add((str(table.name), number))
+                log.warning(
+                    "a new column is left out until the daemon starts again", table=str(table.name), column=each.name
+                )
+
+    def _of_the_plan(self, name: str, definition: Definition) -> Definition:
+        """Without the columns that the plan does not know: the next start is to see that they are new."""
+        known = self._plan.watched[name].by_name
+        return replace(
+            definition, columns={number: each for number, each in definition.columns.items() if each.name in known}
+        )
+
+    def _tell(self) -> None:
+        if self._context.unseen:
+            log.warning(
+                "rows may have changed past the log: all are compared again, and mended",
+                tables=sorted(self._context.unseen),
+            )
+
+
+def _check_types(table: Table, known: Definition, now: Definition) -> None:
+    rewritten = known.files.items() - now.files.items()
+    for number, was in known.columns.items():
+        column = now.columns.get(number)
+        in_key = number in known.key
+        if column is None:
+            continue
+        if column.type_oid != was.type_oid or (in_key and rewritten and column.spelt != was.spelt):
+            raise _type_changed(table, column.name)
+    for column in now.columns.values():
+        if column.name in table.by_name and table.by_name[column.name].type_oid != column.type_oid:
+            raise _type_changed(table, column.name)  # another column has its name now
+
+
+def may_have_changed(known: Definition, now: Definition) -> bool:
+    """Whether rows may have changed, come or gone past the log: storage made anew, partitions, other meanings."""
+    return known.files != now.files or any(
+        _means_otherwise(was, now.columns.get(number)) for number, was in known.columns.items()
+    )
+
+
+def _means_otherwise(was: ColumnDefinition, now: ColumnDefinition | None) -> bool:
+    if now is None or was.name != now.name or was.expression != now.expression:
+        return True
+    return any(now.labels.get(oid) != label for oid, label in was.labels.items())
 
 
 def check_relation(plan: Plan, definition: RelationDefinition) -> None:
-    """Compare with what the stream says. Raises DefinitionError when a type has changed.
+    """Compare with what the stream says. Raises DefinitionError when a type or the identity has changed.
 
-    A column that is new or gone is told where a row comes with it, or without it.
+    A column that is gone is told where a row comes without it; one that is new is left out.
     """
     schema, name = definition.relation
     table = plan.watched.get(name) if schema == plan.source_schema else None
-    for column, oid in definition.columns if table else ():
-        _compare_type(table, column, oid)
+    if table is None:
+        return
+    for column, oid in definition.columns:
+        known = table.by_name.get(column)
+        if known is not None and known.type_oid != oid:
+            raise _type_changed(table, column)
+    if definition.identity is not None:
+        check_identity(plan, table, definition.identity)
 
 
-def _compare_type(table: Table | None, column: str, type_oid: int) -> None:
-    known = table.by_name.get(column) if table else None
-    if table is not None and known is not None and known.type_oid != type_oid:
-        raise DefinitionError(f"The type of {table.name}.{column} has changed; its rows were rewritten unseen.", ANEW)
+def check_identity(plan: Plan, table: Table, identity: Iterable[str]) -> None:
+    """Raise DefinitionError unless the log names an old row by all that is needed of it."""
+    if not identifying_columns(plan, table) <= set(identity):
+        raise DefinitionError(
+            f"The log does not identify changed rows of {table.name} any more: its replica identity has changed.",
+            f"Give it back as it was. Changes may be missing: {ANEW}",
+        )
+
+
+def _type_changed(table: Table, column: str) -> DefinitionError:
+    return DefinitionError(f"The type of {table.name}.{column} has changed; its rows were rewritten unseen.", ANEW)

@@ -59,6 +59,10 @@ def _verified(pipeline: Pipeline) -> Gate:
         return Gate(
             name="verified", ok=True, detail=f"a full pass was clean at {verifier.clean_at:%Y-%m-%d %H:%M:%S} UTC"
         )
+    if verifier.context.unseen:
+        tables = ", ".join(sorted(verifier.context.unseen))
+        detail = f"rows of {tables} may have changed past the log; all are compared again, and mended"
+        return Gate(name="verified", ok=False, detail=detail)
     if verifier.divergences:
         return Gate(
             name="verified",

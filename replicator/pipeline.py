@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from replicator.apply.applier import Applier, NewerReadError, Outcome
 from replicator.backfill import Backfill
-from replicator.definitions import check_relation, check_tables
+from replicator.definitions import Definitions, check_relation
 from replicator.errors import RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.follow.follower import Follower
@@ -18,7 +18,6 @@ from replicator.lag import LagMeter
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
-from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point
@@ -27,7 +26,7 @@ from replicator.postgres.slots import check_slot, current_position, emit_message
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder
-from replicator.verify import Verifier, rounds
+from replicator.verify import PassResult, Verifier, rounds
 
 log = get_logger("pipeline")
 
@@ -92,6 +91,7 @@ class Pipeline:
             self.context, self._decoder, progress.slot, self._inbox, progress.applied, partial(check_relation, plan)
         )
         self._applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
+        self.definitions = Definitions(self.context, progress.plugin, ends.publication)
         self._advanced = asyncio.Condition()
         self._messages: set[str] = set()
         self._stored_at = datetime.min.replace(tzinfo=UTC)
@@ -108,6 +108,7 @@ class Pipeline:
         self._source = await connect(self.ends.source_dsn, f"{self.direction} control")
         identity = await identify_system(self.ends.source_dsn)
         check_slot(await read_slot(self._source, self.progress.slot), self.progress, identity.system_id)
+        await self.definitions.open(self._source)
         await self._applier.open()
 
     async def close(self) -> None:
@@ -146,16 +147,16 @@ class Pipeline:
     async def reload_plan(self, plan: Plan) -> None:
         """Work from a plan that knows the constraints built since; never in the middle of a batch."""
         async with self.context.exclusion.alone():
-            self.context.plan = plan
+            self.context.plan = plan.reading_as(self.context.plan)
 
     async def wait_started(self) -> None:
         """Wait until the stream counts: until the start marker has come by."""
         async with self._advanced:
             await self._advanced.wait_for(lambda: not self.context.shadow)
 
-    async def verify(self) -> None:
+    async def verify(self, full_pass: Callable[[float], Awaitable[PassResult]]) -> None:
         """Verify round after round. The verifier is open. Never returns."""
-        await rounds(self.verifier, between_passes=BETWEEN_PASSES, between_looks=BETWEEN_LOOKS)
+        await rounds(self.verifier, full_pass, between_passes=BETWEEN_PASSES, between_looks=BETWEEN_LOOKS)
 
     # ---- waiting
 
@@ -270,14 +271,14 @@ class Pipeline:
     async def _beat(self) -> None:
         while True:
             await self.nudge()
-            await self._check_definitions()
+            await self.look_at_definitions()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def _check_definitions(self) -> None:
-        """wal2json does not say when a table changes: look at the catalogue."""
+    async def look_at_definitions(self) -> None:
+        """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
         async with self._source_lock:
-            if self._source is not None:
-                check_tables(self.context.plan, await read_tables(self._source, self.context.plan.source_schema))
+            if self._source is not None and await self.definitions.look(self._source):
+                self._applier.forget_relations()
 
     async def _measure(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """One direction of a migration, resolved against the catalogues: what is read, written, and depends on what."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -83,9 +83,25 @@ class Plan:
         """All transforms, source by source."""
         return [transform for source in self.sources.values() for transform in source.transforms]
 
+    def reading_as(self, other: "Plan") -> "Plan":
+        """This plan, with the sources as the other has them: rows must not change their columns under way."""
+        sources = {
+            name: replace(source, table=other.sources[name].table, columns=other.sources[name].columns)
+            for name, source in self.sources.items()
+        }
+        return replace(self, sources=sources, watched=other.watched, source_tables=other.source_tables)
+
     def writers_of(self, target: Name) -> list[PlannedTransform]:
         """The transforms into one target."""
         return [each for each in self.transforms if each.target.name == target]
+
+
+def identifying_columns(plan: Plan, table: Table) -> set[str]:
+    """What the log must carry of a changed or deleted row's old version: the key, and what queries depend on."""
+    needed = set(table.key if plan.table_source(table.name.table) else ())
+    for dependency in plan.dependencies.get(table.name.table, ()):
+        needed.update(dependency.columns or ())
+    return needed
 
 
 def schemas_of(migration: Migration, direction: Direction) -> tuple[str, str]:

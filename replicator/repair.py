@@ -1,6 +1,7 @@
 """Makes the target again what the transforms give: where it diverges, and after a rollback."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 from replicator.log import get_logger
@@ -9,13 +10,17 @@ from replicator.postgres.connect import connection
 from replicator.postgres.control import journal
 from replicator.postgres.progress import write_reconciled
 from replicator.tables import Key
-from replicator.verify import Divergence
+from replicator.verify import Divergence, PassResult
 
 log = get_logger("repair")
 
 
-async def repair(pipeline: Pipeline, divergences: list[Divergence], why: str) -> int:
+async def repair(
+    pipeline: Pipeline, divergences: list[Divergence], why: str, only: Collection[str] | None = None
+) -> int:
     """Derive anew what source rows give, those in quarantine too; delete what nothing gives. Gives how many rows.
+
+    :param only: the sources whose rows in quarantine are tried again; None means all.
 
     Target rows that are overwritten or deleted by that are copied to ``replicator.kept`` before, in the same
     transaction.
@@ -30,7 +35,9 @@ async def repair(pipeline: Pipeline, divergences: list[Divergence], why: str) ->
             extra.setdefault(each.target, []).append(each.key)
         if each.kind != "missing" and not each.broken:
             wrong.setdefault(each.target, []).append(each.key)
-    sources = {each.name: each.source for each in pipeline.context.plan.transforms}
+    sources = {
+        each.name: each.source for each in pipeline.context.plan.transforms if only is None or each.source in only
+    }
     refused = {(name, key) for name, key in pipeline.context.quarantined if name in sources}
     for name, key in refused:
         dirty.setdefault(sources[name], set()).add(key)
@@ -43,6 +50,45 @@ async def repair(pipeline: Pipeline, divergences: list[Divergence], why: str) ->
     repaired = len(divergences) + len(refused - pipeline.context.quarantined)
     log.info("repaired", rows=repaired)
     return repaired
+
+
+async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
+    """A full pass; what has changed past the log, as noticed before the pass, is repaired and compared again."""
+    while True:
+        noticed = pipeline.definitions.noticed()
+        result = await pipeline.verifier.full_pass(pause)
+        if noticed:
+            await _repair_unseen(pipeline, result.divergences, noticed)
+            await pipeline.definitions.settle(noticed)
+        if result.clean or not noticed:
+            return result
+
+
+async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tables: Collection[str]) -> None:
+    """Repair what hangs on these source tables: the rows that they give, and those that nothing gives."""
+    plan = pipeline.context.plan
+    sources = {
+        name
+        for name in plan.sources
+        if name in tables or any(each.source == name for table in tables for each in plan.dependencies.get(table, ()))
+    }
+    targets = {each.target.name.table for each in plan.transforms if each.source in sources}
+    concerning = [
+        each
+        for each in divergences
+        if each.source in sources or (each.source is None and each.target in targets)
+    ]  # fmt: skip
+    repaired = await repair(pipeline, concerning, "changed past the log", sources)
+    async with connection(pipeline.ends.target_dsn, "repair") as target:
+        await journal(target, "changed past the log", {"tables": sorted(tables), "rows": repaired})
+
+
+async def repair_unseen(pipeline: Pipeline) -> None:
+    """Before constraints are made that would not hold: repair what has changed past the log since it was copied."""
+    await pipeline.look_at_definitions()
+    if pipeline.context.unseen:
+        await pipeline.verifier.open()
+        await compare(pipeline)
 
 
 async def reconcile(pipeline: Pipeline) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from replicator import schema
 from replicator.commands import Commands
@@ -26,7 +27,7 @@ from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import read_progress
-from replicator.repair import reconcile
+from replicator.repair import compare, reconcile, repair_unseen
 from replicator.report import Reporter
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
@@ -196,6 +197,7 @@ class Session:
     async def _stages(self, pipeline: Pipeline) -> None:
         if self.phase == Phase.BACKFILL:
             await pipeline.backfill()
+            await repair_unseen(pipeline)
             await self.enter_phase(Phase.BUILD)
         if self.phase == Phase.BUILD:
             await schema.build(
@@ -239,7 +241,7 @@ async def _verify(pipeline: Pipeline) -> None:
     await pipeline.wait_started()
     await pipeline.verifier.open()
     await reconcile(pipeline)
-    await pipeline.verify()
+    await pipeline.verify(partial(compare, pipeline))
 
 
 async def _until(stop: asyncio.Event) -> None:

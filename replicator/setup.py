@@ -13,6 +13,7 @@ from replicator.plan import Plan, queries_of, resolve, schemas_of
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
+from replicator.postgres.definitions import read_definitions, store_definitions
 from replicator.postgres.ownership import all_names
 from replicator.postgres.progress import Progress, create_progress
 from replicator.postgres.replication import identify_system
@@ -111,6 +112,9 @@ async def set_up_slot(
             reconciled=reconciled,
         )
         await create_progress(target, plan.direction, progress)
+        named = ends.publication if plugin == "pgoutput" else ""
+        definitions = await read_definitions(source, plan.source_schema, plan.watched, named)
+        await store_definitions(target, plan.direction, definitions)
         await reach(Failpoint.PROGRESS_MADE)
         return progress
 

@@ -36,6 +36,13 @@ class Column:
     has_default: bool = False
     generated: bool = False
     identity: bool = False
+    cast: str = ""
+    """The type without its modifier, for SQL: a cast to ``varchar(10)`` would cut a value of a column made wider."""
+
+    @property
+    def bare_type(self) -> str:
+        """What text is cast to, to be compared with this column."""
+        return self.cast or self.type
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch, compact
@@ -9,12 +9,12 @@ from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.apply.writing import Refusal, acting_children, write_effects
 from replicator.changes import Change, RelationName
-from replicator.errors import DefinitionError, RowError
+from replicator.errors import RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform
-from replicator.postgres.catalog import has_column, partition_root
+from replicator.postgres.catalog import partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import Failure, forget, quarantine, quarantined, release, remember
@@ -27,6 +27,9 @@ log = get_logger("apply")
 ROUNDS = 20
 """How often a batch is tried again with refused rows left out before the daemon gives up."""
 
+
+REDO_ROWS = 5_000
+"""How many rows are read again at a time."""
 
 UNIQUE_VIOLATION = "23505"
 CLASHES = (UNIQUE_VIOLATION, "23503")
@@ -61,10 +64,13 @@ class Applier:
         self.nulls_are_ambiguous = nulls_are_ambiguous
         self.outcome = Outcome()
         self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
-        self._relations: dict[RelationName, Table | None] = {
-            (table.name.schema, table.name.table): table for table in context.plan.watched.values()
-        }
-        self._dropped: set[tuple[Name, str]] = set()
+        self._relations: dict[RelationName, Table | None] = {}
+        self.forget_relations()
+
+    def forget_relations(self) -> None:
+        """Ask again what each name in the log stands for: partitions have come or gone."""
+        watched = self.context.plan.watched.values()
+        self._relations = {(table.name.schema, table.name.table): table for table in watched}
 
     async def open(self) -> None:
         """Connect to both sides and prepare the staging tables."""
@@ -127,7 +133,6 @@ class Applier:
         """
         await self._resolve(changes)
         batch = self._compact(changes)
-        await self._refuse_new_columns(batch)
         complete = whole and not self.outcome.failures
         try:
             await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
@@ -164,19 +169,14 @@ class Applier:
             watched = self.context.plan.watched.values()
             self._relations[relation] = next((table for table in watched if table.name == root), None)
 
-    async def _refuse_new_columns(self, batch: Batch) -> None:
-        """A column that was dropped since is harmless; one that is new may be needed, and the plan does not know it."""
-        for name, column in batch.unknown - self._dropped:
-            if await has_column(self._reader, name, column):
-                raise DefinitionError(
-                    f"The table {name} has a new column, {column}, since the daemon started.",
-                    "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
-                )
-            self._dropped.add((name, column))
-
-    async def redo(self, dirty: dict[str, set[Key]]) -> None:
+    async def redo(self, dirty: Mapping[str, set[Key]]) -> None:
         """Read these source keys again and write what they give now: for repairs, and for quarantined rows."""
-        await self._apply_batch(Batch(dirty={source: set(keys) for source, keys in dirty.items()}), None, whole=True)
+        for source, keys in dirty.items():
+            for start in range(0, len(listed := list(keys)), REDO_ROWS):
+                await self._apply_batch(
+                    Batch(dirty={source: set(listed[start : start + REDO_ROWS])}), None, whole=False
+                )
+        await self._finish(None)
 
     async def delete_rows(self, target: str, keys: Iterable[Key]) -> int:
         """Delete target rows that no source row gives."""

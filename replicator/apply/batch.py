@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from replicator.changes import Change, Image, RelationName
 from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
-from replicator.tables import Key, Name, Row, Table, key_of
+from replicator.postgres.slots import AGAIN
+from replicator.tables import Key, Row, Table, key_of
 from replicator.values import PARSERS, Missing, canonical
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
 """As psycopg takes parameters by name."""
+
+IDENTITY = f"Its replica identity has changed, or its key is too long for the log. Changes may be missing. {AGAIN}"
 
 Relations = Mapping[RelationName, Table | None]
 """The table that each relation name in the log stands for, partitions too; None for one that does not matter."""
@@ -38,8 +41,6 @@ class Batch:
     lookups: list[tuple[Dependency, dict[str, str | None]]] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Changes by table and operation."""
-    unknown: set[tuple[Name, str]] = field(default_factory=set)
-    """Columns in the log that the table had not when the daemon started: new since, or dropped before."""
 
     @property
     def reads(self) -> bool:
@@ -80,15 +81,14 @@ def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_a
     old_key = _image_key(table, change.old) if change.old else None
     if change.operation == "delete":
         if old_key is None:
-            raise ProtocolError(f"A deleted row of {table.name} came without its key.")
+            raise ProtocolError(f"A deleted row of {table.name} came without its key.", IDENTITY)
         _put(state, dirty, old_key, None)
         return
     new_key = _image_key(table, change.new or {}) or old_key
     if new_key is None:
-        raise ProtocolError(f"A row of {table.name} came without its key.")
+        raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
     if old_key is not None and old_key != new_key:
         _put(state, dirty, old_key, None)
-    batch.unknown |= {(table.name, name) for name in (change.new or {}).keys() - table.by_name.keys()}
     row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
     if row is None:
         state.rows.pop(new_key, None)
@@ -132,11 +132,24 @@ def _mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change) -> N
     if dependency.lookup is not None:
         _mark_lookup(batch, dependency, change)
         return
-    for image in (change.old, change.new):
-        if image and dependency.columns is not None:
-            key = _dependency_key(plan.sources[dependency.source], dependency.columns, image)
-            if key is not None:
-                batch.dirty.setdefault(dependency.source, set()).add(key)
+    _mark_keys(batch, plan.sources[dependency.source], dependency.columns or (), change)
+
+
+def _mark_keys(batch: Batch, source: Source, columns: tuple[str, ...], change: Change) -> None:
+    """The keys before and after. What an update leaves out of the new row, the old row has, or it may be any key."""
+    dirty = batch.dirty.setdefault(source.name, set())
+    if change.old is not None:
+        if not all(name in change.old for name in columns):
+            raise ProtocolError(f"A changed row of {'.'.join(change.relation)} came without its identity.", IDENTITY)
+        dirty |= _dependency_key(source, columns, change.old)
+    if change.new is None:
+        return
+    if any(isinstance(change.new.get(name, Missing.UNCHANGED), Missing) for name in columns):
+        if change.old is None:
+            batch.dirty_all.add(source.name)
+            batch.dirty.pop(source.name, None)
+    else:
+        dirty |= _dependency_key(source, columns, change.new)
 
 
 def _mark_lookup(batch: Batch, dependency: Dependency, change: Change) -> None:
@@ -152,15 +165,15 @@ def _mark_lookup(batch: Batch, dependency: Dependency, change: Change) -> None:
         batch.lookups.append((dependency, found))
 
 
-def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> Key | None:
-    """None when the column is NULL: no row of the query can hang on it."""
+def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> set[Key]:
+    """Empty when a column is NULL: no row of the query can hang on it."""
     parts = []
     for name, column in zip(source.key, columns, strict=True):
-        text = image.get(column)
+        text = image[column]
         if not isinstance(text, str):
-            return None
+            return set()
         parts.append(canonical(text, source.by_name[name].kind) or "")
-    return tuple(parts)
+    return {tuple(parts)}
 
 
 def _image_key(table: Table, image: Image) -> Key | None:

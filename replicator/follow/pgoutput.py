@@ -87,7 +87,7 @@ class PgoutputDecoder:
         columns, key = _columns(payload, at + 3, count)
         name = (schema or "pg_catalog", table)
         self._relations[oid] = _Relation(name, tuple(column for column, _ in columns), frozenset(key))
-        return [RelationDefinition(name, tuple(columns))]
+        return [RelationDefinition(name, tuple(columns), tuple(key))]
 
     def _insert(self, payload: bytes) -> list[Event]:
         oid, marker, count = _ROW.unpack_from(payload)

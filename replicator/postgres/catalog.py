@@ -45,7 +45,8 @@ TABLES = """
 """
 
 COLUMNS = """
-    SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull,
+    SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type,
+           format_type(a.atttypid, -1) AS bare_type, a.attnotnull,
            a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity
     FROM pg_attribute a
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
@@ -146,16 +147,6 @@ async def partition_root(connection: Connection, name: Name) -> Name:
         return Name(schema=row[0], table=row[1]) if row else name
 
 
-async def has_column(connection: Connection, name: Name, column: str) -> bool:
-    """Whether the table has this column now."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND NOT attisdropped",
-            (identifier(name.schema, name.table).as_string(connection), column),
-        )
-        return await cursor.fetchone() is not None
-
-
 def _trusted(query: str) -> sql.SQL:
     """The migration author's own SQL: code, like the transforms, not data."""
     return sql.SQL(query)
@@ -174,7 +165,7 @@ async def _kinds(connection: Connection, oids: list[int]) -> dict[int, Kind]:
 
 async def _type_names(connection: Connection, oids: list[int]) -> dict[int, str]:
     rows = await _rows(
-        connection, "SELECT o AS oid, format_type(o, NULL) AS type FROM unnest(%(oids)s::oid[]) o", oids=oids
+        connection, "SELECT o AS oid, format_type(o, -1) AS type FROM unnest(%(oids)s::oid[]) o", oids=oids
     )
     return {row["oid"]: row["type"] for row in rows}
 
@@ -187,6 +178,7 @@ def _column(row: dict[str, Any], kinds: dict[int, Kind]) -> Column:
     return Column(
         name=row["attname"],
         type=row["type"],
+        cast=row["bare_type"],
         type_oid=row["atttypid"],
         kind=kinds[row["atttypid"]],
         not_null=row["attnotnull"],

@@ -121,7 +121,7 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return CheckError(f"The server refused the connection: {primary}.", "Mend the DSN, or pg_hba.conf.")
     if state == "42501":
         return CheckError(f"A privilege is missing: {primary}.", "Grant it to the role in the DSN; see README, Roles.")
-    if state in ("42703", "42P01"):
+    if state in ("42703", "42P01", "42P10", "42804"):
         return DefinitionError(
             f"A table is not what it was when the daemon started: {primary}.",
             "Run `replicator check`, then start the daemon again: it goes on where it stopped.",

@@ -33,3 +33,5 @@ class Context:
     exclusion: Exclusion = field(default_factory=Exclusion)
     quarantined: set[tuple[str, Key]] = field(default_factory=set)
     """Transform and source key of each entry."""
+    unseen: set[str] = field(default_factory=set)
+    """Source tables whose rows may have changed past the log, and have not all been compared since."""

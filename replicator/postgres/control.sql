@@ -43,6 +43,15 @@ COMMENT ON COLUMN replicator.progress.start_marker IS
 COMMENT ON COLUMN replicator.progress.reconciled IS
     'False after a rollback, until the new rows are again what the transforms give for the old ones.';
 
+CREATE TABLE IF NOT EXISTS replicator.definitions (
+    pipeline text NOT NULL,
+    source_table text NOT NULL,
+    definition jsonb NOT NULL,
+    PRIMARY KEY (pipeline, source_table)
+);
+COMMENT ON TABLE replicator.definitions IS
+    'The source tables as they were when all rows were last known to have come: what has changed since is compared.';
+
 CREATE TABLE IF NOT EXISTS replicator.sources (
     pipeline text NOT NULL,
     source text NOT NULL,

@@ -96,9 +96,9 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
 
 
 async def drop_progress(connection: Connection, pipeline: Direction) -> None:
-    """Forget a pipeline's progress, chunks, memory and quarantine."""
+    """Forget a pipeline's progress, definitions, chunks, memory and quarantine."""
     with translated():
-        for table in ("progress", "sources", "chunks", "produced", "quarantine"):
+        for table in ("progress", "definitions", "sources", "chunks", "produced", "quarantine"):
             await connection.execute(f"DELETE FROM replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
 
 

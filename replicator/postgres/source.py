@@ -147,7 +147,7 @@ def _key_aliases(source: Source) -> sql.Composed:
 
 def _key_from_unnest(source: Source) -> sql.Composed:
     return comma([
-        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].type))
+        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].bare_type))
         for position, name in enumerate(source.key)
     ])  # fmt: skip
 
@@ -161,7 +161,9 @@ def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Co
     parameters: list[str] = []
     for bound, operator in ((lower, ">"), (upper, "<=")):
         if bound is not None:
-            casts = comma([sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].type)) for name in source.key])
+            casts = comma(
+                [sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].bare_type)) for name in source.key]
+            )
             conditions.append(sql.SQL("({}) {} ({})").format(_key(source), sql.SQL(operator), casts))
             parameters.extend(bound)
     if not conditions:

@@ -130,7 +130,7 @@ def partitions(subject: TablesSubject) -> Verdict | None:
     foreign = [each.quoted for each in leaves if each.kind == "f"]
     if not foreign:
         roots = listed(dict.fromkeys(each.table for each in leaves))
-        return passed(f"{roots}: {len(leaves)} partitions; after adding or removing one, start the daemon again")
+        return passed(f"{roots}: {len(leaves)} partitions")
     return failed(
         f"Foreign partitions: {listed(foreign)}.", "Detach them, or move their rows into a partition of this server."
     )

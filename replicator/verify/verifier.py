@@ -1,7 +1,7 @@
 """The rounds: full passes over every source, and in between the keys that the stream has touched since."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -76,6 +76,7 @@ class Verifier:
         return (
             self.clean_at is not None
             and not self.divergences
+            and not self.context.unseen
             and not self.context.touches.lost_count_since(self._clean_since)
         )
 
@@ -264,12 +265,18 @@ class Verifier:
         self.divergences = {(each.target, each.kind, each.key): each for each in found}
 
 
-async def rounds(verifier: Verifier, *, between_passes: float, between_looks: float) -> None:
-    """Verify for ever: a full pass, then the touched keys until the next one is due."""
+async def rounds(
+    verifier: Verifier,
+    full_pass: Callable[[float], Awaitable[PassResult]],
+    *,
+    between_passes: float,
+    between_looks: float,
+) -> None:
+    """Verify for ever: a full pass, then the touched keys until the next one is due, or rows have changed unseen."""
     while True:
-        await verifier.full_pass(pause=1.0 if verifier.passes else 0.0)
+        await full_pass(1.0 if verifier.passes else 0.0)
         due = asyncio.get_running_loop().time() + between_passes
-        while asyncio.get_running_loop().time() < due:
+        while asyncio.get_running_loop().time() < due and not verifier.context.unseen:
             await verifier.settle()
             await asyncio.sleep(between_looks)
 

@@ -65,11 +65,11 @@ def test_commit_carries_the_end_position_not_its_own() -> None:
 
 def test_relation() -> None:
     definition = pg.relation(7, "Public", "It's", [("id", True), ("ü n", False)])
-    assert decode(definition) == [RelationDefinition(("Public", "It's"), (("id", 25), ("ü n", 25)))]
+    assert decode(definition) == [RelationDefinition(("Public", "It's"), (("id", 25), ("ü n", 25)), ("id",))]
 
 
 def test_an_empty_schema_is_the_catalogue() -> None:
-    assert decode(pg.relation(7, "", "pg_class", [])) == [RelationDefinition(("pg_catalog", "pg_class"), ())]
+    assert decode(pg.relation(7, "", "pg_class", [])) == [RelationDefinition(("pg_catalog", "pg_class"), (), ())]
 
 
 def test_insert() -> None:
