@@ -23,6 +23,14 @@ test: $(INSTALLED) ## Run the tests, against every Postgres that is found
 	@tests/install_servers.sh
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
+RUNS ?= 200
+SEED ?= 1
+
+.PHONY: faults
+faults: $(INSTALLED) ## Break things RUNS times under live writers, from seed SEED on; prints a table
+	@tests/install_servers.sh
+	$(BIN)/python -m tests.faults.campaign --runs $(RUNS) --seed $(SEED) $(ARGS)
+
 .PHONY: types-table
 types-table: $(INSTALLED) ## Write tests/types.md: which types pass by which route
 	@tests/install_servers.sh

@@ -88,6 +88,9 @@ class Failpoint(StrEnum):
     REDO_COMMITTED = "redo_committed"
     """Repaired rows are committed."""
 
+    RECONCILED = "reconciled"
+    """After a rollback: the new rows are what the old ones give again; that it is done is not stored."""
+
     # ---- cutover, either way
     OPPOSITE_MADE = "opposite_made"
     """The opposite slot is there and followed; what it must remember is not read."""

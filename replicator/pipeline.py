@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from replicator.apply.applier import Applier, NewerReadError, Outcome
@@ -31,7 +30,7 @@ from replicator.verify import PassResult, Verifier, rounds
 log = get_logger("pipeline")
 
 HEARTBEAT_SECONDS = 10.0
-IDLE_PROGRESS = timedelta(seconds=10)
+IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
@@ -94,7 +93,7 @@ class Pipeline:
         self.definitions = Definitions(self.context, progress.plugin, ends.publication)
         self._advanced = asyncio.Condition()
         self._messages: set[str] = set()
-        self._stored_at = datetime.min.replace(tzinfo=UTC)
+        self._stored_at = float("-inf")
         self._source_lock = asyncio.Lock()
         self._source: Connection | None = None
 
@@ -207,7 +206,7 @@ class Pipeline:
                 await self._apply(piece)
 
     async def _idle(self, position: LSN) -> None:
-        due = datetime.now(UTC) - self._stored_at > IDLE_PROGRESS
+        due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
             async with self.context.exclusion.alone():
                 await self._applier.begin()
@@ -258,7 +257,7 @@ class Pipeline:
             piece.extend(await self._inbox.take(self.context.batch_rows))
 
     def _confirm(self, end: LSN) -> None:
-        self._stored_at = datetime.now(UTC)
+        self._stored_at = asyncio.get_running_loop().time()
         self._follower.reply_wanted = False
         self._follower.confirm(end)
 

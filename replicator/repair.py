@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
+from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
@@ -98,6 +99,7 @@ async def reconcile(pipeline: Pipeline) -> None:
     found = (await pipeline.verifier.full_pass()).divergences
     if found:
         await repair(pipeline, found, "rollback")
+    await reach(Failpoint.RECONCILED)
     async with connection(pipeline.ends.target_dsn, "reconcile") as target:
         await journal(target, "reconciled", {"rows": dict(Counter(each.target for each in found))})
         await write_reconciled(target, pipeline.direction)

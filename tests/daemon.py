@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,18 @@ SECONDS = 60.0
 class Daemon:
     """One process after another of the same migration, all writing to one log."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        program: str = "replicator",
+    ) -> None:
         self.settings = settings
         self._log = log
+        self._others = environment or {}
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +51,7 @@ class Daemon:
         """Start a process."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "replicator", "run"], cwd=ROOT, env=self._environment(), stdout=log, stderr=log
+                [sys.executable, "-m", self._program, "run"], cwd=ROOT, env=self._environment(), stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -127,4 +136,4 @@ class Daemon:
             for name, value in self.settings
             if value is not None
         }
-        return others | given
+        return {**others, **given, **self._others}

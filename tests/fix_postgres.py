@@ -95,6 +95,8 @@ class Source:
     version: int
     plugins: tuple[Plugin, ...]
     start: Callable[[contextlib.ExitStack], tuple[str, Cluster | None]]
+    binaries: Path | None = None
+    """Where the programs are, if they run a cluster of ours."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _binaries_source(binaries: Path, *, wheel: bool = False) -> Source:
         return cluster.dsn(), cluster
 
     plugins: tuple[Plugin, ...] = ("wal2json", "pgoutput") if not wheel and has_wal2json(binaries) else ("pgoutput",)
-    return Source(server_version(binaries), plugins, start)
+    return Source(server_version(binaries), plugins, start, binaries)
 
 
 def _given_source(dsn: str) -> Source:

@@ -1,5 +1,6 @@
 """Checks of a server: its version, its settings, its slots, and what runs on it now."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from replicator.postgres.server import Server, Slot, Wanted
@@ -15,12 +16,13 @@ RELOAD = "SELECT pg_reload_conf();"
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSubject:
-    """A server, and what the migration wants of it: ``slots`` are the names of ours that are to be on it."""
+    """A server, and what the migration wants of it."""
 
     variable: str
     """The setting that names it, for the remedies."""
     server: Server
-    slots: tuple[str, ...]
+    slots: Mapping[str, str]
+    """Our slots that are to be on it, by name, and the database that each belongs to."""
     plugin: Wanted
     started: bool
     """Whether the daemon has ever run: before that, what bears our slot's name is another's."""
@@ -116,7 +118,7 @@ def _slot_problem(subject: ServerSubject, each: Slot) -> str | None:
     known = ("wal2json", "pgoutput") if subject.plugin == "auto" else (subject.plugin,)
     if each.kind != "logical":
         return f"the slot {each.name} is a {each.kind} one"
-    if each.database != subject.server.database:
+    if each.database != subject.slots[each.name]:
         return f"the slot {each.name} belongs to the database {each.database}"
     if each.active and not subject.started:
         return f"the slot {each.name} is in use by somebody else"

@@ -1,5 +1,6 @@
 """The two databases: are they there, can their servers be followed, and may we work in them."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -96,16 +97,17 @@ async def check_servers(report: Report, settings: Settings, source: Side | None,
     forward, reverse = settings.slot_of("forward"), settings.slot_of("reverse")
     started = target is not None and target.phase is not None
     if source is not None and target is not None and source.shares_server(target):
-        await _check_server(report, settings, source, (forward, reverse), started=started)
+        slots = {forward: source.server.database, reverse: target.server.database}
+        await _check_server(report, settings, source, slots, started=started)
         target.plugin = source.plugin
         return
     for side, slot in ((source, forward), (target, reverse)):
         if side is not None:
-            await _check_server(report, settings, side, (slot,), started=started)
+            await _check_server(report, settings, side, {slot: side.server.database}, started=started)
 
 
 async def _check_server(
-    report: Report, settings: Settings, side: Side, slots: tuple[str, ...], *, started: bool
+    report: Report, settings: Settings, side: Side, slots: Mapping[str, str], *, started: bool
 ) -> None:
     subject = server_checks.ServerSubject(
         variable=f"REPLICATOR_{side.label.upper()}_DSN",

@@ -143,6 +143,15 @@ async def test_a_slot_of_our_name_in_another_database(one: Database, tmp_path: P
     assert (await check(one, tiny(tmp_path)))["source.slot"].outcome == "pass"
 
 
+async def test_each_of_two_databases_has_a_slot(one: Database, tmp_path: Path) -> None:
+    with fresh_database(one.server) as other:
+        for database, name in ((one, one.name), (other, f"{one.name}_reverse")):
+            with database.connect() as connected:
+                connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+        found = await check(one, tiny(tmp_path), target_dsn=other.dsn, plugin="pgoutput")
+        assert found["source.slot"].outcome == "pass", found["source.slot"]
+
+
 async def test_a_slot_that_fits_decides_the_plugin(one: Database, tmp_path: Path) -> None:
     with one.connect() as connected:
         connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])

@@ -1,0 +1,148 @@
+"""What must hold when a run is over: all of it is looked up past the engine, save for the transforms themselves."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import psycopg
+
+from replicator.demo.application import Application, Connection, found
+from replicator.demo.ledger import Ledger
+from replicator.migration import Direction
+from tests.engine import Engine, differences
+from tests.faults.stage import Stage
+from tests.faults.writers import NewParty, OldParty
+
+GONE_SECONDS: Final = 10.0
+"""How long the server may take to notice that a daemon is gone."""
+
+LEFT: Final = {
+    "sessions": "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY(%(names)s)"
+    " AND application_name LIKE 'replicator %%'",
+    "slots in use": "SELECT count(*) FROM pg_replication_slots WHERE database = ANY(%(names)s) AND active",
+    "advisory locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    " AND database IN (SELECT oid FROM pg_database WHERE datname = ANY(%(names)s))",
+    "prepared transactions": "SELECT count(*) FROM pg_prepared_xacts WHERE database = ANY(%(names)s)",
+}
+TEMPORARY: Final = "SELECT count(*) FROM pg_class WHERE relpersistence = 't'"
+GUARDS: Final = """
+SELECT c.relname, coalesce(t.tgenabled::text, 'D') FROM pg_class AS c
+LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND t.tgname = 'replicator_guard'
+WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r'
+"""
+REFUSED: Final = "RP002"
+
+
+def judge(stage: Stage, ledger: Ledger) -> list[str]:
+    """What is wrong, in words; nobody must be writing, and the daemon must have stopped."""
+    new_owns = stage.owner() == "new"
+    return [
+        *_left_behind(stage),
+        *_slots(stage, "reverse" if new_owns else "forward"),
+        *_different(stage, "reverse" if new_owns else "forward"),
+        *_lost(stage, ledger),
+        *_one_owner(stage),
+        *_guards(stage, new_owns=new_owns),
+        *_sequence(stage, new_owns=new_owns),
+        *_open_questions(stage),
+    ]
+
+
+def _left_behind(stage: Stage) -> Iterator[str]:
+    names = {"names": [stage.old.name, stage.new.name]}
+    with psycopg.connect(stage.old.server.admin_dsn, autocommit=True) as admin:
+        for what, query in LEFT.items():
+            deadline = time.monotonic() + GONE_SECONDS
+            while (row := admin.execute(query.encode(), names).fetchone()) != (0,):
+                if time.monotonic() > deadline:
+                    yield f"{what} are left: {row[0] if row else '?'}"
+                    break
+                time.sleep(0.05)
+    if not stage.crashed:  # after a crash the server itself clears them away, when it comes to it
+        for dsn in dict.fromkeys(stage.dsns):
+            if left := stage.ask(dsn, TEMPORARY):
+                yield f"temporary tables are left: {left}"
+
+
+def _slots(stage: Stage, direction: Direction) -> Iterator[str]:
+    with psycopg.connect(stage.old.server.admin_dsn, autocommit=True) as admin:
+        query = "SELECT slot_name FROM pg_replication_slots WHERE database = ANY(%s)"
+        slots = {name for (name,) in admin.execute(query, [[stage.old.name, stage.new.name]])}
+    if slots != {stage.settings.slot_of(direction)}:
+        yield f"the slots are {sorted(slots)} while the {direction} pipeline is at work"
+    publications = set()
+    for dsn in dict.fromkeys(stage.dsns):
+        with psycopg.connect(dsn, autocommit=True) as opened:
+            publications |= {name for (name,) in opened.execute("SELECT pubname FROM pg_publication")}
+    wanted = {stage.settings.publication_of(direction)} if stage.settings.plugin == "pgoutput" else set()
+    if publications != wanted:
+        yield f"the publications are {sorted(publications)} while the {direction} pipeline is at work"
+
+
+def _different(stage: Stage, direction: Direction) -> Iterator[str]:
+    found = asyncio.run(differences(Engine(stage.settings, stage.migration, direction)))
+    if found:
+        yield f"{len(found)} rows differ from what the {direction} transforms give: {found[:5]}"
+
+
+def _lost(stage: Stage, ledger: Ledger) -> Iterator[str]:
+    sides: list[tuple[str, Callable[[Connection], Application]]] = [
+        (stage.dsns[0], OldParty),
+        (stage.dsns[1], lambda connection: NewParty(connection, stage.ids)),
+    ]
+    for dsn, side in sides:
+        with psycopg.connect(dsn, autocommit=True) as opened:
+            application = side(opened)
+            for lost in ledger.lost(application, found(opened, application))[:5]:
+                yield f"lost: {lost}"
+
+
+def _one_owner(stage: Stage) -> Iterator[str]:
+    rows = {stage.ask(dsn, "SELECT owner || epoch FROM replicator.ownership") for dsn in stage.dsns}
+    if len(rows) != 1:
+        yield f"two databases disagree about the owner: {sorted(rows)}"
+    takers = [
+        schema
+        for dsn, schema in zip(stage.dsns, (OldParty.schema, NewParty.schema), strict=True)
+        if _takes(dsn, schema)
+    ]
+    if takers != ["party" if stage.owner() == "new" else "public"]:
+        yield f"these schemas take writes: {takers}, and {stage.owner()} owns the data"
+
+
+def _takes(dsn: str, schema: str) -> bool:
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        try:
+            opened.execute(f"UPDATE {schema}.tickets SET note = '' WHERE false".encode())
+        except psycopg.Error as error:
+            if error.sqlstate != REFUSED:
+                raise
+            return False
+    return True
+
+
+def _guards(stage: Stage, *, new_owns: bool) -> Iterator[str]:
+    for dsn, schema, guarded in ((stage.dsns[0], "public", new_owns), (stage.dsns[1], "party", not new_owns)):
+        with psycopg.connect(dsn, autocommit=True) as opened:
+            states: dict[str, str] = dict(opened.execute(GUARDS, [schema]).fetchall())
+        wrong = sorted(name for name, state in states.items() if (state == "A") != guarded)
+        if wrong:
+            yield f"the guards of {schema} are {'off' if guarded else 'on'}: {wrong}"
+
+
+def _sequence(stage: Stage, *, new_owns: bool) -> Iterator[str]:
+    schema = "party" if new_owns else "public"
+    query = (
+        f"SELECT nextval(pg_get_serial_sequence('{schema}.tickets', 'id')) <= (SELECT max(id) FROM {schema}.tickets)"
+    )
+    if stage.ask(stage.dsns[new_owns], query):
+        yield f"the sequence of {schema}.tickets gives ids that are in use"
+
+
+def _open_questions(stage: Stage) -> Iterator[str]:
+    for dsn in dict.fromkeys(stage.dsns):
+        if rows := stage.ask(dsn, "SELECT count(*) FROM replicator.quarantine"):
+            yield f"{rows} rows are in quarantine"
+    if stage.phase not in ("follow", "soak"):
+        yield f"the phase is {stage.phase}"

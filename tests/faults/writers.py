@@ -1,0 +1,254 @@
+"""The application under faults: writers that go on through everything, and know what became of each transaction."""
+
+import contextlib
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Protocol, cast
+
+import psycopg
+
+from replicator.demo.application import Application, Connection, Found, Ids, MissingRowError
+from replicator.demo.ledger import Entry, Ledger
+from replicator.demo.new_application import NewApplication
+from replicator.demo.old_application import OldApplication
+from replicator.demo.workload import Workload
+
+TOKENS: Final = """
+CREATE SCHEMA harness;
+CREATE TABLE harness.tokens (token uuid PRIMARY KEY);
+"""
+GUARDED: Final = "RP002"
+WAITED_OUT: Final = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DiskFull,
+)
+PATIENCE: Final = 60.0
+"""Seconds in which a transaction must get through, whatever happens."""
+AGAIN: Final = 0.05
+
+
+class OldParty(OldApplication):
+    """The old application, which sells tickets too."""
+
+    versions: ClassVar[Mapping[str, str]] = {
+        **OldApplication.versions,
+        "tickets": "SELECT id::text, note FROM public.tickets",
+    }
+    tables: ClassVar[frozenset[str]] = frozenset(versions)
+
+
+class NewParty(NewApplication):
+    """The new application, likewise."""
+
+    versions: ClassVar[Mapping[str, str]] = {
+        **NewApplication.versions,
+        "tickets": "SELECT id::text, note FROM party.tickets",
+    }
+    tables: ClassVar[frozenset[str]] = frozenset(versions)
+
+
+class Work(Protocol):
+    """A transaction: the demo's, or one of those below."""
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether it is rolled back in the end."""
+
+    def run(self, application: Application) -> None:
+        """Do it, within the caller's transaction; it may have to be done again."""
+
+    def entries(self, application: Application) -> list[Entry]:
+        """What the ledger is to hold then."""
+
+
+class Sale:
+    """Sells tickets: their ids are the server's to choose."""
+
+    rolls_back = False
+
+    def __init__(self, notes: Sequence[str]) -> None:
+        self._notes = notes
+        self.sold: list[tuple[str, str]] = []
+
+    def run(self, application: Application) -> None:
+        cursor = _execute(
+            application,
+            f"INSERT INTO {application.schema}.tickets (note) SELECT unnest(%s::text[]) RETURNING id::text, note",
+            [list(self._notes)],
+        )
+        self.sold = cursor.fetchall()
+
+    def entries(self, application: Application) -> list[Entry]:
+        return [Entry("tickets", key, note, application.schema) for key, note in self.sold]
+
+
+class Note:
+    """Writes another note on a ticket."""
+
+    rolls_back = False
+
+    def __init__(self, key: str, note: str) -> None:
+        self._key, self._note = key, note
+
+    def run(self, application: Application) -> None:
+        cursor = _execute(
+            application,
+            f"UPDATE {application.schema}.tickets SET note = %s WHERE id = %s::bigint",
+            [self._note, self._key],
+        )
+        if cursor.rowcount != 1:
+            raise MissingRowError(f"The ticket {self._key} is not there.")
+
+    def entries(self, application: Application) -> list[Entry]:
+        return [Entry("tickets", self._key, self._note, application.schema)]
+
+
+def _execute(application: Application, query: str, parameters: Sequence[Any]) -> "psycopg.Cursor[Any]":
+    return cast("psycopg.Cursor[Any]", application._execute(query, parameters))  # type: ignore[attr-defined]
+
+
+class Hand:
+    """One connection of the application's: does a transaction until it is acknowledged, or known to be committed.
+
+    :param dsns: the old schema's database, and the new one's.
+    """
+
+    def __init__(self, dsns: tuple[str, str], ids: Ids) -> None:
+        self.ledger = Ledger()
+        """What is committed, as far as this hand has done it."""
+        self.schema = ""
+        """Where the last one went."""
+        self.done = 0
+        self.unknown = 0
+        """Replies that were lost; each was looked up."""
+        self._dsns = dsns
+        self._ids = ids
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    def do(self, work: Work) -> list[Entry]:
+        """Do it. Raises what cannot be waited out."""
+        with self._lock:
+            application = self._do(work)
+        entries = work.entries(application)
+        self.ledger.enter(entries)
+        self.done += 1
+        return entries
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _do(self, work: Work) -> Application:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            token = uuid.uuid4()
+            application: Application | None = None
+            try:
+                application = self._application()
+                self._try(work, application, token)
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:
+                    raise
+                if application is not None and self._was_committed(error, application, token, deadline):
+                    return application
+                time.sleep(AGAIN)
+            else:
+                self.schema = application.schema
+                return application
+
+    def _try(self, work: Work, application: Application, token: uuid.UUID) -> None:
+        assert self._connection is not None
+        with self._connection.transaction():
+            self._connection.execute("INSERT INTO harness.tokens VALUES (%s)", [token])
+            work.run(application)
+            if work.rolls_back:
+                raise psycopg.Rollback
+
+    def _was_committed(self, error: psycopg.Error, application: Application, token: uuid.UUID, deadline: float) -> bool:
+        """Whether a transaction that has failed for us was committed all the same; it never will be after this."""
+        assert self._connection is not None
+        if not self._connection.closed:
+            if isinstance(error, WAITED_OUT) or error.sqlstate == GUARDED:
+                self._connection.close()  # so that the owner is looked up again
+                return False
+            raise error
+        self.unknown += 1
+        dsn = self._dsns[application.schema == NewParty.schema]
+        while True:
+            try:
+                with psycopg.connect(dsn, autocommit=True) as opened:
+                    query = "INSERT INTO harness.tokens VALUES (%s) ON CONFLICT DO NOTHING"
+                    return opened.execute(query, [token]).rowcount == 0
+            except psycopg.Error:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(AGAIN)
+
+    def _application(self) -> Application:
+        """The application for the schema that owns the data."""
+        if self._connection is None or self._connection.closed:
+            new = owner(self._dsns) == "new"
+            self._connection = psycopg.connect(self._dsns[new], autocommit=True, application_name="party writer")
+            self._new = new
+        return NewParty(self._connection, self._ids) if self._new else OldParty(self._connection)
+
+
+def owner(dsns: Iterable[str]) -> str:
+    """Who owns the data: the database whose state row has moved last knows."""
+    rows: list[tuple[int, str]] = []
+    for dsn in dict.fromkeys(dsns):
+        with psycopg.connect(dsn, autocommit=True) as opened, contextlib.suppress(psycopg.errors.UndefinedTable):
+            rows += opened.execute("SELECT epoch, owner FROM replicator.ownership").fetchall()
+    return max(rows, default=(0, "old"))[1]
+
+
+class Writer(threading.Thread):
+    """Writes until it is told to stop, or until something fails, which is then in ``error``."""
+
+    def __init__(self, hand: Hand, held: Found, *, number: int, of: int, pause: float, seed: int) -> None:
+        super().__init__(name=f"writer {number}", daemon=True)
+        self.hand = hand
+        self.error: Exception | None = None
+        self._workload = Workload(held, worker=number, workers=of)
+        self._chance = self._workload._chance = random.Random(seed)
+        self._number = number
+        self._tickets: list[str] = []
+        self._pause = pause
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Stop after the transaction that is under way."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.wait(self._chance.uniform(0, 2 * self._pause)):
+                work, entries = self._do()
+                if isinstance(work, Sale | Note):
+                    self._tickets += [entry.key for entry in entries]
+                else:
+                    self._workload.done(entries)
+        except Exception as error:  # noqa: BLE001  whoever started this raises it
+            self.error = error
+        finally:
+            self.hand.close()
+
+    def _do(self) -> tuple[Work, list[Entry]]:
+        work = self._next()
+        return work, self.hand.do(work)
+
+    def _next(self) -> Work:
+        chosen = self._chance.random()
+        label = f"ticket {self._number}.{self.hand.done}"
+        if chosen < 0.1:
+            return Sale([label])
+        if chosen < 0.15 and self._tickets:
+            return Note(self._chance.choice(self._tickets), label)
+        return self._workload.next()
