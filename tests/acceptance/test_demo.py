@@ -37,6 +37,8 @@ class Run:
         self.mark = uuid.uuid4().hex
         self.folder = Path(tempfile.mkdtemp(prefix="demo-test-", dir="/tmp"))
         self.folder.chmod(0o755)
+        # What runs in the background of a shell ignores SIGINT, and hands that down.
+        heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "replicator", "demo", *arguments],
             cwd=ROOT,
@@ -45,6 +47,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
         )
+        signal.signal(signal.SIGINT, heeded)
         self.said: list[str] = []
 
     def wait_for(self, words: str) -> None:
