@@ -127,6 +127,7 @@ class Cutover:
     async def _attempt(self, epoch: int) -> float:
         """One attempt; gives the seconds that the writers waited. Everything that can be done before the lock is."""
         clock = asyncio.get_running_loop().time
+        in_doubt = False
         holder = await connect(self.ends.source_dsn, "cutover")
         try:
             async with connection(self.ends.target_dsn, "cutover target") as target:
@@ -143,6 +144,7 @@ class Cutover:
                         await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
+                        await self.pipeline.freeze()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
                         await reach(Failpoint.CUTOVER_CHECKED)
@@ -158,9 +160,12 @@ class Cutover:
                 self._step = "commit"
                 self._on_commit()
                 await reach(Failpoint.CUTOVER_COMMITTING)
+                in_doubt = True
                 await self._commit(holder, epoch)
                 return clock() - began
         finally:
+            if not in_doubt:
+                self.pipeline.thaw()
             await holder.close()  # without a commit, this is the rollback
 
     async def _drain(self) -> None:

@@ -105,6 +105,8 @@ class Moves:
     async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
+        if self.session.pipeline is not None:
+            self.session.pipeline.thaw()
         await self.session.close_pipeline(move.opposite)
         await self.drop_pipeline(move.opposite)
         await self.session.enter_phase(move.before, rehearsed=rehearsed)

@@ -94,6 +94,8 @@ class Pipeline:
         self._advanced = asyncio.Condition()
         self._messages: set[str] = set()
         self._stored_at = float("-inf")
+        self._going = asyncio.Event()
+        self._going.set()
         self._source_lock = asyncio.Lock()
         self._source: Connection | None = None
 
@@ -178,6 +180,32 @@ class Pipeline:
             if self._source is not None:
                 await emit_message(self._source, message)
 
+    # ---- the end of its time
+
+    async def freeze(self) -> None:
+        """Apply nothing more until ``thaw``.
+
+        In a cutover, once drained: after its commit, what comes down this stream are the opposite pipeline's writes.
+        To apply these would undo what the application has done since.
+        """
+        self._going.clear()
+        async with self.context.exclusion.alone():
+            pass  # what was under way has ended
+
+    def thaw(self) -> None:
+        """Go on: the cutover was given up."""
+        self._going.set()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Alone on the target, and not frozen."""
+        while True:
+            await self._going.wait()
+            async with self.context.exclusion.alone():
+                if self._going.is_set():
+                    yield
+                    return
+
     # ---- repair
 
     @contextlib.asynccontextmanager
@@ -208,7 +236,7 @@ class Pipeline:
     async def _idle(self, position: LSN) -> None:
         due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
-            async with self.context.exclusion.alone():
+            async with self._turn():
                 await self._applier.begin()
                 await self._applier.commit(position)
                 await reach(Failpoint.IDLE_COMMITTED)
@@ -217,7 +245,7 @@ class Pipeline:
 
     async def _apply(self, piece: Piece) -> None:
         began = asyncio.get_running_loop().time()
-        async with self.context.exclusion.alone():
+        async with self._turn():
             await self._applier.begin()
             last = await self._apply_pieces(piece)
             end = last.end or ZERO

@@ -61,12 +61,12 @@ def measure(pairs: int, rows: int, rate: int) -> dict[str, Any]:
         stage.stop_daemon()
         judge(stage.dsn, migration, ledger, figures)
     return {
+        **figures.as_json(),
         "pairs": pairs,
         "write_pause_seconds": {name: spread(durations) for name, durations in pauses.items()},
         "attempts": attempts,
         "aborted_attempts": aborted,
         "rows_kept_aside": kept,
-        **figures.as_json(),
     }
 
 

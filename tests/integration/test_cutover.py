@@ -8,9 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import Migration
+from replicator import Migration, cutover
 from replicator.cutover import CutoverResult
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
+from replicator.lsn import parse_lsn
 from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
 from replicator.phases import CUTOVER, ROLLBACK, Move, Phase
@@ -112,6 +113,30 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
         assert reverse is not None
         assert reverse.direction == "reverse"
         await running.until(lambda: reverse.verifier.clean)
+
+
+async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the commit the forward stream carries what the reverse pipeline writes: it is not to come back."""
+    seed(database.dsn)
+    original = cutover.activate
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        forward = running.session.pipeline
+        assert forward is not None
+
+        async def linger(*arguments: Any) -> None:
+            await original(*arguments)
+            nickname = "SELECT requester_nickname FROM requests WHERE id = 'r1'"
+            execute(database.dsn, ["UPDATE party.requests SET submitted_by = 'once' WHERE legacy->>'id' = 'r1'"])
+            await running.until(lambda: one(database.dsn, nickname) == "once")
+            written = parse_lsn(one(database.dsn, "SELECT pg_current_wal_flush_lsn()::text"))
+            await running.until(lambda: forward.received >= written)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(forward.wait_applied(written), 1)
+
+        monkeypatch.setattr("replicator.moves.activate", linger)
+        await running.cut_over()
+        assert running.session.phase == Phase.SOAK
 
 
 async def test_two_databases(database: Database, other_database: Database) -> None:
