@@ -189,7 +189,7 @@ class Cutover:
                 "See `replicator verify --repair`.",
             )
         if self.pipeline.context.quarantined:
-            raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
+            raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator quarantine list`.")
         self._step = "sequences"
         await set_sequences(target, self.plan.targets)
         self._step = "checks"

@@ -6,8 +6,8 @@ from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import check_queries, failing_checks, invalid_objects
-from replicator.postgres.memory import quarantine_counts
 from replicator.postgres.progress import backfill_progress
+from replicator.postgres.quarantine import count_entries
 from replicator.settings import Settings
 
 
@@ -73,11 +73,12 @@ def _verified(pipeline: Pipeline) -> Gate:
 
 
 async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:
-    counts = await quarantine_counts(target, pipeline.direction)
-    if not counts:
-        return Gate(name="quarantine", ok=True, detail="empty")
-    listed = ", ".join(f"{transform}: {count:,}" for transform, count in counts.items())
-    return Gate(name="quarantine", ok=False, detail=f"{listed}; mend the rows or the transforms")
+    counts = await count_entries(target, pipeline=pipeline.direction, state="standing")
+    if counts:
+        listed = ", ".join(f"{transform}: {count:,}" for transform, count in counts.items())
+        return Gate(name="quarantine", ok=False, detail=f"{listed}; see `replicator quarantine list`")
+    discarded = sum((await count_entries(target, pipeline=pipeline.direction, state="discarded")).values())
+    return Gate(name="quarantine", ok=True, detail=f"empty, save for {discarded:,} discarded" if discarded else "empty")
 
 
 async def _schema(pipeline: Pipeline, target: Connection) -> Gate:

@@ -151,4 +151,4 @@ class Moves:
             await drop_slot(source, ends.slot)
             await drop_publication(source, ends.publication)
         async with connection(ends.target_dsn, "clean up") as target:
-            await drop_progress(target, direction)
+            await drop_progress(target, direction, keep_discarded=True)

@@ -19,7 +19,7 @@ from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.context import Context
-from replicator.postgres.progress import Progress, backfill_progress, consistent_point
+from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
 from replicator.postgres.replication import identify_system
 from replicator.postgres.slots import check_slot, current_position, emit_message, read_slot
 from replicator.postgres.snapshots import Snapshot
@@ -110,6 +110,9 @@ class Pipeline:
         identity = await identify_system(self.ends.source_dsn)
         check_slot(await read_slot(self._source, self.progress.slot), self.progress, identity.system_id)
         await self.definitions.open(self._source)
+        async with connection(self.ends.target_dsn, "quarantine") as target, target.transaction():
+            await enter(target, self.context.epoch)
+            await self.context.quarantine.open(target, [each.name for each in self.context.plan.transforms])
         await self._applier.open()
 
     async def close(self) -> None:

@@ -12,8 +12,8 @@ from replicator.observe.status import Daemon, ErrorEntry, StatusDocument, blank,
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
-from replicator.postgres.memory import quarantine_counts
 from replicator.postgres.progress import SourceProgress, backfill_progress
+from replicator.postgres.quarantine import count_entries
 from replicator.settings import Settings
 from replicator.verify import summary
 
@@ -78,8 +78,10 @@ class Reporter:
             "running": {"done": verifier.done, "total": verifier.total} if verifier.running else None,
             "unsettled": pipeline.context.touches.unsettled_count(),
         }
-        counts = await quarantine_counts(target, pipeline.direction)
-        document["quarantined"] = [{"transform": name, "rows": rows} for name, rows in counts.items()]
+        standing = await count_entries(target, pipeline=pipeline.direction, state="standing")
+        document["quarantined"] = [{"transform": name, "rows": rows} for name, rows in standing.items()]
+        discarded = await count_entries(target, pipeline=pipeline.direction, state="discarded")
+        document["discarded"] = [{"transform": name, "rows": rows} for name, rows in discarded.items()]
 
     def _remaining(self, progress: list[SourceProgress]) -> float | None:
         """Seconds until the backfill is done, at the speed since this daemon began to look."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 
 from replicator.values import Kind, Value, canonical, to_text
 
@@ -101,3 +102,10 @@ def encode_key(key: Key) -> str:
 def decode_key(text: str) -> Key:
     """The inverse of ``encode_key``."""
     return tuple(json.loads(text))
+
+
+def fingerprint(row: Row | None) -> str:
+    """Tells whether a row is still the same, without holding it; None stands for a row that is not there."""
+    if row is None:
+        return ""
+    return blake2b(repr(sorted(row.items())).encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -17,8 +17,9 @@ from replicator.plan import PlannedTransform
 from replicator.postgres.catalog import partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
-from replicator.postgres.memory import Failure, forget, quarantine, quarantined, release, remember
+from replicator.postgres.memory import forget, remember
 from replicator.postgres.progress import enter, write_applied
+from replicator.postgres.quarantine import Failure, halted
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Table
 
@@ -62,6 +63,7 @@ class Applier:
     def __init__(self, context: Context, *, nulls_are_ambiguous: bool) -> None:
         self.context = context
         self.nulls_are_ambiguous = nulls_are_ambiguous
+        self.halt_on_error = context.halt_on_error
         self.outcome = Outcome()
         self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
         self._relations: dict[RelationName, Table | None] = {}
@@ -82,7 +84,6 @@ class Applier:
         await self._writer.prepare()
         for join in ("hashjoin", "mergejoin"):  # staged rows are few and have no statistics: go by the target's key
             await self._execute(f"SET enable_{join} = off")
-        self.context.quarantined |= await quarantined(self._connection, direction)
 
     async def close(self) -> None:
         """Give the connections back; an open transaction is rolled back by that."""
@@ -170,7 +171,11 @@ class Applier:
             self._relations[relation] = next((table for table in watched if table.name == root), None)
 
     async def redo(self, dirty: Mapping[str, set[Key]]) -> None:
-        """Read these source keys again and write what they give now: for repairs, and for quarantined rows."""
+        """Read these source keys again and write what they give now: for repairs, and for quarantined rows.
+
+        What is refused stays in quarantine, or goes there, even with ``halt_on_error``: somebody is there to see it.
+        """
+        self.halt_on_error = False
         for source, keys in dirty.items():
             for start in range(0, len(listed := list(keys)), REDO_ROWS):
                 await self._apply_batch(
@@ -194,7 +199,7 @@ class Applier:
         failures: dict[tuple[str, Key], Failure] = {}
         for _ in range(ROUNDS):
             effects, read_at = await self._deriver.effects(batch, skip)
-            failures.update({(each.transform, each.source_key): each for each in effects.failures})
+            failures.update({each.place: each for each in effects.failures})
             self._postpone(effects, whole=whole)
             refusals = await self._try_write(effects, whole=whole)
             if not refusals:
@@ -207,9 +212,9 @@ class Applier:
             if clash is not None and clash.sqlstate == UNIQUE_VIOLATION and in_order:
                 raise UniqueClashError(clash.problem, clash.remedy, clash.sqlstate)
             for refusal in refusals:
-                found = _failure(refusal)
-                failures[found.transform, found.source_key] = found
-                skip.add((found.transform, found.source_key))
+                found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
+                failures[found.place] = found
+                skip.add(found.place)
             self._withdraw(skip)
         raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
 
@@ -248,22 +253,22 @@ class Applier:
 
     async def _keep(self, effects: Effects, failures: dict[tuple[str, Key], Failure]) -> None:
         """Change the memory and the quarantine as the rows have changed."""
-        if failures and self.context.halt_on_error:
-            raise RowError(next(iter(failures.values())).error, "REPLICATOR_ON_ERROR is halt: mend it and start again.")
+        quarantine = self.context.quarantine
+        refused = quarantine.heeded(failures.values())
+        if refused and self.halt_on_error:
+            raise halted(refused[0])
         for name, pairs in effects.forgotten.items():
             await forget(self._connection, self.context.direction, name, pairs)
         for name, pairs in effects.remembered.items():
             await remember(self._connection, self.context.direction, name, pairs)
-        if failures:
-            log.warning("rows quarantined", pipeline=self.context.direction, rows=len(failures),
-                        transforms=sorted({name for name, _ in failures}))  # fmt: skip
-            await quarantine(self._connection, self.context.direction, failures.values())
-            self.outcome.failures += failures.values()
-        resolved = [entry for entry in effects.good if entry in self.context.quarantined and entry not in failures]
-        if resolved:
-            await release(self._connection, self.context.direction, resolved)
-            self.context.quarantined -= set(resolved)
-        self.context.quarantined |= set(failures)
+        if refused:
+            log.warning("rows quarantined", pipeline=self.context.direction, rows=len(refused),
+                        transforms=sorted({each.transform for each in refused}))  # fmt: skip
+            await quarantine.keep(self._connection, refused)
+            self.outcome.failures += refused
+        await quarantine.release(
+            self._connection, [place for place in effects.good if place in quarantine and place not in failures]
+        )
 
     def _touch(self, batch: Batch) -> None:
         """Before the commit, not after: a window that misses a touch would let a stale row through."""
@@ -280,10 +285,3 @@ class Applier:
     async def _execute(self, statement: str) -> None:
         with translated():
             await self._connection.execute(statement.encode())
-
-
-def _failure(refusal: Refusal) -> Failure:
-    transform: PlannedTransform = refusal.transform
-    return Failure(
-        transform=transform.name, source=transform.source, source_key=refusal.source_key, error=str(refusal.error)
-    )

@@ -51,8 +51,8 @@ class Deriver:
         return effects, read_at
 
     async def _read_everything(self, effects: Effects, source: Source, skip: set[tuple[str, Key]]) -> None:
-        rows: dict[Key, Row | None] = {}
-        for transform in source.transforms:  # a key that is gone has left its trace in the memory only
+        rows = self._refused(source)
+        for transform in source.transforms:  # a key that is gone has left its trace only there, and in the memory
             rows.update(dict.fromkeys(await self._remembered(transform, None)))
         async for some in read_all(self._reader, source, 5_000):
             rows.update(some)
@@ -63,7 +63,7 @@ class Deriver:
     ) -> None:
         rows = state.rows
         if state.truncated:
-            gone: dict[Key, Row | None] = {}
+            gone = self._refused(source)
             for transform in source.transforms:
                 if transform.remembers:
                     gone.update(dict.fromkeys(await self._remembered(transform, None)))
@@ -75,6 +75,7 @@ class Deriver:
     async def _rows_changed(
         self, effects: Effects, source: Source, rows: dict[Key, Row | None], skip: set[tuple[str, Key]]
     ) -> None:
+        effects.rows.setdefault(source.name, {}).update(rows)
         for transform in source.transforms if rows else ():
             if self._context.shadow and not transform.remembers:
                 continue
@@ -83,6 +84,10 @@ class Deriver:
                 if (transform.name, key) not in skip:
                     known = None if produced is None else produced.get(key, set())
                     effects.row_changed(transform, source, key, row, known)
+
+    def _refused(self, source: Source) -> dict[Key, Row | None]:
+        """The keys in quarantine, as rows that are gone."""
+        return dict.fromkeys(self._context.quarantine.keys_of([each.name for each in source.transforms]))
 
     async def _remembered(self, transform: PlannedTransform, keys: Iterable[Key] | None) -> dict[Key, set[Key]]:
         return await remembered(self._connection, self._context.direction, transform.name, keys)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from replicator.derive import TargetRow, computed_key, derive
 from replicator.errors import TransformError
 from replicator.plan import PlannedTransform, Source
-from replicator.postgres.memory import Failure
-from replicator.tables import Key, Name, Row
+from replicator.postgres.quarantine import Failure
+from replicator.tables import Key, Name, Row, fingerprint
 
 Pair = tuple[Key, Key]
 """Source key and target key."""
@@ -24,6 +24,8 @@ class Effects:
     forgotten: dict[str, list[Pair]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     good: list[tuple[str, Key]] = field(default_factory=list)
+    rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
+    """The source rows that all of this comes from, by source."""
 
     def row_changed(
         self, transform: PlannedTransform, source: Source, key: Key, row: Row | None, produced: set[Key] | None
@@ -39,14 +41,16 @@ class Effects:
             else:
                 self._remembered(transform, key, rows, produced)
         except TransformError as error:
-            self.fail(transform, key, str(error))
+            self.failures.append(self.failure(transform, key, str(error)))
         else:
             self.good.append((transform.name, key))
 
-    def fail(self, transform: PlannedTransform, key: Key, error: str) -> None:
-        """Keep a failure."""
-        self.failures.append(
-            Failure(transform=transform.name, source=transform.source, source_key=key, error=error)
+    def failure(self, transform: PlannedTransform, key: Key, error: str) -> Failure:
+        """What is to be kept of a refused row."""
+        row = self.rows.get(transform.source, {}).get(key)
+        return Failure(
+            transform=transform.name, source=transform.source, source_key=key, error=error,
+            fingerprint=fingerprint(row),
         )  # fmt: skip
 
     def _computed(self, transform: PlannedTransform, source: Source, key: Key, rows: list[TargetRow]) -> None:

@@ -11,15 +11,18 @@ from replicator.lsn import LSN
 from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
-from replicator.postgres.memory import Failure, quarantine, remember
+from replicator.postgres.memory import remember
 from replicator.postgres.progress import Chunk, enter, finish_chunk
+from replicator.postgres.quarantine import Failure, Place, halted
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_range
 from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Row, Table
+from replicator.tables import Key, Name, Row, Table, fingerprint
 from replicator.touches import Touched, WindowSpoiled
 
 log = get_logger("backfill")
+
+Derived = dict[tuple[Name, Key], TargetRow]
 
 ROWS_BETWEEN_YIELDS = 500
 """So that a chunk's transforms do not keep the stream's reader from its work."""
@@ -55,7 +58,7 @@ class Copier:
                     await reach(Failpoint.CHUNK_READ)
                     async with self.context.exclusion.shared():
                         touched = self.context.touches.touched(chunk.source, window)
-                        await self._write(chunk, read_at, len(rows), derived, failures, touched)
+                        await self._write(chunk, read_at, dict(rows), derived, failures, touched)
                     return len(rows)
             except WindowSpoiled:
                 log.info("chunk read again: the stream was faster", source=chunk.source, chunk=chunk.ordinal)
@@ -66,11 +69,10 @@ class Copier:
                 self._reader, self.context.plan.sources[chunk.source], chunk.lower, chunk.upper
             )
 
-    async def _derive(
-        self, source: Source, rows: Sequence[tuple[Key, Row]]
-    ) -> tuple[dict[tuple[Name, Key], TargetRow], list[Failure]]:
-        derived: dict[tuple[Name, Key], TargetRow] = {}
-        failures: list[Failure] = []
+    async def _derive(self, source: Source, rows: Sequence[tuple[Key, Row]]) -> tuple[Derived, dict[Place, str]]:
+        """The rows to write; and the error of each transform and source key that gives none."""
+        derived: Derived = {}
+        failures: dict[Place, str] = {}
         for number, (key, row) in enumerate(rows):
             if number % ROWS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)
@@ -79,9 +81,7 @@ class Copier:
                     found = derive(transform, source, key, row)
                     refuse_taken(found, derived, transform.target.name)
                 except TransformError as error:
-                    failures.append(
-                        Failure(transform=transform.name, source=source.name, source_key=key, error=str(error))
-                    )
+                    failures[transform.name, key] = str(error)
                 else:
                     derived.update({(transform.target.name, each.key): each for each in found})
         return derived, failures
@@ -90,45 +90,56 @@ class Copier:
         self,
         chunk: Chunk,
         read_at: LSN,
-        rows: int,
-        derived: dict[tuple[Name, Key], TargetRow],
-        failures: list[Failure],
+        rows: dict[Key, Row],
+        derived: Derived,
+        failures: dict[Place, str],
         touched: Touched,
     ) -> None:
         """Under the exclusion: nothing of this pipeline is applied between the look at the touches and the commit."""
         kept = {place: row for place, row in derived.items() if row.source_key not in touched}
-        failures = [each for each in failures if each.source_key not in touched]
-        if failures and self.context.halt_on_error:
-            raise RowError(failures[0].error, "REPLICATOR_ON_ERROR is halt: mend it and start again.")
+        errors = {place: error for place, error in failures.items() if place[1] not in touched}
         with translated():
             async with self._connection.transaction():
                 await enter(self._connection, self.context.epoch)
                 self._writer.transaction_begins()
                 await self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
-                failures += await self._insert(kept, chunk.source)
-                await self._remember(kept, {(each.transform, each.source_key) for each in failures})
-                await quarantine(self._connection, self.context.direction, failures)
-                await finish_chunk(self._connection, self.context.direction, chunk, read_at, rows)
+                written, refused = await self._insert(kept)
+                await self._remember(written)
+                await self._quarantine(chunk.source, rows, errors | refused)
+                await finish_chunk(self._connection, self.context.direction, chunk, read_at, len(rows))
                 await reach(Failpoint.CHUNK_WRITTEN)
         await reach(Failpoint.CHUNK_COMMITTED)
-        self.context.quarantined.update((each.transform, each.source_key) for each in failures)
-        if failures:
-            log.warning("rows quarantined", source=chunk.source, rows=len(failures))
 
-    async def _insert(self, derived: dict[tuple[Name, Key], TargetRow], source: str) -> list[Failure]:
-        failures: list[Failure] = []
-        if self.context.shadow:
-            return failures
-        for table in self.context.plan.targets:
-            rows = [row for (name, _), row in derived.items() if name == table.name]
-            refused = await self._insert_halving(table, rows)
-            if refused and self.context.halt_on_error:
-                raise refused[0][1]
-            failures += [
-                Failure(transform=row.transform, source=source, source_key=row.source_key, error=str(error))
-                for row, error in refused
-            ]
-        return failures
+    async def _quarantine(self, source: str, rows: dict[Key, Row], errors: dict[Place, str]) -> None:
+        """Raises RowError where ``halt_on_error`` is set."""
+        found = self.context.quarantine.heeded(
+            Failure(transform=transform, source=source, source_key=key, error=error, fingerprint=fingerprint(rows[key]))
+            for (transform, key), error in errors.items()
+        )
+        if found and self.context.halt_on_error:
+            raise halted(found[0])
+        if found:
+            log.warning("rows quarantined", source=source, rows=len(found))
+            await self.context.quarantine.keep(self._connection, found)
+
+    async def _insert(self, derived: Derived) -> tuple[Derived, dict[Place, str]]:
+        """Insert what Postgres takes, of each source row all that a transform gives or nothing; gives what went in."""
+        refused: dict[Place, str] = {}
+        while not self.context.shadow:
+            try:
+                async with self._connection.transaction():
+                    found = [each for table in self.context.plan.targets for each in await self._try(table, derived)]
+                    refused.update({_owner(row): str(error) for row, error in found})
+                    left = {place: row for place, row in derived.items() if _owner(row) not in refused}
+                    if len(derived) - len(left) > len(found):
+                        raise _InPartError
+                    return left, refused
+            except _InPartError:
+                derived = left
+        return derived, refused
+
+    async def _try(self, table: Table, derived: Derived) -> list[tuple[TargetRow, RowError]]:
+        return await self._insert_halving(table, [row for (name, _), row in derived.items() if name == table.name])
 
     async def _insert_halving(self, table: Table, rows: list[TargetRow]) -> list[tuple[TargetRow, RowError]]:
         """Insert all rows but those that Postgres refuses; gives these."""
@@ -136,7 +147,6 @@ class Copier:
             return []
         try:
             async with self._connection.transaction():
-                self._writer.transaction_begins()
                 await self._writer.insert_absent(table, rows)
         except RowError as error:
             if len(rows) == 1:
@@ -145,15 +155,19 @@ class Copier:
             return await self._insert_halving(table, rows[:middle]) + await self._insert_halving(table, rows[middle:])
         return []
 
-    async def _remember(self, derived: dict[tuple[Name, Key], TargetRow], failed: set[tuple[str, Key]]) -> None:
+    async def _remember(self, derived: Derived) -> None:
         for transform in self.context.plan.transforms:
             if transform.remembers:
-                pairs = [
-                    (row.source_key, row.key)
-                    for row in derived.values()
-                    if row.transform == transform.name and (row.transform, row.source_key) not in failed
-                ]
+                pairs = [(row.source_key, row.key) for row in derived.values() if row.transform == transform.name]
                 await remember(self._connection, self.context.direction, transform.name, pairs)
+
+
+class _InPartError(Exception):
+    """Of what a source row gives, some rows went in and some did not: undo it, and leave all of them out."""
+
+
+def _owner(row: TargetRow) -> Place:
+    return row.transform, row.source_key
 
 
 def refuse_taken(found: Sequence[TargetRow], derived: dict[tuple[Name, Key], TargetRow], target: Name) -> None:

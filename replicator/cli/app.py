@@ -6,6 +6,7 @@ from replicator.cli import operate
 from replicator.cli import moving
 from replicator.cli import finishing
 from replicator.cli import keep
+from replicator.cli import quarantine
 from replicator.cli import records
 from replicator.cli import show
 from replicator.cli.base import app

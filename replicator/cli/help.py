@@ -64,6 +64,22 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
     "abort": [
         ("replicator abort", "with the daemon stopped"),
     ],
+    "quarantine list": [
+        ("replicator quarantine list", "the rows that keep the cutover from happening"),
+        ("replicator quarantine list --all --limit 1000 --json", "discarded ones too, as JSON"),
+    ],
+    "quarantine show": [
+        ("replicator quarantine show 7", "all about the entry 7"),
+        ("replicator quarantine show customer 42", "all about the row with the key 42"),
+    ],
+    "quarantine retry": [
+        ("replicator quarantine retry all", "after a transform was mended, and the daemon started again"),
+        ("replicator quarantine retry --transform customer", "those of one transform"),
+        ("replicator quarantine retry 7 8", "two of them, discarded or not"),
+    ],
+    "quarantine discard": [
+        ("replicator quarantine discard 7 --because 'a test account'", "this row need not be in the new table"),
+    ],
     "demo": [
         ("replicator demo", "a whole migration under load, in a private Postgres"),
         ("replicator demo --rows 200000 --rate 500", "a bigger and busier one"),
@@ -89,7 +105,20 @@ class Command(TyperCommand):
         """Print the help."""
         self.help = _unwrapped(self.help or "")
         super().format_help(ctx, formatter)
-        _panel("Examples", [_example(*each) for each in EXAMPLES[self.name or ""]])
+        _panel("Examples", [_example(*each) for each in EXAMPLES[ctx.command_path.removeprefix("replicator ")]])
+
+
+class Several(TyperGroup):
+    """A command that is several, each with a name of its own."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, without a type: it takes no value."""
+        return _untyped(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        self.help = _unwrapped(self.help or "")
+        super().format_help(ctx, formatter)
 
 
 class Group(TyperGroup):

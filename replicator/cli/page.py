@@ -124,7 +124,10 @@ def _facts(document: StatusDocument) -> RenderableType:
     table.add_row("Verify", _verify(document))
     table.add_row("Divergence", _count(divergent_rows(document), ""))
     where = ", ".join(f"{each['transform']} {each['rows']:,}" for each in document["quarantined"] if each["rows"])
-    table.add_row("Quarantine", _count(_quarantined(document), where))
+    quarantined = _count(_quarantined(document), where)
+    if discarded := sum(each["rows"] for each in document["discarded"]):
+        quarantined.append(f"; {discarded:,} discarded", style="dim")
+    table.add_row("Quarantine", quarantined)
     if (seconds := document["cutover_write_pause_seconds"]) is not None:
         table.add_row("Cutover", f"writers waited {text.pause(seconds)}")
     return table

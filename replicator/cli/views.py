@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("pass", "warn", "fail")
 DIVERGENT = ("missing", "extra", "different")
+ASIDE = (("quarantined", "in quarantine"), ("discarded", "discarded"))
 
 
 def findings(found: "Sequence[Finding]") -> RenderableType:
@@ -86,11 +87,13 @@ def verification_sum(result: Mapping[str, Any]) -> str:
     """The last line of ``verify``."""
     rows = counted(sum(each["rows"] for each in result["tables"]), "row")
     repaired = f" {counted(result['repaired'], 'row')} repaired." if result.get("repaired") else ""
+    aside = [f"{result[name]:,} {word}" for name, word in ASIDE if result.get(name)]
+    uncompared = f" Not compared: {', '.join(aside)}; see `replicator quarantine list --all`." if aside else ""
     if result["clean"]:
-        return f"[bold green]No divergence in {rows}.[/]{repaired}"
+        return f"[bold green]No divergence in {rows}.[/]{repaired}{uncompared}"
     divergent = sum(each[kind] for each in result["tables"] for kind in DIVERGENT)
     remedy = repaired or " `replicator verify --repair` derives them anew."
-    return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{remedy}"
+    return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{remedy}{uncompared}"
 
 
 def moved(name: str, result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from replicator.commands.answers import Answer, describe_gates
 from replicator.commands.finishing import finalize
 from replicator.commands.moving import cutover, rollback
+from replicator.commands.quarantining import discard, retry
 from replicator.commands.verifying import verify
 from replicator.errors import ExitCode, NotReadyError, ReplicatorError
 from replicator.log import get_logger
@@ -21,19 +22,31 @@ if TYPE_CHECKING:
 log = get_logger("commands")
 
 POLL_SECONDS = 0.2
+TASK = "command "
 
 Handler = Callable[["Session", Command, Connection], Awaitable[Answer]]
 """Does what a request wants, and gives the answer; its connection leads to the target, in autocommit mode."""
 
-HANDLERS: dict[str, Handler] = {"verify": verify, "cutover": cutover, "rollback": rollback, "finalize": finalize}
+HANDLERS: dict[str, Handler] = {
+    "verify": verify,
+    "cutover": cutover,
+    "rollback": rollback,
+    "finalize": finalize,
+    "retry": retry,
+    "discard": discard,
+}
+
+BESIDE = {"discard"}
+"""Requests that do not wait for their turn: a cutover may be waiting for just that."""
 
 
 class Commands:
-    """Takes requests one after the other; ``cancel`` reaches the one that is at work."""
+    """Takes requests one after the other, save for ``BESIDE``; ``cancel`` reaches the one that is at work."""
 
     def __init__(self, session: "Session") -> None:
         self.session = session
         self._current: tuple[int, asyncio.Task[None]] | None = None
+        self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Never returns."""
@@ -55,26 +68,37 @@ class Commands:
                 await self._answer(command, ExitCode.FAILED, {"error": "The daemon stopped while it worked on this."})
 
     async def _stop_current(self) -> None:
-        if self._current is not None:
-            task = self._current[1]
+        tasks = [*self._beside, *([self._current[1]] if self._current else [])]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _take(self, command: Command) -> None:
         if command.command == "cancel":
             await self._cancel(command)
+        elif command.command in BESIDE:
+            if command.started_at is None:
+                task = await self._start(command)
+                self._beside.add(task)
+                task.add_done_callback(self._beside.discard)
         elif self._current is None:
-            await control.start_command(self._home, command.id)
-            task = asyncio.create_task(self._work(command), name=f"command {command.command}")
+            task = await self._start(command)
             self._current = (command.id, task)
             task.add_done_callback(lambda _: setattr(self, "_current", None))
+        elif command.started_at is None and command.progress is None:
+            at_work = self._current[1].get_name().removeprefix(TASK)
+            await control.report_progress(self._home, command.id, {"step": f"waiting until the {at_work} is done"})
+
+    async def _start(self, command: Command) -> asyncio.Task[None]:
+        await control.start_command(self._home, command.id)
+        return asyncio.create_task(self._work(command), name=f"{TASK}{command.command}")
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")
         if self._current is not None and self._current[0] == wanted and not self.session.moves.committing:
             self._current[1].cancel()
         for other in await control.pending_commands(self._home):
-            if other.id == wanted and (self._current is None or self._current[0] != wanted):
+            if other.id == wanted and other.started_at is None:
                 await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
         await self._answer(command, ExitCode.DONE, {})
 

@@ -48,6 +48,8 @@ async def verify(session: "Session", command: Command, own: Connection) -> Answe
     return {
         "tables": [{**table, "rows": result.rows[str(table["table"])]} for table in tables],
         "repaired": repaired,
+        "quarantined": len(pipeline.context.quarantine.standing),
+        "discarded": len(pipeline.context.quarantine.discarded),
         "clean": result.clean,
         "exit_code": ExitCode.DONE if result.clean else ExitCode.FAILED,
     }

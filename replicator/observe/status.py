@@ -58,7 +58,7 @@ class Verify(TypedDict):
 
 
 class Quarantined(TypedDict):
-    """How many rows of one transform are in quarantine."""
+    """How many rows of one transform are in quarantine, or were discarded from it."""
 
     transform: str
     rows: int
@@ -108,6 +108,7 @@ class StatusDocument(TypedDict):
     divergence: list[Divergence]
     verify: Verify
     quarantined: list[Quarantined]
+    discarded: list[Quarantined]
     gates: list[Gate]
     ready: bool
     cutover_write_pause_seconds: float | None
@@ -134,6 +135,7 @@ def blank(migration: str) -> StatusDocument:
         divergence=[],
         verify=Verify(passes=0, clean_at=None, running=None, unsettled=0),
         quarantined=[],
+        discarded=[],
         gates=[],
         ready=False,
         cutover_write_pause_seconds=None,

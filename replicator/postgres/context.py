@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from replicator.exclusion import Exclusion
 from replicator.migration import Direction
 from replicator.plan import Plan
+from replicator.postgres.quarantine import Place, Quarantine
 from replicator.postgres.snapshots import Visibility
-from replicator.tables import Key
 from replicator.touches import TouchLog
 
 
@@ -31,7 +31,14 @@ class Context:
     visibility: Visibility = field(default_factory=Visibility)
     touches: TouchLog = field(default_factory=TouchLog)
     exclusion: Exclusion = field(default_factory=Exclusion)
-    quarantined: set[tuple[str, Key]] = field(default_factory=set)
-    """Transform and source key of each entry."""
     unseen: set[str] = field(default_factory=set)
     """Source tables whose rows may have changed past the log, and have not all been compared since."""
+    quarantine: Quarantine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quarantine = Quarantine(self.direction)
+
+    @property
+    def quarantined(self) -> set[Place]:
+        """The entries that stand: they keep ownership from moving."""
+        return self.quarantine.standing

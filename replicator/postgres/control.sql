@@ -81,15 +81,23 @@ CREATE TABLE IF NOT EXISTS replicator.produced (
 );
 
 CREATE TABLE IF NOT EXISTS replicator.quarantine (
+    id bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     pipeline text NOT NULL,
     transform text NOT NULL,
     source text NOT NULL,
     source_key text NOT NULL,
     error text NOT NULL,
+    fingerprint text NOT NULL,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    tried_at timestamptz NOT NULL DEFAULT now(),
     attempts integer NOT NULL DEFAULT 1,
+    discarded_at timestamptz,
+    discarded_by text,
+    because text,
     PRIMARY KEY (pipeline, transform, source_key)
 );
+COMMENT ON COLUMN replicator.quarantine.fingerprint IS
+    'Of the source row that was refused: an entry stays discarded as long as the row is this one.';
 
 -- What the DDL in sql/new has made, and giving up drops again.
 CREATE TABLE IF NOT EXISTS replicator.created (

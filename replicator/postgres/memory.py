@@ -1,13 +1,10 @@
-"""What a pipeline remembers on its target, in the same transactions as the rows: produced keys, and quarantine."""
+"""Which target keys each source key has produced, in the same transactions as the rows."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, translated
 from replicator.tables import Key, decode_key, encode_key
-
-# ---- remembered keys
 
 
 async def remembered(
@@ -75,57 +72,3 @@ async def _pairs(
     }
     with translated():
         await connection.execute(statement.encode(), values)
-
-
-# ---- quarantine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A source row that a transform or the target refused. ``error`` holds no value of the row."""
-
-    transform: str
-    source: str
-    source_key: Key
-    error: str
-
-
-async def quarantine(connection: Connection, pipeline: Direction, failures: Iterable[Failure]) -> None:
-    """Keep the failures; one that is there already counts another attempt."""
-    with translated():
-        for failure in failures:
-            await connection.execute(
-                "INSERT INTO replicator.quarantine AS q (pipeline, transform, source, source_key, error) "
-                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (pipeline, transform, source_key) "
-                "DO UPDATE SET error = EXCLUDED.error, attempts = q.attempts + 1",
-                (pipeline, failure.transform, failure.source, encode_key(failure.source_key), failure.error),
-            )
-
-
-async def release(connection: Connection, pipeline: Direction, entries: Iterable[tuple[str, Key]]) -> None:
-    """Strike entries (transform, source key) that a later good version of the row has resolved."""
-    with translated():
-        for transform, source_key in entries:
-            await connection.execute(
-                "DELETE FROM replicator.quarantine WHERE pipeline = %s AND transform = %s AND source_key = %s",
-                (pipeline, transform, encode_key(source_key)),
-            )
-
-
-async def quarantined(connection: Connection, pipeline: Direction) -> set[tuple[str, Key]]:
-    """All entries, as transform and source key."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT transform, source_key FROM replicator.quarantine WHERE pipeline = %s", (pipeline,)
-        )
-        return {(transform, decode_key(key)) for transform, key in await cursor.fetchall()}
-
-
-async def quarantine_counts(connection: Connection, pipeline: Direction) -> Mapping[str, int]:
-    """Entries per transform."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT transform, count(*) FROM replicator.quarantine WHERE pipeline = %s GROUP BY 1 ORDER BY 1",
-            (pipeline,),
-        )
-        return {transform: int(count) for transform, count in await cursor.fetchall()}

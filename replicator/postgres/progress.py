@@ -95,11 +95,18 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
             )
 
 
-async def drop_progress(connection: Connection, pipeline: Direction) -> None:
-    """Forget a pipeline's progress, definitions, chunks, memory and quarantine."""
+async def drop_progress(connection: Connection, pipeline: Direction, *, keep_discarded: bool = False) -> None:
+    """Forget a pipeline's progress, definitions, chunks, memory and quarantine.
+
+    :param keep_discarded: what was discarded from quarantine stays: for whoever asks why the sides differ.
+    """
     with translated():
-        for table in ("progress", "definitions", "sources", "chunks", "produced", "quarantine"):
+        for table in ("progress", "definitions", "sources", "chunks", "produced"):
             await connection.execute(f"DELETE FROM replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
+        await connection.execute(
+            "DELETE FROM replicator.quarantine WHERE pipeline = %s AND NOT (%s AND discarded_at IS NOT NULL)",
+            (pipeline, keep_discarded),
+        )
 
 
 async def write_applied(connection: Connection, pipeline: Direction, applied: LSN, *, started: bool = False) -> None:

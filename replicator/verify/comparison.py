@@ -38,7 +38,7 @@ class Divergence:
 
 @dataclass
 class Derived:
-    """What source rows give; keys that are in quarantine give nothing, and are not to be missed."""
+    """What source rows give; keys in quarantine, discarded ones too, give nothing, and are not missed."""
 
     rows: dict[Name, list[TargetRow]] = field(default_factory=dict)
     absent: dict[Name, list[tuple[Key, Key]]] = field(default_factory=dict)
@@ -100,10 +100,10 @@ class Comparison:
         derived = Derived()
         for transform in source.transforms:
             known: dict[Key, set[Key]] = {}
-            if transform.remembers and any((transform.name, key) in self.context.quarantined for key in rows):
+            if transform.remembers and any((transform.name, key) in self.context.quarantine for key in rows):
                 known = await remembered(self.target, self.context.direction, transform.name, rows)
             for key, row in rows.items():
-                if (transform.name, key) in self.context.quarantined:
+                if (transform.name, key) in self.context.quarantine:
                     self._excuse(derived, transform, source, key, known.get(key, set()))
                 else:
                     self._derive(derived, transform, source, key, row)

@@ -16,6 +16,7 @@ from replicator.postgres.source import estimate_rows, next_bound, read_keys, rea
 from replicator.tables import Key, Row, Table
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Divergence, WaitApplied
+from replicator.verify.given_up import GivenUp
 
 log = get_logger("verify")
 
@@ -59,11 +60,13 @@ class Verifier:
         self._wait_applied = wait_applied
         self._on_rows = on_rows
         self._comparison = Comparison(context, wait_applied)
+        self._given_up = GivenUp(context)
 
     async def open(self) -> None:
         """Connect anew; from the first time on, every touched key is kept until it has been compared."""
         await self._comparison.close()
         await self._comparison.open()
+        await self._given_up.load(self._comparison.reader)
         self.context.touches.start_keeping()
 
     async def close(self) -> None:
@@ -112,6 +115,7 @@ class Verifier:
         for table in plan.targets:
             found += await self._extra(table, seen)
             found += await self._shared(table, seen)
+        found = await self._given_up.without(found)
         self._keep(found)
         self.passes += 1
         if not found:
@@ -223,7 +227,7 @@ class Verifier:
         if not keys:
             return
         found, moved = await self._comparison.recheck(source, keys)
-        self._replace(source, keys - moved, found)
+        self._replace(source, keys - moved, await self._given_up.without(found))
         touches.settle(source.name, [(key, at) for key, at in touched if key not in moved])
 
     async def _settle_everything(self, source: Source, at: int) -> bool:
@@ -237,7 +241,7 @@ class Verifier:
             found, moved = await self._comparison.recheck(source, keys) if keys else ([], set())
             if moved or self.context.touches.unsettled_all(source.name) != at:
                 return False
-            self._replace(source, keys, found)
+            self._replace(source, keys, await self._given_up.without(found))
             if upper is None:
                 return True
             lower = upper
@@ -250,7 +254,8 @@ class Verifier:
                 if self.context.touches.unsettled_all(source.name):
                     async with read_point(self._comparison.reader, self.context.visibility):
                         keys |= {key for key, _ in await read_range(self._comparison.reader, source, None, None)}
-                self._replace(source, keys, await self._comparison.settled(source, keys) if keys else [])
+                found = await self._comparison.settled(source, keys) if keys else []
+                self._replace(source, keys, await self._given_up.without(found))
             return list(self.divergences.values())
 
     def _replace(self, source: Source, compared: set[Key], found: list[Divergence]) -> None:

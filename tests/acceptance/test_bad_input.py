@@ -326,7 +326,8 @@ def test_a_refused_row_stops_the_daemon_where_that_is_wanted(house: House, probl
         daemon.until(lambda: house.phase() == "follow")
         house.execute(problem)
         assert daemon.process.wait(60) == 1
-    assert "REPLICATOR_ON_ERROR is halt: mend it and start again." in daemon.log
+    assert "REPLICATOR_ON_ERROR is halt" in daemon.log
+    assert "person for people ['7']: " in daemon.log
     assert "REPLICATOR_ON_ERROR is halt" in house.terminal.json("status")["errors"][-1]["text"]
     house.execute("UPDATE people SET name = 'mended', note = 'mended' WHERE id = 7")
     with daemon_of(house) as again:

@@ -22,7 +22,6 @@ from rich.console import Console
 from replicator import Migration
 from replicator.__main__ import main
 from replicator.cli import page, text
-from replicator.cli.app import app
 from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
 from replicator.cli.page import Report
@@ -30,12 +29,19 @@ from replicator.errors import ConnectionLostError, ExitCode, NotReadyError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
 from replicator.postgres.control import Command
 from replicator.settings import Settings, describe_settings
+from tests.command_line import commands, split
 
 ROOT = Path(__file__).parents[2]
 SECRET = "geheim-4711"
 DSN = f"postgresql://app:{SECRET}@db.invalid:5433/party"
-COMMANDS: tuple[str, ...] = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group has
-ARGUMENTS = {"schema": "schema tables", "cutover": "cutover --wait"}
+COMMANDS = tuple(commands())
+ARGUMENTS = {
+    "schema": "schema tables",
+    "cutover": "cutover --wait",
+    "quarantine show": "quarantine show 7",
+    "quarantine retry": "quarantine retry all",
+    "quarantine discard": "quarantine discard 7 --because why",
+}
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -142,7 +148,7 @@ def test_each_command_has_a_help_with_examples(run: Run, command: str) -> None:
 def test_the_help_lists_every_command_setting_and_exit_code(run: Run) -> None:
     code, shown, _ = run("--help")
     assert code == 0
-    assert [name for name in COMMANDS if f"│ {name} " not in shown] == []
+    assert [name for name in COMMANDS if f"│ {name.split()[0]} " not in shown] == []
     assert [name for name, _, _ in describe_settings() if name not in shown] == []
     assert [code for code in ExitCode if f"│ {code.value}  " not in shown] == []
 
@@ -156,11 +162,11 @@ def test_an_example_is_a_command_line_that_is_understood(example: str) -> None:
     program, *arguments = shlex.split(example)
     assert program == "replicator"
     arguments = [each for each in arguments if each != "--debug"]
-    command = typer.main.get_command(app).commands[arguments[0]]  # type: ignore[attr-defined]
-    command.make_context(arguments[0], arguments[1:])
+    name, rest = split(arguments)
+    commands()[name].make_context(name, rest)
 
 
-@pytest.mark.parametrize("line", ["--help", *(f"{command} --help" for command in COMMANDS)])
+@pytest.mark.parametrize("line", ["--help", "quarantine --help", *(f"{command} --help" for command in COMMANDS)])
 def test_the_help_fits_into_80_columns(run: Run, line: str) -> None:
     _, shown, _ = run(line)
     assert max(len(each.rstrip()) for each in shown.splitlines()) <= 80
@@ -188,6 +194,9 @@ def test_version(run: Run) -> None:
         ("schema views", "views"),
         ("cutover --wait --timeout soon", "--timeout"),
         ("cutover --wait --timeout -1", "--timeout"),
+        ("quarantine nonsense", "nonsense"),
+        ("quarantine list --limit 0", "--limit"),
+        ("quarantine discard 7", "--because"),
         ("demo --rows 0", "--rows"),
         ("demo --rate many", "--rate"),
     ],
@@ -198,13 +207,30 @@ def test_wrong_use_is_a_sentence_and_a_2(run: Run, settings: None, line: str, pr
     first, second = errors.splitlines()
     assert first.startswith("error: ")
     assert problem in first
-    assert re.fullmatch(r"  what to do: See `replicator( \w+)? --help`\.", second)
+    assert re.fullmatch(r"  what to do: See `replicator( \w+)* --help`\.", second)
 
 
 def test_a_timeout_without_wait_is_wrong_use(run: Run, settings: None) -> None:
     code, _, errors = run("cutover --timeout 3")
     assert code == 2
     assert "--wait" in errors
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ("retry", "Which rows"),
+        ("retry 7 --transform person", "Which rows"),
+        ("retry seven", "seven is not the number"),
+        ("show seven", "seven is not the number"),
+        ("discard 7 --because ' '", "--because is empty"),
+    ],
+)
+def test_wrong_use_of_the_quarantine(run: Run, settings: None, line: str, problem: str) -> None:
+    code, shown, errors = run(f"quarantine {line}")
+    assert (code, shown) == (2, "")
+    assert problem in errors
+    assert "what to do: " in errors
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each != "demo"])

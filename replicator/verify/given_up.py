@@ -1,0 +1,49 @@
+"""Rows of the target that were discarded when it was the source: the other side lacks them, or holds them otherwise."""
+
+from replicator.plan import Source
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.context import Context
+from replicator.postgres.quarantine import discarded_rows
+from replicator.postgres.source import read_keys
+from replicator.tables import Key, Table, fingerprint
+from replicator.verify.comparison import Divergence
+
+
+class GivenUp:
+    """Old rows, after the cutover; after a rollback the new tables have to become what the old ones give.
+
+    Only those of table sources: of a query's key nobody knows which rows it came from.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._rows: dict[tuple[str, Key], str] = {}
+
+    async def load(self, source: Connection) -> None:
+        """Read what the forward pipeline has discarded: its target is the source here."""
+        if self._context.direction == "forward":
+            return
+        declared = self._context.plan.migration.of("forward")
+        tables = {each.source for each in declared if isinstance(each.source, str)}
+        found = await discarded_rows(source, "forward")
+        self._rows = {place: mark for place, mark in found.items() if place[0] in tables}
+
+    async def without(self, divergences: list[Divergence]) -> list[Divergence]:
+        """The divergences, without those of rows that are still as they were when they were discarded."""
+        suspects = [each for each in divergences if (each.target, each.key) in self._rows]
+        if not suspects:
+            return divergences
+        excused: set[tuple[str, Key]] = set()
+        async with connection(self._context.target_dsn, "discarded", text=True) as target:
+            for table in self._context.plan.targets:
+                name = table.name.table
+                keys = {each.key for each in suspects if each.target == name}
+                now = await read_keys(target, _as_source(table), keys)
+                excused |= {
+                    (name, key) for key, row in now.items() if fingerprint(row) == self._rows[name, key]
+                }  # fmt: skip
+        return [each for each in divergences if (each.target, each.key) not in excused]
+
+
+def _as_source(table: Table) -> Source:
+    return Source(name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=())
