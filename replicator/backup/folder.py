@@ -16,12 +16,12 @@ MANIFEST = "manifest.json"
 BLOCK = 1 << 20
 
 
-def make_folder(parent: Path, database: str, needed: int) -> Path:
-    """Make ``backup-<database>-<UTC time>.partial``, for its owner's eyes only; gives its absolute path.
+def make_folder(parent: Path, database: str, needed: int, *, kind: str = "backup") -> Path:
+    """Make ``<kind>-<database>-<UTC time>.partial``, for its owner's eyes only; gives its absolute path.
 
     :param needed: bytes that must be free. Raises BackupError when they are not, or when nothing can be written there.
     """
-    name = f"backup-{re.sub(r'[^A-Za-z0-9_.-]', '_', database)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    name = f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '_', database)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     folder = parent.absolute() / f"{name}{PARTIAL}"
     try:
         parent.mkdir(parents=True, exist_ok=True)

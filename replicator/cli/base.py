@@ -8,6 +8,7 @@ import typer
 from replicator import log
 from replicator.cli.client import ask
 from replicator.cli.help import Group
+from replicator.cli.output import messages
 from replicator.cli.progress import Display
 from replicator.errors import UsageError
 from replicator.migration import Migration
@@ -30,6 +31,7 @@ def flag(name: str, meaning: str) -> Any:
     return typer.Option(name, metavar="", help=meaning)  # else the help says that it takes a <bool>
 
 
+Yes = Annotated[bool, flag("--yes", "Do not ask.")]
 Json = Annotated[bool, flag("--json", "Print the result as JSON, and nothing else.")]
 
 
@@ -72,3 +74,12 @@ def ask_daemon(command: str, arguments: dict[str, Any], shown: Display) -> Reque
     settings = read_settings()
     with shown:
         return asyncio.run(ask(settings.target, command, arguments, shown.show, shown.note))
+
+
+def ask_first(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone. Raises UsageError when there is nobody to ask, Abort when the answer is no."""
+    if yes:
+        return
+    if not messages().is_terminal:
+        raise UsageError("This cannot be undone, and there is nobody to ask.", "Add --yes if you are sure.")
+    typer.confirm(question, abort=True, err=True)

@@ -3,20 +3,16 @@
 import asyncio
 from typing import Annotated, Any
 
-import typer
-
 from replicator.cli import views
-from replicator.cli.base import Json, app, ask_daemon, flag, load
+from replicator.cli.base import Json, Yes, app, ask_daemon, ask_first, flag, load
 from replicator.cli.client import RefusedError
 from replicator.cli.help import Command
 from replicator.cli.output import emit, messages, output
 from replicator.cli.progress import Steps, display
-from replicator.errors import ExitCode, UsageError
+from replicator.errors import ExitCode
 from replicator.postgres.connect import connection
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.journal import recorded
-
-Yes = Annotated[bool, flag("--yes", "Do not ask.")]
 
 
 @app.command(cls=Command)
@@ -31,7 +27,7 @@ def finalize(
     cutover. The old tables stay as they are, until `replicator cleanup`; the journal is kept.
     """
     settings, migration = load()
-    _ask_first("After this, the old tables no longer follow, and there is no rollback. Go on?", yes=yes)
+    ask_first("After this, the old tables no longer follow, and there is no rollback. Go on?", yes=yes)
     if asyncio.run(_daemon_runs(settings.target)):
         answer = ask_daemon("finalize", {"now": now}, display(Steps, quiet=json))
         if answer.exit_code != ExitCode.DONE:
@@ -59,7 +55,7 @@ def abort(yes: Yes = False, json: Json = False) -> None:
     made, and the journal. The old tables stay as they are. Stop the daemon first.
     """
     settings, migration = load()
-    _ask_first(f"This drops the new tables in the schema {migration.new}, and all progress. Go on?", yes=yes)
+    ask_first(f"This drops the new tables in the schema {migration.new}, and all progress. Go on?", yes=yes)
     from replicator import finish  # noqa: PLC0415  # only what this command needs is loaded
 
     removed = asyncio.run(finish.abort(settings, migration, _teller(quiet=json))).as_answer()
@@ -80,11 +76,3 @@ def _teller(*, quiet: bool) -> Any:
             messages().print(step, markup=False, style="dim")
 
     return tell
-
-
-def _ask_first(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not messages().is_terminal:
-        raise UsageError("This cannot be undone, and there is nobody to ask.", "Add --yes if you are sure.")
-    typer.confirm(question, abort=True, err=True)

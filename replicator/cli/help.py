@@ -49,6 +49,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator backup --to /backups", "before the first start, and after the cutover"),
         ("replicator backup --no-restore-test", "without restoring it; the manifest says so"),
     ],
+    "cleanup": [
+        ("replicator cleanup --dry-run", "what would go, and what is in the way"),
+        ("replicator cleanup --to /backups", "archive the old tables there, and drop them"),
+    ],
     "journal": [
         ("replicator journal --limit 20", "the latest entries"),
         ("replicator journal --json", "all of them, for a report"),

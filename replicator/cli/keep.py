@@ -1,17 +1,18 @@
 """The commands that keep what could be lost."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replicator.cli import views
-from replicator.cli.base import Json, app, flag, load
+from replicator.cli.base import Json, Yes, app, ask_first, flag, load
 from replicator.cli.help import Command
 from replicator.cli.output import emit, output
 from replicator.cli.progress import Meter
 from replicator.cli.signals import run_stoppable
-from replicator.errors import UsageError
+from replicator.errors import ExitCode, UsageError
 from replicator.postgres.dsn import describe, has_password
 
 To = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the new folder is made.", show_default=False)]
@@ -48,6 +49,45 @@ def backup(
         )
     else:
         output().print(views.backup_done(made))
+
+
+@app.command(cls=Command)
+def cleanup(
+    dry_run: Annotated[bool, flag("--dry-run", "Show what would go and what is in the way; do nothing.")] = False,
+    to: To = Path(),
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Archive the old tables, and drop them.
+
+    Refused before `replicator finalize`, without a backup younger than the cutover, and while anything else depends on
+    an old table. Each archive is read back; the tables are compared with it once more under a lock, and go in the same
+    transaction. Other objects of the old schema stay.
+    """
+    settings, migration = load()
+    from replicator import cleanup as work  # noqa: PLC0415  # only what this command needs is loaded
+
+    planned = asyncio.run(work.plan(settings, migration))
+    if not json:
+        output().print(views.cleanup_plan(planned))
+    if dry_run:
+        if json:
+            emit(views.cleanup_facts(planned) | {"dropped": False})
+        raise typer.Exit(ExitCode.NOT_READY if planned.obstacles else ExitCode.DONE)
+    planned.refuse()
+    if not planned.tables:
+        if json:
+            emit(views.cleanup_facts(planned) | {"dropped": False})
+        return
+    ask_first(f"These {len(planned.tables)} tables are archived to {to.absolute()}, and dropped. Go on?", yes=yes)
+    with Meter(quiet=json) as meter:
+        cleaning = work.clean_up(settings, migration, to, meter.show, meter.note)
+        done, archive = run_stoppable(cleaning, meter.note)
+    if json:
+        made = {"archive": str(archive.folder), "manifest_sha256": archive.manifest_sha256}
+        emit(views.cleanup_facts(done) | {"dropped": True} | made)
+    else:
+        output().print(views.cleaned(done, archive))
 
 
 def _refuse_what_is_odd(restore_dsn: str | None, no_restore_test: bool) -> None:
