@@ -18,6 +18,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator check", "before the first start, and after each change to a server"),
         ("replicator check --json", "the same for a pipeline; exit code 1 when something fails"),
     ],
+    "dry-run": [
+        ("replicator dry-run --sample 10000", "the first rows of each source: soon done"),
+        ("replicator dry-run", "every row; takes about as long as the backfill"),
+    ],
     "schema": [
         ("replicator schema --dry-run", "print what is due, and change nothing"),
         ("replicator schema tables", "create the new tables only"),

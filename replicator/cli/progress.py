@@ -142,6 +142,50 @@ class Meter:
         (self._live.console if self._live else messages()).print(text, markup=False)
 
 
+class Gauge:
+    """How far this process is with something that it counts: a bar on a terminal, else a line at each tenth."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=messages(),
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task("", total=None, count="")
+        self._live = messages().is_terminal and not quiet
+        self._quiet = quiet
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Take the bar away."""
+        if self._live:
+            self._progress.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Take in how far it is; ``total`` may be an estimate."""
+        total = max(done, total)
+        if self._live:
+            count = f"{done:,} of {total:,}"
+            self._progress.update(self._task, description=what, completed=done, total=total, count=count)
+            return
+        said = f"{what}: {done * 10 // max(total, 1) * 10} %"
+        if said != self._said and not self._quiet:
+            messages().print(said, markup=False)
+        self._said = said
+
+    def note(self, text: str) -> None:
+        """Say something besides."""
+        (self._progress.console if self._live else messages()).print(text, markup=False)
+
+
 def display(kind: type[Display], *, quiet: bool) -> Display:
     """The display for where the messages go."""
     if quiet:

@@ -1,0 +1,268 @@
+"""Every row through every transform into temporary copies of the new tables; nothing of it stays."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from replicator.derive import TargetRow, derive
+from replicator.errors import DatabaseError, MigrationError, RowError, TransformError
+from replicator.migration import Migration
+from replicator.plan import Plan, PlannedTransform, Source, queries_of, resolve
+from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.connect import Connection, connection, translated
+from replicator.postgres.control import daemon_alive
+from replicator.postgres.ddl import Part, part_statements
+from replicator.postgres.inspect import tables_with_rows
+from replicator.postgres.rehearsal import rehearsal, try_statement
+from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
+from replicator.postgres.source import estimate_rows, read_all
+from replicator.preflight.schemas import CONCURRENTLY
+from replicator.preflight.traced import TracedRow
+from replicator.settings import Settings
+from replicator.tables import Key, Row, Table
+
+AT_ONCE = 5_000
+TRACED = 20_000
+"""Rows of each source in which it is noted what is read: it costs time."""
+EXAMPLES = 5
+MOST_REFUSED = 1_000
+"""Rows of one transform that Postgres refuses before the rest of them is left out."""
+ALREADY_THERE = ("42P07", "42710")
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is done, how many rows, and of about how many."""
+
+
+@dataclass(kw_only=True)
+class Tried:
+    """What came of one transform."""
+
+    transform: str
+    source: str
+    target: str
+    rows: int = 0
+    without_row: int = 0
+    """Source rows that give no row."""
+    derived: int = 0
+    refused: int = 0
+    """Source rows at which it raises, or whose rows Postgres refuses."""
+    gave_up: bool = False
+    """Too many were refused: not all rows were tried."""
+    seconds: float = 0.0
+    """In the transform alone."""
+    examples: list[tuple[Key, str]] = field(default_factory=list)
+
+    def refuse(self, key: Key, error: str) -> None:
+        """Count a row, and keep the first few."""
+        self.refused += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append((key, error))
+
+
+@dataclass(kw_only=True)
+class DryRun:
+    """All that was found."""
+
+    sample: int | None
+    transforms: list[Tried] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    unread: dict[str, list[str]] = field(default_factory=dict)
+    """The columns that no transform has read, by source."""
+    notes: list[str] = field(default_factory=list)
+    rows: int = 0
+    rows_expected: int = 0
+    """In all sources; estimated for a sample."""
+    seconds: float = 0.0
+    """To read, derive and write them."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing would fail."""
+        return not self.conflicts and not any(each.refused for each in self.transforms)
+
+    @property
+    def backfill_seconds(self) -> float | None:
+        """An estimate, at the speed of this run; None when there was no row."""
+        return self.seconds * self.rows_expected / self.rows if self.rows else None
+
+
+async def dry_run(settings: Settings, migration: Migration, sample: int | None, progress: Progress) -> DryRun:
+    """Try all rows, or the first ``sample`` of each source by key.
+
+    :raises MigrationError: a transform or a statement of sql/new is wrong, whatever the row.
+    """
+    result = DryRun(sample=sample)
+    async with connection(settings.target, "dry run") as target, rehearsal(target):
+        plan = await _plan(settings, migration, target, result)
+        async with _snapshot(settings.source) as reader:
+            scratch = Scratch(target, plan.targets)
+            await scratch.create()
+            estimates = [await estimate_rows(reader, each) for each in plan.sources.values()]
+            result.rows_expected = sum(estimates)
+            total = sum(min(each, sample) for each in estimates) if sample else result.rows_expected
+            began = perf_counter()
+            for source in plan.sources.values():
+                await _Trial(result, source, scratch).run(reader, lambda rows: progress("rows", rows, total))
+            result.seconds = perf_counter() - began
+        if sample is None:
+            result.rows_expected = result.rows
+        progress("comparing keys", result.rows, result.rows)
+        await _conflicts(result, plan, scratch, target)
+    return result
+
+
+@asynccontextmanager
+async def _snapshot(dsn: str) -> AsyncIterator[Connection]:
+    """One snapshot for all: else what is written meanwhile would look like a child without its parent."""
+    async with connection(dsn, "dry run read", text=True) as reader:
+        with translated():
+            await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield reader
+
+
+# ---- the new tables
+
+
+async def _plan(settings: Settings, migration: Migration, target: Connection, result: DryRun) -> Plan:
+    await _rehearse(migration, target, result)
+    async with connection(settings.source, "dry run catalogue") as source:
+        queries = queries_of(migration, "forward")
+        return resolve(
+            migration,
+            "forward",
+            await read_tables(source, migration.old),
+            await read_tables(target, migration.new),
+            {name: await describe_query(source, name, query) for name, query in queries.items()},
+        )
+
+
+async def _rehearse(migration: Migration, target: Connection, result: DryRun) -> None:
+    """Make what is not there yet of the new schema, in the transaction that is rolled back."""
+    wanted = {each.into for each in migration.of("forward")}
+    there = wanted & set(await read_tables(target, migration.new))
+    if wanted - there:
+        await _run(migration, "tables", target, result)
+    if await daemon_alive(target) or await tables_with_rows(target, migration.new, sorted(there)):
+        result.notes.append("The new tables are in use: indexes and constraints that they lack yet were not tried.")
+        return
+    for part in ("indexes", "constraints"):
+        await _run(migration, part, target, result)
+
+
+class _LocksError(Exception):
+    """The statement would lock an old table for as long as the dry run takes."""
+
+
+async def _run(migration: Migration, part: Part, target: Connection, result: DryRun) -> None:
+    for statement in part_statements(migration, part):
+        shown = " ".join(statement.split())[:80]
+        try:
+            async with target.transaction():
+                error = await try_statement(target, CONCURRENTLY.sub("", statement, count=1))
+                if error is None and await locks_in(target, migration.old):
+                    raise _LocksError
+        except _LocksError:
+            result.notes.append(f"Not tried, for it locks an old table: {shown}")
+            continue
+        if error is not None and not (isinstance(error, DatabaseError) and error.sqlstate in ALREADY_THERE):
+            raise MigrationError(f"The statement {shown!r} in sql/new fails: {error.problem}", "Mend it.")
+
+
+# ---- the rows
+
+
+class _Trial:
+    """One source."""
+
+    def __init__(self, result: DryRun, source: Source, scratch: Scratch) -> None:
+        self._result = result
+        self._source = source
+        self._scratch = scratch
+        self._read: set[str] = set()
+        self._tables: dict[str, Table] = {each.name: each.target for each in source.transforms}
+        self._tried = {
+            each.name: Tried(transform=each.name, source=source.name, target=each.target.name.table)
+            for each in source.transforms
+        }
+        result.transforms += self._tried.values()
+
+    async def run(self, reader: Connection, progress: Callable[[int], None]) -> None:
+        """Through all its transforms."""
+        left = self._result.sample
+        done = 0
+        async for chunk in read_all(reader, self._source, min(AT_ONCE, left or AT_ONCE)):
+            rows = chunk[:left]
+            for transform in self._source.transforms:
+                await self._through(transform, rows, traced=done < TRACED)
+            done += len(rows)
+            self._result.rows += len(rows)
+            progress(self._result.rows)
+            left = None if left is None else left - len(rows)
+            if left == 0:
+                break
+        if any(each.key is not None for each in self._source.transforms):
+            self._read.update(self._source.key)
+        unread = [each.name for each in self._source.columns if each.name not in self._read]
+        if done and unread:
+            self._result.unread[self._source.name] = unread
+
+    async def _through(self, transform: PlannedTransform, rows: list[tuple[Key, Row]], *, traced: bool) -> None:
+        tried = self._tried[transform.name]
+        derived: list[TargetRow] = []
+        began = perf_counter()
+        for key, row in rows:
+            try:
+                found = derive(transform, self._source, key, TracedRow(row, self._read) if traced else row)
+                _refuse_several(transform, key, found)
+            except TransformError as error:
+                tried.refuse(key, str(error))
+            else:
+                derived += found
+                tried.without_row += not found
+        tried.seconds += perf_counter() - began
+        tried.rows += len(rows)
+        tried.derived += len(derived)
+        refused: dict[Key, RowError] = {}
+        for given, problem in await self._load(tried, self._tables[transform.name], derived):
+            refused.setdefault(given.source_key, problem)
+        for key, problem in refused.items():
+            tried.refuse(key, str(problem))
+
+    async def _load(self, tried: Tried, table: Table, rows: list[TargetRow]) -> list[tuple[TargetRow, RowError]]:
+        """Copy in all rows but those that Postgres refuses; gives these."""
+        if not rows or tried.refused > MOST_REFUSED:
+            tried.gave_up = tried.gave_up or bool(rows)
+            return []
+        error = await self._scratch.load(table, rows)
+        if error is None:
+            return []
+        if len(rows) == 1:
+            return [(rows[0], error)]
+        middle = len(rows) // 2
+        return [*await self._load(tried, table, rows[:middle]), *await self._load(tried, table, rows[middle:])]
+
+
+def _refuse_several(transform: PlannedTransform, key: Key, found: list[TargetRow]) -> None:
+    if len(found) > 1 and transform.key is not None and not transform.remembers:
+        raise TransformError(
+            f"The transform {transform.name} has a key= and returned {len(found)} rows for {list(key)}.",
+            "Leave key= out where one source row makes several.",
+        )
+
+
+# ---- what must be unique, or have a parent
+
+
+async def _conflicts(result: DryRun, plan: Plan, scratch: Scratch, target: Connection) -> None:
+    await scratch.analyze()
+    for table in plan.targets:
+        result.conflicts += await scratch.clashes(table)
+        for foreign_key in table.foreign_keys:
+            if result.sample is None:
+                result.conflicts += await scratch.orphans(table, foreign_key)
+    if result.sample is not None and any(table.foreign_keys for table in plan.targets):
+        result.notes.append("Foreign keys were not tried: in a sample, rows come without those that they refer to.")
+    excluding = await exclusion_constraints(target, [table.name for table in plan.targets])
+    if excluding:
+        result.notes.append(f"Exclusion constraints were not tried: {', '.join(excluding)}.")
