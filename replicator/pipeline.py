@@ -24,7 +24,7 @@ from replicator.postgres.replication import identify_system
 from replicator.postgres.slots import check_slot, current_position, emit_message, read_slot
 from replicator.postgres.snapshots import Snapshot
 from replicator.settings import Settings
-from replicator.setup import Ends, make_decoder
+from replicator.setup import Ends, make_decoder, read_plan
 from replicator.verify import PassResult, Verifier, rounds
 
 log = get_logger("pipeline")
@@ -83,7 +83,7 @@ class Pipeline:
         self.lag = LagMeter()
         self.retained_bytes = 0
         self.verifier = Verifier(self.context, self.wait_applied, self.observers.on_verified)
-        self._ready_lag_bytes = settings.ready_lag_bytes
+        self._settings = settings
         self._decoder = make_decoder(plan, progress.plugin, ends.publication)
         self._inbox = Inbox(progress.applied)
         self._follower = Follower(
@@ -148,9 +148,12 @@ class Pipeline:
             point = await consistent_point(target, self.direction)
             return point is not None and point <= self.position
 
-    async def reload_plan(self, plan: Plan) -> None:
-        """Work from a plan that knows the constraints built since; never in the middle of a batch."""
+    @contextlib.asynccontextmanager
+    async def kept_from_writing(self) -> AsyncIterator[None]:
+        """Write nothing meanwhile; after it, work from a plan that knows the constraints there are then."""
         async with self.context.exclusion.alone():
+            yield
+            plan = await read_plan(self._settings, self.context.plan.migration, self.direction)
             self.context.plan = plan.reading_as(self.context.plan)
 
     async def wait_started(self) -> None:
@@ -323,7 +326,7 @@ class Pipeline:
             position = await current_position(self._source)
             slot = await read_slot(self._source, self.progress.slot)
             await self._prune_visibility(self._source)
-        self.lag.observe(position, self.position, self._ready_lag_bytes)
+        self.lag.observe(position, self.position, self._settings.ready_lag_bytes)
         self.retained_bytes = slot.retained_bytes if slot else 0
         if slot is not None and slot.wal_status == "lost":
             check_slot(slot, self.progress, self.progress.system_id)

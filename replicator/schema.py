@@ -1,25 +1,35 @@
 """Builds the new schema: tables with their guards before the backfill, indexes and constraints after it."""
 
 from collections.abc import Callable
+from functools import partial
+from uuid import uuid4
 
 from replicator.migration import Migration
 from replicator.phases import Phase
+from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, installed, read_ownership, read_phase
 from replicator.postgres.created import note_created, objects_in
-from replicator.postgres.ddl import PARTS, Part, apply_part, part_statements
+from replicator.postgres.ddl import PARTS, Part, Writer, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
 from replicator.settings import Settings
 
 
 async def build(
-    settings: Settings, migration: Migration, parts: list[Part], report: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    migration: Migration,
+    parts: list[Part],
+    report: Callable[[str], None] = lambda _: None,
+    pipeline: Pipeline | None = None,
 ) -> list[str]:
     """Run the statements of these parts that have not been run yet; gives what was run, a line each.
 
     New tables are guarded at once: until the cutover nobody but the replicator writes to them.
+
+    :param pipeline: the one that writes to the tables meanwhile; in the end it knows what was built.
     """
+    writer = Writer(pipeline.kept_from_writing, partial(_catch_up, pipeline)) if pipeline else None
     done: list[str] = []
 
     def told(line: str) -> None:
@@ -31,13 +41,22 @@ async def build(
         for part in parts:
             before = await objects_in(target, migration.new)
             try:
-                await apply_part(target, migration, part, told)
+                await apply_part(target, migration, part, told, writer)
             finally:
                 if not target.closed:
                     await note_created(target, await objects_in(target, migration.new) - before)
             if part == "tables":
                 await guard_new_tables(settings, migration)
+    if pipeline is not None:
+        async with pipeline.kept_from_writing():
+            pass
     return done
+
+
+async def _catch_up(pipeline: Pipeline) -> None:
+    message = f"built {uuid4()}"
+    await pipeline.nudge(message)
+    await pipeline.wait_message(message)
 
 
 async def guard_new_tables(settings: Settings, migration: Migration) -> None:

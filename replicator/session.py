@@ -201,9 +201,12 @@ class Session:
             await self.enter_phase(Phase.BUILD)
         if self.phase == Phase.BUILD:
             await schema.build(
-                self.settings, self.migration, ["indexes", "constraints"], lambda line: log.info("building", what=line)
+                self.settings,
+                self.migration,
+                ["indexes", "constraints"],
+                lambda line: log.info("building", what=line),
+                pipeline,
             )
-            await pipeline.reload_plan(await read_plan(self.settings, self.migration, "forward"))
             await self.enter_phase(Phase.FOLLOW)
         self.start_verifying()
 

@@ -141,10 +141,9 @@ class Engine:
         """Copy all, and wait for the consistent point."""
         await self.within(self.running.backfill())
 
-    async def build(self) -> None:
-        """Indexes and constraints, and a plan that knows them."""
-        await build(self.settings, self.migration, ["indexes", "constraints"])
-        await self.running.reload_plan(await read_plan(self.settings, self.migration, self.direction))
+    async def build(self, report: Callable[[str], None] = lambda _: None) -> None:
+        """Indexes and constraints, while the pipeline writes."""
+        await build(self.settings, self.migration, ["indexes", "constraints"], report, self.running)
 
     async def within(self, work: Any) -> Any:
         """Wait for something, or for the pipeline's failure, whichever comes first."""

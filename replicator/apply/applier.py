@@ -12,7 +12,7 @@ from replicator.changes import Change, RelationName
 from replicator.errors import RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
-from replicator.lsn import LSN
+from replicator.lsn import LSN, ZERO
 from replicator.plan import PlannedTransform
 from replicator.postgres.catalog import partition_root
 from replicator.postgres.connect import connect, translated
@@ -20,6 +20,7 @@ from replicator.postgres.context import Context
 from replicator.postgres.memory import forget, remember
 from replicator.postgres.progress import enter, write_applied
 from replicator.postgres.quarantine import Failure, halted
+from replicator.postgres.slots import current_position
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Table
 
@@ -66,6 +67,8 @@ class Applier:
         self.halt_on_error = context.halt_on_error
         self.outcome = Outcome()
         self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
+        self._ahead = ZERO
+        """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._relations: dict[RelationName, Table | None] = {}
         self.forget_relations()
 
@@ -79,6 +82,7 @@ class Applier:
         direction = self.context.direction
         self._reader = await connect(self.context.source_dsn, f"{direction} reread", text=True)
         self._connection = await connect(self.context.target_dsn, f"{direction} apply")
+        self._ahead = await current_position(self._reader)
         self._deriver = Deriver(self.context, self._reader, self._connection)
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
@@ -199,6 +203,7 @@ class Applier:
         failures: dict[tuple[str, Key], Failure] = {}
         for _ in range(ROUNDS):
             effects, read_at = await self._deriver.effects(batch, skip)
+            self._ahead = max(self._ahead, read_at or ZERO)
             failures.update({each.place: each for each in effects.failures})
             self._postpone(effects, whole=whole)
             refusals = await self._try_write(effects, whole=whole)
@@ -207,8 +212,8 @@ class Applier:
                 self._touch(batch)
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
-            if clash is not None and read_at is not None and position is not None and position < read_at:
-                raise NewerReadError(clash, read_at)
+            if clash is not None and position is not None and position < self._ahead:
+                raise NewerReadError(clash, self._ahead)
             if clash is not None and clash.sqlstate == UNIQUE_VIOLATION and in_order:
                 raise UniqueClashError(clash.problem, clash.remedy, clash.sqlstate)
             for refusal in refusals:

@@ -1,13 +1,15 @@
 """Runs the migration's DDL, statement by statement, each of them idempotent."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import sqlparse
 
-from replicator.errors import MigrationError, ReplicatorError, RetryableError
+from replicator.errors import MigrationError, ReplicatorError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
@@ -26,6 +28,19 @@ CREATE_INDEX = re.compile(
     re.IGNORECASE,
 )
 LOCK_TRIES = 200
+CLASH_TRIES = 5
+CLASHES = ("23503", "23505")
+"""Foreign keys and unique values: rows that were read ahead of the stream break them, until it has caught up."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The daemon, which writes to the tables while they are built."""
+
+    kept_off: Callable[[], AbstractAsyncContextManager[None]]
+    """Keeps it from writing meanwhile; after it, it knows the constraints there are then."""
+    catch_up: Callable[[], Awaitable[None]]
+    """Waits until it has applied all that is committed by now."""
 
 
 def part_statements(migration: Migration, part: Part) -> list[str]:
@@ -51,7 +66,11 @@ def statements(file: Path) -> list[str]:
 
 
 async def apply_part(
-    connection: Connection, migration: Migration, part: Part, report: Callable[[str], None] = lambda _: None
+    connection: Connection,
+    migration: Migration,
+    part: Part,
+    report: Callable[[str], None] = lambda _: None,
+    writer: Writer | None = None,
 ) -> None:
     """Run one part's statements that have not been run yet.
 
@@ -65,7 +84,7 @@ async def apply_part(
         report(" ".join(statement.split())[:120])
         try:
             await reach(Failpoint.STATEMENT_COMING)
-            await _execute(connection, statement)
+            await _execute_in_the_end(connection, statement, report, writer)
             await reach(Failpoint.STATEMENT_DONE)
         except ReplicatorError as error:
             if error.transient:
@@ -76,15 +95,33 @@ async def apply_part(
             ) from error
 
 
-async def _execute(connection: Connection, statement: str) -> None:
+async def _execute_in_the_end(
+    connection: Connection, statement: str, report: Callable[[str], None], writer: Writer | None
+) -> None:
+    """Once a foreign key is there, though not valid, the writer breaks it no more: so waiting once is enough for it."""
+    for tries_left in reversed(range(CLASH_TRIES)):
+        try:
+            await _execute(connection, statement, writer)
+        except RowError as error:
+            if writer is None or not tries_left or error.sqlstate not in CLASHES:
+                raise
+            report("rows clash: again, when the stream has caught up")
+            await writer.catch_up()
+            await _drop_invalid(connection, statement)
+        else:
+            return
+
+
+async def _execute(connection: Connection, statement: str, writer: Writer | None) -> None:
     """Wait for locks in short turns only: whoever waits for a lock holds up everybody behind it."""
     with translated():
         await connection.execute("SET lock_timeout = '2s'")
     try:
         for attempt in range(LOCK_TRIES):
             try:
-                with translated():
-                    await connection.execute(statement.encode())
+                async with writer.kept_off() if writer and ADD_CONSTRAINT.match(statement) else nullcontext():
+                    with translated():
+                        await connection.execute(statement.encode())
             except RetryableError:
                 if attempt == LOCK_TRIES - 1:
                     raise
