@@ -1,6 +1,7 @@
 """The end of the old tables: refused too early, archived so that they can be made again, and dropped all or none."""
 
 import asyncio
+import gzip
 import json
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from replicator.backup.programs import BackupError
 from replicator.binaries import dump_programs
 from replicator.cleanup import clean_up, plan
 from replicator.errors import CheckError, LeaseError, NotReadyError
+from replicator.finish import finalize
 from replicator.postgres import control
 from replicator.postgres.archives import copy_out
 from replicator.postgres.backups import program_environment
@@ -26,8 +28,9 @@ from replicator.postgres.connect import connection
 from replicator.postgres.lease import Lease
 from tests.acceptance.terminal import Terminal
 from tests.checking import one_database
-from tests.engine import make_settings
+from tests.engine import make_settings, reference
 from tests.fix_postgres import Database, Running
+from tests.integration.test_finish import soaking
 
 OLD = """
 CREATE TABLE people (
@@ -67,6 +70,13 @@ def one(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]
     """The migration is over, on one server only."""
     with one_database(request.config, _running) as made:
         asyncio.run(over(made))
+        yield made
+
+
+@pytest.fixture
+def bare(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    """A database without a migration, on one server only."""
+    with one_database(request.config, _running) as made:
         yield made
 
 
@@ -147,6 +157,28 @@ async def restore(database: Database, folder: Path, manifest: dict[str, Any]) ->
             assert done.returncode == 0, f"{run}\n{done.stderr}"
 
 
+async def test_the_reference_migration_from_the_soak_to_the_end(bare: Database, tmp_path: Path) -> None:
+    settings = make_settings(bare)
+    await soaking(bare, settings)
+    with pytest.raises(NotReadyError, match="the phase is soak"):
+        await clean_up(settings, reference(), tmp_path, silent, silent)
+    await finalize(settings, reference(), nobody, now=True)
+    with pytest.raises(NotReadyError, match=r"^There is no backup younger than the cutover\. Make one"):
+        await clean_up(settings, reference(), tmp_path, silent, silent)
+    await back_up(settings, reference(), tmp_path, silent, test=False)
+    _, made = await clean_up(settings, reference(), tmp_path, silent, silent)
+    assert len(made.fingerprints) == 7
+    assert made.fingerprints["public.requests"].rows == 300
+    assert there(bare) == []
+    with bare.connect() as opened:
+        assert opened.execute("SELECT count(*) FROM party.requests").fetchone() == (300,)
+        opened.execute("DELETE FROM party.requests")
+
+
+async def nobody(_: str) -> None:
+    """Report to nobody."""
+
+
 async def test_the_journal_knows_the_archive_and_what_went(one: Database, tmp_path: Path) -> None:
     made = await clean(one, tmp_path)
     with one.connect() as opened:
@@ -225,7 +257,7 @@ async def test_tables_that_depend_on_each_other_go_together(one: Database, tmp_p
     assert there(one) == ["others"]
 
 
-@pytest.mark.parametrize("fault", ["truncate", "flip", "lose a row"])
+@pytest.mark.parametrize("fault", ["truncate", "flip", "other content", "lose a row"])
 async def test_a_damaged_archive_is_seen_before_anything_is_dropped(
     one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -238,6 +270,8 @@ async def test_a_damaged_archive_is_seen_before_anything_is_dropped(
             content = path.read_bytes()
             if fault == "truncate":
                 path.write_bytes(content[:-100])
+            elif fault == "other content":
+                path.write_bytes(gzip.compress(gzip.decompress(content).replace(b"1999", b"1998")))
             else:
                 path.write_bytes(content[:3000] + bytes([content[3000] ^ 1]) + content[3001:])
         return described
