@@ -1,7 +1,7 @@
 """Writes a batch's effects in an order that foreign keys allow, and finds which rows Postgres refuses."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -169,7 +169,7 @@ class _Search:
     async def _halve(self, table: Table, rows: list[TargetRow]) -> None:
         if not rows:
             return
-        error = await self._try(table, rows)
+        error = await self._try(self.writer.upsert(table, rows))
         if error is None:
             return
         if len(rows) == 1:
@@ -179,12 +179,12 @@ class _Search:
         await self._halve(table, rows[:middle])
         await self._halve(table, rows[middle:])
 
-    async def _try(self, table: Table, rows: Sequence[TargetRow]) -> RowError | None:
+    async def _try(self, write: Awaitable[object]) -> RowError | None:
         connection = self.writer.connection
         with translated():
             await connection.execute("SAVEPOINT half")
         try:
-            await self.writer.upsert(table, rows)
+            await write
         except RowError as error:
             with translated():
                 await connection.execute("ROLLBACK TO SAVEPOINT half")
@@ -200,7 +200,17 @@ class _Search:
             for key in await self.writer.children_of(foreign_key, child.name, table, keys):
                 held.add(key)
                 self._refuse_delete(table, key, _takes_along(table, child, foreign_key))
-        await self.writer.delete(table, [key for key in keys if key not in held])
+        await self._halve_deletes(table, [key for key in keys if key not in held])
+
+    async def _halve_deletes(self, table: Table, keys: Sequence[Key]) -> None:
+        """A foreign key that cannot wait for the transaction's end refuses the deletion at once."""
+        error = await self._try(self.writer.delete(table, keys)) if keys else None
+        if error is not None and len(keys) == 1:
+            self._refuse_delete(table, keys[0], error.problem)
+        elif error is not None:
+            middle = len(keys) // 2
+            await self._halve_deletes(table, keys[:middle])
+            await self._halve_deletes(table, keys[middle:])
 
     async def _foreign_keys(self) -> None:
         for child in self.plan.targets:

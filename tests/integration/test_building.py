@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from replicator import Migration, Query, Row
 from replicator.errors import MigrationError
@@ -143,3 +144,30 @@ async def test_a_child_that_comes_after_its_parent_was_read_to_be_gone(
             await made.drain()
         assert await differences(made) == []
         assert made.running.context.quarantined == set()
+
+
+AT_ONCE = FOREIGN_KEY.replace("DEFERRABLE ", "")
+
+
+@pytest.mark.parametrize("extensions", [5, 0])
+async def test_a_parent_that_was_read_to_be_gone_before_its_child_went(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extensions: int
+) -> None:
+    """The foreign key cannot wait for the end of the transaction: it refuses the deletion itself."""
+    monkeypatch.setattr("replicator.pipeline.EXTENSIONS", extensions)
+    migration = owners_and_things(tmp_path)
+    (tmp_path / "new" / "30_constraints.sql").write_text(AT_ONCE)
+    execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1), (2)", "INSERT INTO things VALUES (5, 1), (6, 2)"])
+    async with engine(database, migration, batch_rows=1) as made:
+        await made.backfill()
+        await made.build()
+        with stepping(monkeypatch) as (let, waits), capture_logs() as said:
+            execute(database.dsn, ["INSERT INTO notes VALUES (1, 1)"])
+            await made.within(waits.wait())
+            execute(database.dsn, ["DELETE FROM things WHERE id = 5", "DELETE FROM owners WHERE id = 1"])
+            for _ in range(100):
+                let.release()
+            await made.drain()
+        assert await differences(made) == []
+        assert column(database.dsn, "SELECT source_key FROM replicator.quarantine") == []
+        assert any(each["event"] == "rows quarantined" for each in said) == (not extensions)
