@@ -12,7 +12,7 @@ from replicator.postgres.slots import AGAIN
 from replicator.tables import Key, Row, Table, key_of
 from replicator.values import PARSERS, Missing, canonical
 
-PARAMETER = re.compile(r"%\((\w+)\)s")
+PARAMETER = re.compile(r"%\(([^)]+)\)s")
 """As psycopg takes parameters by name."""
 
 IDENTITY = f"Its replica identity has changed, or its key is too long for the log. Changes may be missing. {AGAIN}"

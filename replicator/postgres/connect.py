@@ -152,6 +152,11 @@ def identifier(*parts: str) -> sql.Identifier:
     return sql.Identifier(*parts)
 
 
+def beside_parameters(part: sql.Composable) -> sql.SQL:
+    """A name or query for a statement that is given parameters: psycopg takes each ``%`` in it for one of them."""
+    return sql.SQL(part.as_string().replace("%", "%%"))
+
+
 def comma(parts: list[sql.Composable] | list[sql.Identifier] | list[sql.Composed] | list[sql.SQL]) -> sql.Composed:
     """Join with commas."""
     return sql.SQL(", ").join(parts)

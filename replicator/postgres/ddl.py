@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import sqlparse
-
 from replicator.errors import MigrationError, ReplicatorError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.statements import split
 
 Part = Literal["tables", "indexes", "constraints"]
 PARTS: tuple[Part, ...] = ("tables", "indexes", "constraints")
 
-ADD_CONSTRAINT = re.compile(r"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?(\S+)\s+ADD\s+CONSTRAINT\s+(\S+)\s", re.IGNORECASE)
+_PART = r'(?:"(?:[^"]|"")+"|[^\s".(;]+)'
+NAME = rf"({_PART}(?:\.{_PART})*)"
+"""A name as SQL writes it, with its schema or without."""
+
+ADD_CONSTRAINT = re.compile(rf"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?{NAME}\s+ADD\s+CONSTRAINT\s+{NAME}\s", re.IGNORECASE)
 VALIDATE_CONSTRAINT = re.compile(
-    r"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?(\S+)\s+VALIDATE\s+CONSTRAINT\s+(\S+)\s*$", re.IGNORECASE
+    rf"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?{NAME}\s+VALIDATE\s+CONSTRAINT\s+{NAME}\s*$", re.IGNORECASE
 )
-CREATE_SCHEMA = re.compile(r"^\s*CREATE\s+SCHEMA\s+IF\s+NOT\s+EXISTS\s+(\S+)\s*$", re.IGNORECASE)
-CREATE_TABLE = re.compile(r"^\s*CREATE\s+TABLE\s+IF\s+NOT\s+EXISTS\s+([^\s(]+)", re.IGNORECASE)
+CREATE_SCHEMA = re.compile(rf"^\s*CREATE\s+SCHEMA\s+IF\s+NOT\s+EXISTS\s+{NAME}\s*$", re.IGNORECASE)
+CREATE_TABLE = re.compile(rf"^\s*CREATE\s+TABLE\s+IF\s+NOT\s+EXISTS\s+{NAME}", re.IGNORECASE)
 CREATE_INDEX = re.compile(
-    r"^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(\S+)\s+ON\s+(?:ONLY\s+)?(\S+?)[\s(]",
+    rf"^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?{NAME}\s+ON\s+(?:ONLY\s+)?"
+    rf"{NAME}[\s(]",
     re.IGNORECASE,
 )
 LOCK_TRIES = 200
@@ -59,10 +63,8 @@ def check_queries(migration: Migration) -> dict[str, str]:
 
 
 def statements(file: Path) -> list[str]:
-    """The statements of a file, without comments around them."""
-    split = sqlparse.split(file.read_text(encoding="utf-8"))
-    stripped = (sqlparse.format(each, strip_comments=True).strip().rstrip(";") for each in split)
-    return [each for each in stripped if each]
+    """The statements of a file, without comments."""
+    return split(file.read_text(encoding="utf-8"))
 
 
 async def apply_part(
@@ -133,10 +135,9 @@ async def _execute(connection: Connection, statement: str, writer: Writer | None
             await connection.execute("RESET lock_timeout")
 
 
-CONSTRAINT = (
-    "EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND quote_ident(conname) "
-    "IN (%s, quote_ident(%s)) {})"
-)
+WRITTEN_SO = "(parse_ident(%s))[1]::name"
+"""A name as the catalogue has it: without quotes, or in lower case, and no longer than it may be."""
+CONSTRAINT = f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = {WRITTEN_SO} {{}})"
 DONE = (
     (CREATE_SCHEMA, "to_regnamespace(%s) IS NOT NULL", (0,)),
     (CREATE_TABLE, "to_regclass(%s) IS NOT NULL", (0,)),
@@ -144,12 +145,12 @@ DONE = (
         CREATE_INDEX,
         (
             "EXISTS (SELECT FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid "
-            "WHERE x.indrelid = to_regclass(%s) AND quote_ident(i.relname) IN (%s, quote_ident(%s)))"
+            f"WHERE x.indrelid = to_regclass(%s) AND i.relname = {WRITTEN_SO})"
         ),
-        (1, 0, 0),
+        (1, 0),
     ),
-    (ADD_CONSTRAINT, CONSTRAINT.format(""), (0, 1, 1)),
-    (VALIDATE_CONSTRAINT, CONSTRAINT.format("AND convalidated"), (0, 1, 1)),
+    (ADD_CONSTRAINT, CONSTRAINT.format(""), (0, 1)),
+    (VALIDATE_CONSTRAINT, CONSTRAINT.format("AND convalidated"), (0, 1)),
 )
 """Forms of statements, how to see that one of the form has been run, and which of its names the question takes."""
 
@@ -176,9 +177,8 @@ async def _drop_invalid(connection: Connection, statement: str) -> None:
     with translated():
         cursor = await connection.execute(
             "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-            "WHERE i.indrelid = to_regclass(%s) AND NOT i.indisvalid "
-            "AND quote_ident(c.relname) IN (%s, quote_ident(%s))",
-            (found.group(2), found.group(1), found.group(1)),
+            f"WHERE i.indrelid = to_regclass(%s) AND NOT i.indisvalid AND c.relname = {WRITTEN_SO}",
+            (found.group(2), found.group(1)),
         )
         row = await cursor.fetchone()
         if row is not None:

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from replicator.changes import Image
 from replicator.plan import Dependency, Source
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.tables import Column, Key, Row, key_of
 from replicator.values import PARSERS, canonical
 
@@ -93,7 +93,7 @@ async def estimate_rows(connection: Connection, source: Source) -> int:
             row = await cursor.fetchone()
             if row is not None and row[1] == "f":
                 return int(row[0])
-        cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_from(source)))
+        cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_from(source)), [])
         row = await cursor.fetchone()
         return int(row[0]) if row else 0
 
@@ -126,19 +126,26 @@ def _canonical(source: Source, texts: Sequence[str | None]) -> Key:
 
 
 def _select(source: Source) -> sql.Composed:
-    columns = comma([identifier(column.name) for column in source.columns])
+    columns = comma([_name(column.name) for column in source.columns])
     return sql.SQL("SELECT {} FROM {}").format(columns, _from(source))
 
 
 def _from(source: Source) -> sql.Composable:
     if source.table is not None:
-        return identifier(source.table.name.schema, source.table.name.table)
-    query = (source.query or "").replace("%", "%%")  # parameters are in use around it
-    return sql.SQL("({}) AS q").format(sql.SQL(query))
+        return _name(source.table.name.schema, source.table.name.table)
+    return beside_parameters(sql.SQL("({}) AS q").format(sql.SQL(source.query or "")))
 
 
 def _key(source: Source) -> sql.Composed:
-    return comma([identifier(name) for name in source.key])
+    return comma([_name(name) for name in source.key])
+
+
+def _name(*parts: str) -> sql.SQL:
+    return beside_parameters(identifier(*parts))
+
+
+def _type(source: Source, name: str) -> sql.SQL:
+    return beside_parameters(sql.SQL(source.by_name[name].bare_type))
 
 
 def _key_aliases(source: Source) -> sql.Composed:
@@ -147,7 +154,7 @@ def _key_aliases(source: Source) -> sql.Composed:
 
 def _key_from_unnest(source: Source) -> sql.Composed:
     return comma([
-        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), sql.SQL(source.by_name[name].bare_type))
+        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), _type(source, name))
         for position, name in enumerate(source.key)
     ])  # fmt: skip
 
@@ -161,9 +168,7 @@ def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Co
     parameters: list[str] = []
     for bound, operator in ((lower, ">"), (upper, "<=")):
         if bound is not None:
-            casts = comma(
-                [sql.SQL("%s::text::{}").format(sql.SQL(source.by_name[name].bare_type)) for name in source.key]
-            )
+            casts = comma([sql.SQL("%s::text::{}").format(_type(source, name)) for name in source.key])
             conditions.append(sql.SQL("({}) {} ({})").format(_key(source), sql.SQL(operator), casts))
             parameters.extend(bound)
     if not conditions:

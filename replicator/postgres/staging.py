@@ -1,6 +1,6 @@
 """Temporary tables that rows are copied into on their way to a target, or to be compared with it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from psycopg import sql
 
@@ -9,6 +9,8 @@ from replicator.postgres.connect import Connection, comma, identifier
 from replicator.tables import Key, Table
 
 POSITION = "replicator_position"
+MOST_COLUMNS = 1_600
+"""Postgres' limit for a table: one that has so many leaves no room for the position."""
 
 
 class TempTable:
@@ -47,13 +49,23 @@ class TempTable:
 
 
 class Stage:
-    """The two temporary tables of one target: whole rows, and keys alone."""
+    """The temporary tables of one target: whole rows, rows with their place in a list, and keys alone."""
 
     def __init__(self, position: int, table: Table) -> None:
         columns = [each.name for each in table.columns if not each.generated]
+        numbered = sql.SQL(", 0 AS " + POSITION)
         self._key = table.key
-        self._rows = TempTable(f"replicator_rows_{position}", table, columns, sql.SQL(", 0 AS " + POSITION))
         self._keys = TempTable(f"replicator_keys_{position}", table, table.key, sql.SQL(""))
+        self._rows = TempTable(f"replicator_rows_{position}", table, columns, numbered)
+        self._parts = [(self._rows, columns)]
+        if len(columns) >= MOST_COLUMNS:
+            self._rows = TempTable(f"replicator_rows_{position}", table, columns, sql.SQL(""))
+            others = [name for name in columns if name not in table.key]
+            halves = (others[: len(others) // 2], others[len(others) // 2 :])
+            self._parts = [
+                (TempTable(f"replicator_part_{position}_{place}", table, [*table.key, *half], numbered), half)
+                for place, half in enumerate(halves)
+            ]
 
     @property
     def rows(self) -> sql.Identifier:
@@ -66,26 +78,38 @@ class Stage:
         return self._keys.name
 
     async def create(self, connection: Connection) -> None:
-        """Create both; they last as long as the connection."""
-        await self._rows.create(connection)
-        await self._keys.create(connection)
+        """Create them; they last as long as the connection."""
+        for each in self._tables():
+            await each.create(connection)
 
     def transaction_begins(self) -> None:
-        """Both are empty now."""
-        self._rows.transaction_begins()
-        self._keys.transaction_begins()
+        """They are empty now."""
+        for each in self._tables():
+            each.transaction_begins()
+
+    def _tables(self) -> list[TempTable]:
+        return list(dict.fromkeys([self._rows, self._keys, *(each for each, _ in self._parts)]))
 
     async def load(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
         """Copy these columns of some rows."""
         await self._rows.load(connection, columns, ([row.columns[name] for name in columns] for row in rows))
 
-    async def load_numbered(self, connection: Connection, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
-        """Copy them with their place in the list."""
-        await self._rows.load(
-            connection,
-            (*columns, POSITION),
-            ([*(row.columns[name] for name in columns), str(place)] for place, row in enumerate(rows)),
-        )
+    async def load_numbered(
+        self, connection: Connection, columns: tuple[str, ...], rows: Sequence[TargetRow]
+    ) -> AsyncIterator[tuple[sql.Identifier, list[str]]]:
+        """Copy them with their place in the list, in parts where they are too wide.
+
+        Gives each part's table, and which columns besides the key it holds.
+        """
+        for part, held in self._parts:
+            others = [name for name in columns if name in held and name not in self._key]
+            names = [*self._key, *others]
+            await part.load(
+                connection,
+                (*names, POSITION),
+                ([*(row.columns[name] for name in names), str(place)] for place, row in enumerate(rows)),
+            )
+            yield part.name, others
 
     async def load_keys(self, connection: Connection, keys: Iterable[Key]) -> None:
         """Copy some keys."""

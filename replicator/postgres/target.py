@@ -204,38 +204,20 @@ class TargetWriter:
 
     async def _compare_group(self, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]) -> list[Mismatch]:
         stage = self._stages[table.name]
-        others = [name for name in columns if name not in table.key]
-        differing = sql.SQL(", ").join([
-            sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
-                identifier(name), sql.Literal(name)
-            )
-            for name in others
-        ])  # fmt: skip
+        found: dict[int, tuple[bool, list[str]]] = {}
         with translated():
-            await stage.load_numbered(self.connection, columns, rows)
-            cursor = await self.connection.execute(
-                sql.SQL(
-                    "SELECT * FROM (SELECT s.{position} AS place, t.{first} IS NULL AS missing, "
-                    "array_remove(ARRAY[{differing}]::text[], NULL) AS differing FROM {stage} AS s "
-                    "LEFT JOIN {table} AS t ON {same}) AS found WHERE missing OR cardinality(differing) > 0"
-                ).format(
-                    position=identifier(POSITION),
-                    first=identifier(table.key[0]),
-                    differing=differing,
-                    stage=stage.rows,
-                    table=identifier(table.name.schema, table.name.table),
-                    same=_same_key(table),
-                )
-            )
-            found = await cursor.fetchall()
+            async for part, others in stage.load_numbered(self.connection, columns, rows):
+                cursor = await self.connection.execute(_comparison(table, part, others))
+                for place, missing, differs in await cursor.fetchall():
+                    found.setdefault(place, (missing, []))[1].extend(differs)
         return [
             Mismatch(
                 kind="missing" if missing else "different",
                 source_key=rows[place].source_key,
                 key=rows[place].key,
-                columns=() if missing else tuple(differs),
+                columns=() if missing else tuple(name for name in columns if name in differs),
             )
-            for place, missing, differs in found
+            for place, (missing, differs) in sorted(found.items())
         ]
 
     async def _write(self, table: Table, rows: Iterable[TargetRow], *, absent_only: bool) -> int:
@@ -255,6 +237,28 @@ def _by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetR
     for row in rows:
         groups.setdefault(tuple(row.columns), []).append(row)
     return groups
+
+
+def _comparison(table: Table, staged: sql.Identifier, others: Sequence[str]) -> sql.Composed:
+    """Place, whether the row is missing, and which of these columns differ; for staged rows that are not as held."""
+    differing = sql.SQL(", ").join([
+        sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
+            identifier(name), sql.Literal(name)
+        )
+        for name in others
+    ])  # fmt: skip
+    return sql.SQL(
+        "SELECT * FROM (SELECT s.{position} AS place, t.{first} IS NULL AS missing, "
+        "array_remove(ARRAY[{differing}]::text[], NULL) AS differing FROM {stage} AS s "
+        "LEFT JOIN {table} AS t ON {same}) AS found WHERE missing OR cardinality(differing) > 0"
+    ).format(
+        position=identifier(POSITION),
+        first=identifier(table.key[0]),
+        differing=differing,
+        stage=staged,
+        table=identifier(table.name.schema, table.name.table),
+        same=_same_key(table),
+    )
 
 
 def _same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:

@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlparse
 from hypothesis import HealthCheck, given, settings
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -15,6 +14,7 @@ from psycopg.types.string import TextLoader
 
 from replicator import Query, as_json
 from replicator.migration import Direction, Transform, as_rows
+from replicator.postgres.statements import split
 from replicator.values import to_text
 from tests import old_rows
 from tests.fix_postgres import Server, fresh_database
@@ -78,7 +78,7 @@ def connection(migrated: Connection) -> Connection:
 def run(connection: Connection, *files: str) -> None:
     """Run the statements of DDL files one by one, but for constraints that are there already."""
     for file in files:
-        for statement in sqlparse.split((SQL / file).read_text()):
+        for statement in split((SQL / file).read_text()):
             added = ADD_CONSTRAINT.match(statement)
             if added is None or not has_constraint(connection, *added.groups()):
                 connection.execute(statement.encode())

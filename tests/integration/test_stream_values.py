@@ -1,13 +1,16 @@
 """What the log leaves out or bends is read again; all else arrives as it is, by backfill and stream alike."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from replicator import Migration, Row
 from tests.engine import differences, engine, execute
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, _choices, fresh_database
+from tests.integration.test_verify import BEHIND, full_pass
 
 COLUMNS = (
     "id integer PRIMARY KEY, n numeric, f double precision, r real, b bytea, big text, doc jsonb, raw json, "
@@ -26,6 +29,10 @@ def same(folder: Path) -> Migration:
     (folder / "new" / "10_tables.sql").write_text(
         f"CREATE SCHEMA IF NOT EXISTS store; CREATE TABLE IF NOT EXISTS store.vals ({COLUMNS});"
     )
+    return same_values(folder)
+
+
+def same_values(folder: Path) -> Migration:
     migration = Migration("same", old="public", new="store", sql=folder)
 
     @migration.transform(source="vals", into="vals", key=lambda old: old["id"])
@@ -95,3 +102,67 @@ async def test_a_row_that_is_gone_when_it_is_read_again(database: Database, tmp_
         await made.drain()
         assert await differences(made) == []
         assert made.running.context.quarantined == set()
+
+
+WIDTH = 1_600
+"""As many columns as Postgres lets a table have."""
+
+
+async def test_as_many_columns_as_there_can_be(database: Database, tmp_path: Path) -> None:
+    columns = "id integer PRIMARY KEY, " + ", ".join(f"c{number} boolean" for number in range(1, WIDTH))
+    row = ", ".join(["true"] * (WIDTH - 2))
+    execute(database.dsn, [f"CREATE TABLE vals ({columns})", f"INSERT INTO vals VALUES (1, {row}, NULL)"])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(
+        f"CREATE SCHEMA IF NOT EXISTS store; CREATE TABLE IF NOT EXISTS store.vals ({columns});"
+    )
+    async with engine(database, same_values(tmp_path)) as made:
+        await made.backfill()
+        execute(
+            database.dsn, [f"INSERT INTO vals VALUES (2, {row}, false)", "UPDATE vals SET c7 = false, c1599 = true"]
+        )
+        await made.drain()
+        assert await differences(made) == []
+        assert await full_pass(made) == []
+        execute(database.dsn, [BEHIND, "UPDATE store.vals SET c1 = false, c1599 = false WHERE id = 2"])
+        execute(database.dsn, [BEHIND, "DELETE FROM store.vals WHERE id = 1"])
+        divergences = await full_pass(made)
+        assert {(each.kind, each.key, each.columns) for each in divergences} == {
+            ("different", ("2",), ("c1", "c1599")),
+            ("missing", ("1",), ()),
+        }
+
+
+@pytest.mark.timeout(400)
+async def test_values_of_a_hundred_megabytes(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied, streamed, and left out by an update; on one of the servers: it is the engine that could fail."""
+    monkeypatch.setattr("tests.engine.SECONDS", 300)
+    size, running = 100 << 20, request.getfixturevalue("_running")
+    columns = "id integer PRIMARY KEY, touched integer, letters text, bytes bytea"
+    letters, some_bytes = f"repeat('\u00e9\"', {size // 3})", f"decode(repeat('00ff5c', {size // 3}), 'hex')"
+    with fresh_database(running.server(_choices(request.config)[0])) as database, database.connect() as connected:
+        connected.execute(f"CREATE TABLE vals ({columns})".encode())
+        connected.execute(f"INSERT INTO vals VALUES (1, 0, {letters}, NULL)".encode())
+        connected.execute("CREATE SCHEMA store")
+        connected.execute(f"CREATE TABLE store.vals ({columns})".encode())
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "10_tables.sql").write_text("SELECT 1")
+        async with engine(database, same_values(tmp_path), workers=1) as made:
+            await made.backfill()
+            insert = f"INSERT INTO vals VALUES (2, 0, {letters}, {some_bytes})".encode()
+            await asyncio.to_thread(connected.execute, insert)
+            await made.drain()
+            connected.execute("UPDATE vals SET touched = 1 WHERE id = 2")
+            await made.drain()
+            told = [
+                connected.execute(
+                    f"SELECT id, touched, md5(letters), length(letters), md5(bytes), length(bytes) FROM {schema}.vals "
+                    "ORDER BY id".encode()
+                ).fetchall()
+                for schema in ("public", "store")
+            ]
+            assert told[0] == told[1]
+            assert [row[3] for row in told[1]] == [size // 3 * 2] * 2
+            assert told[1][1][5] == size // 3 * 3

@@ -1,0 +1,86 @@
+"""Takes SQL text apart into statements, as Postgres' own lexer sees them: by quotes, comments, brackets and bodies."""
+
+import re
+
+TOKEN = re.compile(
+    r"""
+    (?P<comment> --[^\n]* )
+    | (?P<block> /\* )
+    | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" )
+    | (?P<body> (?P<tag> \$ (?:[A-Za-z_\u0080-\U0010ffff] [0-9A-Za-z_\u0080-\U0010ffff]*)? \$ ) .*? (?P=tag) )
+    | (?P<word> [A-Za-z_\u0080-\U0010ffff] [0-9A-Za-z_$\u0080-\U0010ffff]* )
+    | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+BLOCK_EDGE = re.compile(r"/\*|\*/")
+CREATES_ROUTINE = re.compile(r"\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b", re.IGNORECASE)
+
+
+def split(text: str) -> list[str]:
+    """The statements, without the semicolons that end them and without comments."""
+    found = _Statements()
+    at = 0
+    while token := TOKEN.match(text, at):
+        at = token.end()
+        if token["block"]:
+            at = _after_block(text, at)
+            found.add(" ")
+        elif token["comment"]:
+            found.add(" ")
+        elif token["word"]:
+            found.word(token["word"])
+        else:
+            found.symbol(token[0])
+    return found.all()
+
+
+def _after_block(text: str, at: int) -> int:
+    """Where a comment ends whose opening is before ``at``; one may hold others."""
+    depth = 1
+    while depth and (edge := BLOCK_EDGE.search(text, at)):
+        depth += 1 if edge[0] == "/*" else -1
+        at = edge.end()
+    return at if not depth else len(text)
+
+
+class _Statements:
+    """Statements as they grow, and what the current one is inside of."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._parts: list[str] = []
+        self._brackets = 0
+        self._blocks = 0
+        """BEGIN ATOMIC, and CASE within it: each has its END."""
+        self._last_word = ""
+
+    def add(self, part: str) -> None:
+        self._parts.append(part)
+
+    def word(self, word: str) -> None:
+        lower = word.lower()
+        opens_body = lower == "atomic" and self._last_word == "begin"
+        if self._blocks and lower == "end":
+            self._blocks -= 1
+        elif (self._blocks and lower == "case") or (opens_body and CREATES_ROUTINE.match("".join(self._parts))):
+            self._blocks += 1
+        self._last_word = lower
+        self.add(word)
+
+    def symbol(self, symbol: str) -> None:
+        if symbol == ";" and not self._brackets and not self._blocks:
+            self._end()
+            return
+        self._brackets = max(0, self._brackets + {"(": 1, ")": -1}.get(symbol, 0))
+        self.add(symbol)
+
+    def all(self) -> list[str]:
+        self._end()
+        return self._done
+
+    def _end(self) -> None:
+        statement = "".join(self._parts).strip()
+        if statement:
+            self._done.append(statement)
+        self._parts, self._brackets, self._blocks, self._last_word = [], 0, 0, ""

@@ -1,0 +1,40 @@
+"""SQL files are taken apart as psql would."""
+
+import pytest
+
+from replicator.postgres.statements import split
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        ("", []),
+        (" ; ;\n-- nothing\n/* nothing */;", []),
+        ("SELECT 1;SELECT 2", ["SELECT 1", "SELECT 2"]),
+        ("SELECT ';', 'it''s;'; SELECT 2", ["SELECT ';', 'it''s;'", "SELECT 2"]),
+        (r"SELECT 'a\'; SELECT 2", [r"SELECT 'a\'", "SELECT 2"]),
+        (r"SELECT E'a\';', e'\\'; SELECT 2", [r"SELECT E'a\';', e'\\'", "SELECT 2"]),
+        (r'SELECT "a\"; SELECT "b"";--"', [r'SELECT "a\"', 'SELECT "b"";--"']),
+        ("SELECT 1 -- one; it's\n, 2", ["SELECT 1  \n, 2"]),
+        ("SELECT 1 /* a; /* 'b */ c; */ + 2; SELECT 3", ["SELECT 1   + 2", "SELECT 3"]),
+        ("SELECT 1 /* never ends; SELECT 2", ["SELECT 1"]),
+        ("DO $$ BEGIN; -- kept\nEND $$; SELECT 2", ["DO $$ BEGIN; -- kept\nEND $$", "SELECT 2"]),
+        ("DO $a$ $b$ ; $$ ; $a$; SELECT $1", ["DO $a$ $b$ ; $$ ; $a$", "SELECT $1"]),
+        ("SELECT a$b$ FROM c; SELECT d$b$", ["SELECT a$b$ FROM c", "SELECT d$b$"]),
+        (
+            "CREATE RULE r AS ON INSERT TO t DO (DELETE FROM u; DELETE FROM v); SELECT 1",
+            ["CREATE RULE r AS ON INSERT TO t DO (DELETE FROM u; DELETE FROM v)", "SELECT 1"],
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3",
+            [
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END",
+                "SELECT 3",
+            ],
+        ),
+        ("BEGIN; SELECT CASE WHEN true THEN 1 END; END", ["BEGIN", "SELECT CASE WHEN true THEN 1 END", "END"]),
+        ('CREATE TABLE "ü; x" (é text); SELECT 1', ['CREATE TABLE "ü; x" (é text)', "SELECT 1"]),
+    ],
+)
+def test_statements(text: str, statements: list[str]) -> None:
+    assert split(text) == statements
