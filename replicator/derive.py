@@ -88,7 +88,8 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
     else:
         key = computed
         _refuse_other_key(transform, source_key, computed, columns)
-    columns.update(zip(table.key, key, strict=True))
+    for name, text in zip(table.key, key, strict=True):
+        columns.setdefault(name, text)  # as the transform spelt it: 1.00 is the same key as 1, and another text
     return TargetRow(transform.name, source_key, key, columns)
 
 

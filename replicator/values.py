@@ -145,9 +145,26 @@ def canonical(text: str | None, kind: Kind) -> str | None:
         return text if _CANONICAL_UUID.fullmatch(text) else str(UUID(text))
     if kind == "integer":
         return str(int(text))
+    if kind == "numeric":
+        return _canonical_numeric(text)
+    if kind == "float":
+        return _float_text(float(text) + 0.0)  # -0 and 0 are one key
+    if kind == "bytea":
+        return "\\x" + text.removeprefix("\\x").lower()  # wal2json leaves the prefix out
     if kind == "boolean":
         return "t" if text.lower() in ("t", "true", "on", "yes", "1") else "f"
     return text
+
+
+def _canonical_numeric(text: str) -> str:
+    """Without an exponent, and without the zeros that make no difference: 1.0 and 1.00 are one key."""
+    number = Decimal(text)
+    if not number.is_finite():
+        return str(number)
+    digits = f"{number:f}"
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return "0" if digits == "-0" else digits
 
 
 # ---- helpers for the authors of transforms

@@ -15,7 +15,10 @@ from replicator.values import PARSERS, Missing, canonical
 PARAMETER = re.compile(r"%\(([^)]+)\)s")
 """As psycopg takes parameters by name."""
 
-IDENTITY = f"Its replica identity has changed, or its key is too long for the log. Changes may be missing. {AGAIN}"
+IDENTITY = (
+    "Its replica identity has changed, its key is too long for the log, or is NaN or infinity, which wal2json does not "
+    f"tell. Changes may be missing. {AGAIN}"
+)
 
 Relations = Mapping[RelationName, Table | None]
 """The table that each relation name in the log stands for, partitions too; None for one that does not matter."""

@@ -14,6 +14,7 @@ from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.postgres.connect import connection
 from replicator.postgres.control import read_status
 from replicator.repair import compare
+from replicator.schema import build
 from tests.checking import check_with, outcomes
 from tests.engine import make_settings
 from tests.fix_postgres import Database
@@ -181,6 +182,9 @@ async def test_odd_names_through_the_whole_way(database: Database, tmp_path: Pat
     async with daemon(settings, migration) as running:
         await running.ready()
         assert same()
+        assert await build(settings, migration, ["tables", "indexes", "constraints"]) == [], (
+            "what is done is done again"
+        )
         for name in TABLES:
             insert(database.dsn, OLD, name, row(name, "d", "later"))
             run(database.dsn, f"UPDATE {quoted(OLD, name)} SET mood = 'b,c' WHERE {quoted(KEYS[name])} = 'a'")

@@ -115,3 +115,10 @@ def test_keys_have_one_spelling() -> None:
     assert canonical("+007", "integer") == "7"
     assert canonical("Ab ", "text") == "Ab "
     assert canonical(None, "text") is None
+    assert [canonical(each, "numeric") for each in ("1.00", "-0.0", "1E-8", "100", "NaN")] == [
+        "1", "0", "0.00000001", "100", "NaN",
+    ]  # fmt: skip
+    assert [canonical(each, "float") for each in ("1", "-0", "1e+15", "Infinity")] == [
+        "1.0", "0.0", "1000000000000000.0", "Infinity",
+    ]  # fmt: skip
+    assert canonical("00FF", "bytea") == canonical("\\x00ff", "bytea") == "\\x00ff"

@@ -1,0 +1,112 @@
+"""Keys whose text is not the same by every route, or that are equal though they are spelt otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator import Migration, Query, Row
+from tests.engine import differences, engine, execute
+from tests.fix_postgres import Database
+from tests.integration.test_verify import full_pass
+
+KEYS = {
+    "numeric": ("0.00000001", "1.10", "100", "123456789012345678901234567890.5"),
+    "float8": ("1", "1e15", "0.00001", "-0"),
+    "real": ("1", "0.1", "1e-45", "16777216"),
+    "bytea": ("\\x00ff", "\\x5c78", "\\x", "\\xc3a9"),
+    "boolean": ("t", "f"),
+    "uuid": ("00000000-0000-0000-0000-00000000000A", "00000000-0000-0000-0000-00000000000b"),
+    "char(5)": ("a", "  b", "", "c c"),
+    "timestamptz": ("2026-01-01 00:00:00+05:45", "infinity", "0044-03-15 12:00:00+00 BC", "2026-01-01"),
+    "jsonb": ('{"a": 1.10}', '"\\u00e9"', "null", "[]"),
+    "text[]": ('{"a b",NULL}', "{}", "[0:0]={x}", '{"\\""}'),
+    "int4range": ("empty", "[1,3)", "(,)", "[5,)"),
+}
+
+
+def keyed(folder: Path, kind: str) -> Migration:
+    """A table to its like by a computed key and by a remembered one, and through a query."""
+    (folder / "new").mkdir()
+    (folder / "new" / "10_tables.sql").write_text(
+        "CREATE SCHEMA IF NOT EXISTS store;"
+        + "".join(
+            f"CREATE TABLE IF NOT EXISTS store.{name} (id {kind} PRIMARY KEY, note text);"
+            for name in ("computed", "remembered", "asked")
+        )
+    )
+    migration = Migration("keys", old="public", new="store", sql=folder)
+
+    def as_it_is(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    query = Query("SELECT id, note FROM public.things", key=["id"], depends_on={"things": ["id"]})
+    migration.transform(source="things", into="computed", key=lambda old: old["id"], name="computed")(as_it_is)
+    migration.transform(source="things", into="remembered", name="remembered")(as_it_is)
+    migration.transform(source=query, into="asked", name="asked")(as_it_is)
+    return migration
+
+
+@pytest.mark.parametrize("kind", KEYS)
+async def test_keys_of_every_kind(database: Database, tmp_path: Path, kind: str) -> None:
+    values = ["'" + each.replace("'", "''") + "'" for each in KEYS[kind]]
+    execute(database.dsn, [f"CREATE TABLE things (id {kind} PRIMARY KEY, note text)"])
+    execute(database.dsn, [f"INSERT INTO things VALUES ({each}, 'first')" for each in values])
+    tables = ("public.things", "store.computed", "store.remembered", "store.asked")
+
+    def contents() -> list[list[Any]]:
+        with psycopg.connect(database.dsn) as connected:
+            return [
+                sorted(connected.execute(f"SELECT id::text, note FROM {table}".encode()).fetchall()) for table in tables
+            ]
+
+    async with engine(database, keyed(tmp_path, kind), chunk_rows=1) as made:
+        await made.backfill()
+        for changes in (
+            ["UPDATE things SET note = 'second'"],
+            [f"DELETE FROM things WHERE id = {values[0]}"],
+            [
+                f"INSERT INTO things VALUES ({values[0]}, 'third')",
+                f"UPDATE things SET note = 'x' WHERE id = {values[1]}",
+            ],
+            ["TRUNCATE things", *(f"INSERT INTO things VALUES ({each}, 'fourth')" for each in values)],
+        ):
+            execute(database.dsn, changes)
+            await made.drain()
+            old, *new = contents()
+            assert all(each == old for each in new), changes
+        assert await differences(made) == []
+        assert await full_pass(made) == []
+
+
+async def test_a_key_that_is_no_number(database: Database, tmp_path: Path) -> None:
+    """wal2json before 2.6 says null for it: no row can be named so, and the daemon stops."""
+    execute(database.dsn, ["CREATE TABLE things (id float8 PRIMARY KEY, note text)"])
+    async with engine(database, keyed(tmp_path, "float8")) as made:
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO things VALUES ('NaN', 'x'), ('-Infinity', 'y')"])
+        if database.plugin == "wal2json":
+            assert "NaN or infinity" in str(await made.failure())
+            return
+        execute(database.dsn, ["UPDATE things SET note = 'z' WHERE id = 'NaN'"])
+        await made.drain()
+        assert await differences(made) == []
+        assert await full_pass(made) == []
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), [("numeric", "1.0", "1.00"), ("float8", "0", "-0")])
+async def test_a_key_that_is_spelt_otherwise(
+    database: Database, tmp_path: Path, kind: str, one: str, other: str
+) -> None:
+    execute(database.dsn, [f"CREATE TABLE things (id {kind} PRIMARY KEY, note text)"])
+    execute(database.dsn, [f"INSERT INTO things VALUES ('{one}', 'first')"])
+    async with engine(database, keyed(tmp_path, kind)) as made:
+        await made.backfill()
+        execute(database.dsn, [f"UPDATE things SET id = '{other}', note = 'second'"])
+        await made.drain()
+        for table in ("computed", "remembered", "asked"):
+            with psycopg.connect(database.dsn) as connected:
+                found = connected.execute(f"SELECT note FROM store.{table}".encode()).fetchall()
+            assert found == [("second",)], table
+        assert await full_pass(made) == []
