@@ -72,6 +72,11 @@ class Hooks:
         self._unfinished: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to call."""
+        return bool(self._ways)
+
     async def __aenter__(self) -> Self:
         """Begin to call what ``after`` notes."""
         self._task = asyncio.create_task(self._work(), name="hooks")

@@ -68,14 +68,16 @@ class Moves:
             on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
         if not dry_run:
-            await report("asking the hooks")
-            await self._ask_hooks(move)
+            await self._ask_hooks(move, report)
         result = await cutover.run()
         if not dry_run:
             await self._after_commit(move, active, opposite, result)
         return result
 
-    async def _ask_hooks(self, move: Move) -> None:
+    async def _ask_hooks(self, move: Move, report: Report) -> None:
+        if not self.session.hooks.given:
+            return
+        await report("asking the hooks")
         now = await owner_now(self.settings)
         moment = Moment(before=move.during, after=move.after, owner=now.owner, epoch=now.epoch)
         await self.session.hooks.before(f"before_{move.name}", moment)

@@ -118,6 +118,7 @@ class Commands:
             answer = {"error": f"The daemon met an unexpected {type(error).__name__}.", "remedy": "See its log."}
         await self._answer(command, code, answer)
         if self.session.phase == Phase.FINALIZED:
+            await self.session.hooks.finish()
             self.session.end()
 
     async def _refusal(self, error: ReplicatorError) -> Answer:

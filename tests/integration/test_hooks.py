@@ -18,7 +18,7 @@ from replicator.hooks import Hooks, Moment
 from replicator.observe.metrics import Metrics
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install
+from replicator.postgres.control import install, request
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
@@ -273,6 +273,21 @@ async def test_a_session_tells_of_each_phase_and_asks_before_it_moves(database: 
         ("follow", "rollback", "follow", "old", 2),
     ]
     assert ("soak", "cutover", "soak", "new", 1) in facts
+
+
+async def test_the_end_is_told_before_the_daemon_ends(database: Database, tmp_path: Path) -> None:
+    seed(database.dsn)
+    command = (
+        f'test "$REPLICATOR_HOOK_EVENT" != finalized || sleep 0.5; echo "$REPLICATOR_HOOK_EVENT" >> {tmp_path}/told'
+    )
+    async with opened(database, command) as made, daemon(make_settings(database)) as running:
+        running.session.hooks = made.hooks
+        await running.ready()
+        await running.cut_over()
+        async with connection(database.dsn, "test") as asking:
+            await request(asking, "finalize", {"now": True})
+        await asyncio.wait_for(running.task, SECONDS)
+    assert told(tmp_path)[-1] == "finalized"
 
 
 async def test_the_daemon_goes_on_and_shows_the_failure(database: Database) -> None:
