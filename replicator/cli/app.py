@@ -5,6 +5,7 @@ from replicator.cli import prepare
 from replicator.cli import dry_run
 from replicator.cli import operate
 from replicator.cli import moving
+from replicator.cli import smoke
 from replicator.cli import finishing
 from replicator.cli import keep
 from replicator.cli import quarantine

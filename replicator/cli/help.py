@@ -61,6 +61,9 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator journal --limit 20", "the latest entries"),
         ("replicator journal --json", "all of them, for a report"),
     ],
+    "smoke": [
+        ("replicator smoke", "right after the cutover; exit code 1 when a check fails"),
+    ],
     "rollback": [
         ("replicator rollback --wait", "as soon as all gates are open; what was written since is in the old tables"),
         ("replicator rollback --dry-run", "rehearse it, and see how long writers would wait"),

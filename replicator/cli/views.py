@@ -51,6 +51,14 @@ def findings_sum(found: "Sequence[Finding]") -> str:
     return f"[bold green]All {len(found)} checks passed{note}.[/] Next: `replicator run`"
 
 
+def smoke_sum(found: "Sequence[Finding]") -> str:
+    """The last line of ``smoke``."""
+    failed = sum(each.outcome == "fail" for each in found)
+    if failed:
+        return f"[bold red]{failed} of {counted(len(found), 'check')} failed.[/]"
+    return "[bold green]The new schema serves, and the way back is open.[/]"
+
+
 def header(migration: Migration, source: str, target: str, listen: str) -> Text:
     """What ``run`` says on a terminal before the log begins."""
     where = f"on {source}" if source == target else f"from {source} to {target}"
