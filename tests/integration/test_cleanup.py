@@ -74,10 +74,10 @@ def one(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]
 
 
 @pytest.fixture
-def bare(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
-    """A database without a migration, on one server only."""
-    with one_database(request.config, _running) as made:
-        yield made
+def two(request: pytest.FixtureRequest, _running: Running) -> Iterator[tuple[Database, Database]]:
+    """Two databases without a migration, on one server only."""
+    with one_database(request.config, _running) as old, one_database(request.config, _running) as new:
+        yield old, new
 
 
 async def over(database: Database) -> None:
@@ -157,9 +157,10 @@ async def restore(database: Database, folder: Path, manifest: dict[str, Any]) ->
             assert done.returncode == 0, f"{run}\n{done.stderr}"
 
 
-async def test_the_reference_migration_from_the_soak_to_the_end(bare: Database, tmp_path: Path) -> None:
-    settings = make_settings(bare)
-    await soaking(bare, settings)
+async def test_the_reference_migration_from_the_soak_to_the_end(two: tuple[Database, Database], tmp_path: Path) -> None:
+    old, new = two
+    settings = make_settings(old, new)
+    await soaking(old, settings)
     with pytest.raises(NotReadyError, match="the phase is soak"):
         await clean_up(settings, reference(), tmp_path, silent, silent)
     await finalize(settings, reference(), nobody, now=True)
@@ -169,8 +170,8 @@ async def test_the_reference_migration_from_the_soak_to_the_end(bare: Database, 
     _, made = await clean_up(settings, reference(), tmp_path, silent, silent)
     assert len(made.fingerprints) == 7
     assert made.fingerprints["public.requests"].rows == 300
-    assert there(bare) == []
-    with bare.connect() as opened:
+    assert there(old) == []
+    with new.connect() as opened:
         assert opened.execute("SELECT count(*) FROM party.requests").fetchone() == (300,)
         opened.execute("DELETE FROM party.requests")
 
