@@ -28,8 +28,10 @@ from replicator.postgres.ownership import (
     read_ownership,
     same_database,
     set_sequences,
+    settled_ownership,
     write_ownership,
 )
+from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.settings import Settings
 from replicator.setup import Ends
@@ -65,6 +67,7 @@ class Cutover:
     """Moves ownership from the source of a pipeline to its target.
 
     :param tables: all tables of either schema that take part.
+    :param epoch: the lease's, on the source: a daemon that has lost it moves nothing.
     :param dry_run: go through every step, then roll back.
     :param search_path_of: a role whose ``search_path`` moves too.
     """
@@ -77,6 +80,7 @@ class Cutover:
         tables: Mapping[Owner, list[Name]],
         report: Report,
         *,
+        epoch: int,
         on_commit: Callable[[], None] = lambda: None,
         dry_run: bool = False,
         search_path_of: str | None = None,
@@ -88,6 +92,7 @@ class Cutover:
         self.plan = pipeline.context.plan
         self.ends: Ends = pipeline.ends
         self.report = report
+        self.epoch = epoch
         self.dry_run = dry_run
         self.search_path_of = search_path_of
         self._on_commit = on_commit
@@ -134,6 +139,7 @@ class Cutover:
                 together = await same_database(holder, target)
                 with translated():
                     await holder.execute("BEGIN")
+                await enter(holder, self.epoch)
                 await limit_transaction(holder, self.settings.max_write_pause + 1)
                 await reach(Failpoint.CUTOVER_BEGUN)
                 began = clock()
@@ -228,7 +234,7 @@ class Cutover:
             await reach(Failpoint.CUTOVER_COMMITTED)
         except ConnectionLostError:
             async with connection(self.ends.source_dsn, "cutover") as source:
-                found = await read_ownership(source)
+                found = await settled_ownership(source)
             if found != Ownership(owner=self.move.owner, epoch=epoch):
                 raise CutoverError(
                     "The connection was lost before the commit; the state row says that nothing has moved.",
@@ -253,9 +259,9 @@ async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], owner
 
 
 async def owner_now(settings: Settings) -> Ownership:
-    """Who owns the data: the database whose state row has moved last knows."""
+    """Who owns the data: the database whose state row has moved last knows. Waits for a move that is under way."""
     async with connection(settings.source, "state") as old, connection(settings.target, "state") as new:
-        return latest(await read_ownership(old), await read_ownership(new))
+        return latest(await settled_ownership(old), await settled_ownership(new))
 
 
 def latest(*rows: Ownership) -> Ownership:

@@ -65,6 +65,7 @@ class Moves:
         tables = await all_tables(self.settings, self.migration)
         cutover = Cutover(
             self.settings, move, active, tables, report,
+            epoch=self.session.epoch_on(active.ends.source_dsn),
             on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
         if not dry_run:

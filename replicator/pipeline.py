@@ -17,12 +17,12 @@ from replicator.lag import LagMeter
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
-from replicator.postgres.connect import Connection, connect, connection, translated
+from replicator.postgres.connect import Connection, connect, connection
 from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
 from replicator.postgres.replication import identify_system
 from replicator.postgres.slots import check_slot, current_position, emit_message, read_slot
-from replicator.postgres.snapshots import Snapshot
+from replicator.postgres.snapshots import Visibility, look
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder, read_plan
 from replicator.verify import PassResult, Verifier, rounds
@@ -77,6 +77,7 @@ class Pipeline:
             chunk_rows=settings.chunk_rows,
             batch_rows=settings.batch_rows,
             workers=settings.workers,
+            visibility=Visibility(progress.unseen),
         )
         self.position = progress.applied
         """Everything up to here is applied."""
@@ -325,15 +326,8 @@ class Pipeline:
                 return
             position = await current_position(self._source)
             slot = await read_slot(self._source, self.progress.slot)
-            await self._prune_visibility(self._source)
+            await look(self._source, self.context.visibility)
         self.lag.observe(position, self.position, self._settings.ready_lag_bytes)
         self.retained_bytes = slot.retained_bytes if slot else 0
         if slot is not None and slot.wal_status == "lost":
             check_slot(slot, self.progress, self.progress.system_id)
-
-    async def _prune_visibility(self, source: Connection) -> None:
-        with translated():
-            cursor = await source.execute("SELECT pg_current_snapshot()::text")
-            row = await cursor.fetchone()
-        if row is not None:
-            self.context.visibility.admits(Snapshot.parse(row[0]))

@@ -160,6 +160,10 @@ class Session:
         self._supervisor.start(f"{direction} pipeline", pipeline.follow())
         return pipeline
 
+    def epoch_on(self, dsn: str) -> int:
+        """The epoch of the lease on a database."""
+        return self._epochs[dsn]
+
     async def _opposite_plan(self, direction: Direction) -> Plan | None:
         """Once ownership moves, the target holds rows of its own; before that, what we have not written is wrong."""
         if direction == "forward" and (await owner_now(self.settings)).epoch == 0:

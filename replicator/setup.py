@@ -19,6 +19,7 @@ from replicator.postgres.progress import Progress, create_progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import choose_plugin
 from replicator.postgres.slots import create_slot, drop_slot, read_slot, write_publication
+from replicator.postgres.snapshots import wait_for_running
 from replicator.settings import Settings
 from replicator.tables import Name
 
@@ -102,6 +103,8 @@ async def set_up_slot(
         log.info("creating the slot; this waits for the transactions that run now", slot=ends.slot, plugin=plugin)
         created = await create_slot(source, ends.slot, plugin)
         await reach(Failpoint.SLOT_MADE)
+        # One may be in the log before the slot's position and not be visible yet: in neither the stream nor a read.
+        await wait_for_running(source)
         progress = Progress(
             slot=ends.slot,
             plugin=plugin,

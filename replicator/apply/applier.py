@@ -21,6 +21,7 @@ from replicator.postgres.memory import forget, remember
 from replicator.postgres.progress import enter, write_applied
 from replicator.postgres.quarantine import Failure, halted
 from replicator.postgres.slots import current_position
+from replicator.postgres.snapshots import look
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Table
 
@@ -113,7 +114,12 @@ class Applier:
 
     async def commit(self, end: LSN, *, started: bool = False) -> Outcome:
         """Store the progress with the rows and commit. Only after this may ``end`` be confirmed to the slot."""
-        await write_applied(self._connection, self.context.direction, end, started=started)
+        visibility = self.context.visibility
+        if visibility:
+            await look(self._reader, visibility)  # so that few are left to be stored
+        await write_applied(
+            self._connection, self.context.direction, end, unseen=visibility.unseen, started=started
+        )  # fmt: skip
         await reach(Failpoint.BATCH_COMMITTING)
         await self._commit()
         return self.outcome

@@ -28,10 +28,11 @@ PINNED = (
     "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
     "-c xmloption=content -c array_nulls=on -c quote_all_identifiers=off -c lc_monetary=C "
     "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0 "
-    "-c jit=off"
+    "-c jit=off -c default_transaction_isolation=read\\ committed"
 )
 """So that a value prints and reads the same way on every connection, and none is ended, whatever the role's or the
-database's own settings. JIT compilation costs seconds on queries that are short but look expensive."""
+database's own settings; and a statement that has waited for a lock sees what came of it. JIT compilation costs seconds
+on queries that are short but look expensive."""
 
 LOST = ("08", "57P01", "57P02", "57P03", "57P05")
 RETRYABLE = ("40001", "40P01", "55P03")

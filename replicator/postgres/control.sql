@@ -36,10 +36,13 @@ CREATE TABLE IF NOT EXISTS replicator.progress (
     applied_lsn pg_lsn NOT NULL,
     start_marker text,
     reconciled boolean NOT NULL DEFAULT true,
+    unseen bigint[] NOT NULL DEFAULT '{}',
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON COLUMN replicator.progress.start_marker IS
     'All before the transaction that carries this message is skipped: it is what the opposite pipeline wrote.';
+COMMENT ON COLUMN replicator.progress.unseen IS
+    'Transactions that the stream has delivered and that no snapshot contained when the progress was stored.';
 COMMENT ON COLUMN replicator.progress.reconciled IS
     'False after a rollback, until the new rows are again what the transforms give for the old ones.';
 

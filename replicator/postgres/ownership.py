@@ -31,6 +31,14 @@ async def read_ownership(connection: Connection) -> Ownership:
         return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
 
 
+async def settled_ownership(connection: Connection) -> Ownership:
+    """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
+    with translated():
+        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership FOR SHARE")
+        row = await cursor.fetchone()
+        return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
+
+
 async def lock_writers(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
     """Lock the tables against writers, in the caller's transaction. Raises RetryableError when it takes longer."""
     with translated():

@@ -1,6 +1,7 @@
 """What a pipeline stores on its target, in the same transactions as the rows: progress and chunks."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replicator.lsn import LSN, format_lsn, parse_lsn
@@ -19,6 +20,8 @@ class Progress:
     created: LSN
     applied: LSN
     start_marker: str | None = None
+    unseen: frozenset[int] = frozenset()
+    """Transactions that the stream had delivered and no snapshot contained yet."""
     reconciled: bool = True
     """False after a rollback, until the target's rows are what the transforms give again."""
 
@@ -54,14 +57,14 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
     """The stored progress; None before the slot exists."""
     with translated():
         cursor = await connection.execute(
-            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker, reconciled "
+            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker, unseen, reconciled "
             "FROM replicator.progress WHERE pipeline = %s",
             (pipeline,),
         )
         row = await cursor.fetchone()
     if row is None:
         return None
-    slot, plugin, system_id, created, applied, marker, reconciled = row
+    slot, plugin, system_id, created, applied, marker, unseen, reconciled = row
     return Progress(
         slot=slot,
         plugin=plugin,
@@ -69,6 +72,7 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
         created=parse_lsn(created),
         applied=parse_lsn(applied),
         start_marker=marker,
+        unseen=frozenset(unseen),
         reconciled=reconciled,
     )
 
@@ -109,13 +113,19 @@ async def drop_progress(connection: Connection, pipeline: Direction, *, keep_dis
         )
 
 
-async def write_applied(connection: Connection, pipeline: Direction, applied: LSN, *, started: bool = False) -> None:
-    """Store the applied position; ``started`` says that the start marker has been passed."""
+async def write_applied(
+    connection: Connection, pipeline: Direction, applied: LSN, *, unseen: Iterable[int], started: bool = False
+) -> None:
+    """Store the applied position.
+
+    :param unseen: what the stream has delivered and no snapshot contains yet: the next daemon's reads must see it too.
+    :param started: the start marker has been passed.
+    """
     with translated():
         await connection.execute(
-            "UPDATE replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), "
+            "UPDATE replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), unseen = %s::bigint[], "
             "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
-            (format_lsn(applied), started, pipeline),
+            (format_lsn(applied), sorted(unseen), started, pipeline),
         )
 
 

@@ -5,7 +5,7 @@ a snapshot that sees every transaction delivered so far.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -53,8 +53,8 @@ class Snapshot:
 class Visibility:
     """The transactions that the stream has delivered and that no snapshot has been seen to contain yet."""
 
-    def __init__(self) -> None:
-        self._delivered: set[int] = set()
+    def __init__(self, delivered: Iterable[int] = ()) -> None:
+        self._delivered = set(delivered)
 
     def delivered(self, xid: int) -> None:
         """Note a transaction that the stream has begun to deliver: its commit is in the log."""
@@ -65,8 +65,37 @@ class Visibility:
         self._delivered = {xid for xid in self._delivered if not snapshot.sees(xid)}
         return not self._delivered
 
+    @property
+    def unseen(self) -> frozenset[int]:
+        """The transactions themselves."""
+        return frozenset(self._delivered)
+
     def __len__(self) -> int:
         return len(self._delivered)
+
+
+async def look(connection: Connection, visibility: Visibility) -> None:
+    """Forget what a new snapshot contains."""
+    with translated():
+        cursor = await connection.execute("SELECT pg_current_snapshot()::text")
+        row = await cursor.fetchone()
+    if row is not None:
+        visibility.admits(Snapshot.parse(row[0]))
+
+
+async def wait_for_running(connection: Connection) -> None:
+    """Wait until every transaction that runs now has ended, and snapshots contain it if it was committed."""
+    with translated():
+        cursor = await connection.execute("SELECT pg_current_xact_id()::text")  # later than all that run
+        (later,) = await cursor.fetchone() or ("0",)
+        while True:
+            cursor = await connection.execute(
+                "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8", (later,)
+            )
+            (ended,) = await cursor.fetchone() or (False,)
+            if ended:
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from tests.histories import (
     Long,
     Operation,
     Rekey,
+    Restart,
     Show,
     Truncate,
     Update,
@@ -228,3 +229,9 @@ def test_random_histories_find_it(
 def test_a_large_transaction_behind_a_mere_position(play: Play) -> None:
     many = [Insert("requests", REQUEST | {"id": f"r{number}"}) for number in range(9)]
     assert play(History([], [Deliver(), *commit(*many), Follow()])) == []
+
+
+def test_a_new_daemon_does_not_miss_what_the_one_before_it_was_given(play_hidden: Play) -> None:
+    """A deletion that is applied and not visible yet, and will not come again: a chunk must wait until it sees it."""
+    gone = [*commit(Delete("requests", "r1"), end="hidden"), Follow(), Restart()]
+    assert play_hidden(History(BEFORE, [*gone, Copy(0, 30), Show()])) == []

@@ -1,0 +1,1 @@
+"""The engine's interleavings as a small model, searched to the end: see README.md here."""

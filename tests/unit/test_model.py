@@ -1,0 +1,72 @@
+"""The model of the engine: it holds; without any of its guards it does not; and its steps are the code's."""
+
+import functools
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.model.__main__ import PAGE, guard_line, scope_line
+from tests.model.cases import SCOPES, WITHOUT, Scope, Without
+from tests.model.search import Step, search
+
+QUICK = [scope for scope in SCOPES if scope.quick]
+
+
+@pytest.mark.parametrize("scope", QUICK, ids=lambda scope: scope.name)
+def test_the_invariants_hold_in_every_state(scope: Scope) -> None:
+    found = scope.search()
+    assert found.wrong is None, [step.words for step in found.steps]
+    line = scope_line(scope, found, 0).rsplit(" | ", 1)[0]
+    assert line in PAGE.read_text(), "the page is out of date: python -m tests.model --write"
+
+
+def test_the_page_has_a_line_for_each_scope() -> None:
+    page = PAGE.read_text()
+    assert [scope.name for scope in SCOPES if f"| {scope.name} |" not in page] == []
+
+
+@pytest.mark.parametrize("without", WITHOUT, ids=lambda each: "+".join(guard.name for guard in each.guards))
+def test_without_a_guard_something_goes_wrong(without: Without) -> None:
+    alone = without.stands_in is None
+    found = without.search(2 if alone else 1)  # to see that nothing goes wrong in longer ones takes the command
+    assert (found.wrong is not None) is alone
+    assert guard_line(without, found) in PAGE.read_text(), "the page is out of date: python -m tests.model --write"
+
+
+def test_each_step_names_a_function_that_is_there() -> None:
+    named = {step.where for step in _all_steps() if step.where}
+    assert len(named) > 20
+    for where in sorted(named):
+        module, name = where.split(":")
+        assert callable(functools.reduce(getattr, name.split("."), importlib.import_module(module))), where
+
+
+def _all_steps() -> Iterator[Step]:
+    for without in WITHOUT:
+        yield from without.search(1).steps
+    for scope in (QUICK[0], QUICK[-1]):
+        steps: set[Step] = set()
+
+        def moves(state: Any, model: Any = scope.models[-1], steps: set[Step] = steps) -> Iterator[Any]:
+            for step, reached in model.moves(state):
+                steps.add(step)
+                yield step, reached
+
+        search(scope.models[-1].start, moves, lambda _: None)
+        yield from steps
+
+
+# ---- the search itself
+
+
+def test_the_search_finds_a_shortest_way() -> None:
+    def moves(number: int) -> Iterator[tuple[Step, int]]:
+        yield Step("double"), number * 2 % 100
+        yield Step("add"), number + 1
+
+    found = search(1, moves, lambda number: "nine" if number == 9 else None)
+    assert [step.words for step in found.steps] == ["double", "double", "double", "add"]
+    assert found.last == 9
+    assert search(1, lambda number: [(Step("turn"), (number + 1) % 7)], lambda _: None).states == 7
