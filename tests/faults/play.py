@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -118,11 +118,12 @@ def plan_of(seed: int) -> Plan:
     return plan
 
 
-def plan_for(kind: Kind, seed: int) -> Plan:
-    """A run with a fault of one kind, and nothing else."""
+def plan_for(kinds: Sequence[Kind], seed: int) -> Plan:
+    """A run with a fault of each of these kinds."""
     chance = random.Random(seed)
     plan = Plan(seed=seed, apart=chance.random() < 0.35)
-    _add(plan, kind, chance)
+    for kind in kinds:
+        _add(plan, kind, chance)
     return plan
 
 

@@ -1,4 +1,4 @@
-"""Each kind of fault once, and failpoints of each part of the migration: the short form of ``make faults``."""
+"""Each kind of fault once, two in a run, and failpoints of each part: the short form of ``make faults``."""
 
 import pytest
 
@@ -16,7 +16,9 @@ AT = [
     [Failpoint.BATCH_COMMITTED, Failpoint.PHASE_COMING, Failpoint.CUTOVER_COMMITTED],
     [Failpoint.CUTOVER_COMMITTING, Failpoint.SETTLING, Failpoint.RETIRING],
 ]
-PLANS = [*(plan_for(kind, 1_000 + n) for n, kind in enumerate(KINDS)), *(plan_at(at, n) for n, at in enumerate(AT))]
+HALF = (len(KINDS) + 1) // 2
+PAIRS = [KINDS[n::HALF] for n in range(HALF)]
+PLANS = [*(plan_for(pair, 1_000 + n) for n, pair in enumerate(PAIRS)), *(plan_at(at, n) for n, at in enumerate(AT))]
 
 
 def server_for(request: pytest.FixtureRequest, number: int) -> Server:
