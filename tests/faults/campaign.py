@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import signal
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -39,18 +40,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_all(seeds: Sequence[int], at_once: int) -> list[Result]:
-    """Run the seeds, telling of each as it ends."""
+    """Run the seeds, telling of each as it ends; Ctrl-C leaves out those that are left."""
     results: list[Result] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=context) as pool:
-        for future in as_completed([pool.submit(run_one, seed) for seed in seeds]):
-            result = future.result()
-            results.append(result)
-            word = "survived" if result.survived else "FAILED"
-            say(f"{len(results):4} {word} in {result.seconds:.1f} s on {result.server}, seed {result.plan}")
-            for each in result.wrong:
-                say(f"       {each}")
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=leave_interrupts_to_the_parent) as pool:
+        futures = [pool.submit(run_one, seed) for seed in seeds]
+        try:
+            for future in as_completed(futures):
+                results.append(future.result())
+                tell(len(results), results[-1])
+        except KeyboardInterrupt:
+            say("Stopping: the runs that are under way are played to their end.")
+            pool.shutdown(cancel_futures=True)
+            results = [future.result() for future in futures if future.done() and not future.cancelled()]
     return sorted(results, key=lambda each: each.plan.seed)
+
+
+def leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches the whole process group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def tell(number: int, result: Result) -> None:
+    """What came of one run, and how to repeat it."""
+    word = "survived" if result.survived else "FAILED"
+    say(f"{number:4} {word} in {result.seconds:.1f} s on {result.server}, seed {result.plan}")
+    for each in result.wrong:
+        say(f"       {each}")
 
 
 def run_one(seed: int) -> Result:
