@@ -1,6 +1,6 @@
 """Builds the new schema: tables with their guards before the backfill, indexes and constraints after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from uuid import uuid4
 
@@ -11,9 +11,10 @@ from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install, installed, read_ownership, read_phase
 from replicator.postgres.created import note_created, objects_in
-from replicator.postgres.ddl import PARTS, Part, Writer, apply_part, part_statements
+from replicator.postgres.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
 from replicator.settings import Settings
+from replicator.tables import Table
 
 
 async def build(
@@ -68,6 +69,12 @@ async def guard_new_tables(settings: Settings, migration: Migration) -> None:
             targets = {each.into for each in migration.of("forward")}
             named = [table for name, table in tables.items() if name in targets]
             await guard(target, migration, "new", all_names(named))
+
+
+async def analyze(settings: Settings, tables: Iterable[Table]) -> None:
+    """Give the planner statistics of the filled tables: autovacuum may come later than the application."""
+    async with connection(settings.target, "schema") as target:
+        await analyze_tables(target, [table.name for table in tables])
 
 
 def statements(migration: Migration, parts: list[Part]) -> list[str]:

@@ -211,6 +211,7 @@ class Session:
                 lambda line: log.info("building", what=line),
                 pipeline,
             )
+            await schema.analyze(self.settings, pipeline.context.plan.targets)
             await self.enter_phase(Phase.FOLLOW)
         self.start_verifying()
 

@@ -27,7 +27,9 @@ HttpUrl = Annotated[SecretStr, AfterValidator(_http_only)]
 class Settings(BaseSettings):
     """Few on purpose: what has one good answer is decided in the code."""
 
-    model_config = SettingsConfigDict(env_prefix="REPLICATOR_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="REPLICATOR_", env_file=".env", env_parse_none_str="none", extra="ignore", frozen=True
+    )
 
     source_dsn: SecretStr = Field(description="Connection string of the database with the old schema.")
     target_dsn: SecretStr | None = Field(

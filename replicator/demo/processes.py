@@ -164,8 +164,8 @@ def settings_for(dsn: str) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.upper().startswith(("REPLICATOR_", "PG"))
     }
     for name, field in Settings.model_fields.items():
-        if not field.is_required() and field.default is not None:
-            environment[f"REPLICATOR_{name.upper()}"] = str(field.default)
+        if not field.is_required():
+            environment[f"REPLICATOR_{name.upper()}"] = "none" if field.default is None else str(field.default)
     ours = {"SOURCE_DSN": dsn, "TARGET_DSN": dsn, "HTTP_LISTEN": f"{HOST}:{free_port()}", "READY_FOR": "2"}
     return environment | {f"REPLICATOR_{name}": value for name, value in ours.items()} | {"PYTHONUNBUFFERED": "1"}
 

@@ -1,5 +1,6 @@
 """What the demo plays on: its processes, looked after and shown all the while, and a folder that is gone afterwards."""
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -80,7 +81,9 @@ class Stage:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
 
             def meanwhile() -> None:
-                row = connection.execute(PROGRESS).fetchone()
+                row = None
+                with contextlib.suppress(psycopg.errors.UndefinedTable):  # before the daemon's first start
+                    row = connection.execute(PROGRESS).fetchone()
                 self.show.doing(f"{arguments[0]}: {row[0] if row else 'asking the daemon'}")
                 self.tick()
 

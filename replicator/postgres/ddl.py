@@ -1,17 +1,20 @@
 """Runs the migration's DDL, statement by statement, each of them idempotent."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from psycopg import sql
+
 from replicator.errors import MigrationError, ReplicatorError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
-from replicator.postgres.connect import Connection, translated
+from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.statements import split
+from replicator.tables import Name
 
 Part = Literal["tables", "indexes", "constraints"]
 PARTS: tuple[Part, ...] = ("tables", "indexes", "constraints")
@@ -183,6 +186,13 @@ async def _drop_invalid(connection: Connection, statement: str) -> None:
         row = await cursor.fetchone()
         if row is not None:
             await connection.execute(f"DROP INDEX CONCURRENTLY {row[0]}".encode())
+
+
+async def analyze_tables(connection: Connection, tables: Iterable[Name]) -> None:
+    """ANALYZE each; in autocommit mode, so that no lock outlives its table."""
+    with translated():
+        for name in tables:
+            await connection.execute(sql.SQL("ANALYZE {}").format(identifier(name.schema, name.table)))
 
 
 async def invalid_objects(connection: Connection, schema: str) -> list[str]:

@@ -115,6 +115,14 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
         await running.until(lambda: reverse.verifier.clean)
 
 
+async def test_the_planner_knows_the_new_tables(database: Database) -> None:
+    seed(database.dsn)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        known = "SELECT reltuples FROM pg_class WHERE oid = 'party.requests'::regclass"
+        assert one(database.dsn, known) == 300
+
+
 async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the commit the forward stream carries what the reverse pipeline writes: it is not to come back."""
     seed(database.dsn)

@@ -1,0 +1,123 @@
+"""The whole procedure on a live system, from the first backup to the drop of the old tables, with one way back."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator.demo.application import Found, Ids, found
+from replicator.demo.embedded import Cluster
+from replicator.demo.home import find_home, reference
+from replicator.demo.ledger import Ledger
+from replicator.demo.new_application import NewApplication
+from replicator.demo.seed import seed
+from replicator.demo.show import make_show
+from replicator.demo.stage import Stage
+from replicator.demo.verdict import Figures, judge, seeded
+from replicator.lsn import parse_lsn
+from replicator.migration import Migration
+
+ROWS, RATE = 1_000, 40
+OLD = ("requests", "settings", "admins", "spotify_auth", "event_settings", "oauth_sessions", "notifications")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def drained(stage: Stage) -> None:
+    """All that was written so far is on the other side too."""
+    with psycopg.connect(stage.dsn, autocommit=True) as connection:
+        row = connection.execute("SELECT pg_logical_emit_message(true, 'test', '')::text").fetchone()
+    end = parse_lsn(row[0] if row else "0/0")
+    stage.wait_for(lambda: stage.applied >= end, "all is applied")
+
+
+def old_tables(dsn: str) -> set[str]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        return {row[0] for row in rows}
+
+
+def leftovers(dsn: str) -> list[Any]:
+    """What must be gone in the end."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(
+            "SELECT slot_name::text FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication "
+            "UNION ALL SELECT tgname FROM pg_trigger WHERE tgname = 'replicator_guard'"
+        ).fetchall()
+
+
+def test_from_the_backup_to_the_drop(tmp_path: Path) -> None:
+    home = find_home()
+    migration = reference(home)
+    with make_show(quiet=True) as show, ExitStack() as stack:
+        cluster = stack.enter_context(Cluster())
+        stage = Stage(cluster.dsn(), home, show, patience=200, stack=stack)
+        with psycopg.connect(stage.dsn, autocommit=True) as connection:
+            seed(connection, home / "sql", ROWS)
+            ledger = seeded(connection)
+        writers = stage.start_writers(RATE)
+
+        # prepare
+        assert stage.command("backup", "--to", str(tmp_path), "--json")
+        assert stage.command("check", "--json")["ok"]
+        assert stage.command("baseline", "--runs", "5", "--to", str(tmp_path / "baseline.json"), "--json")
+        assert stage.command("dry-run", "--json")
+
+        # copy and follow
+        stage.start_daemon()
+        stage.wait_for(lambda: stage.document["ready"], "all gates are open")
+        assert stage.command("verify", "--json")["clean"]
+
+        # there, and back, and there again
+        assert stage.command("cutover", "--wait", "--dry-run", "--json")["dry_run"]
+        assert stage.command("cutover", "--wait", "--json")["epoch"] == 1
+        stage.wait_for(lambda: "party" in writers.tally.transactions, "the writers have moved")
+        assert stage.command("smoke", "--json")
+        assert stage.command("rollback", "--wait", "--json")["epoch"] == 2
+        stage.go_on(1)
+        assert stage.command("cutover", "--wait", "--json")["epoch"] == 3
+        assert stage.command("smoke", "--json")
+        assert stage.command("verify", "--json")["clean"]
+
+        # soak: every acknowledged write is on both sides
+        figures = Figures(postgres=cluster.version, requests=ROWS, rate=RATE)
+        ledger.merge(stage.stop_writers())
+        figures.take(writers.tally)
+        drained(stage)
+        judge(stage.dsn, migration, ledger, figures)
+        assert figures.good, figures.as_json()
+        assert figures.transactions["public"] > 0
+        assert figures.transactions["party"] > 0
+
+        # finish, with writers at work
+        ledger = Ledger.of(new_rows(stage.dsn, migration), "party")
+        writers = stage.start_writers(RATE)
+        daemon, stage.daemon = stage.daemon, None  # it ends by itself
+        assert daemon is not None
+        assert stage.command("finalize", "--now", "--yes", "--json")["slots"]
+        daemon.wait()
+        assert leftovers(stage.dsn) == []
+        assert stage.command("backup", "--to", str(tmp_path), "--no-restore-test", "--json")
+        assert set(OLD) <= old_tables(stage.dsn)
+        assert stage.command("cleanup", "--to", str(tmp_path), "--yes", "--json")
+        assert not old_tables(stage.dsn) & set(OLD)
+        stage.go_on(1)
+        ledger.merge(stage.stop_writers())
+        assert dict(writers.tally.errors) == {}
+        check_new(stage.dsn, migration, ledger)
+        events = {each["event"] for each in stage.command("journal", "--json")["entries"]}
+        assert {"start", "phase", "cutover", "rollback", "dry run", "finalized", "backup"} <= events
+
+
+def new_rows(dsn: str, migration: Migration) -> Found:
+    """What the new tables hold."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return found(connection, NewApplication(connection, Ids(migration)))
+
+
+def check_new(dsn: str, migration: Migration, ledger: Ledger) -> None:
+    """They hold what was acknowledged, after the old ones are gone."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        assert ledger.lost(NewApplication(connection, Ids(migration)), new_rows(dsn, migration)) == []
