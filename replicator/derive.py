@@ -74,11 +74,11 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
     if not isinstance(result, Mapping):
         raise MigrationError(f"The transform {transform.name} returned a {type(result).__name__}, not a dict.")
     table = transform.target
-    by_name = table.by_name
+    by_name, unwritable = table.by_name, table.unwritable
     columns: dict[str, str | None] = {}
     for name, value in result.items():
         column = by_name.get(name)
-        if column is None or column.generated:
+        if column is None or name in unwritable:
             raise _no_such_column(transform, name, column)
         # Most values are text or null already; this is the innermost loop of a backfill.
         plain = value is None or value.__class__ is str

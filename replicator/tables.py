@@ -37,6 +37,7 @@ class Column:
     has_default: bool = False
     generated: bool = False
     identity: bool = False
+    """GENERATED ALWAYS AS IDENTITY: it can be given to a new row, but not changed."""
     cast: str = ""
     """The type without its modifier, for SQL: a cast to ``varchar(10)`` would cut a value of a column made wider."""
 
@@ -76,6 +77,13 @@ class Table:
     def by_name(self) -> Mapping[str, Column]:
         """The columns by name."""
         return {column.name: column for column in self.columns}
+
+    @cached_property
+    def unwritable(self) -> frozenset[str]:
+        """The columns that no transform may give: they could not be changed later."""
+        return frozenset(
+            each.name for each in self.columns if each.generated or (each.identity and each.name not in self.key)
+        )
 
     def key_of(self, row: Mapping[str, Value]) -> Key:
         """The primary key of a row. Raises KeyError when a column is not in the row, ValueError when it is NULL."""

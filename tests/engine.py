@@ -199,6 +199,8 @@ async def differences(made: Engine) -> list[tuple[str, Kind, tuple[str, ...]]]:
         for table in plan.targets:
             wanted = expected[table.name.table]
             shape = sql.Identifier(table.name.schema, table.name.table)
+            compared = sql.SQL(", ").join(sql.Identifier(each.name) for each in table.columns if not each.generated)
+            question = sql.SQL("SELECT {} FROM wanted").format(compared)
             async with target.cursor() as cursor:
                 await cursor.execute(sql.SQL("CREATE TEMP TABLE wanted AS SELECT * FROM {} WITH NO DATA").format(shape))
                 for columns in wanted.values():
@@ -209,10 +211,10 @@ async def differences(made: Engine) -> list[tuple[str, Kind, tuple[str, ...]]]:
                         )
                     )
                 should = {table.key_of(dict(zip(names(cursor), row, strict=True))): row async for row in
-                          await cursor.execute("SELECT * FROM wanted")}  # fmt: skip
+                          await cursor.execute(question, prepare=False)}  # fmt: skip
                 await cursor.execute("DROP TABLE wanted")
                 held = {table.key_of(dict(zip(names(cursor), row, strict=True))): row async for row in
-                        await cursor.execute(sql.SQL("SELECT * FROM {}").format(shape))}  # fmt: skip
+                        await cursor.execute(sql.SQL("SELECT {} FROM {}").format(compared, shape))}  # fmt: skip
             found += [(table.name.table, "missing", key) for key in should.keys() - held.keys()]
             found += [(table.name.table, "extra", key) for key in held.keys() - should.keys()]
             found += [

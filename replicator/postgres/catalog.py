@@ -47,7 +47,7 @@ TABLES = """
 COLUMNS = """
     SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type,
            format_type(a.atttypid, -1) AS bare_type, a.attnotnull,
-           a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity
+           a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity
     FROM pg_attribute a
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attrelid, a.attnum

@@ -48,7 +48,11 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, autocommit: boo
     """
     with translated():
         return await AsyncConnection.connect(
-            _conninfo(dsn, purpose), autocommit=autocommit, context=_TextContext() if text else None
+            _conninfo(dsn, purpose),
+            autocommit=autocommit,
+            context=_TextContext() if text else None,
+            # What reads the source must not fail with "cached plan must not change result type".
+            prepare_threshold=None if text else 5,
         )
 
 

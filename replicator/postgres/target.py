@@ -269,11 +269,7 @@ def _same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed
 
 def _insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
     names = comma([identifier(name) for name in columns])
-    updated = [
-        name
-        for name in columns
-        if name not in table.key and not table.by_name[name].identity
-    ]  # fmt: skip
+    updated = [name for name in columns if name not in table.key]
     action = (
         sql.SQL("DO NOTHING")
         if absent_only or not updated

@@ -1,14 +1,16 @@
 """The slot must go on exactly where the stored progress ends; anything else stops the daemon with what to do."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from replicator.errors import SlotError
-from replicator.lsn import LSN
+from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.connect import connection
 from replicator.postgres.progress import Progress
 from replicator.postgres.slots import check_slot, create_slot, drop_slot, read_slot
@@ -82,3 +84,48 @@ async def test_what_else_a_slot_may_be(database: Database) -> None:
         await drop_slot(opened, slot.name)
         assert await read_slot(opened, slot.name) is None
         await drop_slot(opened, slot.name)
+
+
+async def test_other_databases_log_is_not_kept_for_ever(
+    database: Database, other_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written here: only what the server says of its position can be confirmed."""
+    monkeypatch.setattr("replicator.pipeline.IDLE_PROGRESS", timedelta())
+    create_small(database.dsn)
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(other_database.dsn, ["CREATE TABLE busy AS SELECT repeat('x', 100) FROM generate_series(1, 5000)"])
+        with other_database.connect() as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_current_wal_lsn()::text")
+            row = cursor.fetchone()
+        wanted = parse_lsn(str(row[0] if row else ""))
+
+        async def confirmed() -> None:
+            async with connection(database.dsn, "test") as opened:
+                while (slot := await read_slot(opened, made.settings.slot)) is None or slot.confirmed < wanted:
+                    await made.running.nudge()
+                    await asyncio.sleep(0.05)
+
+        await made.within(confirmed())
+
+
+async def test_what_is_confirmed_is_flushed(database: Database, tmp_path: Path) -> None:
+    """Whatever the database says: a commit that is forgotten in a crash must not have been confirmed."""
+    create_small(database.dsn)
+    execute(database.dsn, [f'ALTER DATABASE "{database.name}" SET synchronous_commit = off'])
+    async with engine(database, small_migration(tmp_path)) as made:
+        execute(
+            database.dsn,
+            [
+                "CREATE TABLE seen (setting text)",
+                "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$",
+                "CREATE TRIGGER look AFTER INSERT ON store.people FOR EACH ROW EXECUTE FUNCTION look()",
+                "INSERT INTO people VALUES (1, 'copied', '1')",
+            ],
+        )
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO people VALUES (2, 'followed', '2')"])
+        await made.drain()
+        with psycopg.connect(database.dsn) as target:
+            assert set(target.execute("SELECT setting FROM seen")) == {("on",)}
