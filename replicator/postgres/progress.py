@@ -81,7 +81,7 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
     """Store a new slot's progress, and forget what an earlier slot of this pipeline has left."""
     with translated():
         async with connection.transaction():
-            await drop_progress(connection, pipeline)
+            await drop_progress(connection, pipeline, keep_discarded=True)
             await connection.execute(
                 "INSERT INTO replicator.progress "
                 "(pipeline, slot, plugin, system_id, created_lsn, applied_lsn, start_marker, reconciled) "

@@ -308,9 +308,9 @@ def test_the_example_from_the_first_check_to_the_way_back(shop: Shop) -> None:
             assert [each.payload for each in listener.notifies(timeout=30, stop_after=1)] == ["new"]
         after_the_cutover(shop, daemon)
         the_new_application_writes(shop, daemon)
+        going_back(shop, daemon)
         assert daemon.stop() == 0
     assert terminal.run("verify").code == 3, "no daemon runs"
-    going_back(shop)
     starting_anew(shop)
     assert "change-me" in files()[".env"]
     assert not any("change-me" in each for each in terminal.said), "the password was printed"
@@ -404,16 +404,19 @@ def what_the_old_tables_cannot_hold(shop: Shop, daemon: Daemon) -> None:
     assert shop.apart() == 0
 
 
-def going_back(shop: Shop) -> None:
+def going_back(shop: Shop, daemon: Daemon) -> None:
+    succeeds(shop.terminal.run("rollback", "--wait"))
+    assert shop.one("SELECT replicator.active_schema()") == "public"
+    assert "the schema in use is public" in refusal(shop, "INSERT INTO shop.customers (name) VALUES ('late')")
     with shop.connect("app") as app:
-        app.execute(block(section("After the cutover")).encode())
         app.execute("INSERT INTO customers (email) VALUES ('back@example.org')")
     assert shop.one("SELECT id > 5000 FROM customers WHERE email = 'back@example.org'") is True
+    daemon.until(lambda: shop.apart() == 0)
 
 
 def starting_anew(shop: Shop) -> None:
     assert shop.one("SELECT count(*) FROM pg_replication_slots") == 1
-    shop.superuser(block(section("Starting anew")))
+    succeeds(shop.terminal.run("abort", "--yes"))
     assert shop.one("SELECT count(*) FROM pg_replication_slots") == 0
     checked = shop.terminal.json("check")
     assert checked["ok"], checked
