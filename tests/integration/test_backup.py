@@ -29,6 +29,8 @@ from tests.engine import make_settings
 from tests.fix_postgres import Database, Running
 from tests.integration.test_cli_status import SECRET, Program, heeded_signals, until, with_secret
 
+pytestmark = pytest.mark.two_servers
+
 __all__ = ["heeded_signals"]
 
 MIGRATION = Migration("party", old="public", new="party")

@@ -20,6 +20,8 @@ from tests.fix_postgres import Database, Running
 from tests.integration.test_cli_status import replicator
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 TABLES = """
 CREATE TABLE things (id integer PRIMARY KEY, name text);
 INSERT INTO things SELECT g, md5(g::text) FROM generate_series(1, 20000) g;

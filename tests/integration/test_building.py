@@ -17,6 +17,8 @@ from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
 
+pytestmark = pytest.mark.two_servers
+
 PEOPLE = "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 9) i"
 PETS = "INSERT INTO pets SELECT i, i, 'cat' FROM generate_series(1, 9) i"
 VALIDATED = "SELECT convalidated FROM pg_constraint WHERE conname = 'homes_owner_fkey'"

@@ -32,6 +32,8 @@ from tests.engine import make_settings, reference
 from tests.fix_postgres import Database, Running
 from tests.integration.test_finish import soaking
 
+pytestmark = pytest.mark.two_servers
+
 OLD = """
 CREATE TABLE people (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "Full Name" text, photo bytea, tags text[],

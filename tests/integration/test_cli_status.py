@@ -25,6 +25,8 @@ from replicator.postgres.control import Command
 from replicator.postgres.lease import Lease
 from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
 
+pytestmark = pytest.mark.two_servers
+
 ROOT = Path(__file__).parents[2]
 MIGRATION = Migration("party", old="public", new="party")
 SECRET = "geheim-4711"

@@ -17,6 +17,8 @@ from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 PUBLICATIONS = "SELECT count(*) FROM pg_publication"
 GUARDS = "SELECT count(*) FROM pg_trigger WHERE tgname = 'replicator_guard'"

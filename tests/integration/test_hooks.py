@@ -25,6 +25,8 @@ from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import seed
 from tests.listener import listening
 
+pytestmark = pytest.mark.two_servers
+
 MOMENT = Moment(before=Phase.CUTOVER, after=Phase.SOAK, owner="new", epoch=3)
 
 

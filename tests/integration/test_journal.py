@@ -22,6 +22,8 @@ from tests.fix_postgres import Database
 from tests.integration.test_cli_status import replicator
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 BY = f"{getpass.getuser()}@{socket.gethostname()}"
 
 

@@ -11,6 +11,8 @@ from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.integration.test_verify import full_pass
 
+pytestmark = pytest.mark.two_servers
+
 KEYS = {
     "numeric": ("0.00000001", "1.10", "100", "123456789012345678901234567890.5"),
     "float8": ("1", "1e15", "0.00001", "-0"),

@@ -20,6 +20,8 @@ from tests.engine import make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon
 
+pytestmark = pytest.mark.two_servers
+
 NAMES = (
     "Capitals",
     "two  words",

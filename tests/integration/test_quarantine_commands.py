@@ -10,6 +10,8 @@ from tests.acceptance.terminal import Daemon, Done
 from tests.acceptance.test_bad_input import OLD, House
 from tests.fix_postgres import Database
 
+pytestmark = pytest.mark.two_servers
+
 SECRET = "a value of the row"
 
 

@@ -16,6 +16,8 @@ from tests.fix_postgres import Database
 from tests.integration.test_quarantine import BAD_ROWS, GOOD, entries, people
 from tests.small import create_small, small_migration
 
+pytestmark = pytest.mark.two_servers
+
 BAD = BAD_ROWS["check"][0]
 
 

@@ -16,6 +16,8 @@ from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import seed
 from tests.small import create_small, small_migration
 
+pytestmark = pytest.mark.two_servers
+
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 
 

@@ -17,6 +17,8 @@ from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 
 async def found(settings: Settings, migration: Migration) -> dict[str, Finding]:
     return {each.check: each for each in await smoke(settings, migration, lambda _: None)}
