@@ -17,6 +17,7 @@ from replicator.observe.metrics import PHASES, Metrics
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 GRAFANA = DEPLOY / "grafana"
+ALERT_TESTS = sorted(PROMETHEUS.glob("alerts*_test.yml"))
 RULES: list[dict[str, Any]] = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "replicator.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
@@ -101,7 +102,7 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
 
 
 def test_the_alerts_pass_their_own_tests() -> None:
-    promtool("test", "rules", PROMETHEUS / "alerts_test.yml")
+    promtool("test", "rules", *ALERT_TESTS)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -119,7 +120,7 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> Non
 
 
 def test_every_alert_has_a_test_in_which_it_fires() -> None:
-    tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
+    tests = [test for file in ALERT_TESTS for test in yaml.safe_load(file.read_text())["tests"]]
     expected = str([check["exp_samples"] for test in tests for check in test["promql_expr_test"]])
     assert {rule["alert"] for rule in RULES} == set(re.findall(r'alertname="(\w+)"', expected))
 
