@@ -37,6 +37,14 @@ types-table: $(INSTALLED) ## Write tests/types.md: which types pass by which rou
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/integration/test_types.py \
 		--need pg15-wal2json,pg15-pgoutput,pg16-pgoutput,pg18-pgoutput --types-table tests/types.md $(ARGS)
 
+.PHONY: model
+model: $(INSTALLED) ## Search the model of the engine to the end, and say what each guard is for
+	$(BIN)/python -m tests.model $(ARGS)
+
+.PHONY: mutations
+mutations: $(INSTALLED) ## Break the engine line by line, and see that the tests notice
+	$(BIN)/python -m tests.mutations $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types and layers
 	$(BIN)/ruff check

@@ -215,10 +215,10 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
     async with daemon(make_settings(database, max_write_pause=2)) as running:
         await running.ready()
         assert running.session.pipeline is not None
-        async with running.session.pipeline.context.exclusion.shared():  # so nothing is applied
-            execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
-            with pytest.raises(CutoverError, match="'drain' took the time"):
-                await running.cut_over()
+        await running.session.pipeline.freeze()
+        execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
+        with pytest.raises(CutoverError, match="'drain' took the time"):
+            await running.cut_over()
         assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
 
 

@@ -1,0 +1,1 @@
+"""Hostile bytes for what reads the stream: see README.md here."""

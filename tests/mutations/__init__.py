@@ -1,0 +1,1 @@
+"""Deliberate breakages of the engine: see README.md here."""
