@@ -109,7 +109,9 @@ class Pipeline:
         """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
         self._source = await connect(self.ends.source_dsn, f"{self.direction} control")
         identity = await identify_system(self.ends.source_dsn)
-        check_slot(await read_slot(self._source, self.progress.slot), self.progress, identity.system_id)
+        check_slot(
+            await read_slot(self._source, self.progress.slot), self.progress, identity.system_id, identity.timeline
+        )
         await self.definitions.open(self._source)
         async with connection(self.ends.target_dsn, "quarantine") as target, target.transaction():
             await enter(target, self.context.epoch)
@@ -330,4 +332,4 @@ class Pipeline:
         self.lag.observe(position, self.position, self._settings.ready_lag_bytes)
         self.retained_bytes = slot.retained_bytes if slot else 0
         if slot is not None and slot.wal_status == "lost":
-            check_slot(slot, self.progress, self.progress.system_id)
+            check_slot(slot, self.progress, self.progress.system_id, self.progress.timeline)

@@ -105,10 +105,12 @@ async def set_up_slot(
         await reach(Failpoint.SLOT_MADE)
         # One may be in the log before the slot's position and not be visible yet: in neither the stream nor a read.
         await wait_for_running(source)
+        identity = await identify_system(ends.source_dsn)
         progress = Progress(
             slot=ends.slot,
             plugin=plugin,
-            system_id=(await identify_system(ends.source_dsn)).system_id,
+            system_id=identity.system_id,
+            timeline=identity.timeline,
             created=created,
             applied=created,
             start_marker=start_marker,

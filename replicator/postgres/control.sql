@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS replicator.progress (
     slot text NOT NULL,
     plugin text NOT NULL,
     system_id text NOT NULL,
+    timeline integer NOT NULL,
     created_lsn pg_lsn NOT NULL,
     applied_lsn pg_lsn NOT NULL,
     start_marker text,

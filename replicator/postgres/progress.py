@@ -19,6 +19,7 @@ class Progress:
     system_id: str
     created: LSN
     applied: LSN
+    timeline: int = 1
     start_marker: str | None = None
     unseen: frozenset[int] = frozenset()
     """Transactions that the stream had delivered and no snapshot contained yet."""
@@ -57,18 +58,19 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
     """The stored progress; None before the slot exists."""
     with translated():
         cursor = await connection.execute(
-            "SELECT slot, plugin, system_id, created_lsn::text, applied_lsn::text, start_marker, unseen, reconciled "
-            "FROM replicator.progress WHERE pipeline = %s",
+            "SELECT slot, plugin, system_id, timeline, created_lsn::text, applied_lsn::text, start_marker, unseen, "
+            "reconciled FROM replicator.progress WHERE pipeline = %s",
             (pipeline,),
         )
         row = await cursor.fetchone()
     if row is None:
         return None
-    slot, plugin, system_id, created, applied, marker, unseen, reconciled = row
+    slot, plugin, system_id, timeline, created, applied, marker, unseen, reconciled = row
     return Progress(
         slot=slot,
         plugin=plugin,
         system_id=system_id,
+        timeline=timeline,
         created=parse_lsn(created),
         applied=parse_lsn(applied),
         start_marker=marker,
@@ -84,13 +86,14 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
             await drop_progress(connection, pipeline, keep_discarded=True)
             await connection.execute(
                 "INSERT INTO replicator.progress "
-                "(pipeline, slot, plugin, system_id, created_lsn, applied_lsn, start_marker, reconciled) "
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+                "(pipeline, slot, plugin, system_id, timeline, created_lsn, applied_lsn, start_marker, reconciled) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 (
                     pipeline,
                     progress.slot,
                     progress.plugin,
                     progress.system_id,
+                    progress.timeline,
                     format_lsn(progress.created),
                     format_lsn(progress.applied),
                     progress.start_marker,

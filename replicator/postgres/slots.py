@@ -85,7 +85,7 @@ async def drop_slot(connection: Connection, name: str) -> None:
                 return
 
 
-def check_slot(slot: Slot | None, progress: Progress, system_id: str) -> None:
+def check_slot(slot: Slot | None, progress: Progress, system_id: str, timeline: int) -> None:
     """Raise SlotError unless the slot goes on exactly where the stored progress ends (invariant I2)."""
     name = progress.slot
     if progress.system_id != system_id:
@@ -93,6 +93,12 @@ def check_slot(slot: Slot | None, progress: Progress, system_id: str) -> None:
             f"The source is another cluster (system {system_id}) than the one the slot {name} was made on "
             f"({progress.system_id}).",
             "Point REPLICATOR_SOURCE_DSN back at it, or start again.",
+        )
+    if progress.timeline != timeline:  # what is applied may be what that server never had: its slot proves nothing
+        raise SlotError(
+            f"The source is on the timeline {timeline}, the slot {name} was made on {progress.timeline}: it is a "
+            "standby that was promoted, or was restored.",
+            AGAIN,
         )
     if slot is None:
         raise SlotError(

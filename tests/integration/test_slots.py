@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from replicator.errors import SlotError
+from replicator.errors import ConnectionLostError, SlotError
 from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.connect import connection
 from replicator.postgres.progress import Progress
@@ -70,7 +69,7 @@ async def test_what_else_a_slot_may_be(database: Database) -> None:
         progress = Progress(
             slot=slot.name, plugin=database.plugin, system_id="1", created=created, applied=slot.confirmed
         )
-        check_slot(slot, progress, "1")
+        check_slot(slot, progress, "1", 1)
         for wrong, says in (
             (replace(slot, wal_status="lost"), "removed WAL"),
             (replace(slot, here=False), "belongs to the database"),
@@ -78,9 +77,11 @@ async def test_what_else_a_slot_may_be(database: Database) -> None:
             (replace(slot, confirmed=LSN(slot.confirmed + 1)), "ahead"),
         ):
             with pytest.raises(SlotError, match=says):
-                check_slot(wrong, progress, "1")
+                check_slot(wrong, progress, "1", 1)
         with pytest.raises(SlotError, match="another cluster"):
-            check_slot(slot, progress, "2")
+            check_slot(slot, progress, "2", 1)
+        with pytest.raises(SlotError, match="standby that was promoted"):
+            check_slot(slot, progress, "1", 2)
         await drop_slot(opened, slot.name)
         assert await read_slot(opened, slot.name) is None
         await drop_slot(opened, slot.name)
@@ -90,7 +91,7 @@ async def test_other_databases_log_is_not_kept_for_ever(
     database: Database, other_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written here: only what the server says of its position can be confirmed."""
-    monkeypatch.setattr("replicator.pipeline.IDLE_PROGRESS", timedelta())
+    monkeypatch.setattr("replicator.pipeline.IDLE_PROGRESS_SECONDS", 0.0)
     create_small(database.dsn)
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
@@ -129,3 +130,27 @@ async def test_what_is_confirmed_is_flushed(database: Database, tmp_path: Path) 
         await made.drain()
         with psycopg.connect(database.dsn) as target:
             assert set(target.execute("SELECT setting FROM seen")) == {("on",)}
+
+
+async def test_a_slot_that_is_dropped_while_it_is_read(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn)
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        async with connection(database.dsn, "test") as opened:
+            await drop_slot(opened, made.settings.slot)
+        assert isinstance(await made.failure(), ConnectionLostError)
+        await made.stop()
+        execute(database.dsn, ["INSERT INTO people VALUES (1, 'in no slot', '1')"])
+        with pytest.raises(SlotError, match="is gone"):
+            await made.start()
+
+
+async def test_another_timeline(database: Database, tmp_path: Path) -> None:
+    """A standby that was promoted may lack what is applied here; a slot of the same name there would not show it."""
+    create_small(database.dsn)
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        await made.stop()
+        execute(database.dsn, ["UPDATE replicator.progress SET timeline = timeline - 1"])
+        with pytest.raises(SlotError, match="it is a standby that was promoted, or was restored"):
+            await made.start()
