@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
+from replicator.errors import (
+    ConnectionLostError,
+    CutoverError,
+    DatabaseError,
+    NotReadyError,
+    ReplicatorError,
+    RetryableError,
+)
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.phases import Move
@@ -97,6 +104,8 @@ class Cutover:
         self.search_path_of = search_path_of
         self._on_commit = on_commit
         self._step = ""
+        self._in_doubt = False
+        """The commit is sent, and it is not certain that it failed: the pipeline must apply nothing more."""
 
     async def run(self) -> CutoverResult:
         """Try until the lock comes in time, up to a limit.
@@ -132,7 +141,7 @@ class Cutover:
     async def _attempt(self, epoch: int) -> float:
         """One attempt; gives the seconds that the writers waited. Everything that can be done before the lock is."""
         clock = asyncio.get_running_loop().time
-        in_doubt = False
+        self._in_doubt = False
         holder = await connect(self.ends.source_dsn, "cutover")
         try:
             async with connection(self.ends.target_dsn, "cutover target") as target:
@@ -166,11 +175,10 @@ class Cutover:
                 self._step = "commit"
                 self._on_commit()
                 await reach(Failpoint.CUTOVER_COMMITTING)
-                in_doubt = True
                 await self._commit(holder, epoch)
                 return clock() - began
         finally:
-            if not in_doubt:
+            if not self._in_doubt:
                 self.pipeline.thaw()
             await holder.close()  # without a commit, this is the rollback
 
@@ -228,14 +236,19 @@ class Cutover:
             )
 
     async def _commit(self, holder: Connection, epoch: int) -> None:
+        self._in_doubt = True
         try:
             with translated():
                 await holder.execute("COMMIT")
             await reach(Failpoint.CUTOVER_COMMITTED)
+        except DatabaseError:  # the server says that it was rolled back
+            self._in_doubt = False
+            raise
         except ConnectionLostError:
             async with connection(self.ends.source_dsn, "cutover") as source:
                 found = await settled_ownership(source)
             if found != Ownership(owner=self.move.owner, epoch=epoch):
+                self._in_doubt = False
                 raise CutoverError(
                     "The connection was lost before the commit; the state row says that nothing has moved.",
                     "Try again.",
