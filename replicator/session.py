@@ -232,11 +232,10 @@ class Session:
             connection(self.settings.target, "status") as new,
         ):
             while True:
-                reverse = self.pipeline is not None and self.pipeline.direction == "reverse"
                 owner = latest(await read_ownership(old), await read_ownership(new)).owner
-                document = await self.reporter.look(
-                    self.pipeline, self.phase, owner, self.settings, old if reverse else new
-                )
+                pipeline = self.pipeline  # another one may become active while this one is looked at
+                reverse = pipeline is not None and pipeline.direction == "reverse"
+                document = await self.reporter.look(pipeline, self.phase, owner, self.settings, old if reverse else new)
                 publish(document, self.metrics)
                 for side, reading, name in (("old", old, self.migration.old), ("new", new, self.migration.new)):
                     for table, rows in (await live_rows(reading, name)).items():

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from replicator.gates import Gate, look_at_gates
-from replicator.postgres.connect import Connection
+from replicator.postgres.connect import connection
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -11,17 +11,18 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 
 
-async def current_gates(session: "Session", own: Connection) -> list[Gate]:
+async def current_gates(session: "Session") -> list[Gate]:
     """The gates as they are now; none while no pipeline runs."""
     pipeline = session.pipeline
     if pipeline is None:
         return []
-    return await look_at_gates(pipeline, session.phase, session.settings, own)
+    async with connection(pipeline.ends.target_dsn, "gates") as target:
+        return await look_at_gates(pipeline, session.phase, session.settings, target)
 
 
-async def describe_gates(session: "Session", own: Connection) -> list[dict[str, object]]:
+async def describe_gates(session: "Session") -> list[dict[str, object]]:
     """The same, for an answer."""
-    return [describe_gate(each) for each in await current_gates(session, own)]
+    return [describe_gate(each) for each in await current_gates(session)]
 
 
 def describe_gate(gate: Gate) -> dict[str, object]:

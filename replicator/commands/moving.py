@@ -70,7 +70,7 @@ async def _wait_for_gates(session: "Session", command: Command, own: Connection,
     timeout = command.arguments.get("timeout")
     deadline = None if timeout is None else asyncio.get_running_loop().time() + float(timeout)
     while True:
-        gates = await current_gates(session, own)
+        gates = await current_gates(session)
         shut = [gate for gate in gates if not gate.ok]
         if not shut and session.phase == move.before:
             return

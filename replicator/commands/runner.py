@@ -126,7 +126,7 @@ class Commands:
         self.session.metrics.errors_total.labels(error.kind).inc()
         answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
         if isinstance(error, NotReadyError):
-            answer["gates"] = await describe_gates(self.session, self._home)
+            answer["gates"] = await describe_gates(self.session)
         return answer
 
     async def _do(self, command: Command, own: Connection) -> Answer:

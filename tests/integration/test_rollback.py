@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replicator.commands.answers import current_gates
 from replicator.errors import NotReadyError
 from replicator.moves import Moves
 from replicator.phases import Phase
@@ -250,3 +251,17 @@ async def test_the_search_path_moves_with_the_ownership(database: Database) -> N
 )
 def test_one_schema_in_the_place_of_the_other(path: str, after: list[str]) -> None:
     assert moved(path, "public", "new") == after
+
+
+async def test_the_gates_of_the_way_back_are_those_of_its_own_database(
+    database: Database, other_database: Database, tmp_path: Path
+) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 20) i")
+    execute(database.dsn, ["ALTER TABLE people ADD CHECK (id < 1000)"])
+    async with daemon(make_settings(database, other_database), small_migration(tmp_path)) as running:
+        await running.ready()
+        await running.cut_over()
+        execute(other_database.dsn, ["INSERT INTO store.people (id, name) VALUES (2000, 'too much')"])
+        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 1)
+        shut = [gate.name for gate in await current_gates(running.session) if not gate.ok]
+        assert "quarantine" in shut
