@@ -14,7 +14,7 @@ from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.inspect import tables_with_rows
-from replicator.postgres.rehearsal import rehearsal, try_statement
+from replicator.postgres.rehearsal import read_query, rehearsal, try_statement
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.source import estimate_rows, read_all
 from replicator.preflight.schemas import CONCURRENTLY
@@ -105,11 +105,26 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             for source in plan.sources.values():
                 await _Trial(result, source, scratch).run(reader, lambda rows: progress("rows", rows, total))
             result.seconds = perf_counter() - began
+        await _leave_out_what_queries_read(settings, migration, plan, result)
         if sample is None:
             result.rows_expected = result.rows
         progress("comparing keys", result.rows, result.rows)
         await _conflicts(result, plan, scratch, target)
     return result
+
+
+async def _leave_out_what_queries_read(settings: Settings, migration: Migration, plan: Plan, result: DryRun) -> None:
+    """A column that no transform of its table reads may well be read through a query."""
+    async with connection(settings.source, "dry run catalogue") as source:
+        for query in queries_of(migration, "forward").values():
+            async with rehearsal(source):
+                reads = await read_query(source, query)
+            for name, unread in list(result.unread.items()):
+                table = plan.sources[name].table
+                if table is not None and table.name in reads.columns:
+                    read = reads.columns[table.name]
+                    result.unread[name] = [] if read is None else [each for each in unread if each not in read]
+    result.unread = {name: unread for name, unread in result.unread.items() if unread}
 
 
 @asynccontextmanager

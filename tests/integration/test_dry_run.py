@@ -10,7 +10,7 @@ from replicator.postgres.scratch import Conflict
 from tests.acceptance.test_bad_input import OLD, House
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.small import create_small, small_migration
+from tests.small import HOMES, create_small, small_migration
 
 pytestmark = pytest.mark.two_servers
 
@@ -181,3 +181,11 @@ def test_the_command(database: Database, tmp_path: Path) -> None:
     assert document["ok"] is False
     said = house.terminal.run("dry-run")
     assert (said.code, 'people 7: Postgres refused a row: null value in column "name"' in said.output) == (1, True)
+
+
+async def test_a_column_that_a_query_reads_is_read(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.small.HOMES", HOMES.replace("pets.owner GROUP", "pets.owner AND shoe_size > 0 GROUP"))
+    result = await tried(database, tmp_path, "ALTER TABLE people ADD shoe_size integer, ADD hat_size integer")
+    assert result.unread == {"people": ["hat_size"]}
