@@ -85,8 +85,10 @@ async def _run_and_retry(
 
 
 async def _is_over(settings: Settings, migration: Migration) -> bool:
-    async with connection(settings.target, "daemon") as target:
-        return await installed_for(target, migration) and await read_phase(target) == FINALIZED
+    with contextlib.suppress(ReplicatorError):  # the checks that follow say more of what is wrong
+        async with connection(settings.target, "daemon") as target:
+            return await installed_for(target, migration) and await read_phase(target) == FINALIZED
+    return False
 
 
 async def _tell(settings: Settings, session: Session, end: dict[str, str], shown: Reporter | None = None) -> None:
