@@ -54,7 +54,7 @@ DIVERGENT = {
     "repaired": 0,
     "clean": False,
 }
-CUT_OVER = {"write_pause_seconds": 0.0123, "attempts": 2, "epoch": 1}
+CUT_OVER = {"write_pause_seconds": 0.0123, "attempts": 2, "epoch": 1, "dry_run": False}
 CANCELLED = {"error": "The cutover was cancelled.", "remedy": ""}
 
 Take = Callable[["Daemon", Command], Awaitable[None]]
@@ -499,9 +499,9 @@ async def test_a_cutover(database: Database) -> None:
     assert (code, shown) == (0, "The cutover is complete: writers waited 12 ms, 2 attempts, epoch 1.\n")
     assert (json_code, json.loads(json_shown), json_errors) == (0, CUT_OVER, "")
     assert [each.arguments for each in made.named("cutover")] == [
-        {"wait": False, "timeout": None},
-        {"wait": True, "timeout": 9.0},
-        {"wait": True, "timeout": None},
+        {"wait": False, "timeout": None, "dry_run": False},
+        {"wait": True, "timeout": 9.0, "dry_run": False},
+        {"wait": True, "timeout": None, "dry_run": False},
     ]
 
 
