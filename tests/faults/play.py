@@ -63,6 +63,8 @@ class Plan:
     back: bool = False
     """Whether there is a rollback after the cutover."""
     apart: bool = False
+    lull: bool = False
+    """Whether the writers pause for a while, so that the stream is idle."""
 
     @property
     def proxied(self) -> bool:
@@ -164,6 +166,7 @@ def _arm(plan: Plan, points: list[Failpoint], chance: random.Random) -> None:
         plan.armings = [f"{repair[0]}:1:{chance.choice(('kill', 'lose', 'term'))}"] * 3
         return
     plan.back = plan.back or any(point in BACK for point in points)
+    plan.lull = Failpoint.IDLE_COMMITTED in points
     lives: list[list[str]] = [[]]
     for point in sorted(points, key=list(Failpoint).index):
         if point in WITH:
@@ -219,6 +222,7 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
         stage = Stage(old, new, folder, chance, proxied)
         stage.proxy = proxy
         stage.keeper.armings = plan.armings
+        stage.pinged = plan.lull
         for kind, _, _ in plan.faults:
             if kind.program != stage.keeper.program:
                 stage.keeper.program = kind.program
@@ -323,6 +327,8 @@ def _migrate(stage: Stage, plan: Plan, faults: list[_Fault]) -> None:
     for fault in faults:
         if fault.kind.first:
             fault.finish()
+    if plan.lull:
+        stage.lull()
     if plan.moves:
         stage.mark("move")
         _move(stage, "cutover", "party", lambda: stage.phase == "soak")

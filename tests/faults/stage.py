@@ -16,7 +16,7 @@ import psycopg
 from replicator.demo.application import Ids, found
 from replicator.demo.ledger import Ledger
 from replicator.demo.seed import seed
-from replicator.failpoints import VARIABLE
+from replicator.failpoints import VARIABLE, Failpoint
 from replicator.lsn import LSN, parse_lsn
 from replicator.settings import Settings
 from tests.daemon import Daemon
@@ -33,6 +33,10 @@ PAUSE: Final = 0.1
 SECONDS: Final = 400.0
 """The longest that anything may take; the machine may be busy."""
 RESTART_SECONDS: Final = 0.1
+LULL_SECONDS: Final = 20.0
+IDLE: Final = str(Failpoint.IDLE_COMMITTED)
+PING: Final = "ALTER DATABASE {} SET wal_sender_timeout = '6s'"
+"""The server then asks for an answer after half of that, and the daemon stores an idle stream's position for it."""
 MILESTONES: Final = ("start", "backfill", "follow", "move", "soak", "back")
 END: Final = "end"
 
@@ -150,6 +154,8 @@ class Stage:
         }  # fmt: skip
         self.keeper = Keeper(self.daemon_settings, folder, (), self.environment)
         self.proxy: Proxy | None = None
+        self.pinged = False
+        """Whether the server asks for answers soon."""
         self.crashed = False
         """Whether a server was stopped: then it clears some things away only later."""
         self.over = threading.Event()
@@ -179,6 +185,8 @@ class Stage:
 
     def open(self) -> None:
         """Make the old schema, and let the writers begin."""
+        if self.pinged:
+            self.ask(self.old.dsn, PING.format(self.old.name))
         for dsn in dict.fromkeys(self.dsns):
             with psycopg.connect(dsn, autocommit=True) as opened:
                 opened.execute(TOKENS)
@@ -265,7 +273,8 @@ class Stage:
     def ask(self, dsn: str, query: str, *parameters: Any) -> Any:
         """The first column of the first row; None while there is no such table."""
         try:
-            row = self._connection(dsn).execute(query.encode(), parameters).fetchone()
+            cursor = self._connection(dsn).execute(query.encode(), parameters)
+            row = cursor.fetchone() if cursor.description else None
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             return None
         return row[0] if row else None
@@ -314,6 +323,16 @@ class Stage:
         """Wait until something that is written now is applied."""
         position = self.until("a write", self.beat)
         self.until("what was written after the fault to be applied", lambda: self.applied() >= position)
+
+    def lull(self) -> None:
+        """Let the writers pause until the daemon has stored the idle stream's position, or for a while."""
+        for writer in self.writers:
+            writer.quiet.set()
+        deadline = time.monotonic() + LULL_SECONDS
+        while time.monotonic() < deadline and not any(name == IDLE for name, _ in self.keeper.hits()):
+            time.sleep(0.1)
+        for writer in self.writers:
+            writer.quiet.clear()
 
     # ---- commands to the daemon
 

@@ -222,6 +222,8 @@ class Writer(threading.Thread):
         self._tickets: list[str] = []
         self._pause = pause
         self._stopping = threading.Event()
+        self.quiet = threading.Event()
+        """While it is set, nothing is written."""
 
     def stop(self) -> None:
         """Stop after the transaction that is under way."""
@@ -230,6 +232,8 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stopping.wait(self._chance.uniform(0, 2 * self._pause)):
+                if self.quiet.is_set():
+                    continue
                 work, entries = self._do()
                 if isinstance(work, Sale | Note):
                     self._tickets += [entry.key for entry in entries]
