@@ -224,10 +224,11 @@ class Pipeline:
         try:
             await applier.open()
             async with self.context.exclusion.alone():
-                await applier.begin()
-                yield applier
-                await reach(Failpoint.REDO_WRITTEN)
-                await applier.commit_without_progress()
+                with self.context.quarantine.as_committed():
+                    await applier.begin()
+                    yield applier
+                    await reach(Failpoint.REDO_WRITTEN)
+                    await applier.commit_without_progress()
                 await reach(Failpoint.REDO_COMMITTED)
         finally:
             await applier.close()

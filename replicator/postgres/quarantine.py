@@ -1,6 +1,7 @@
 """Rows that a transform or the target refuses: kept on the pipeline's target, until they are resolved or discarded."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -83,6 +84,16 @@ class Quarantine:
     def heeded(self, failures: Iterable[Failure]) -> list[Failure]:
         """The failures without those of rows that were discarded just as they are."""
         return [each for each in failures if self.discarded.get(each.place) != each.fingerprint]
+
+    @contextmanager
+    def as_committed(self) -> Iterator[None]:
+        """For the length of a transaction: when it fails, the memory is as before it, like the table."""
+        standing, discarded = set(self.standing), dict(self.discarded)
+        try:
+            yield
+        except BaseException:
+            self.standing, self.discarded = standing, discarded
+            raise
 
     async def open(self, connection: Connection, transforms: Collection[str]) -> None:
         """Strike the entries of transforms that the migration has no longer, then ``load``."""
