@@ -1,11 +1,13 @@
 """Rows that a transform or the target refuses: kept with the error, in the way of nothing else, and never lost."""
 
+from collections import Counter
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from replicator.errors import RowError
+from replicator import failpoints
+from replicator.errors import ConnectionLostError, RowError
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
@@ -87,6 +89,36 @@ async def test_deleting_the_row_resolves_its_entry(database: Database, tmp_path:
         execute(database.dsn, ["DELETE FROM people WHERE id = 500"])
         await made.drain()
         assert entries(database.dsn) == []
+
+
+@pytest.mark.parametrize("then", ["good", "refused"])
+async def test_a_repair_that_is_not_committed_changes_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """In memory as little as in the table: else an entry would stand for ever, or excuse a row that is in none."""
+    limit = ["ALTER TABLE store.people DROP CONSTRAINT people_age_check"]
+    if then == "refused":
+        limit.append("ALTER TABLE store.people ADD CHECK (age < 100) NOT VALID")
+    create_small(database.dsn, f"INSERT INTO people VALUES (500, 'old', '{999 if then == 'good' else 150}')")
+    async with engine(database, small_migration(tmp_path)) as made:
+
+        async def redo() -> None:
+            async with made.running.repairing() as applier:
+                await applier.redo({"people": {("500",)}})
+
+        await made.backfill()
+        before = set(made.running.context.quarantined)
+        assert len(before) == (then == "good")
+        execute(database.dsn, limit)
+        monkeypatch.setenv(failpoints.VARIABLE, "redo_written:1:lose")
+        monkeypatch.setattr(failpoints, "_passed", Counter())  # another test may have come by in this process
+        failpoints._armed.cache_clear()
+        with pytest.raises(ConnectionLostError):
+            await redo()
+        assert made.running.context.quarantined == before
+        await redo()
+        assert len(made.running.context.quarantined) == len(entries(database.dsn)) == (then == "refused")
+    failpoints._armed.cache_clear()
 
 
 async def test_halt_stops_at_the_row_and_confirms_nothing(database: Database, tmp_path: Path) -> None:
