@@ -245,8 +245,7 @@ class Cutover:
             self._in_doubt = False
             raise
         except ConnectionLostError:
-            async with connection(self.ends.source_dsn, "cutover") as source:
-                found = await settled_ownership(source)
+            found = await self._settled()
             if found != Ownership(owner=self.move.owner, epoch=epoch):
                 self._in_doubt = False
                 raise CutoverError(
@@ -254,6 +253,16 @@ class Cutover:
                     "Try again.",
                 ) from None
             log.warning("the reply to the commit was lost; the state row says that ownership has moved", epoch=epoch)
+
+    async def _settled(self) -> Ownership:
+        """The state row after a lost reply. Whatever keeps it from being read, this is no attempt to be made again."""
+        try:
+            async with connection(self.ends.source_dsn, "cutover") as source:
+                return await settled_ownership(source)
+        except RetryableError as error:
+            raise ConnectionLostError(
+                f"The reply to the commit was lost, and the state row cannot be read: {error.problem}", error.remedy
+            ) from error
 
     async def _journal(self, event: str, **details: object) -> None:
         async with connection(self.settings.target, "journal") as target:

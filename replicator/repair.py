@@ -42,7 +42,11 @@ async def repair(
     refused = {(name, key) for name, key in pipeline.context.quarantined if name in sources}
     for name, key in refused:
         dirty.setdefault(sources[name], set()).add(key)
+    # A row that nothing gave may be given since: what has changed meanwhile is derived anew after the deletion.
+    changed = {each.source for each in pipeline.context.plan.transforms if each.target.name.table in extra}
     async with pipeline.repairing() as applier:
+        for source in changed:
+            dirty.setdefault(source, set()).update(key for key, _ in pipeline.context.touches.unsettled(source))
         for target, keys in wrong.items():
             await applier.keep_rows(target, keys, why)
         for target, keys in extra.items():

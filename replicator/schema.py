@@ -8,7 +8,7 @@ from replicator.migration import Migration
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import install, installed, read_ownership, read_phase
 from replicator.postgres.created import note_created, objects_in
 from replicator.postgres.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
@@ -40,18 +40,25 @@ async def build(
     async with connection(settings.target, "schema") as target:
         await install(target, migration)
         for part in parts:
-            before = await objects_in(target, migration.new)
-            try:
-                await apply_part(target, migration, part, told, writer)
-            finally:
-                if not target.closed:
-                    await note_created(target, await objects_in(target, migration.new) - before)
             if part == "tables":
+                await _make_tables(target, migration, told)
                 await guard_new_tables(settings, migration)
+            else:
+                await apply_part(target, migration, part, told, writer)
     if pipeline is not None:
         async with pipeline.kept_from_writing():
             pass
     return done
+
+
+async def _make_tables(target: Connection, migration: Migration, told: Callable[[str], None]) -> None:
+    """Note what is made. Of this part only: it takes a moment, in which nobody else makes anything of his own there."""
+    before = await objects_in(target, migration.new)
+    try:
+        await apply_part(target, migration, "tables", told)
+    finally:
+        if not target.closed:
+            await note_created(target, await objects_in(target, migration.new) - before)
 
 
 async def _catch_up(pipeline: Pipeline) -> None:

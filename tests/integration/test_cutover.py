@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from replicator import Migration, cutover
-from replicator.cutover import CutoverResult
-from replicator.errors import CutoverError, NotReadyError, ReplicatorError
+from replicator.cutover import Cutover, CutoverResult
+from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.lsn import parse_lsn
 from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
@@ -249,8 +249,6 @@ async def test_the_final_check_stops_it(database: Database) -> None:
 async def test_the_lost_reply_is_read_from_the_state_row(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit happens, its reply does not arrive."""
     seed(database.dsn)
-    from replicator.cutover import Cutover
-    from replicator.errors import ConnectionLostError
     from replicator.postgres.connect import Connection
 
     class Deaf:
@@ -271,6 +269,46 @@ async def test_the_lost_reply_is_read_from_the_state_row(database: Database, mon
         await running.ready()
         result = await running.cut_over()
         assert result.epoch == 1
+        assert running.session.phase == Phase.SOAK
+
+
+async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply is lost, and the state row cannot be read at once: ownership may have moved."""
+    seed(database.dsn)
+
+    class Deaf:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def execute(self, statement: str) -> None:
+            await self.inner.execute(statement.encode())
+            raise ConnectionLostError("The reply was lost.")
+
+    original = Cutover._commit
+
+    async def unreadable(_: object) -> None:
+        raise RetryableError("A deadlock.")
+
+    async def commit(self: Cutover, holder: Any, epoch: int) -> None:
+        monkeypatch.setattr("replicator.cutover.settled_ownership", unreadable)
+        await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
+
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        forward = running.session.pipeline
+        assert forward is not None
+        monkeypatch.setattr(Cutover, "_commit", commit)
+        with pytest.raises(ConnectionLostError, match="the state row cannot be read"):
+            await running.cut_over()
+        assert sum("attempt" in step for step in running.steps) == 1
+        assert not forward._going.is_set()
+        with pytest.raises(ReplicatorError):
+            await running.task
+    monkeypatch.undo()
+    async with daemon(make_settings(database)) as running:
+        await running.until(lambda: running.session.was_up)
         assert running.session.phase == Phase.SOAK
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 
+from replicator.repair import repair
 from replicator.verify import Divergence
 from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database
@@ -138,3 +139,16 @@ async def test_what_changed_since_is_compared_again(database: Database, tmp_path
             await applier.redo({"people": {("5",)}})
         await made.running.verifier.settle()
         assert made.running.verifier.clean
+
+
+async def test_repair_takes_no_row_that_has_come_to_be_given_meanwhile(database: Database, tmp_path: Path) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 20) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, [BEHIND, "INSERT INTO store.people VALUES (900, 'x', 1), (901, 'y', 1)"])
+        divergences = await full_pass(made)
+        assert len(divergences) == 2
+        execute(database.dsn, ["INSERT INTO people VALUES (900, 'now there is one', '30')"])
+        await made.drain()
+        await repair(made.running, divergences, "test")
+        assert await differences(made) == []
