@@ -79,7 +79,7 @@ async def test_a_daemon_enters_its_life_and_what_it_was_asked(database: Database
         "by": BY,
         "exit_code": 0,
     }
-    assert verified.details["result"] == {"repaired": 0, "clean": True}
+    assert verified.details["result"] == {"clean": True, "repaired": 0, "discarded": 0, "quarantined": 0}
     assert verified.details["seconds"] >= 0
     assert "dance" in unknown.details["result"]["error"]
 

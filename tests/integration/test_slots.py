@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,9 +19,16 @@ from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
 
 
+def released(opened: psycopg.Connection[Any], slot: str) -> None:
+    """Wait until the process that read it has ended: it notices late that its client has gone."""
+    while opened.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", [slot]).rowcount:
+        opened.execute("SELECT pg_sleep(0.02)")
+
+
 def drop(dsn: str, slot: str, plugin: str) -> None:
     del plugin
     with psycopg.connect(dsn, autocommit=True) as opened:
+        released(opened, slot)
         opened.execute("SELECT pg_drop_replication_slot(%s)", [slot])
 
 
@@ -35,6 +43,7 @@ def read_ahead(dsn: str, slot: str, plugin: str) -> None:
     del plugin
     execute(dsn, ["INSERT INTO people VALUES (1, 'read by somebody else', '1')"])
     with psycopg.connect(dsn, autocommit=True) as opened:
+        released(opened, slot)
         opened.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", [slot])
 
 
