@@ -109,6 +109,15 @@ class Application:
         """Whether some table cannot be read."""
         return bool(self._truncated)
 
+    async def keeps_the_stream(self) -> bool:
+        """Whether the stream itself waits for a lock: wal2json opens the indexes of the tables whose rows it writes."""
+        async with await AsyncConnection.connect(self._dsn, autocommit=True) as watcher:
+            cursor = await watcher.execute(
+                "SELECT FROM pg_stat_replication AS r JOIN pg_stat_activity AS a USING (pid) "
+                "WHERE a.datname = current_database() AND a.wait_event_type = 'Lock'"
+            )
+            return cursor.rowcount > 0
+
     async def unlock(self) -> None:
         """Let every table be read."""
         if self.locks:
@@ -297,7 +306,12 @@ class Player:
         async with await AsyncConnection.connect(self.engine.source_dsn, autocommit=True, options=SESSION) as own:
             cursor = await own.execute("SELECT pg_logical_emit_message(true, 'replicator', 'heartbeat')::text")
             row = await cursor.fetchone()
-        await self.stepper.deliver(self.engine.running._inbox, parse_lsn(row[0] if row else "0/0"))
+        position = parse_lsn(row[0] if row else "0/0")
+        delivered = asyncio.create_task(self.stepper.deliver(self.engine.running._inbox, position))
+        while not (await asyncio.wait([delivered], timeout=0.1))[0]:
+            if self.application.locks and await self.application.keeps_the_stream():
+                await self.application.unlock()
+        await delivered
         await self.stepper.settle()
 
     async def _follow(self) -> None:
