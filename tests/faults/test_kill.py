@@ -31,7 +31,7 @@ PAUSE: Final = 0.02
 DONE: Final = "SELECT count(*) FROM replicator.chunks WHERE done_at IS NOT NULL"
 APPLIED: Final = "SELECT applied_lsn - '0/0' FROM replicator.progress"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.two_servers, pytest.mark.timeout(600)]
 
 
 class Writer(threading.Thread):

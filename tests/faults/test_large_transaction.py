@@ -23,7 +23,7 @@ LIMIT: Final = 300 * MEGABYTE
 MILLION_ON: Final = "pg18-pgoutput"
 """The other servers get a twentieth: what could make a difference there is the plugin."""
 
-pytestmark = pytest.mark.timeout(1_200)
+pytestmark = [pytest.mark.two_servers, pytest.mark.timeout(1_200)]
 
 
 @contextmanager

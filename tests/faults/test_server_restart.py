@@ -14,6 +14,8 @@ from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import MakeCluster, Server
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 PLAYED = "SELECT count(*) FROM party.requests WHERE status = 'played'"
 
 

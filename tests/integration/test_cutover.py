@@ -22,6 +22,8 @@ from tests.engine import SECONDS, create_old_tables, execute, make_settings, ref
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 
 class Running:
     """A session of the daemon inside the test."""

@@ -24,6 +24,8 @@ from replicator.binaries import has_wal2json, installed_binaries, server_version
 from replicator.demo.account import Account, copy_install
 from replicator.demo.embedded import HOST, free_port
 
+pytestmark = pytest.mark.two_servers
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "postgres"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -51,7 +51,7 @@ HIDING: Final = {"synchronous_standby_names": "nobody", "synchronous_commit": "l
 
 Play = Callable[[History], list[Finding]]
 
-pytestmark = pytest.mark.timeout(3_600 if GIVEN else 600)
+pytestmark = [pytest.mark.two_servers, pytest.mark.timeout(3_600 if GIVEN else 600)]
 
 
 @pytest.fixture
@@ -206,6 +206,7 @@ def play_once(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterato
         runner.run(player.close())
 
 
+@pytest.mark.skipif(not GIVEN, reason="it takes minutes; REPLICATOR_TEST_HISTORIES says how many histories to play")
 @pytest.mark.parametrize(("switch_off", "hidden"), [(blind, False), (careless, False), (hasty, True)])
 def test_random_histories_find_it(
     play_once: Play, monkeypatch: pytest.MonkeyPatch, switch_off: SwitchOff, hidden: bool

@@ -25,6 +25,8 @@ from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import NEW_REQUEST, seed
 
+pytestmark = pytest.mark.two_servers
+
 HIDING = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
 """Settings of a server on which a commit is hidden when it asks for a standby."""
 

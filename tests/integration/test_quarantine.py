@@ -12,6 +12,8 @@ from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
 
+pytestmark = pytest.mark.two_servers
+
 GOOD = "INSERT INTO people SELECT i, 'p' || i, i::text, '#t' || i FROM generate_series(1, 100) i"
 
 

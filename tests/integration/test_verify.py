@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from replicator.repair import repair
 from replicator.verify import Divergence
@@ -12,6 +13,8 @@ from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
 from tests.small import create_small, small_migration
+
+pytestmark = pytest.mark.two_servers
 
 BEHIND = "SET replicator.writer = 'daemon'"
 """Lets a test pass the guard, as an accident of the worst kind would."""
