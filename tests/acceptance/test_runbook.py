@@ -39,10 +39,13 @@ def test_the_runbook_goes_through_all_of_it() -> None:
     assert shown >= {
         "check",
         "backup",
+        "baseline",
+        "dry-run",
         "run",
         "status",
         "verify",
         "cutover",
+        "smoke",
         "rollback",
         "finalize",
         "abort",
