@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,11 @@ def create(database: Database) -> None:
     execute(database.dsn, [PEOPLE])
 
 
+async def change_it(dsn: str, statements: Iterable[str]) -> None:
+    """Run statements while the engine runs: they wait for the locks of what it reads just then."""
+    await asyncio.to_thread(execute, dsn, statements)
+
+
 async def until(made: Engine, condition: Callable[[], Any]) -> None:
     """Wait until something holds while the engine verifies; raises what the engine raises."""
 
@@ -176,8 +181,8 @@ async def test_what_is_no_matter(database: Database, tmp_path: Path) -> None:
         for statement in HARMLESS:
             with database.connect() as old:
                 old.execute(statement.encode())
-        execute(database.dsn, AFTERWARDS)
-        execute(
+        await change_it(database.dsn, AFTERWARDS)
+        await change_it(
             database.dsn,
             [
                 "INSERT INTO people (id, name, code, mood) VALUES (901, 'a', 'longer than five', 'glad')",
@@ -196,7 +201,7 @@ async def test_a_new_column_stays_out_of_stream_backfill_and_verify_until_the_ne
 ) -> None:
     create(database)
     async with engine(database, changing(tmp_path)) as made:
-        execute(
+        await change_it(
             database.dsn,
             [
                 "ALTER TABLE pets ADD COLUMN extra integer DEFAULT 7",
@@ -205,12 +210,14 @@ async def test_a_new_column_stays_out_of_stream_backfill_and_verify_until_the_ne
         )
         await made.backfill()
         await made.build()
-        execute(database.dsn, ["UPDATE people SET extra = 8", "UPDATE pets SET extra = 8, name = 'x' WHERE id = 1"])
+        await change_it(
+            database.dsn, ["UPDATE people SET extra = 8", "UPDATE pets SET extra = 8, name = 'x' WHERE id = 1"]
+        )
         await made.drain()
         assert await differences(made) == []
         assert (await compared(made)).clean
         await made.stop()
-        execute(database.dsn, ["ALTER TABLE people DROP COLUMN extra"])
+        await change_it(database.dsn, ["ALTER TABLE people DROP COLUMN extra"])
         await made.start()  # a column that was in the log and is gone is no matter either
         await made.drain()
         assert made.running.context.unseen == {"pets"}, "transforms see a column that they have not seen before"
@@ -273,7 +280,7 @@ async def test_what_changes_rows_past_the_log_shows_in_the_catalogue(database: D
         before = await read()
         for unseen in UNSEEN:
             for statement in (*unseen.statements, *THEN):
-                execute(database.dsn, [statement])
+                await change_it(database.dsn, [statement])
             now = await read()
             changed = {name for name in now if may_have_changed(before[name], now[name])}
             assert changed == {unseen.table}, unseen
@@ -287,15 +294,15 @@ async def test_rows_that_change_past_the_log_are_compared_and_mended(database: D
         assert (await compared(made)).clean
         assert gate_is_open(made)
         for statement in [each for unseen in UNSEEN for each in unseen.statements]:
-            execute(database.dsn, [statement])
-        execute(database.dsn, THEN)
+            await change_it(database.dsn, [statement])
+        await change_it(database.dsn, THEN)
         await looked(made)
         assert made.running.context.unseen == {"people", "pets", "visits"}
         assert not gate_is_open(made), "the gate is open though rows have changed unseen"
         await until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
         assert made.running.context.quarantined == set()
-        execute(database.dsn, THEN)
+        await change_it(database.dsn, THEN)
         await looked(made)
         assert made.running.context.unseen == set(), "it is told twice"
 
@@ -305,7 +312,9 @@ async def test_what_happened_while_the_daemon_was_down_is_mended_too(database: D
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
         await made.stop()
-        execute(database.dsn, ["ALTER TABLE pets ALTER COLUMN name TYPE text USING name || '!'", "DROP TABLE visits_2"])
+        await change_it(
+            database.dsn, ["ALTER TABLE pets ALTER COLUMN name TYPE text USING name || '!'", "DROP TABLE visits_2"]
+        )
         await made.start()
         assert made.running.context.unseen == {"pets", "visits"}
         await made.stop()
@@ -324,7 +333,7 @@ async def test_what_happened_during_the_backfill_is_mended_before_constraints_ar
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(
+        await change_it(
             database.dsn,
             ["ALTER TABLE visits DETACH PARTITION visits_1", "INSERT INTO visits_1 VALUES (1, '2026-01-20', 'x')"],
         )
@@ -336,7 +345,7 @@ async def test_only_rows_that_hang_on_what_was_noticed_are_mended(database: Data
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(
+        await change_it(
             database.dsn,
             [
                 "SET LOCAL replicator.writer = 'daemon'",
@@ -355,22 +364,22 @@ async def test_a_table_that_becomes_a_partition_and_stops_being_one(database: Da
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, ["CREATE TABLE young (LIKE visits INCLUDING ALL)"])
-        execute(database.dsn, ["INSERT INTO young VALUES (700, '2026-03-05', 'before')"])
+        await change_it(database.dsn, ["CREATE TABLE young (LIKE visits INCLUDING ALL)"])
+        await change_it(database.dsn, ["INSERT INTO young VALUES (700, '2026-03-05', 'before')"])
         await made.drain()
         assert await differences(made) == []
-        execute(
+        await change_it(
             database.dsn,
             ["ALTER TABLE visits ATTACH PARTITION young FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')"],
         )
         await made.running.look_at_definitions()
-        execute(database.dsn, ["INSERT INTO visits VALUES (701, '2026-03-06', 'while')"])
+        await change_it(database.dsn, ["INSERT INTO visits VALUES (701, '2026-03-06', 'while')"])
         await made.drain()
         assert (await compared(made)).clean
         assert await differences(made) == []
-        execute(database.dsn, ["ALTER TABLE visits DETACH PARTITION young"])
+        await change_it(database.dsn, ["ALTER TABLE visits DETACH PARTITION young"])
         await made.running.look_at_definitions()
-        execute(database.dsn, ["INSERT INTO young VALUES (702, '2026-03-07', 'after')"])
+        await change_it(database.dsn, ["INSERT INTO young VALUES (702, '2026-03-07', 'after')"])
         await made.drain()
         assert (await compared(made)).clean
         assert await differences(made) == []
@@ -428,7 +437,7 @@ async def test_what_cannot_be_followed_stops_the_daemon(
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, [change])
+        await change_it(database.dsn, [change])
         remedied(await made.failure(), says)
         await made.stop()
         with psycopg.connect(database.dsn) as target:
@@ -445,8 +454,10 @@ async def test_a_column_that_no_transform_reads_may_go_with_a_restart(database: 
     execute(database.dsn, ["ALTER TABLE pets ADD COLUMN unread text DEFAULT 'x'"])
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, ["UPDATE pets SET unread = 'y' WHERE id = 1"])
-        execute(database.dsn, ["ALTER TABLE pets DROP COLUMN unread", "UPDATE pets SET name = 'after' WHERE id = 2"])
+        await change_it(database.dsn, ["UPDATE pets SET unread = 'y' WHERE id = 1"])
+        await change_it(
+            database.dsn, ["ALTER TABLE pets DROP COLUMN unread", "UPDATE pets SET name = 'after' WHERE id = 2"]
+        )
         remedied(await made.failure(), "unread")
         await made.stop()
         await made.start()
@@ -464,7 +475,7 @@ async def test_an_identity_that_is_changed_for_a_moment(database: Database, tmp_
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
         await made.stop()
-        execute(
+        await change_it(
             database.dsn,
             [
                 "ALTER TABLE people REPLICA IDENTITY USING INDEX by_name",
@@ -486,7 +497,7 @@ async def test_a_partition_in_another_schema(database: Database, tmp_path: Path)
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(
+        await change_it(
             database.dsn,
             [
                 "CREATE SCHEMA elsewhere",
@@ -498,7 +509,7 @@ async def test_a_partition_in_another_schema(database: Database, tmp_path: Path)
             remedied(await made.failure(), "has a new partition in another schema")
             await made.stop()
             await made.start()
-        execute(database.dsn, ["INSERT INTO visits VALUES (701, '2026-03-06', 'younger')"])
+        await change_it(database.dsn, ["INSERT INTO visits VALUES (701, '2026-03-06', 'younger')"])
         await made.drain()
         await looked(made)
         await until(made, lambda: made.running.verifier.clean)
@@ -528,7 +539,7 @@ async def test_a_publication_that_is_changed(database: Database, tmp_path: Path,
         await made.backfill()
         if away:
             await made.stop()
-        execute(database.dsn, [change, "UPDATE pets SET name = 'missed'"])
+        await change_it(database.dsn, [change, "UPDATE pets SET name = 'missed'"])
         if away:
             with pytest.raises(DefinitionError) as refused:
                 await made.start()
@@ -559,8 +570,10 @@ async def test_a_target_that_is_altered_by_hand(
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, [change])
-        execute(database.dsn, ["UPDATE words SET weight = 7 WHERE word = 'w3'", "DELETE FROM pets WHERE id = 1"])
+        await change_it(database.dsn, [change])
+        await change_it(
+            database.dsn, ["UPDATE words SET weight = 7 WHERE word = 'w3'", "DELETE FROM pets WHERE id = 1"]
+        )
         error = await made.failure()
         assert isinstance(error, kind), repr(error)
         assert error.remedy
@@ -574,7 +587,7 @@ async def test_rows_that_are_changed_by_hand_are_divergence(database: Database, 
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        execute(
+        await change_it(
             database.dsn,
             [
                 "SET LOCAL replicator.writer = 'daemon'",
