@@ -22,6 +22,8 @@ class Supervisor:
         if self.running(name):
             work.close()
             raise RuntimeError(f"{name} is running already")
+        if (before := self._tasks.pop(name, None)) is not None:  # ``wait`` has yet to see how it ended
+            self._tasks[f"{name}, before"] = before
         self._tasks[name] = asyncio.create_task(work, name=name)
         self._changed.set()
 
