@@ -21,6 +21,8 @@ from replicator.verify import PassResult
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 
+pytestmark = pytest.mark.two_servers
+
 PEOPLE = """
 CREATE TYPE mood AS ENUM ('sad', 'ok');
 CREATE TABLE people (
