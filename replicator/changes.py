@@ -26,6 +26,16 @@ class Begin:
 
 
 @dataclass(slots=True, frozen=True)
+class Origin:
+    """Comes after ``Begin`` when the transaction was written under a replication origin: by us, or by a subscription.
+
+    ``origin`` is its name (pgoutput), or its number's digits (wal2json).
+    """
+
+    origin: str
+
+
+@dataclass(slots=True, frozen=True)
 class Commit:
     """The transaction ends. ``end_lsn`` is the position to confirm once it is applied."""
 
@@ -45,6 +55,10 @@ class Change:
     operation: Operation
     new: Image | None = None
     old: Image | None = None
+    committed_at: datetime | None = None
+    """When its transaction committed, once it is in the inbox."""
+    own: bool = False
+    """Written by the opposite pipeline (rolling deploys): no change of the application's."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,4 +81,4 @@ class RelationDefinition:
     """The columns that the old row of a change is named by; None when the plugin does not tell."""
 
 
-Event = Begin | Commit | Change | Message | RelationDefinition
+Event = Begin | Origin | Commit | Change | Message | RelationDefinition

@@ -43,6 +43,7 @@ from replicator.postgres.search_path import restore_search_path, switch_search_p
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
+from replicator.verify import Divergence
 
 log = get_logger("cutover")
 
@@ -117,7 +118,7 @@ class Cutover:
             epoch = (await read_ownership(source)).epoch + 1
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
-            await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.loser])} tables")
+            await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.held])} tables")
             await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
             try:
                 pause = await self._attempt(epoch)
@@ -155,7 +156,7 @@ class Cutover:
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
-                        names = self.tables[self.move.loser]
+                        names = self.tables[self.move.held]
                         await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
@@ -196,7 +197,7 @@ class Cutover:
                 "Rows may have changed past the log; the writers went on.", "All are compared again; then try again."
             )
         self._step = "final check"
-        divergences = await self.pipeline.verifier.final_check()
+        divergences = await self._diverging()
         if divergences:
             raise NotReadyError(
                 f"The final check found {len(divergences)} rows that diverge; the writers went on.",
@@ -212,9 +213,12 @@ class Cutover:
             if failing:
                 raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
 
+    async def _diverging(self) -> list[Divergence]:
+        return await self.pipeline.verifier.final_check()
+
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
         self._step = "guards"
-        await guard(holder, self.plan.migration, self.move.loser, self.tables[self.move.loser])
+        await guard(holder, self.plan.migration, self.move.held, self.tables[self.move.held])
         if together:
             await open_to_writers(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)
@@ -246,7 +250,7 @@ class Cutover:
             raise
         except ConnectionLostError:
             found = await self._settled()
-            if found != Ownership(owner=self.move.owner, epoch=epoch):
+            if found.epoch != epoch or not self.move.happened(found):
                 self._in_doubt = False
                 raise CutoverError(
                     "The connection was lost before the commit; the state row says that nothing has moved.",
@@ -270,14 +274,21 @@ class Cutover:
 
 
 async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:
-    """Open the new owner's database to writers, where it is another one than the old owner's; may run again."""
-    dsn = settings.target if ownership.owner == "new" else settings.source
-    async with connection(dsn, "activate") as target:
-        if (await read_ownership(target)).epoch >= ownership.epoch:
-            return
-        async with target.transaction():
-            await open_to_writers(target, tables[ownership.owner])
-            await write_ownership(target, ownership.owner, ownership.epoch, activation_marker(ownership.epoch))
+    """Let the database that does not know of the last move open its tables to writers; may run again."""
+    sides: tuple[tuple[Owner, str], ...] = (("old", settings.source), ("new", settings.target))
+    for side, dsn in sides:
+        async with connection(dsn, "activate") as behind:
+            if (await read_ownership(behind)).epoch >= ownership.epoch:
+                continue
+            async with behind.transaction():
+                await open_to_writers(behind, tables[side])
+                await write_ownership(
+                    behind,
+                    ownership.owner,
+                    ownership.epoch,
+                    activation_marker(ownership.epoch),
+                    rolling=ownership.rolling,
+                )
 
 
 async def owner_now(settings: Settings) -> Ownership:

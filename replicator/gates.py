@@ -20,8 +20,15 @@ class Gate:
     detail: str
 
 
-async def look_at_gates(pipeline: Pipeline, phase: Phase, settings: Settings, target: Connection) -> list[Gate]:
-    """All gates as they are now. ``target`` is a connection to the pipeline's target, in autocommit mode."""
+async def look_at_gates(
+    pipeline: Pipeline, phase: Phase, settings: Settings, target: Connection, opposite: Pipeline | None = None
+) -> list[Gate]:
+    """All gates as they are now. ``target`` is a connection to the pipeline's target, in autocommit mode.
+
+    :param opposite: the other pipeline, while both schemas take writes.
+    """
+    if opposite is not None:
+        return [_lag_of_both([pipeline, opposite], settings), _quarantine_of_both([pipeline, opposite])]
     if pipeline.direction == "reverse":  # the old tables are complete, and have no checks of their own
         return [_lag(pipeline, settings), _verified(pipeline), await _quarantine(pipeline, target)]
     return [
@@ -51,6 +58,19 @@ def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
     return Gate(
         name="lag", ok=ok, detail=f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}"
     )
+
+
+def _lag_of_both(pipelines: list[Pipeline], settings: Settings) -> Gate:
+    gates = [(each.direction, _lag(each, settings)) for each in pipelines]
+    detail = "; ".join(f"{direction}: {gate.detail}" for direction, gate in gates)
+    return Gate(name="lag", ok=all(gate.ok for _, gate in gates), detail=detail)
+
+
+def _quarantine_of_both(pipelines: list[Pipeline]) -> Gate:
+    found = [f"{each.direction}: {len(each.context.quarantined):,}" for each in pipelines if each.context.quarantined]
+    if not found:
+        return Gate(name="quarantine", ok=True, detail="empty, both ways")
+    return Gate(name="quarantine", ok=False, detail=f"{', '.join(found)} rows; mend the rows or the transforms")
 
 
 def _verified(pipeline: Pipeline) -> Gate:

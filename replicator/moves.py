@@ -1,17 +1,19 @@
 """The cutover and the rollback, as a session goes about them: the way back first, then the move, then what is left."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
 from replicator.errors import CheckError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
 from replicator.migration import Direction
-from replicator.phases import Move
+from replicator.phases import Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.progress import drop_progress
 from replicator.postgres.slots import drop_publication, drop_slot
+from replicator.rolling import OPPOSITE, BothWays, Ending, Opening, check_rolling, prepare_new_side
+from replicator.settings import Settings
 from replicator.setup import Ends, all_tables, read_plan, set_up_slot
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ class Moves:
         :raises CheckError: in another phase than the one before the move.
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
-        active = self.session.pipeline
+        active = self.session.pipelines.get(move.direction)
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
+        if move.opens_both:
+            await check_rolling(self.settings, await all_tables(self.settings, self.migration))
         await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
@@ -54,17 +58,21 @@ class Moves:
     async def _run(
         self, move: Move, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
     ) -> CutoverResult:
-        await report("preparing the way back: its slot waits for the transactions that run now")
-        opposite = await self._prepare_opposite(move)
-        await reach(Failpoint.OPPOSITE_MADE)
-        await report("preparing the way back: reading what it must remember")
-        await opposite.backfill()
-        await reach(Failpoint.OPPOSITE_FILLED)
+        opposite = self.session.pipelines.get(move.opposite) if move.from_both else None
+        if opposite is None:
+            await report("preparing the way back: its slot waits for the transactions that run now")
+            opposite = await self._prepare_opposite(move)
+            await reach(Failpoint.OPPOSITE_MADE)
+            await report("preparing the way back: reading what it must remember")
+            await opposite.backfill()
+            await reach(Failpoint.OPPOSITE_FILLED)
+        if move.opens_both:
+            await prepare_new_side(self.settings, active)
+            await opposite.verifier.open()
         await self.session.stop_verifying()
         await active.verifier.open()
         tables = await all_tables(self.settings, self.migration)
-        cutover = Cutover(
-            self.settings, move, active, tables, report,
+        cutover = self._cutover(opposite, self.settings, move, active, tables, report,
             epoch=self.session.epoch_on(active.ends.source_dsn),
             on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
@@ -72,8 +80,16 @@ class Moves:
             await self._ask_hooks(move, report)
         result = await cutover.run()
         if not dry_run:
-            await self._after_commit(move, active, opposite, result)
+            await self._after_commit(move, active, opposite, result, report)
         return result
+
+    def _cutover(self, opposite: Pipeline, settings: Settings, move: Move, *arguments: Any, **options: Any) -> Cutover:
+        both = self.session.both
+        if both is None:
+            return Cutover(settings, move, *arguments, **options)
+        if move.opens_both:
+            return Opening(settings, move, *arguments, both=both, opposite=opposite, **options)
+        return Ending(settings, move, *arguments, both=both, **options)
 
     async def _ask_hooks(self, move: Move, report: Report) -> None:
         if not self.session.hooks.given:
@@ -93,12 +109,16 @@ class Moves:
         await set_up_slot(
             self.settings, plan, start_marker=activation_marker(epoch), reconciled=move.opposite == "reverse"
         )
-        return await self.session.open_pipeline(move.opposite)
+        if not move.opens_both:
+            return await self.session.open_pipeline(move.opposite)
+        both = self.session.both = BothWays(self.settings)
+        await both.prepare()
+        return await self.session.open_pipeline(move.opposite, both.roll)
 
     async def _after_failure(self, move: Move, error: BaseException, rehearsed: bool) -> None:
         """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
         try:
-            if (await owner_now(self.settings)).owner == move.loser:
+            if not move.happened(await owner_now(self.settings)):
                 await self._take_back(move, rehearsed=rehearsed)
                 return
         except ReplicatorError as second:
@@ -108,43 +128,82 @@ class Moves:
     async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
-        if self.session.pipeline is not None:
-            self.session.pipeline.thaw()
-        await self.session.close_pipeline(move.opposite)
-        await self.drop_pipeline(move.opposite)
+        self.session.pipelines[move.direction].thaw()
+        if not move.from_both:
+            await self.session.close_pipeline(move.opposite)
+            await self._forget_both(self.session.pipelines.get(move.direction))
+            await self.drop_pipeline(move.opposite)
         await self.session.enter_phase(move.before, rehearsed=rehearsed)
-        self.session.start_verifying()
+        if not move.from_both:
+            self.session.start_verifying()
 
-    async def _after_commit(self, move: Move, active: Pipeline, opposite: Pipeline, result: CutoverResult) -> None:
+    async def _after_commit(
+        self, move: Move, active: Pipeline, opposite: Pipeline, result: CutoverResult, report: Report
+    ) -> None:
         self.session.paused(result.write_pause_seconds)
         await reach(Failpoint.ACTIVATING)
         tables = await all_tables(self.settings, self.migration)
         await activate(self.settings, tables, await owner_now(self.settings))
         await reach(Failpoint.ACTIVATED)
-        self.session.pipeline = opposite
-        await self.session.stop_verifying()
-        await self.session.close_pipeline(active.direction)
-        await self._retire(move)
+        if self.session.both is not None:
+            active.thaw()  # what the opposite pipeline writes is told by its origin
+        if move.opens_both and self.session.both is not None:
+            active.context.opposite = opposite.context.plan
+            await self.session.start_rolling(self.session.both)
+        else:
+            await self._leave(move, active, opposite, report)
         await self.session.enter_phase(move.after)
         self.committing = False
-        self.session.start_verifying()
+        if not move.opens_both:
+            self.session.start_verifying()
 
-    async def settle(self, move: Move) -> None:
+    async def _leave(self, move: Move, active: Pipeline, opposite: Pipeline, report: Report) -> None:
+        """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""
+        if self.session.both is not None:
+            await report("deciding what both sides have written")
+            await self.session.both.settle(opposite.direction)
+        self.session.pipeline = opposite
+        await self.session.stop_verifying()
+        await self.session.stop_rolling()
+        await self.session.close_pipeline(active.direction)
+        await self._forget_both(opposite)
+        await self._retire(move.direction)
+
+    async def _forget_both(self, stays: Pipeline | None) -> None:
+        both, self.session.both = self.session.both, None
+        if both is not None:
+            if stays is not None:
+                await stays.stop_rolling()
+            await both.clear()
+
+    async def settle(self) -> None:
         """A move was under way when the last daemon ended: the state row says whether it has happened."""
         ownership = await owner_now(self.settings)
         await reach(Failpoint.SETTLING)
-        if ownership.owner == move.owner:
-            await activate(self.settings, await all_tables(self.settings, self.migration), ownership)
-            await self._retire(move)
-            await self.session.enter_phase(move.after)
-        else:
-            await self.drop_pipeline(move.opposite)
-            await self.session.enter_phase(move.before)
+        await activate(self.settings, await all_tables(self.settings, self.migration), ownership)
+        if ownership.rolling:
+            await self.session.enter_phase(Phase.ROLLING)
+            return
+        loser: Direction = "forward" if ownership.owner == "new" else "reverse"
+        if ownership.settling:
+            await self._settle_both(loser)
+        await self._retire(loser)
+        await self.session.enter_phase(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
 
-    async def _retire(self, move: Move) -> None:
+    async def _settle_both(self, loser: Direction) -> None:
+        """Both schemas took writes until then: let both pipelines run until nothing is left to decide."""
+        both = await self.session.open_both()
+        await self.session.start_rolling(both)
+        await both.settle("reverse" if loser == "forward" else "forward")
+        await self.session.stop_rolling()
+        for direction in OPPOSITE:
+            await self.session.close_pipeline(direction)
+        await self._forget_both(None)
+
+    async def _retire(self, direction: Direction) -> None:
         """What was the source is a target now: its slot must not keep WAL for ever."""
         await reach(Failpoint.RETIRING)
-        await self.drop_pipeline(move.direction)
+        await self.drop_pipeline(direction)
         await reach(Failpoint.RETIRED)
 
     async def drop_pipeline(self, direction: Direction) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from replicator.errors import ReplicatorError
 from replicator.migration import Direction
 from replicator.postgres.control import Owner
+from replicator.postgres.ownership import Ownership
 
 
 class Phase(StrEnum):
@@ -22,6 +23,8 @@ class Phase(StrEnum):
     """Both schemas hold the same truth; verification goes round. Set when the build is done."""
     CUTOVER = "cutover"
     """A cutover is under way; who owns the data is in ``replicator.ownership``. Set before the writers are held."""
+    ROLLING = "rolling"
+    """Both schemas take writes, each follows the other. Set after the commit that opens the new one."""
     SOAK = "soak"
     """The new schema owns the data, the old one is kept in step. Set after the cutover's commit."""
     ROLLBACK = "rollback"
@@ -35,16 +38,17 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BACKFILL: frozenset({Phase.BUILD}),
     Phase.BUILD: frozenset({Phase.FOLLOW}),
     Phase.FOLLOW: frozenset({Phase.CUTOVER}),
-    Phase.CUTOVER: frozenset({Phase.FOLLOW, Phase.SOAK}),
+    Phase.CUTOVER: frozenset({Phase.FOLLOW, Phase.ROLLING, Phase.SOAK}),
+    Phase.ROLLING: frozenset({Phase.CUTOVER, Phase.ROLLBACK}),
     Phase.SOAK: frozenset({Phase.ROLLBACK, Phase.FINALIZED}),
-    Phase.ROLLBACK: frozenset({Phase.SOAK, Phase.FOLLOW}),
+    Phase.ROLLBACK: frozenset({Phase.SOAK, Phase.ROLLING, Phase.FOLLOW}),
     Phase.FINALIZED: frozenset(),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """Ownership passes from one schema to the other. There are two, and they are one procedure."""
+    """Writes move from one schema to the other. All moves are one procedure: the source's writers are held."""
 
     name: Literal["cutover", "rollback"]
     before: Phase
@@ -54,6 +58,19 @@ class Move:
     """Of the pipeline that is active before; it is drained, and ends."""
     owner: Owner
     """Who owns the data after it."""
+    opens_both: bool = False
+    """After it both schemas take writes."""
+
+    @property
+    def from_both(self) -> bool:
+        """Before it both schemas take writes."""
+        return self.before is Phase.ROLLING
+
+    def happened(self, now: Ownership) -> bool:
+        """Whether the state row says so."""
+        if self.opens_both:
+            return now.rolling
+        return not now.rolling if self.from_both else now.owner == self.owner
 
     @property
     def opposite(self) -> Direction:
@@ -61,9 +78,9 @@ class Move:
         return "reverse" if self.direction == "forward" else "forward"
 
     @property
-    def loser(self) -> Owner:
-        """Who owns the data before it."""
-        return "old" if self.owner == "new" else "new"
+    def held(self) -> Owner:
+        """The schema whose writers are held; after it they are refused, unless it opens both."""
+        return "old" if self.direction == "forward" else "new"
 
 
 CUTOVER = Move(
@@ -72,7 +89,21 @@ CUTOVER = Move(
 ROLLBACK = Move(
     name="rollback", before=Phase.SOAK, during=Phase.ROLLBACK, after=Phase.FOLLOW, direction="reverse", owner="old"
 )
-MOVES = {move.during: move for move in (CUTOVER, ROLLBACK)}
+OPENING = Move(
+    name="cutover", before=Phase.FOLLOW, during=Phase.CUTOVER, after=Phase.ROLLING, direction="forward", owner="old",
+    opens_both=True,
+)  # fmt: skip
+"""``cutover --rolling``."""
+COMPLETION = Move(
+    name="cutover", before=Phase.ROLLING, during=Phase.CUTOVER, after=Phase.SOAK, direction="forward", owner="new"
+)
+"""``cutover --complete``."""
+CLOSING = Move(
+    name="rollback", before=Phase.ROLLING, during=Phase.ROLLBACK, after=Phase.FOLLOW, direction="reverse", owner="old"
+)
+"""A rollback while both schemas take writes."""
+MOVING = frozenset({Phase.CUTOVER, Phase.ROLLBACK})
+"""The phases in which a move is under way."""
 
 
 def check_transition(before: Phase, after: Phase) -> None:

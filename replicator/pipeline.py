@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from replicator.apply.applier import Applier, NewerReadError, Outcome
+from replicator.apply.conflicts import foreign_rows
 from replicator.backfill import Backfill
 from replicator.definitions import Definitions, check_relation
-from replicator.errors import RowError
+from replicator.errors import NotReadyError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
@@ -18,14 +21,16 @@ from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connect, connection
-from replicator.postgres.context import Context
+from replicator.postgres.context import Context, Rolling
+from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
+from replicator.postgres.redo import Redo
 from replicator.postgres.replication import identify_system
-from replicator.postgres.slots import check_slot, current_position, emit_message, read_slot
+from replicator.postgres.slots import check_slot, clock_and_position, current_position, emit_message, read_slot
 from replicator.postgres.snapshots import Visibility, look
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder, read_plan
-from replicator.verify import PassResult, Verifier, rounds
+from replicator.verify import Divergence, PassResult, Verifier, rounds
 
 log = get_logger("pipeline")
 
@@ -34,6 +39,9 @@ IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+CLOCK_MARGIN = timedelta(seconds=2)
+"""A transaction takes its commit time a moment before it stands in the log."""
 BETWEEN_PASSES = 60.0
 BETWEEN_LOOKS = 1.0
 
@@ -83,6 +91,8 @@ class Pipeline:
         """Everything up to here is applied."""
         self.lag = LagMeter()
         self.retained_bytes = 0
+        self.applied_through = LONG_AGO
+        """What was committed on the source up to then, by its clock, is applied: known once a second."""
         self.verifier = Verifier(self.context, self.wait_applied, self.observers.on_verified)
         self._settings = settings
         self._decoder = make_decoder(plan, progress.plugin, ends.publication)
@@ -94,6 +104,7 @@ class Pipeline:
         self.definitions = Definitions(self.context, progress.plugin, ends.publication)
         self._advanced = asyncio.Condition()
         self._messages: set[str] = set()
+        self._clocks: deque[tuple[datetime, LSN]] = deque(maxlen=3_600)
         self._stored_at = float("-inf")
         self._going = asyncio.Event()
         self._going.set()
@@ -215,11 +226,68 @@ class Pipeline:
                     yield
                     return
 
+    # ---- while both schemas take writes
+
+    async def roll(self, rolling: Rolling, opposite: OwnOrigin) -> None:
+        """Write under an origin of its own, and do not take for the application's what the opposite pipeline writes."""
+        async with self.context.exclusion.alone():
+            await self._applier.write_under(rolling.origin.name)
+            self._inbox.own_origins = opposite.signs
+            self._inbox.keeps_own = any(each.remembers for each in self.context.plan.transforms)
+            self.context.rolling = rolling
+
+    async def stop_rolling(self) -> None:
+        """From now on the source alone counts."""
+        async with self.context.exclusion.alone():
+            if self.context.rolling is not None:
+                await self._applier.write_plainly()
+            self._inbox.own_origins = frozenset()
+            self.context.rolling = None
+
+    async def without_rows_of_the_application(self, found: list[Divergence]) -> list[Divergence]:
+        """Leave out those on the target that the application, not this pipeline, has written or deleted last."""
+        if self.context.rolling is None or not found:
+            return found
+        async with connection(self.ends.target_dsn, "final check") as target:
+            theirs = await foreign_rows(target, self.context, {(each.target, each.key) for each in found})
+        return [each for each in found if (each.target, each.key) not in theirs]
+
+    async def rederive(self, entries: list[Redo]) -> None:
+        """Derive again what is noted, in one transaction. It may be done twice."""
+        for tries_left in reversed(range(EXTENSIONS)):
+            try:
+                await self._rederive(entries, self.position if tries_left else None)
+            except NewerReadError as clash:
+                await self.wait_applied(clash.lsn)
+            except RetryableError:
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    async def _rederive(self, entries: list[Redo], position: LSN | None) -> None:
+        async with self._turn():
+            await self._applier.begin()
+            try:
+                await self._applier.rederive(entries, position)
+                await self._applier.commit_without_progress()
+            except (NewerReadError, RetryableError):
+                await self._applier.rollback()
+                raise
+
     # ---- repair
 
     @contextlib.asynccontextmanager
     async def repairing(self) -> AsyncIterator[Applier]:
-        """An applier with its transaction open, while nothing else writes; what it wrote is committed at the end."""
+        """An applier with its transaction open, while nothing else writes; what it wrote is committed at the end.
+
+        :raises NotReadyError: while both schemas take writes: what is repaired there may be what is on its way.
+        """
+        if self.context.rolling is not None:
+            raise NotReadyError(
+                "Nothing is repaired while both schemas take writes.",
+                "First complete the cutover (`replicator cutover --complete`), or roll it back.",
+            )
         applier = Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
         try:
             await applier.open()
@@ -256,8 +324,7 @@ class Pipeline:
     async def _apply(self, piece: Piece) -> None:
         began = asyncio.get_running_loop().time()
         async with self._turn():
-            await self._applier.begin()
-            last = await self._apply_pieces(piece)
+            last = await self._apply_or_retry(piece)
             end = last.end or ZERO
             reached_start = self.progress.start_marker in last.messages and self.context.shadow
             await reach(Failpoint.BATCH_WRITTEN)
@@ -270,6 +337,19 @@ class Pipeline:
         await reach(Failpoint.CONFIRMED)
         await self._advance(end, last.messages)
         self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
+
+    async def _apply_or_retry(self, piece: Piece) -> Piece:
+        """While both schemas take writes, the application's transactions may be in the way: give way, try again."""
+        whole = piece.end is not None
+        while True:
+            await self._applier.begin()
+            try:
+                return await self._apply_pieces(piece)
+            except RetryableError as error:
+                if self.context.rolling is None or not whole:
+                    raise
+                log.info("giving way to the application", direction=self.direction, error=error.problem)
+                await self._applier.rollback()
 
     async def _apply_pieces(self, piece: Piece) -> Piece:
         """Apply a piece, and the rest of its last transaction; gives the piece that ends it."""
@@ -327,6 +407,7 @@ class Pipeline:
         async with self._source_lock:
             if self._source is None:
                 return
+            await self._look_at_clock(self._source)
             position = await current_position(self._source)
             slot = await read_slot(self._source, self.progress.slot)
             await look(self._source, self.context.visibility)
@@ -334,3 +415,9 @@ class Pipeline:
         self.retained_bytes = slot.retained_bytes if slot else 0
         if slot is not None and slot.wal_status == "lost":
             check_slot(slot, self.progress, self.progress.system_id, self.progress.timeline)
+
+    async def _look_at_clock(self, source: Connection) -> None:
+        now, position = await clock_and_position(source)
+        self._clocks.append((now, position))
+        while self._clocks and self._clocks[0][1] <= self.position:
+            self.applied_through = self._clocks.popleft()[0] - CLOCK_MARGIN

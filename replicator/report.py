@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -38,9 +39,18 @@ class Reporter:
         self.document = {**self.document, "errors": self._errors}
 
     async def look(
-        self, pipeline: Pipeline | None, phase: Phase, owner: str, settings: Settings, target: Connection
+        self,
+        pipeline: Pipeline | None,
+        phase: Phase,
+        owner: str,
+        settings: Settings,
+        target: Connection,
+        opposite: Pipeline | None = None,
     ) -> StatusDocument:
-        """The document as of now. ``target`` is a connection to the pipeline's target."""
+        """The document as of now. ``target`` is a connection to the pipeline's target.
+
+        :param opposite: the other pipeline, while both schemas take writes.
+        """
         document = blank(self.document["migration"])
         document["phase"], document["owner"] = phase, owner
         document["errors"] = self._errors
@@ -50,7 +60,9 @@ class Reporter:
         )
         if pipeline is not None:
             await self._pipeline(document, pipeline, target)
-            self.gates = await look_at_gates(pipeline, phase, settings, target)
+            if opposite is not None:
+                _add_opposite(document, opposite)
+            self.gates = await look_at_gates(pipeline, phase, settings, target, opposite)
             document["gates"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in self.gates]
             document["ready"] = phase == Phase.FOLLOW and all(each.ok for each in self.gates)
         self.document = document
@@ -93,3 +105,14 @@ class Reporter:
         began, had = self._copied
         left = sum(max(0, each.expected - each.rows) for each in progress if not each.done)
         return left * (now - began) / (rows - had) if rows > had else None
+
+
+def _add_opposite(document: StatusDocument, opposite: Pipeline) -> None:
+    """While both schemas take writes: the lag is of the one that is further behind."""
+    if document["lag_bytes"] is not None and opposite.lag.bytes is not None:
+        document["lag_bytes"] = max(document["lag_bytes"], opposite.lag.bytes)
+    if document["lag_seconds"] is not None and opposite.lag.seconds is not None:
+        document["lag_seconds"] = max(document["lag_seconds"], opposite.lag.seconds)
+    document["slot_retained_bytes"] = max(document["slot_retained_bytes"] or 0, opposite.retained_bytes)
+    counts = Counter(transform for transform, _ in opposite.context.quarantined)
+    document["quarantined"] += [{"transform": name, "rows": rows} for name, rows in sorted(counts.items())]

@@ -1,8 +1,9 @@
 """One life of the daemon: it holds the leases, and does what the phase needs until it is stopped or something fails."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from replicator import schema
@@ -17,7 +18,7 @@ from replicator.moves import Moves
 from replicator.observe.counting import count_into
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details, publish
-from replicator.phases import MOVES, Phase, check_transition
+from replicator.phases import MOVING, Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.catalog import live_rows
@@ -26,9 +27,10 @@ from replicator.postgres.control import install, last_pause, read_phase, write_p
 from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
-from replicator.postgres.progress import read_progress
+from replicator.postgres.progress import read_progress, write_reconciled
 from replicator.repair import compare, reconcile, repair_unseen
 from replicator.report import Reporter
+from replicator.rolling import BothWays
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
 from replicator.supervisor import Supervisor
@@ -61,12 +63,20 @@ class Session:
         self.entered = False
         """The journal knows of it: it wants to know of its end too."""
         self.pipeline: Pipeline | None = None
-        """The active one: forward before the cutover, reverse after it."""
+        """The active one: forward before the cutover, reverse after it; forward while both schemas take writes."""
+        self.both: BothWays | None = None
+        """Set while both schemas take writes."""
         self.moves = Moves(self)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor()
         self._epochs: dict[str, int] = {}
-        self._pipelines: dict[Direction, Pipeline] = {}
+        self.pipelines: dict[Direction, Pipeline] = {}
+        """Those at work."""
+
+    @property
+    def opposite(self) -> Pipeline | None:
+        """The reverse pipeline, while both schemas take writes."""
+        return self.pipelines.get("reverse") if self.phase == Phase.ROLLING else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Set up what is missing, then work until ``stop``, or until a task fails."""
@@ -122,11 +132,13 @@ class Session:
             self.reporter.pause_seconds = await last_pause(target)
         self.phase = Phase(stored) if stored else Phase.NEW
         await reach(Failpoint.RESUMING)
-        if self.phase in MOVES:
-            await self.moves.settle(MOVES[self.phase])
+        if self.phase in MOVING:
+            await self.moves.settle()
         if self.phase == Phase.NEW:
             await self._set_up()
-        if self.phase == Phase.SOAK:
+        if self.phase == Phase.ROLLING:
+            await self.start_rolling(await self.open_both())
+        elif self.phase == Phase.SOAK:
             self.pipeline = await self.open_pipeline("reverse")
             self.start_verifying()
         else:
@@ -140,7 +152,31 @@ class Session:
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
 
-    async def open_pipeline(self, direction: Direction) -> Pipeline:
+    async def open_both(self) -> BothWays:
+        """Let both pipelines follow, each under an origin of its own."""
+        both = BothWays(self.settings)
+        await both.prepare()
+        self.pipeline = await self.open_pipeline("forward", both.roll)
+        await self.open_pipeline("reverse", both.roll)
+        return both
+
+    async def start_rolling(self, both: BothWays) -> None:
+        """Both schemas take writes from now on: new rows may hold what old ones cannot give."""
+        self.both = both
+        async with connection(self.settings.target, "rolling") as target:
+            await write_reconciled(target, "forward", reconciled=False)
+        forward = self.pipelines["forward"]
+        forward.progress = replace(forward.progress, reconciled=False)
+        self._supervisor.start("rolling", both.run())
+
+    async def stop_rolling(self) -> None:
+        """Let nothing be derived again any more."""
+        if self._supervisor.running("rolling") and self.both is not None:
+            await self.both.end()
+
+    async def open_pipeline(
+        self, direction: Direction, before_it_follows: Callable[[Pipeline], Awaitable[None]] | None = None
+    ) -> Pipeline:
         """Let a pipeline follow from its stored progress. Raises SlotError when its slot does not go on there."""
         plan = await read_plan(self.settings, self.migration, direction)
         target_dsn = self.settings.target if direction == "forward" else self.settings.source
@@ -152,11 +188,13 @@ class Session:
                 "The control tables have been changed by hand; start the migration anew.",
             )
         pipeline = Pipeline(
-            self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics),
+            self.settings, plan, progress, self._epochs[target_dsn], count_into(self.metrics, direction),
             await self._opposite_plan(direction),
         )  # fmt: skip
-        self._pipelines[direction] = pipeline
+        self.pipelines[direction] = pipeline
         await pipeline.open()
+        if before_it_follows is not None:
+            await before_it_follows(pipeline)
         self._supervisor.start(f"{direction} pipeline", pipeline.follow())
         return pipeline
 
@@ -173,13 +211,13 @@ class Session:
     async def close_pipeline(self, direction: Direction) -> None:
         """Stop a pipeline, if it is at work, and give its connections back."""
         await self._supervisor.stop(f"{direction} pipeline")
-        pipeline = self._pipelines.pop(direction, None)
+        pipeline = self.pipelines.pop(direction, None)
         if pipeline is not None:
             await pipeline.close()
             await pipeline.verifier.close()
 
     async def _close_pipelines(self) -> None:
-        for direction in list(self._pipelines):
+        for direction in list(self.pipelines):
             await self.close_pipeline(direction)
 
     def fail(self, error: BaseException) -> None:
@@ -235,7 +273,9 @@ class Session:
                 owner = latest(await read_ownership(old), await read_ownership(new)).owner
                 pipeline = self.pipeline  # another one may become active while this one is looked at
                 reverse = pipeline is not None and pipeline.direction == "reverse"
-                document = await self.reporter.look(pipeline, self.phase, owner, self.settings, old if reverse else new)
+                document = await self.reporter.look(
+                    pipeline, self.phase, owner, self.settings, old if reverse else new, self.opposite
+                )
                 publish(document, self.metrics)
                 for side, reading, name in (("old", old, self.migration.old), ("new", new, self.migration.new)):
                     for table, rows in (await live_rows(reading, name)).items():

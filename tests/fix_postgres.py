@@ -199,7 +199,7 @@ def _docker_source() -> Source:
             from testcontainers.community.postgres import PostgresContainer
 
             options = {"wal_level": "logical", "max_wal_senders": "64", "max_replication_slots": "64", "fsync": "off"}
-            options |= {"max_connections": "200", "max_prepared_transactions": "20"}
+            options |= {"max_connections": "200", "max_prepared_transactions": "20", "track_commit_timestamp": "on"}
             command = ["postgres", *(f"-c{name}={value}" for name, value in options.items())]
             container = PostgresContainer(DOCKER_IMAGE, username="postgres", password="postgres", dbname="postgres")
             stack.enter_context(container.with_command(command))

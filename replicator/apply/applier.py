@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch, compact
+from replicator.apply.conflicts import Conflicts
+from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
-from replicator.apply.writing import Refusal, acting_children, write_effects
+from replicator.apply.rederiving import rederiving
+from replicator.apply.writing import Refusal, Written, acting_children, write_effects
 from replicator.changes import Change, RelationName
-from replicator.errors import RowError
+from replicator.errors import RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
@@ -18,8 +21,10 @@ from replicator.postgres.catalog import partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import forget, remember
+from replicator.postgres.origins import write_plainly, write_under
 from replicator.postgres.progress import enter, write_applied
 from replicator.postgres.quarantine import Failure, halted
+from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.slots import current_position
 from replicator.postgres.snapshots import look
 from replicator.postgres.target import TargetWriter
@@ -57,6 +62,8 @@ class Outcome:
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)
     written: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    lost: int = 0
+    """Changes that were not written because the application wrote the other side later."""
 
 
 class Applier:
@@ -70,6 +77,8 @@ class Applier:
         self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
+        self._dates = Dates()
+        self._confirming = False
         self._relations: dict[RelationName, Table | None] = {}
         self.forget_relations()
 
@@ -100,6 +109,8 @@ class Applier:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
         self.outcome = Outcome()
         self._postponed = {}
+        self._dates = Dates()
+        self._confirming = False
         with translated():
             await self._connection.execute("BEGIN")
             await enter(self._connection, self.context.epoch)
@@ -171,7 +182,13 @@ class Applier:
         await self._apply_batch(Batch(dirty=refused), position, whole=True)
 
     def _compact(self, changes: list[Change]) -> Batch:
-        return compact(changes, self.context.plan, self._relations, nulls_are_ambiguous=self.nulls_are_ambiguous)
+        return compact(
+            changes,
+            self.context.plan,
+            self._relations,
+            nulls_are_ambiguous=self.nulls_are_ambiguous,
+            dated=self.context.rolling is not None,
+        )
 
     async def _resolve(self, changes: list[Change]) -> None:
         """Find out what each relation name in the log stands for: a partition may be younger than the daemon."""
@@ -193,6 +210,29 @@ class Applier:
                 )
         await self._finish(None)
 
+    async def rederive(self, entries: Iterable[Redo], position: LSN | None) -> None:
+        """While both schemas take writes: derive again what is noted. Raises NewerReadError as ``apply`` does."""
+        listed = list(entries)
+        for each in listed:
+            for transform, key in each.claims:
+                await remember(self._connection, self.context.direction, transform, [(each.key, key)])
+        for confirming in (False, True):
+            chosen = [each for each in listed if each.confirms == confirming]
+            if chosen:
+                self._confirming, self._dates = confirming, Dates()
+                batch = await rederiving(chosen, self.context.plan, self._reader)
+                await self._apply_batch(batch, position, whole=True)
+        self._confirming = False
+        await note_redo(self._connection, [each.confirmation for each in listed if each.confirmation is not None])
+
+    async def write_under(self, origin: str) -> None:
+        """Let all that is committed from now on carry this origin."""
+        await write_under(self._connection, origin)
+
+    async def write_plainly(self) -> None:
+        """End that."""
+        await write_plainly(self._connection)
+
     async def delete_rows(self, target: str, keys: Iterable[Key]) -> int:
         """Delete target rows that no source row gives."""
         return await self._writer.delete(self._target(target), keys)
@@ -207,13 +247,17 @@ class Applier:
     async def _apply_batch(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False) -> None:
         skip: set[tuple[str, Key]] = set()
         failures: dict[tuple[str, Key], Failure] = {}
+        self._dates.update(batch.dates)
         for _ in range(ROUNDS):
-            effects, read_at = await self._deriver.effects(batch, skip)
+            conflicts = self._conflicts()
+            effects, read_at = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
             self._ahead = max(self._ahead, read_at or ZERO)
             failures.update({each.place: each for each in effects.failures})
             self._postpone(effects, whole=whole)
-            refusals = await self._try_write(effects, whole=whole)
+            refusals = await self._try_write(effects, conflicts, whole=whole)
             if not refusals:
+                if conflicts is not None:
+                    self.outcome.lost += await conflicts.store(effects)
                 await self._keep(effects, failures)
                 self._touch(batch)
                 return
@@ -249,12 +293,31 @@ class Applier:
                 if (transform.name, source_key) not in skip
             }
 
-    async def _try_write(self, effects: Effects, *, whole: bool) -> list[Refusal]:
+    def _conflicts(self) -> Conflicts | None:
+        """Who decides while both schemas take writes."""
+        rolling = None if self.context.shadow else self.context.rolling
+        if rolling is None:
+            return None
+        return Conflicts(self.context, rolling, self._writer, self._dates, confirming=self._confirming)
+
+    async def _write_undisputed(
+        self, effects: Effects, conflicts: Conflicts | None, *, whole: bool
+    ) -> tuple[Written, list[Refusal]]:
+        for _ in range(ROUNDS):
+            if conflicts is not None:
+                await conflicts.look(effects)
+            written, refusals = await write_effects(self._writer, self.context.plan, effects, whole=whole)
+            if refusals or conflicts is None or not await conflicts.overtaken(effects):
+                return written, refusals
+            await self._execute("ROLLBACK TO SAVEPOINT batch")
+        raise RetryableError("Rows that are written here are written by the application again and again.")
+
+    async def _try_write(self, effects: Effects, conflicts: Conflicts | None, *, whole: bool) -> list[Refusal]:
         """Write inside a savepoint; gives the refused rows, none when all is written."""
         if self.context.shadow:
             return []
         await self._execute("SAVEPOINT batch")
-        written, refusals = await write_effects(self._writer, self.context.plan, effects, whole=whole)
+        written, refusals = await self._write_undisputed(effects, conflicts, whole=whole)
         if refusals:
             await self._execute("ROLLBACK TO SAVEPOINT batch")
         else:

@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from replicator.apply.dates import Dates
 from replicator.changes import Change, Image, RelationName
 from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
@@ -41,7 +43,9 @@ class Batch:
     """Source keys to be read again: of queries, and of tables where the log left a value out."""
     dirty_all: set[str] = field(default_factory=set)
     """Sources to be read again whole."""
-    lookups: list[tuple[Dependency, dict[str, str | None]]] = field(default_factory=list)
+    lookups: list[tuple[Dependency, dict[str, str | None], datetime | None]] = field(default_factory=list)
+    dates: Dates = field(default_factory=Dates)
+    """Filled only while both schemas take writes."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Changes by table and operation."""
 
@@ -51,9 +55,12 @@ class Batch:
         return bool(any(self.dirty.values()) or self.dirty_all or self.lookups)
 
 
-def compact(changes: Iterable[Change], plan: Plan, relations: Relations, *, nulls_are_ambiguous: bool) -> Batch:
+def compact(
+    changes: Iterable[Change], plan: Plan, relations: Relations, *, nulls_are_ambiguous: bool, dated: bool = False
+) -> Batch:
     """Reduce changes to a Batch.
 
+    :param dated: note when the application changed each source key.
     :raises ProtocolError: when a change lacks its key.
     """
     batch = Batch()
@@ -62,20 +69,25 @@ def compact(changes: Iterable[Change], plan: Plan, relations: Relations, *, null
         if table is None:
             continue
         name = table.name.table
-        batch.counts[name, change.operation] += 1
+        if not change.own:
+            batch.counts[name, change.operation] += 1
+        at = change.committed_at if dated and not change.own else None
         for dependency in plan.dependencies.get(name, ()):
-            _mark(batch, plan, dependency, change)
+            mark(batch, plan, dependency, change, at)
         source = plan.table_source(name)
         if source is not None:
-            _note(batch, source, table, change, nulls_are_ambiguous=nulls_are_ambiguous)
+            _note(batch, source, table, change, at, nulls_are_ambiguous=nulls_are_ambiguous)
     return batch
 
 
-def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_are_ambiguous: bool) -> None:
+def _note(
+    batch: Batch, source: Source, table: Table, change: Change, at: datetime | None, *, nulls_are_ambiguous: bool
+) -> None:
     state = batch.tables.setdefault(source.name, TableState())
     dirty = batch.dirty.setdefault(source.name, set())
     if change.operation == "truncate":
         state.truncated = True
+        batch.dates.note_all(source.name, at)
         state.rows.clear()
         dirty.clear()
         if change.relation != (table.name.schema, table.name.table):
@@ -85,12 +97,15 @@ def _note(batch: Batch, source: Source, table: Table, change: Change, *, nulls_a
     if change.operation == "delete":
         if old_key is None:
             raise ProtocolError(f"A deleted row of {table.name} came without its key.", IDENTITY)
+        batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         return
     new_key = _image_key(table, change.new or {}) or old_key
     if new_key is None:
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
+    batch.dates.note(source.name, new_key, at)
     if old_key is not None and old_key != new_key:
+        batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
     row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
     if row is None:
@@ -125,37 +140,40 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
     return row
 
 
-def _mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change) -> None:
+def mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change, at: datetime | None) -> None:
+    """Mark the keys of a query as dirty that hang on a changed row; ``at``: when the application changed it."""
     if dependency.everything or change.operation == "truncate":
+        batch.dates.note_all(dependency.source, at)
         batch.dirty_all.add(dependency.source)
         batch.dirty.pop(dependency.source, None)
         return
-    if dependency.source in batch.dirty_all:
-        return
     if dependency.lookup is not None:
-        _mark_lookup(batch, dependency, change)
+        _mark_lookup(batch, dependency, change, at)
         return
-    _mark_keys(batch, plan.sources[dependency.source], dependency.columns or (), change)
+    _mark_keys(batch, plan.sources[dependency.source], dependency.columns or (), change, at)
 
 
-def _mark_keys(batch: Batch, source: Source, columns: tuple[str, ...], change: Change) -> None:
+def _mark_keys(batch: Batch, source: Source, columns: tuple[str, ...], change: Change, at: datetime | None) -> None:
     """The keys before and after. What an update leaves out of the new row, the old row has, or it may be any key."""
-    dirty = batch.dirty.setdefault(source.name, set())
+    keys: set[Key] = set()
     if change.old is not None:
         if not all(name in change.old for name in columns):
             raise ProtocolError(f"A changed row of {'.'.join(change.relation)} came without its identity.", IDENTITY)
-        dirty |= _dependency_key(source, columns, change.old)
-    if change.new is None:
-        return
-    if any(isinstance(change.new.get(name, Missing.UNCHANGED), Missing) for name in columns):
-        if change.old is None:
+        keys |= _dependency_key(source, columns, change.old)
+    if change.new is not None:
+        if not any(isinstance(change.new.get(name, Missing.UNCHANGED), Missing) for name in columns):
+            keys |= _dependency_key(source, columns, change.new)
+        elif change.old is None:
+            batch.dates.note_all(source.name, at)
             batch.dirty_all.add(source.name)
             batch.dirty.pop(source.name, None)
-    else:
-        dirty |= _dependency_key(source, columns, change.new)
+    if source.name not in batch.dirty_all:
+        batch.dirty.setdefault(source.name, set()).update(keys)
+    for key in keys if at is not None else ():
+        batch.dates.note(source.name, key, at)
 
 
-def _mark_lookup(batch: Batch, dependency: Dependency, change: Change) -> None:
+def _mark_lookup(batch: Batch, dependency: Dependency, change: Change, at: datetime | None) -> None:
     """Look up the keys that the row concerned before and concerns now; what the log leaves out may be any key."""
     wanted = set(PARAMETER.findall(dependency.lookup or ""))
     before = [] if change.operation == "insert" else [change.old or {}]
@@ -163,9 +181,10 @@ def _mark_lookup(batch: Batch, dependency: Dependency, change: Change) -> None:
     for image in before + after:
         found = {name: text for name in wanted if not isinstance(text := image.get(name, Missing.UNCHANGED), Missing)}
         if len(found) < len(wanted):
+            batch.dates.note_all(dependency.source, at)
             batch.dirty_all.add(dependency.source)
             return
-        batch.lookups.append((dependency, found))
+        batch.lookups.append((dependency, found, at))
 
 
 def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> set[Key]:

@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 
 from replicator.apply.batch import Batch, TableState
+from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
+from replicator.derive import computed_key
+from replicator.errors import TransformError
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
@@ -21,12 +24,17 @@ class Deriver:
         self._context = context
         self._reader = reader
         self._connection = target
+        self._dates: Dates | None = None
 
-    async def effects(self, batch: Batch, skip: set[tuple[str, Key]]) -> tuple[Effects, LSN | None]:
+    async def effects(
+        self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None = None
+    ) -> tuple[Effects, LSN | None]:
         """What a batch comes to, and when the source was asked for it, if it was.
 
         :param skip: transforms and source keys that are left out.
+        :param dates: while both schemas take writes: of what has no date, only the memory is kept.
         """
+        self._dates = dates
         effects = Effects()
         for name, state in batch.tables.items():
             if name in batch.dirty_all:
@@ -36,11 +44,13 @@ class Deriver:
         if not batch.reads:
             return effects, None
         async with read_point(self._reader, self._context.visibility) as read_at:
-            for dependency, image in batch.lookups:
+            for dependency, image, at in batch.lookups:
                 source = self._context.plan.sources[dependency.source]
-                batch.dirty.setdefault(source.name, set()).update(
-                    await look_up(self._reader, source, dependency, image)
-                )
+                keys = await look_up(self._reader, source, dependency, image)
+                batch.dirty.setdefault(source.name, set()).update(keys)
+                if dates is not None:
+                    for key in keys:
+                        dates.note(source.name, key, at)
             for name in sorted(batch.dirty_all):
                 await self._read_everything(effects, self._context.plan.sources[name], skip)
             for name, keys in batch.dirty.items():
@@ -83,7 +93,25 @@ class Deriver:
             for key, row in rows.items():
                 if (transform.name, key) not in skip:
                     known = None if produced is None else produced.get(key, set())
-                    effects.row_changed(transform, source, key, row, known)
+                    if self._dates is None:
+                        effects.row_changed(transform, source, key, row, known)
+                    elif self._dates.of(source.name, key) is not None:
+                        effects.row_changed(
+                            transform, source, key, row, self._with_computed(transform, source, key, known)
+                        )
+                    elif known is not None:
+                        effects.copied(transform, source, key, row, known)
+
+    def _with_computed(
+        self, transform: PlannedTransform, source: Source, key: Key, known: set[Key] | None
+    ) -> set[Key] | None:
+        """While both sides write, a row may be there that this pipeline does not remember: its key is known anyhow."""
+        if known is None or transform.key is None or len(self._context.plan.writers_of(transform.target.name)) > 1:
+            return known
+        try:
+            return known | {computed_key(transform, source, key)}
+        except TransformError:
+            return known
 
     def _refused(self, source: Source) -> dict[Key, Row | None]:
         """The keys in quarantine, as rows that are gone."""

@@ -22,6 +22,8 @@ class Effects:
     cleared: list[PlannedTransform] = field(default_factory=list)
     remembered: dict[str, list[Pair]] = field(default_factory=dict)
     forgotten: dict[str, list[Pair]] = field(default_factory=dict)
+    copied_away: list[tuple[PlannedTransform, Pair]] = field(default_factory=list)
+    """Those of ``forgotten`` that the opposite pipeline has caused."""
     failures: list[Failure] = field(default_factory=list)
     good: list[tuple[str, Key]] = field(default_factory=list)
     rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
@@ -43,6 +45,20 @@ class Effects:
         except TransformError as error:
             self.failures.append(self.failure(transform, key, str(error)))
         else:
+            self.good.append((transform.name, key))
+
+    def copied(
+        self, transform: PlannedTransform, source: Source, key: Key, row: Row | None, produced: set[Key]
+    ) -> None:
+        """The opposite pipeline has written this row from what the target holds: only the memory changes."""
+        try:
+            rows = [] if row is None else derive(transform, source, key, row)
+        except TransformError as error:
+            self.failures.append(self.failure(transform, key, str(error)))
+        else:
+            now = {each.key for each in rows}
+            self._memory(transform, key, now, produced)
+            self.copied_away += [(transform, (key, each)) for each in produced - now]
             self.good.append((transform.name, key))
 
     def failure(self, transform: PlannedTransform, key: Key, error: str) -> Failure:
@@ -68,6 +84,9 @@ class Effects:
         now = {row.key for row in rows}
         for gone in produced - now:
             self._delete(transform, key, gone)
+        self._memory(transform, key, now, produced)
+
+    def _memory(self, transform: PlannedTransform, key: Key, now: set[Key], produced: set[Key]) -> None:
         self.forgotten.setdefault(transform.name, []).extend((key, each) for each in produced - now)
         self.remembered.setdefault(transform.name, []).extend((key, each) for each in now - produced)
 

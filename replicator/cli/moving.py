@@ -34,6 +34,10 @@ def cutover(
         str | None,
         typer.Option(metavar="ROLE", help="Put the new schema in the old one's place in this role's search_path."),
     ] = None,
+    rolling: Annotated[
+        bool, flag("--rolling", "Let both schemas take writes, for versions of the application side by side.")
+    ] = False,
+    complete: Annotated[bool, flag("--complete", "End that: from now on only the new schema takes writes.")] = False,
     json: Json = False,
 ) -> None:
     """Switch the application over to the new schema.
@@ -41,7 +45,13 @@ def cutover(
     The running daemon does it, when all gates are open, in a pause too short to notice; if the pause would get too
     long, it gives up, and the writers go on as before. Ctrl-C cancels the request, unless it is already done.
     """
-    more = {} if set_search_path is None else {"search_path_of": set_search_path}
+    if rolling and (complete or set_search_path is not None):
+        raise UsageError(
+            "--rolling begins what --complete ends, and a search_path can lead to one schema only.",
+            "Give --rolling alone, and the others later.",
+        )
+    more: dict[str, Any] = {} if set_search_path is None else {"search_path_of": set_search_path}
+    more |= {name: True for name, wanted in (("rolling", rolling), ("complete", complete)) if wanted}
     _move("cutover", more, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
 
 

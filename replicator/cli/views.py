@@ -110,6 +110,11 @@ def moved(name: str, result: Mapping[str, Any]) -> str:
     waited, attempts = pause(result["write_pause_seconds"]), counted(result["attempts"], "attempt")
     if result["dry_run"]:
         return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was."
+    if result.get("rolling"):
+        return (
+            f"[bold green]Both schemas take writes:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}. "
+            "Next: `replicator cutover --complete`"
+        )
     return f"[bold green]The {name} is complete:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}."
 
 

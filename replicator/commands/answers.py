@@ -17,7 +17,7 @@ async def current_gates(session: "Session") -> list[Gate]:
     if pipeline is None:
         return []
     async with connection(pipeline.ends.target_dsn, "gates") as target:
-        return await look_at_gates(pipeline, session.phase, session.settings, target)
+        return await look_at_gates(pipeline, session.phase, session.settings, target, session.opposite)
 
 
 async def describe_gates(session: "Session") -> list[dict[str, object]]:

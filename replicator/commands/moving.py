@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from replicator.commands.answers import Answer, current_gates, describe_gate
 from replicator.errors import NotReadyError
-from replicator.phases import CUTOVER, ROLLBACK, Move
+from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
 from replicator.postgres import control
 from replicator.postgres.connect import Connection
 from replicator.postgres.control import Command
@@ -18,17 +18,32 @@ LOOK_SECONDS = 0.5
 
 
 async def cutover(session: "Session", command: Command, own: Connection) -> Answer:
-    """Move ownership to the new schema."""
+    """Move ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
     if session.phase == CUTOVER.after:
         raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
-    return await _move(session, command, own, CUTOVER)
+    move = CUTOVER
+    if session.phase == Phase.ROLLING or command.arguments.get("complete"):
+        if not command.arguments.get("complete"):
+            raise NotReadyError(
+                "Both schemas take writes already.",
+                "When no old version of the application runs any more: `replicator cutover --complete`.",
+            )
+        if session.phase != Phase.ROLLING:
+            raise NotReadyError(
+                "Only the old schema takes writes: there is nothing to complete.",
+                "Use `replicator cutover`, or `replicator cutover --rolling` first.",
+            )
+        move = COMPLETION
+    elif command.arguments.get("rolling"):
+        move = OPENING
+    return await _move(session, command, own, move)
 
 
 async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
     """Move ownership back to the old schema."""
-    if session.phase not in (ROLLBACK.before, ROLLBACK.during):
+    if session.phase not in (ROLLBACK.before, ROLLBACK.during, Phase.ROLLING):
         raise NotReadyError("The old schema owns the data.", "There is nothing to roll back.")
-    return await _move(session, command, own, ROLLBACK)
+    return await _move(session, command, own, CLOSING if session.phase == Phase.ROLLING else ROLLBACK)
 
 
 async def _move(session: "Session", command: Command, own: Connection, move: Move) -> Answer:
@@ -54,6 +69,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         "attempts": result.attempts,
         "write_pause_seconds": result.write_pause_seconds,
         "dry_run": result.dry_run,
+        "rolling": move.opens_both and not result.dry_run,
     }
 
 

@@ -59,6 +59,7 @@ SETTINGS: Mapping[str, str] = {
     "max_wal_senders": "64",
     "max_replication_slots": "64",
     "max_prepared_transactions": "20",
+    "track_commit_timestamp": "on",
     "logging_collector": "off",
     "log_destination": "stderr",
     "lc_messages": "C",

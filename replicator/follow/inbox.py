@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from replicator.changes import Begin, Change, Commit, Event, Message
+from replicator.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.errors import ProtocolError
 from replicator.lsn import LSN
 
@@ -47,6 +47,7 @@ class _Transaction:
     size: int = 0
     idle: bool = False
     """A mere position: nothing in it is for us."""
+    own: bool = False
 
 
 class Inbox:
@@ -59,6 +60,10 @@ class Inbox:
         self._size = 0
         self._condition = asyncio.Condition()
         self.received = applied
+        self.own_origins: frozenset[str] = frozenset()
+        """What the opposite pipeline writes under: these changes are marked, or left out."""
+        self.keeps_own = True
+        """False: they are left out."""
 
     async def put(self, events: list[tuple[Event, int]], received: LSN) -> None:
         """Add decoded events, each with its size in bytes; waits while the inbox is full. Raises ProtocolError."""
@@ -137,22 +142,30 @@ class Inbox:
             case Begin():
                 if self._open is not None:
                     raise ProtocolError("The stream began a transaction inside another.")
-                self._open = _Transaction()
+                self._open = _Transaction(committed_at=event.committed_at)
                 self._queue.append(self._open)
+            case Origin(origin=origin) if self._open:
+                self._open.own = origin in self.own_origins
             case Commit():
                 self._commit(event)
             case Change():
                 if self._open is None:
                     raise ProtocolError("The stream carried a change outside a transaction.")
-                self._open.changes.append(event)
-                self._open.size += size
-                self._size += size
+                self._change(self._open, event, size)
             case Message(prefix=prefix, content=content, transactional=True) if self._open and prefix == PREFIX:
                 text = content.decode("utf-8", "replace")
                 if text != HEARTBEAT:
                     self._open.messages.append(text)
             case _:
                 pass
+
+    def _change(self, transaction: _Transaction, change: Change, size: int) -> None:
+        if transaction.own and not self.keeps_own:
+            return
+        change.committed_at, change.own = transaction.committed_at, transaction.own
+        transaction.changes.append(change)
+        transaction.size += size
+        self._size += size
 
     def _commit(self, commit: Commit) -> None:
         done, self._open = self._open, None

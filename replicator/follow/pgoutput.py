@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationDefinition, RelationName
+from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition, RelationName
 from replicator.errors import ProtocolError
 from replicator.follow.decoder import REMEDY, PluginOptions
 from replicator.lsn import LSN
@@ -16,6 +16,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 _BEGIN: Final = struct.Struct(">xQqI")
 _COMMIT: Final = struct.Struct(">xxQQq")
+_ORIGIN: Final = struct.Struct(">xQ")
 _RELATION: Final = struct.Struct(">xI")
 _COLUMN: Final = struct.Struct(">Ii")
 _ROW: Final = struct.Struct(">xIBH")
@@ -55,7 +56,7 @@ class PgoutputDecoder:
             ord("T"): self._truncate,
             ord("R"): self._define,
             ord("M"): _message,
-            ord("O"): _nothing,  # where the transaction was first committed
+            ord("O"): _origin,
             ord("Y"): _nothing,  # the name of a type
         }
 
@@ -129,6 +130,12 @@ class PgoutputDecoder:
 def _begin(payload: bytes) -> list[Event]:
     _, microseconds, xid = _BEGIN.unpack(payload)
     return [Begin(xid, _moment(microseconds))]
+
+
+def _origin(payload: bytes) -> list[Event]:
+    name, end = _string(payload, _ORIGIN.size)
+    _expect_end(payload, end)
+    return [Origin(name)]
 
 
 def _commit(payload: bytes) -> list[Event]:

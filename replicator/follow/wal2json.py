@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationName
+from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationName
 from replicator.errors import ProtocolError
 from replicator.follow.decoder import MESSAGE_PREFIX, REMEDY, PluginOptions
 from replicator.lsn import LSN, parse_lsn
@@ -34,6 +34,7 @@ class Wal2JsonDecoder:
             ("include-xids", "true"),
             ("include-timestamp", "true"),
             ("include-lsn", "true"),
+            ("include-origin", "true"),
             ("include-types", "false"),
             ("add-tables", ",".join(_table_pattern(schema, table) for schema, table in self._tables)),
             ("add-msg-prefixes", MESSAGE_PREFIX),
@@ -43,10 +44,11 @@ class Wal2JsonDecoder:
         return options
 
     def decode(self, payload: bytes) -> list[Event]:
-        """The event of one message. Raises ProtocolError."""
+        """The event of one message, two for the begin of a transaction with an origin. Raises ProtocolError."""
         try:
             document = _read(payload)
-            return [_READERS[document["action"]](document)]
+            event = _READERS[document["action"]](document)
+            return [event, *_origin(document)] if event.__class__ is Begin else [event]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ProtocolError(_complaint(payload), REMEDY) from None
 
@@ -93,6 +95,10 @@ def _begin(document: Document) -> Event:
     if not 0 <= xid < 1 << 32:
         raise ValueError
     return Begin(xid, _moment(document))
+
+
+def _origin(document: Document) -> list[Event]:
+    return [] if document.get("origin", "0") == "0" else [Origin(_text(document, "origin"))]
 
 
 def _commit(document: Document) -> Event:

@@ -2,11 +2,12 @@
 
 from replicator.apply.applier import Outcome
 from replicator.follow.inbox import Piece
+from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
 from replicator.pipeline import Observers
 
 
-def count_into(metrics: Metrics) -> Observers:
+def count_into(metrics: Metrics, direction: Direction) -> Observers:
     """Observers that count into these metrics."""
 
     def on_batch(outcome: Outcome, piece: Piece, seconds: float) -> None:
@@ -16,6 +17,8 @@ def count_into(metrics: Metrics) -> Observers:
             metrics.changes_total.labels(table, operation).inc(count)
         for (table, operation), count in outcome.written.items():
             metrics.rows_written_total.labels(table, operation).inc(count)
+        if outcome.lost:
+            metrics.conflicts_total.labels(direction).inc(outcome.lost)
         if outcome.failures:
             metrics.errors_total.labels("quarantine").inc(len(outcome.failures))
 

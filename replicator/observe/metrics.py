@@ -39,6 +39,9 @@ class Metrics:
         self.transactions_applied_total = self._counter("transactions_applied_total", "Source transactions applied.")
         self.changes_total = self._counter("changes_total", "Row changes received.", "table", "operation")
         self.rows_written_total = self._counter("rows_written_total", "Rows written.", "table", "operation")
+        self.conflicts_total = self._counter(
+            "conflicts_total", "Changes that lost against a later write of the other schema.", "direction"
+        )
         self.apply_seconds = self._histogram("apply_seconds", "Seconds to write a batch and commit it.")
 
         self.backfill_rows_total = self._counter(

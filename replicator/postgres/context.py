@@ -1,13 +1,28 @@
 """What the parts of one pipeline share while it runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from replicator.exclusion import Exclusion
 from replicator.migration import Direction
 from replicator.plan import Plan
+from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.quarantine import Place, Quarantine
 from replicator.postgres.snapshots import Visibility
 from replicator.touches import TouchLog
+
+
+@dataclass(kw_only=True)
+class Rolling:
+    """What a pipeline knows while both schemas take writes."""
+
+    origin: OwnOrigin
+    """What it writes under, on its target."""
+    since: datetime
+    """When the application began to write on both sides, by the target's clock: older rows are no conflict."""
+    known_through: Callable[[], datetime]
+    """What the application wrote on the target up to then, by the target's clock, the opposite pipeline has applied."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +46,8 @@ class Context:
     visibility: Visibility = field(default_factory=Visibility)
     touches: TouchLog = field(default_factory=TouchLog)
     exclusion: Exclusion = field(default_factory=Exclusion)
+    rolling: Rolling | None = None
+    """Set while both schemas take writes."""
     unseen: set[str] = field(default_factory=set)
     """Source tables whose rows may have changed past the log, and have not all been compared since."""
     quarantine: Quarantine = field(init=False)

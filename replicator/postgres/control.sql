@@ -9,10 +9,18 @@ CREATE TABLE IF NOT EXISTS replicator.ownership (
     new_schema text NOT NULL,
     owner text NOT NULL DEFAULT 'old' CHECK (owner IN ('old', 'new')),
     epoch integer NOT NULL DEFAULT 0,
+    rolling_since timestamptz,
+    settling_since timestamptz,
     search_path_role text,
     search_path_before text,
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+COMMENT ON COLUMN replicator.ownership.rolling_since IS
+    'Both schemas take writes since then, by this server''s clock; null when only the owner does.';
+
+COMMENT ON COLUMN replicator.ownership.settling_since IS
+    'Both did since then, and only the owner does now; what both had written is not decided in all cases yet.';
 
 CREATE TABLE IF NOT EXISTS replicator.lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -111,6 +119,36 @@ CREATE TABLE IF NOT EXISTS replicator.created (
     PRIMARY KEY (type, identity)
 );
 
+-- While both schemas take writes: what the application has deleted, each row committed with the deletion. A null key
+-- stands for the whole table.
+CREATE TABLE IF NOT EXISTS replicator.deleted (
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    row_key jsonb
+);
+CREATE INDEX IF NOT EXISTS deleted_table ON replicator.deleted (table_schema, table_name);
+
+-- Likewise: what a pipeline must derive again, because the two sides wrote the same rows at the same time.
+CREATE TABLE IF NOT EXISTS replicator.redo (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pipeline text NOT NULL,
+    what text NOT NULL CHECK (what IN ('row', 'source')),
+    name text NOT NULL,
+    key text NOT NULL,
+    dated timestamptz NOT NULL,
+    confirms boolean NOT NULL DEFAULT false,
+    after_lsn pg_lsn,
+    lost_source text,
+    lost_key text,
+    claims jsonb NOT NULL DEFAULT '[]'
+);
+COMMENT ON COLUMN replicator.redo.claims IS 'What the change that lost stands for on its own side: transform and key.';
+COMMENT ON COLUMN replicator.redo.name IS 'row: a table of the pipeline''s source; source: a source of its transforms.';
+COMMENT ON COLUMN replicator.redo.confirms IS
+    'The other side has been written from the row that won: now that row must be what that side gives.';
+COMMENT ON COLUMN replicator.redo.after_lsn IS 'Not before the opposite pipeline has applied all up to here.';
+COMMENT ON COLUMN replicator.redo.lost_source IS 'Whose change lost against that row, in the opposite pipeline.';
+
 -- Rows as they were before a repair overwrote or deleted them.
 CREATE TABLE IF NOT EXISTS replicator.kept (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -164,7 +202,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT coalesce((SELECT owner = 'new' FROM replicator.ownership), false)
+    SELECT coalesce((SELECT owner = 'new' OR rolling_since IS NOT NULL FROM replicator.ownership), false)
 $$;
 
 -- Every write transaction of the daemon begins here: it holds the fence shared, so that a new daemon can wait for a
@@ -192,5 +230,28 @@ BEGIN
         USING ERRCODE = 'RP002',
             HINT = format('The replicator keeps this table in step. Write to the schema %I, or ask replicator.active_schema().',
                 CASE WHEN TG_ARGV[0] = 'old' THEN TG_ARGV[2] ELSE TG_ARGV[1] END);
+END
+$$;
+
+-- Notes what the application deletes while both schemas take writes; its arguments are the columns of the key.
+CREATE OR REPLACE FUNCTION replicator.note_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET datestyle = 'ISO' SET intervalstyle = 'postgres'
+SET timezone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
+DECLARE
+    columns text;
+    key jsonb;
+BEGIN
+    IF current_setting('replicator.writer', true) = 'daemon'
+        OR NOT EXISTS (SELECT FROM replicator.ownership WHERE coalesce(rolling_since, settling_since) IS NOT NULL)
+    THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'TRUNCATE' THEN
+        SELECT string_agg(format('($1).%I::text', name), ', ' ORDER BY place) INTO columns
+            FROM unnest(TG_ARGV[2:]) WITH ORDINALITY AS k(name, place);
+        EXECUTE 'SELECT jsonb_build_array(' || columns || ')' INTO key USING OLD;
+    END IF;
+    INSERT INTO replicator.deleted (table_schema, table_name, row_key) VALUES (TG_ARGV[0], TG_ARGV[1], key);
+    RETURN NULL;
 END
 $$;

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg import sql
 
+from replicator.errors import ConnectionLostError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.control import CUTOVER_CHANNEL, Owner
+from replicator.postgres.versions import NOTES
 from replicator.tables import Name, Table
 
 GUARD = "replicator_guard"
@@ -21,14 +24,23 @@ class Ownership:
 
     owner: Owner
     epoch: int
+    rolling: bool = False
+    """Both schemas take writes."""
+    settling: bool = False
+    """Both did; what both had written is not decided in all cases yet."""
 
 
 async def read_ownership(connection: Connection) -> Ownership:
     """The state row of this database."""
     with translated():
-        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership")
+        cursor = await connection.execute(
+            "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
+            "FROM replicator.ownership"
+        )
         row = await cursor.fetchone()
-        return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
+        if row is None:
+            return Ownership(owner="old", epoch=0)
+        return Ownership(owner=row[0], epoch=row[1], rolling=row[2], settling=row[3])
 
 
 async def settled_ownership(connection: Connection) -> Ownership:
@@ -39,12 +51,43 @@ async def settled_ownership(connection: Connection) -> Ownership:
         return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
 
 
-async def lock_writers(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
-    """Lock the tables against writers, in the caller's transaction. Raises RetryableError when it takes longer."""
+async def rolling_since(connection: Connection) -> datetime | None:
+    """Since when both schemas take writes, or did until it was ended, by this server's clock."""
+    with translated():
+        cursor = await connection.execute("SELECT coalesce(rolling_since, settling_since) FROM replicator.ownership")
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+async def write_settled(connection: Connection) -> None:
+    """Only the owner's schema takes writes, and nothing is left to decide."""
+    with translated():
+        await connection.execute("UPDATE replicator.ownership SET settling_since = NULL")
+
+
+async def clock(connection: Connection) -> datetime:
+    """What time it is by this server's clock."""
+    with translated():
+        cursor = await connection.execute("SELECT clock_timestamp()")
+        row = await cursor.fetchone()
+        if row is None:
+            raise ConnectionLostError("The server did not say what time it is.")
+        now: datetime = row[0]
+        return now
+
+
+async def limit_lock(connection: Connection, seconds: float) -> None:
+    """Wait no longer for any lock, in the caller's transaction: RetryableError."""
     with translated():
         await connection.execute(
             sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
         )  # fmt: skip
+
+
+async def lock_writers(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
+    """Lock the tables against writers, in the caller's transaction. Raises RetryableError when it takes longer."""
+    await limit_lock(connection, seconds)
+    with translated():
         await connection.execute(
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(
                 comma([identifier(name.schema, name.table) for name in tables])
@@ -93,7 +136,7 @@ async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> Non
     with translated():
         for name in tables:
             cursor = await connection.execute(
-                "SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s",
+                "SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s AND tgenabled <> 'D'",
                 (identifier(name.schema, name.table).as_string(connection), GUARD),
             )
             if await cursor.fetchone() is not None:
@@ -108,9 +151,10 @@ async def guarded_tables(connection: Connection) -> list[Name]:
     """Every table of this database that carries the guard, switched on or off."""
     with translated():
         cursor = await connection.execute(
-            "SELECT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = %s AND t.tgparentid = 0 ORDER BY 1, 2",
-            (GUARD,),
+            "SELECT DISTINCT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY (%s) AND t.tgparentid = 0 "
+            "ORDER BY 1, 2",
+            ([GUARD, *NOTES],),
         )
         return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]
 
@@ -122,26 +166,34 @@ async def drop_guard(connection: Connection, table: Name, seconds: float) -> Non
             await connection.execute(
                 sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
             )  # fmt: skip
-            await connection.execute(
-                sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
-                    identifier(GUARD), identifier(table.schema, table.table)
+            for trigger in (GUARD, *NOTES):
+                await connection.execute(
+                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                        identifier(trigger), identifier(table.schema, table.table)
+                    )
                 )
-            )
 
 
-async def write_ownership(connection: Connection, owner: Owner, epoch: int, marker: str | None) -> None:
+async def write_ownership(
+    connection: Connection, owner: Owner, epoch: int, marker: str | None, *, rolling: bool = False
+) -> None:
     """Move ownership: the state row, a NOTIFY, and the marker that tells the opposite stream where to begin."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp()", (owner, epoch)
+            "UPDATE replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp(), "
+            "rolling_since = CASE WHEN %s THEN clock_timestamp() END, settling_since = rolling_since",
+            (owner, epoch, rolling),
         )
         await connection.execute("SELECT pg_notify(%s, %s)", (CUTOVER_CHANNEL, owner))
         if marker is not None:
             await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (marker,))
 
 
-async def set_sequences(connection: Connection, tables: Iterable[Table]) -> int:
-    """Set every sequence that a column of these tables owns beyond what is in use; gives how many."""
+async def set_sequences(connection: Connection, tables: Iterable[Table], margin: int = SEQUENCE_MARGIN) -> int:
+    """Set every sequence that a column of these tables owns beyond what is in use; gives how many.
+
+    :param margin: how many numbers to skip; where the column has not so many left, half of those.
+    """
     done = 0
     with translated():
         for table in tables:
@@ -155,13 +207,15 @@ async def set_sequences(connection: Connection, tables: Iterable[Table]) -> int:
                     continue
                 await connection.execute(
                     sql.SQL(
-                        "SELECT setval({sequence}::regclass, greatest((SELECT max({column}) FROM {table}), "
-                        "coalesce(pg_sequence_last_value({sequence}::regclass), 0)) + {margin})"
+                        "SELECT setval(seqrelid, used + least({margin}, (seqmax - used) / 2)) FROM pg_sequence, "
+                        "LATERAL (SELECT greatest((SELECT max({column}) FROM {table})::bigint, "
+                        "coalesce(pg_sequence_last_value(seqrelid), 0)) AS used) AS u "
+                        "WHERE seqrelid = {sequence}::regclass"
                     ).format(
                         sequence=sql.Literal(row[0]),
                         column=identifier(column.name),
                         table=name,
-                        margin=SEQUENCE_MARGIN,
+                        margin=margin,
                     )
                 )
                 done += 1

@@ -132,10 +132,12 @@ async def write_applied(
         )
 
 
-async def write_reconciled(connection: Connection, pipeline: Direction) -> None:
-    """Store that a rollback's target is what the transforms give again."""
+async def write_reconciled(connection: Connection, pipeline: Direction, *, reconciled: bool = True) -> None:
+    """Store that a rollback's target is what the transforms give again, or that it may hold more than that."""
     with translated():
-        await connection.execute("UPDATE replicator.progress SET reconciled = true WHERE pipeline = %s", (pipeline,))
+        await connection.execute(
+            "UPDATE replicator.progress SET reconciled = %s WHERE pipeline = %s", (reconciled, pipeline)
+        )
 
 
 async def enter(connection: Connection, epoch: int) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg import sql
 
-from replicator.errors import SlotError
+from replicator.errors import ConnectionLostError, SlotError
 from replicator.lsn import LSN, ZERO, format_lsn, parse_lsn
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.progress import Progress
@@ -157,3 +158,13 @@ async def current_position(connection: Connection) -> LSN:
         cursor = await connection.execute("SELECT pg_current_wal_flush_lsn()::text")
         row = await cursor.fetchone()
         return parse_lsn(row[0]) if row else ZERO
+
+
+async def clock_and_position(connection: Connection) -> tuple[datetime, LSN]:
+    """What time it is by this server's clock; and a position that all that is in the log by then is before."""
+    with translated():
+        cursor = await connection.execute("SELECT clock_timestamp(), pg_current_wal_insert_lsn()::text")
+        row = await cursor.fetchone()
+        if row is None:
+            raise ConnectionLostError("The server did not say what time it is.")
+        return row[0], parse_lsn(row[1])

@@ -8,7 +8,7 @@ from psycopg import sql
 from replicator.changes import Image
 from replicator.plan import Dependency, Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
-from replicator.tables import Column, Key, Row, key_of
+from replicator.tables import Column, Key, Row, Table, key_of
 from replicator.values import PARSERS, canonical
 
 KEYS_AT_ONCE = 1_000
@@ -34,18 +34,35 @@ async def read_range(
 
 async def read_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> dict[Key, Row]:
     """The rows with these keys; a key without a row is left out. ``connection`` gives text."""
-    found: dict[Key, Row] = {}
-    wanted = list(keys)
-    with translated():
-        for start in range(0, len(wanted), KEYS_AT_ONCE):
-            part = wanted[start : start + KEYS_AT_ONCE]
-            query = _select(source) + sql.SQL(" WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
-                _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
-            )
-            columns = [[key[position] for key in part] for position in range(len(source.key))]
-            cursor = await connection.execute(query, columns)
-            found.update([_keyed(source, texts) async for texts in cursor])
+    return dict([_keyed(source, texts) async for texts in _with_keys(connection, source, keys)])
+
+
+async def read_images(connection: Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Image]:
+    """The same of a table, each row as its text."""
+    source = Source(
+        name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=()
+    )  # fmt: skip
+    found: dict[Key, Image] = {}
+    async for texts in _with_keys(connection, source, keys):
+        found[_keyed(source, texts)[0]] = dict(zip((each.name for each in table.columns), texts, strict=True))
     return found
+
+
+async def _with_keys(
+    connection: Connection, source: Source, keys: Iterable[Key]
+) -> AsyncIterator[Sequence[str | None]]:
+    wanted = list(keys)
+    for start in range(0, len(wanted), KEYS_AT_ONCE):
+        part = wanted[start : start + KEYS_AT_ONCE]
+        query = _select(source) + sql.SQL(" WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
+            _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
+        )
+        columns = [[key[position] for key in part] for position in range(len(source.key))]
+        with translated():
+            cursor = await connection.execute(query, columns)
+            found = await cursor.fetchall()
+        for texts in found:
+            yield texts
 
 
 async def read_all(connection: Connection, source: Source, rows_at_once: int) -> AsyncIterator[list[tuple[Key, Row]]]:

@@ -34,6 +34,10 @@ class TargetWriter:
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
         self.connection = connection
+        self.locked: dict[Name, set[Key]] | None = None
+        """The rows that are there, and locked, when it is known: of the others, ``upsert`` overwrites none."""
+        self.appeared = False
+        """Since ``locked`` was set, a row was there that should not have been; it was not written."""
         self._stages = {table.name: Stage(position, table) for position, table in enumerate(targets)}
 
     async def prepare(self) -> None:
@@ -49,9 +53,20 @@ class TargetWriter:
         for stage in self._stages.values():
             stage.transaction_begins()
 
+    def stage(self, table: Table) -> Stage:
+        """The staging tables of one target."""
+        return self._stages[table.name]
+
     async def upsert(self, table: Table, rows: Iterable[TargetRow]) -> int:
         """Insert or replace; gives how many rows were written."""
-        return await self._write(table, rows, absent_only=False)
+        if self.locked is None:
+            return await self._write(table, rows, absent_only=False)
+        there = self.locked.get(table.name, set())
+        listed = list(rows)
+        fresh = [row for row in listed if row.key not in there]
+        inserted = await self._write(table, fresh, absent_only=True)
+        self.appeared |= inserted < len(fresh)
+        return inserted + await self._write(table, [row for row in listed if row.key in there], absent_only=False)
 
     async def insert_absent(self, table: Table, rows: Iterable[TargetRow]) -> int:
         """Insert the rows whose key is not there yet; gives how many were written."""

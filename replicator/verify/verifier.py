@@ -218,12 +218,7 @@ class Verifier:
         if everything and await self._settle_everything(source, everything):
             touches.settle_all(source.name, everything)
         touched = touches.unsettled(source.name, KEYS_AT_ONCE)
-        diverging = {
-            each.source_key
-            for each in self.divergences.values()
-            if each.source == source.name and each.source_key is not None
-        }
-        keys = {key for key, _ in touched} | diverging
+        keys = {key for key, _ in touched} | self._diverging(source)
         if not keys:
             return
         found, moved = await self._comparison.recheck(source, keys)
@@ -250,13 +245,17 @@ class Verifier:
         """In the cutover, drained, with the writers held: all that has changed since it was last compared."""
         async with self.lock:
             for source in self.context.plan.sources.values():
-                keys = {key for key, _ in self.context.touches.unsettled(source.name)}
+                keys = {key for key, _ in self.context.touches.unsettled(source.name)} | self._diverging(source)
                 if self.context.touches.unsettled_all(source.name):
                     async with read_point(self._comparison.reader, self.context.visibility):
                         keys |= {key for key, _ in await read_range(self._comparison.reader, source, None, None)}
                 found = await self._comparison.settled(source, keys) if keys else []
                 self._replace(source, keys, await self._given_up.without(found))
             return list(self.divergences.values())
+
+    def _diverging(self, source: Source) -> set[Key]:
+        found = self.divergences.values()
+        return {each.source_key for each in found if each.source == source.name and each.source_key is not None}
 
     def _replace(self, source: Source, compared: set[Key], found: list[Divergence]) -> None:
         self.divergences = {

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationDefinition
+from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
 from replicator.follow.decoder import Decoder
 from replicator.values import Missing
 from tests.fixtures.history import HISTORY, as_decoded
@@ -60,6 +60,8 @@ def is_sound(event: Event) -> bool:
             return type(end) is int and 0 <= end < 1 << 64 and at.tzinfo is UTC
         case Message(prefix, content, transactional):
             return _is_text(prefix) and type(content) is bytes and type(transactional) is bool
+        case Origin(origin):
+            return _is_text(origin)
         case RelationDefinition(relation, columns):
             return all(map(_is_text, relation)) and all(_is_text(name) and type(oid) is int for name, oid in columns)
         case Change(relation, operation, new, old):

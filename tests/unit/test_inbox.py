@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from replicator.changes import Begin, Change, Commit, Event, Message
+from replicator.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.errors import ProtocolError
 from replicator.follow.inbox import BYTES_HELD, Inbox, Piece
 from replicator.lsn import LSN
@@ -133,3 +133,21 @@ async def test_a_large_transaction_behind_a_mere_position_is_no_mere_position() 
         ([1, 2], None, 0),
         ([3], 20, 1),
     ]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_what_the_opposite_pipeline_wrote_is_marked_or_left_out(keeps: bool) -> None:
+    inbox = Inbox(LSN(0))
+    inbox.own_origins, inbox.keeps_own = frozenset({"ours"}), keeps
+    for end, origin in ((10, "ours"), (20, "somebody's"), (30, "ours")):
+        begin, *rest = transaction(end, end)
+        await inbox.put([(event, 10) for event in (begin, Origin(origin), *rest)], LSN(end))
+    piece = await inbox.take(10)
+    assert [(int(str((each.new or {})["id"])), each.own) for each in piece.changes] == (
+        [(10, True), (20, False), (30, True)] if keeps else [(20, False)]
+    )
+    assert all(each.committed_at == NOW for each in piece.changes)
+    if not keeps:
+        assert piece.transactions == 1
+    assert piece.end == 30
+    assert inbox.empty

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, RelationDefinition
+from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
 from replicator.errors import ProtocolError
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.lsn import LSN
@@ -123,11 +123,12 @@ def test_message(transactional: bool) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "payload", [b"O" + struct.pack(">Q", 1) + b"origin\0", b"Y" + struct.pack(">I", 1) + b"a\0b\0"]
-)
-def test_origins_and_types_are_no_events(payload: bytes) -> None:
-    assert decode(payload) == []
+def test_an_origin_is_told_by_its_name() -> None:
+    assert PgoutputDecoder(["p"]).decode(b"O" + struct.pack(">Q", 1) + b"origin\0") == [Origin("origin")]
+
+
+def test_the_name_of_a_type_is_no_event() -> None:
+    assert PgoutputDecoder(["p"]).decode(b"Y" + struct.pack(">I", 1) + b"a\0b\0") == []
 
 
 def test_a_relation_that_is_described_again_replaces_what_was_known() -> None:

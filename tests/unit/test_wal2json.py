@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Message
+from replicator.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.errors import ProtocolError
 from replicator.follow.wal2json import Wal2JsonDecoder
 from replicator.lsn import parse_lsn
@@ -36,6 +36,12 @@ def columns(**values: object) -> list[dict[str, object]]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
+def test_an_origin_is_told_by_its_number() -> None:
+    begin = {"action": "B", **HEAD, "origin": 3}
+    assert Wal2JsonDecoder([("public", None)]).decode(json.dumps(begin).encode()) == [Begin(1234, MOMENT), Origin("3")]
+    assert decode({"action": "B", **HEAD, "origin": 0}) == Begin(1234, MOMENT)
+
+
 # ---- the options
 
 
@@ -47,6 +53,7 @@ def test_the_plugin_is_asked_for_what_the_decoder_needs() -> None:
         "include-xids": "true",
         "include-timestamp": "true",
         "include-lsn": "true",
+        "include-origin": "true",
         "include-types": "false",
         "add-tables": "public.requests,other.*",
         "add-msg-prefixes": "replicator",

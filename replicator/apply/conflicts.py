@@ -1,0 +1,204 @@
+"""While both schemas take writes: who wrote a row last wins, by commit time. The loser's change is not written.
+
+Rows are locked before they are compared, so nothing changes between the look and the write. What both sides wrote at
+the same time is derived again by the winner's pipeline, so that things made of several rows agree again on both sides.
+"""
+
+import contextlib
+from datetime import datetime
+
+from replicator.apply.dates import Dates
+from replicator.apply.effects import Effects
+from replicator.derive import TargetRow, derive
+from replicator.errors import MigrationError, TransformError
+from replicator.plan import PlannedTransform
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.context import Context, Rolling
+from replicator.postgres.redo import Redo, note_redo
+from replicator.postgres.source import parse_row
+from replicator.postgres.target import TargetWriter
+from replicator.postgres.versions import Version, deleted_rows, lock_rows, read_versions
+from replicator.tables import Key, Name, Table
+
+WHY_KEPT = "conflict"
+
+
+class Conflicts:
+    """Decides for the effects of one batch, inside the caller's savepoint."""
+
+    def __init__(
+        self, context: Context, rolling: Rolling, writer: TargetWriter, dates: Dates, *, confirming: bool
+    ) -> None:
+        self._context = context
+        self._rolling = rolling
+        self._writer = writer
+        self._dates = dates
+        self._confirming = confirming
+        self._wins_ties = confirming or context.direction == "reverse"
+        self._known_through = rolling.known_through()  # before anything is derived
+        self._transforms = {each.name: each for each in context.plan.transforms}
+        self._cleared: dict[tuple[Name, Key], tuple[str, datetime]] = {}
+        self._lost: dict[tuple[Name, Key], Redo] = {}
+        self._contested: dict[tuple[str, Key], Redo] = {}
+
+    async def look(self, effects: Effects) -> None:
+        """Lock the rows that are to be written or deleted; take out of the effects what has lost."""
+        self._contested.clear()
+        self._writer.locked, self._writer.appeared = {}, False
+        await self._spell_out(effects)
+        for table in self._context.plan.targets:
+            keys = effects.upserts.get(table.name, {}).keys() | effects.deletes.get(table.name, {}).keys()
+            if keys:
+                await self._look_at(table, keys, effects)
+
+    async def overtaken(self, effects: Effects) -> bool:
+        """After the write: whether rows appeared meanwhile, or the application has deleted rows later than they came.
+
+        If so, the caller rolls back to its savepoint, looks and writes again.
+        """
+        if self._writer.appeared:
+            return True
+        lost = False
+        for table in self._context.plan.targets:
+            present = (self._writer.locked or {}).get(table.name, set())
+            fresh = [key for key in effects.upserts.get(table.name, {}) if key not in present]
+            if fresh:
+                deleted = await deleted_rows(self._writer.connection, table, self._writer.stage(table), fresh)
+                for key, at in deleted.items():
+                    lost |= self._loses(table, key, at, effects)
+        return lost
+
+    async def store(self, effects: Effects) -> int:
+        """Note what must be derived again; gives how many changes have lost."""
+        self._writer.locked = None
+        await self._keep_what_is_there(effects)
+        entries = [*self._lost.values(), *self._contested.values()]
+        await note_redo(self._writer.connection, entries)
+        return len(self._lost)
+
+    async def _keep_what_is_there(self, effects: Effects) -> None:
+        """What the source gives no longer, nor anything else, but is still there: it must be possible to delete it.
+
+        The opposite pipeline has taken it away on its side, while we wrote it, or the application did, on ours.
+        """
+        for transform in {each.name: each for each, _ in effects.copied_away}.values():
+            pairs = {pair for each, pair in effects.copied_away if each.name == transform.name}
+            given = {key for _, key in effects.remembered.get(transform.name, [])}
+            there = set(await self._writer.present(transform.target, {key for _, key in pairs} - given))
+            kept = {pair for pair in pairs if pair[1] in there}
+            forgotten = effects.forgotten.get(transform.name, [])
+            effects.forgotten[transform.name] = [pair for pair in forgotten if pair not in kept]
+
+    async def _spell_out(self, effects: Effects) -> None:
+        """A TRUNCATE of the source deletes row by row here: rows written since stay."""
+        for transform in effects.cleared:
+            name, at = transform.target.name, self._dates.of_all(transform.source)
+            written = effects.upserts.get(name, {})
+            for key in await self._writer.all_keys(transform.target):
+                if at is not None and key not in written:
+                    effects.deletes.setdefault(name, {}).setdefault(key, (transform, ()))
+                    self._cleared[name, key] = (transform.source, at)
+        effects.cleared.clear()
+
+    async def _look_at(self, table: Table, keys: "set[Key]", effects: Effects) -> None:
+        found = await lock_rows(self._writer.connection, table, self._writer.stage(table), keys)
+        if self._writer.locked is not None:
+            self._writer.locked[table.name] = set(found)
+        overwritten = [key for key, version in found.items() if self._overwrites(table, key, version, effects)]
+        if overwritten:
+            await self._writer.keep(table, overwritten, WHY_KEPT)
+
+    def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
+        """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
+        at = _written_by_the_application(version, self._rolling)
+        if at is None or self._loses(table, key, at, effects):
+            return False
+        if self._confirming or at <= self._known_through:
+            return self._confirming and key not in effects.upserts.get(table.name, {})
+        source, source_key, date = self._change(table, key, effects)
+        if source_key and date:
+            self._contested[source, source_key] = Redo(
+                pipeline=self._context.direction, what="source", name=source, key=source_key, dated=date, waits=True
+            )
+        return True
+
+    def _loses(self, table: Table, key: Key, at: datetime, effects: Effects) -> bool:
+        """Take a change out of the effects if the application has written, or deleted, its target later."""
+        source, source_key, date = self._change(table, key, effects)
+        if date is not None and (date > at or (date == at and self._wins_ties)):
+            return False
+        self._still_produced(table, key, effects)
+        claims = self._claims(table, effects.upserts.get(table.name, {}).get(key))
+        effects.upserts.get(table.name, {}).pop(key, None)
+        effects.deletes.get(table.name, {}).pop(key, None)
+        self._lost[table.name, key] = Redo(
+            pipeline="reverse" if self._context.direction == "forward" else "forward",
+            what="row",
+            name=table.name.table,
+            key=key,
+            dated=at,
+            lost=(source, source_key) if source_key else None,
+            claims=claims,
+        )
+        return True
+
+    def _claims(self, table: Table, row: TargetRow | None) -> tuple[tuple[str, Key], ...]:
+        """What a row that is not written would have given on the other side: that is there, and must be found."""
+        opposite = self._context.opposite
+        source = None if opposite is None else opposite.table_source(table.name.table)
+        if row is None or source is None:
+            return ()
+        values = parse_row(source.columns, [row.columns.get(column.name) for column in source.columns])
+        found: list[tuple[str, Key]] = []
+        for transform in source.transforms:
+            with contextlib.suppress(TransformError, MigrationError):
+                if transform.remembers:
+                    found += [(transform.name, each.key) for each in derive(transform, source, row.key, values)]
+        return tuple(found)
+
+    def _still_produced(self, table: Table, key: Key, effects: Effects) -> None:
+        """A deletion that is not done must be possible later."""
+        if key not in effects.upserts.get(table.name, {}) and (table.name, key) not in self._cleared:
+            transform, source_key = effects.deletes[table.name][key]
+            pairs = effects.forgotten.get(transform.name, [])
+            effects.forgotten[transform.name] = [pair for pair in pairs if pair != (source_key, key)]
+
+    def _change(self, table: Table, key: Key, effects: Effects) -> tuple[str, Key, datetime | None]:
+        """The source and its key that a target row is written or deleted for, and when that changed."""
+        row = effects.upserts.get(table.name, {}).get(key)
+        if row is not None:
+            transform: PlannedTransform = self._transforms[row.transform]
+            source_key = row.source_key
+        elif (table.name, key) in self._cleared:
+            source, at = self._cleared[table.name, key]
+            return source, (), at
+        else:
+            transform, source_key = effects.deletes[table.name][key]
+        return transform.source, source_key, self._dates.of(transform.source, source_key)
+
+
+def _written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
+    """When, if not by us, and not before both sides took writes."""
+    if version.origin == rolling.origin.number or version.at is None or version.at <= rolling.since:
+        return None
+    return version.at
+
+
+async def foreign_rows(connection: Connection, context: Context, rows: set[tuple[str, Key]]) -> set[tuple[str, Key]]:
+    """Which of these target rows, by table and key, the application has written or deleted last."""
+    rolling, found = context.rolling, set()
+    if rolling is None:
+        return set()
+    writer = TargetWriter(connection, context.plan.targets)
+    await writer.prepare()
+    for table in context.plan.targets:
+        keys = {key for name, key in rows if name == table.name.table}
+        if keys:
+            with translated():
+                async with connection.transaction():
+                    writer.transaction_begins()
+                    versions = await read_versions(connection, table, writer.stage(table), keys)
+                    deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
+            theirs = {key for key, each in versions.items() if _written_by_the_application(each, rolling)}
+            found |= {(table.name.table, key) for key in theirs | deleted.keys()}
+    return found

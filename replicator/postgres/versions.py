@@ -1,0 +1,147 @@
+"""Who wrote a target's rows last, and when; what the application has deleted. For the time when both sides write."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.staging import Stage
+from replicator.tables import Key, Name, Table
+
+NOTES = ("replicator_deleted", "replicator_moved", "replicator_emptied")
+"""The triggers that note what the application deletes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A row's last writer."""
+
+    at: datetime | None
+    """When its transaction committed; None when that is not known any more, or it is our own that runs now."""
+    origin: int
+
+
+async def lock_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, Version]:
+    """Lock the rows with these keys against writers, in the key's order; gives the versions that are there."""
+    name = identifier(table.name.schema, table.name.table)
+    same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(identifier(each)) for each in table.key)
+    with translated():
+        await stage.load_keys(connection, keys)
+        await connection.execute(
+            sql.SQL(
+                "SELECT count(*) FROM (SELECT FROM {} AS s JOIN {} AS t ON {} ORDER BY {} FOR NO KEY UPDATE OF t) AS l"
+            ).format(stage.keys, name, same, comma([sql.SQL("t.{}").format(identifier(each)) for each in table.key]))
+        )
+    return await _versions(connection, table, stage)  # a statement of its own: it sees what we may have waited for
+
+
+async def read_versions(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, Version]:
+    """The versions that are there, as they are now."""
+    with translated():
+        await stage.load_keys(connection, keys)
+    return await _versions(connection, table, stage)
+
+
+async def _versions(connection: Connection, table: Table, stage: Stage) -> dict[Key, Version]:
+    name = identifier(table.name.schema, table.name.table)
+    same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(identifier(each)) for each in table.key)
+    with translated():
+        cursor = await connection.execute(
+            sql.SQL(
+                'SELECT {}, c."timestamp", coalesce(c.roident, 0)::int8 FROM {} AS s JOIN {} AS t ON {}, '
+                "LATERAL pg_xact_commit_timestamp_origin(t.xmin) AS c"
+            ).format(_texts(table), stage.keys, name, same)
+        )
+        return {tuple(row[:-2]): Version(at=row[-2], origin=row[-1]) for row in await cursor.fetchall()}
+
+
+async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, datetime]:
+    """Which of these keys the application has deleted, and when last."""
+    same = sql.SQL(" AND ").join([
+        sql.SQL("s.{} = (d.row_key ->> {})::{}").format(
+            identifier(name), sql.Literal(place), sql.SQL(table.by_name[name].type)
+        )
+        for place, name in enumerate(table.key)
+    ])  # fmt: skip
+    with translated():
+        cursor = await connection.execute(
+            "SELECT EXISTS (SELECT FROM replicator.deleted WHERE table_schema = %s AND table_name = %s)",
+            (table.name.schema, table.name.table),
+        )
+        if await cursor.fetchone() == (False,):
+            return {}
+        await stage.load_keys(connection, keys)
+        cursor = await connection.execute(
+            sql.SQL(
+                "SELECT {}, max(pg_xact_commit_timestamp(d.xmin)) FROM {} AS s JOIN replicator.deleted AS d "
+                "ON d.table_schema = {} AND d.table_name = {} AND (d.row_key IS NULL OR {}) GROUP BY {}"
+            ).format(
+                _texts(table),
+                stage.keys,
+                sql.Literal(table.name.schema),
+                sql.Literal(table.name.table),
+                same,
+                comma([sql.SQL("s.{}").format(identifier(each)) for each in table.key]),
+            )
+        )
+        return {tuple(row[:-1]): row[-1] for row in await cursor.fetchall() if row[-1] is not None}
+
+
+async def note_deletions(connection: Connection, tables: Iterable[Table]) -> None:
+    """Have the application's deletions noted, in the caller's transaction. Takes SHARE ROW EXCLUSIVE on each table."""
+    with translated():
+        for table in tables:
+            changed = sql.SQL(" OR ").join(
+                sql.SQL("OLD.{0} IS DISTINCT FROM NEW.{0}").format(identifier(name)) for name in table.key
+            )
+            arguments = sql.SQL(", ").join(map(sql.Literal, (table.name.schema, table.name.table, *table.key)))
+            deleted, moved, emptied = NOTES
+            await _note(connection, table.name, deleted, sql.SQL("DELETE"), sql.SQL("ROW"), arguments)
+            moves = sql.SQL("ROW WHEN ({})").format(changed)
+            await _note(connection, table.name, moved, sql.SQL("UPDATE"), moves, arguments)
+            for name in (table.name, *table.leaves):
+                await _note(connection, name, emptied, sql.SQL("TRUNCATE"), sql.SQL("STATEMENT"), arguments)
+
+
+async def _note(
+    connection: Connection,
+    table: Name,
+    trigger: str,
+    event: sql.SQL,
+    each: sql.SQL | sql.Composed,
+    arguments: sql.Composed,
+) -> None:
+    name = identifier(table.schema, table.table)
+    await connection.execute(
+        sql.SQL(
+            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION replicator.note_deleted({})"
+        ).format(identifier(trigger), event, name, each, arguments)
+    )
+    # ALWAYS: a session in replica mode must not slip by.
+    await connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(name, identifier(trigger)))
+
+
+async def forget_deletions(connection: Connection) -> None:
+    """Forget what was noted; the triggers note nothing while only one side writes."""
+    with translated():
+        await connection.execute("DELETE FROM replicator.deleted")
+
+
+def _texts(table: Table) -> sql.Composed:
+    return comma([sql.SQL("s.{}::text").format(identifier(name)) for name in table.key])
+
+
+async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> list[str]:
+    """Triggers and rules of others on these tables."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+            "WHERE t.tgrelid = ANY (%(tables)s::regclass[]) AND NOT t.tgisinternal AND t.tgenabled <> 'D' "
+            "AND p.pronamespace <> 'replicator'::regnamespace UNION ALL "
+            "SELECT rulename || ' on ' || ev_class::regclass FROM pg_rewrite "
+            "WHERE ev_class = ANY (%(tables)s::regclass[]) AND ev_enabled <> 'D' ORDER BY 1",
+            {"tables": [identifier(name.schema, name.table).as_string(connection) for name in tables]},
+        )
+        return [row[0] for row in await cursor.fetchall()]

@@ -1,0 +1,416 @@
+"""Both schemas take writes: nothing comes back, who wrote last wins, and both sides are equal in the end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY, patch
+
+import psycopg
+import pytest
+
+from replicator import Migration
+from replicator.cutover import CutoverResult
+from replicator.migration import Direction
+from replicator.observe.metrics import Metrics
+from replicator.phases import CLOSING, COMPLETION, OPENING, Phase
+from replicator.pipeline import Pipeline
+from replicator.report import Reporter
+from replicator.session import Session
+from replicator.settings import Settings
+from tests.engine import Engine, differences, execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import Running, one
+from tests.integration.test_rollback import refused
+from tests.two_ways import create_old, two_ways
+
+
+class Both(Running):
+    """A session whose two schemas take writes."""
+
+    def __init__(self, settings: Settings, migration: Migration) -> None:
+        self.settings, self.migration = settings, migration
+        self.metrics = Metrics()
+        self.session = Session(settings, migration, self.metrics, Reporter(migration.name))
+        self.stop = asyncio.Event()
+        self.task = asyncio.create_task(self.session.run(self.stop))
+        self.steps: list[str] = []
+
+    async def open(self) -> CutoverResult:
+        await self.ready()
+        result = await self.session.moves.run(OPENING, self.report)
+        await self.until(lambda: not self.pipeline("reverse").context.shadow)
+        return result
+
+    async def complete(self) -> CutoverResult:
+        return await self.session.moves.run(COMPLETION, self.report)
+
+    async def close(self) -> CutoverResult:
+        return await self.session.moves.run(CLOSING, self.report)
+
+    def pipeline(self, direction: Direction) -> Pipeline:
+        return self.session.pipelines[direction]
+
+    @contextlib.asynccontextmanager
+    async def paused(self, *directions: Direction) -> AsyncIterator[None]:
+        """These pipelines apply nothing meanwhile; their streams are read."""
+        async with contextlib.AsyncExitStack() as stack:
+            for direction in directions:
+                await stack.enter_async_context(self.pipeline(direction).context.exclusion.alone())
+            yield
+
+    async def quiet(self) -> None:
+        """All that is committed by now is applied, both ways, and what collided is decided."""
+        both = self.session.both
+        assert both is not None
+        for direction in ("forward", "reverse"):
+            task = asyncio.create_task(both.settle(direction))
+            await self.until(task.done)
+            task.result()
+
+    def conflicts(self) -> dict[str, float]:
+        return {
+            sample.labels["direction"]: sample.value
+            for family in self.metrics.conflicts_total.collect()
+            for sample in family.samples
+        }
+
+    async def unequal(self) -> list[Any]:
+        """What f(old) and new, and g(new) and old, do not have in common."""
+        found: list[Any] = []
+        for direction in ("forward", "reverse"):
+            found += [
+                (direction, *each) for each in await differences(Engine(self.settings, self.migration, direction))
+            ]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def rolling(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
+    running = Both(settings, migration)
+    try:
+        with patch("replicator.rolling.LOOK_SECONDS", 0.01):
+            yield running
+    finally:
+        running.stop.set()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+
+@pytest.fixture(params=["one database", "two databases"])
+def sides(request: pytest.FixtureRequest, database: Database) -> tuple[Database, Database]:
+    create_old(database.dsn)
+    return database, database if request.param == "one database" else request.getfixturevalue("other_database")
+
+
+async def test_both_schemas_take_writes_and_nothing_comes_back(
+    sides: tuple[Database, Database], tmp_path: Path
+) -> None:
+    old, new = sides
+    async with rolling(make_settings(old, new), two_ways(tmp_path)) as running:
+        await running.open()
+        assert one(old.dsn, "SELECT replicator.active_schema()") == "public"
+        for dsn in (old.dsn, new.dsn):
+            assert one(dsn, "SELECT replicator.use_new_schema()") is True
+        assert one(new.dsn, "SELECT phase FROM replicator.state") == "rolling"
+        execute(
+            old.dsn,
+            [
+                "UPDATE people SET name = 'old one' WHERE id = 1",
+                "INSERT INTO addresses VALUES (1, 'work', 'old street')",
+                "INSERT INTO people VALUES (101, 'old new', 'b')",
+                "DELETE FROM notes WHERE id = 3",
+            ],
+        )
+        execute(
+            new.dsn,
+            [
+                "UPDATE shop.customers SET name = 'new two' WHERE id = 2",
+                "UPDATE shop.profiles SET bio = 'new bio' WHERE customer = 2",
+                "INSERT INTO shop.customers VALUES (102, 'new new', '{\"home\": \"new street\"}')",
+                "INSERT INTO shop.profiles VALUES (102, 'b')",
+                "INSERT INTO shop.notes VALUES ('c104', 104, 'new note')",
+                "DELETE FROM shop.notes WHERE code = 'c4'",
+            ],
+        )
+        await running.quiet()
+        assert one(new.dsn, "SELECT name || addresses::text FROM shop.customers WHERE id = 1") == (
+            'old one{"home": "street 1", "work": "old street"}'
+        )
+        assert one(old.dsn, "SELECT name || bio FROM people WHERE id = 2") == "new twonew bio"
+        assert one(old.dsn, "SELECT street FROM addresses WHERE person = 102") == "new street"
+        assert one(old.dsn, "SELECT body FROM notes WHERE id = 104") == "new note"
+        assert one(old.dsn, "SELECT count(*) FROM notes WHERE id IN (3, 4)") == 0
+        assert await running.unequal() == []
+        assert running.conflicts() == {}
+        # What came from the other side is changed here: its keys were remembered.
+        execute(old.dsn, ["DELETE FROM notes WHERE id = 104", "DELETE FROM addresses WHERE person = 102"])
+        await running.quiet()
+        assert one(new.dsn, "SELECT count(*) FROM shop.notes WHERE code = 'c104'") == 0
+        assert one(new.dsn, "SELECT addresses::text FROM shop.customers WHERE id = 102") == "{}"
+        assert await running.unequal() == []
+        written = [running.metrics.registry.get_sample_value("replicator_rows_written_total", labels) for labels in (
+            {"table": "people", "operation": "upsert"}, {"table": "profiles", "operation": "upsert"},
+        )]  # fmt: skip
+        await running.quiet()
+        assert written == [
+            running.metrics.registry.get_sample_value("replicator_rows_written_total", labels)
+            for labels in (
+                {"table": "people", "operation": "upsert"},
+                {"table": "profiles", "operation": "upsert"},
+            )
+        ]
+
+
+async def test_completed_it_is_as_after_a_cutover(sides: tuple[Database, Database], tmp_path: Path) -> None:
+    old, new = sides
+    async with rolling(make_settings(old, new), two_ways(tmp_path)) as running:
+        await running.open()
+        execute(old.dsn, ["UPDATE people SET name = 'old one' WHERE id = 1"])
+        execute(new.dsn, ["UPDATE shop.customers SET name = 'new two' WHERE id = 2"])
+        await running.complete()
+        assert running.session.phase == Phase.SOAK
+        assert one(old.dsn, "SELECT replicator.active_schema()") == "shop"
+        assert refused(old.dsn, "UPDATE people SET name = 'x'")
+        assert one(new.dsn, "SELECT name FROM shop.customers WHERE id = 1") == "old one"
+        execute(new.dsn, ["UPDATE shop.customers SET name = 'new three' WHERE id = 3"])
+        await running.until(lambda: one(old.dsn, "SELECT name FROM people WHERE id = 3") == "new three")
+        assert one(old.dsn, "SELECT name FROM people WHERE id = 2") == "new two"
+        await running.clean()
+        assert await running.unequal() == []
+        assert one(old.dsn, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'replicator%'") == 0
+        await running.roll_back()
+        assert not refused(old.dsn, "UPDATE people SET name = 'x'")
+        assert refused(new.dsn, "UPDATE shop.customers SET name = 'x'")
+
+
+async def test_given_up_only_the_old_schema_takes_writes(sides: tuple[Database, Database], tmp_path: Path) -> None:
+    old, new = sides
+    async with rolling(make_settings(old, new), two_ways(tmp_path)) as running:
+        await running.open()
+        execute(old.dsn, ["UPDATE people SET name = 'old one' WHERE id = 1"])
+        execute(new.dsn, ["UPDATE shop.customers SET name = 'new two' WHERE id = 2"])
+        await running.close()
+        assert running.session.phase == Phase.FOLLOW
+        assert one(old.dsn, "SELECT name FROM people WHERE id = 2") == "new two"
+        assert refused(new.dsn, "UPDATE shop.customers SET name = 'x'")
+        execute(old.dsn, ["UPDATE people SET name = 'old three' WHERE id = 3"])
+        await running.until(lambda: one(new.dsn, "SELECT name FROM shop.customers WHERE id = 3") == "old three")
+        await running.clean()
+        assert await running.unequal() == []
+        await running.open()
+        await running.complete()
+        assert one(old.dsn, "SELECT replicator.active_schema()") == "shop"
+
+
+# ---- conflicts, one by one
+
+OLD_NAME = "SELECT name FROM people WHERE id = 1"
+NEW_NAME = "SELECT name FROM shop.customers WHERE id = 1"
+
+
+async def collide(
+    running: Both, sides: tuple[Database, Database], writes: list[tuple[str, list[str]]], meanwhile: Direction | None
+) -> None:
+    """Write on both sides, in this order, before either side has heard of the other; then let them.
+
+    :param meanwhile: the pipeline that applies all of its own before the other one begins; None: whoever comes first.
+    """
+    dsns = {"old": sides[0].dsn, "new": sides[1].dsn}
+    other: Direction = "reverse" if meanwhile == "forward" else "forward"
+    async with running.paused(other):
+        async with running.paused("forward" if other == "reverse" else "reverse"):
+            for side, statements in writes:
+                execute(dsns[side], statements)
+                await asyncio.sleep(0.001)  # two commits in one microsecond would be a tie
+        if meanwhile is not None:
+            marker = f"first {meanwhile}"
+            await running.pipeline(meanwhile).nudge(marker)
+            await asyncio.wait_for(running.pipeline(meanwhile).wait_message(marker), 30)
+    await running.quiet()
+
+
+FIRST: list[Direction | None] = ["forward", "reverse", None]
+
+PERSON_1_OLD = ["UPDATE people SET name = 'old' WHERE id = 1"]
+PERSON_1_NEW = ["UPDATE shop.customers SET name = 'new' WHERE id = 1"]
+DELETE_OLD = ["DELETE FROM people WHERE id = 1", "DELETE FROM addresses WHERE person = 1"]
+DELETE_NEW = ["DELETE FROM shop.customers WHERE id = 1", "DELETE FROM shop.profiles WHERE customer = 1"]
+NOTE_OLD = "SELECT body FROM notes WHERE id = {}"
+NOTE_NEW = "SELECT body FROM shop.notes WHERE id = {}"
+
+CASES: dict[str, tuple[list[tuple[str, list[str]]], str, str, Any]] = {
+    "update old, update new": ([("old", PERSON_1_OLD), ("new", PERSON_1_NEW)], OLD_NAME, NEW_NAME, "new"),
+    "update new, update old": ([("new", PERSON_1_NEW), ("old", PERSON_1_OLD)], OLD_NAME, NEW_NAME, "old"),
+    "update old, delete new": ([("old", PERSON_1_OLD), ("new", DELETE_NEW)], OLD_NAME, NEW_NAME, None),
+    "update new, delete old": ([("new", PERSON_1_NEW), ("old", DELETE_OLD)], OLD_NAME, NEW_NAME, None),
+    "note: delete old, update new": (
+        [("old", ["DELETE FROM notes WHERE id = 1"]), ("new", ["UPDATE shop.notes SET body = 'new' WHERE id = 1"])],
+        NOTE_OLD.format(1), NOTE_NEW.format(1), "new",
+    ),
+    "note: delete new, update old": (
+        [("new", ["DELETE FROM shop.notes WHERE id = 1"]), ("old", ["UPDATE notes SET body = 'old' WHERE id = 1"])],
+        NOTE_OLD.format(1), NOTE_NEW.format(1), "old",
+    ),
+    "note: insert old, insert new": (
+        [("old", ["INSERT INTO notes VALUES (50, 'c50', 'old')"]),
+         ("new", ["INSERT INTO shop.notes VALUES ('c50', 50, 'new')"])],
+        NOTE_OLD.format(50), NOTE_NEW.format(50), "new",
+    ),
+    "note: insert new, insert old": (
+        [("new", ["INSERT INTO shop.notes VALUES ('c50', 50, 'new')"]),
+         ("old", ["INSERT INTO notes VALUES (50, 'c50', 'old')"])],
+        NOTE_OLD.format(50), NOTE_NEW.format(50), "old",
+    ),
+    "note: update old, delete new": (
+        [("old", ["UPDATE notes SET body = 'old' WHERE id = 1"]), ("new", ["DELETE FROM shop.notes WHERE id = 1"])],
+        NOTE_OLD.format(1), NOTE_NEW.format(1), None,
+    ),
+    "note: update new, delete old": (
+        [("new", ["UPDATE shop.notes SET body = 'new' WHERE id = 1"]), ("old", ["DELETE FROM notes WHERE id = 1"])],
+        NOTE_OLD.format(1), NOTE_NEW.format(1), None,
+    ),
+    "several rows: the person here, the address there": (
+        [("old", ["UPDATE addresses SET street = 'old' WHERE person = 1"]), ("new", PERSON_1_NEW)],
+        "SELECT name || (SELECT street FROM addresses WHERE person = 1) FROM people WHERE id = 1",
+        "SELECT name || (addresses->>'home') FROM shop.customers WHERE id = 1", "newstreet 1",
+    ),
+    "several rows: part of it only": (
+        [("old", ["UPDATE people SET name = 'old', bio = 'old' WHERE id = 1"]), ("new", PERSON_1_NEW)],
+        "SELECT name || bio FROM people WHERE id = 1",
+        "SELECT name || bio FROM shop.customers JOIN shop.profiles ON customer = id WHERE id = 1", "newold",
+    ),
+    "several rows: a part is left of what was deleted": (
+        [("old", DELETE_OLD), ("new", ["UPDATE shop.profiles SET bio = 'new' WHERE customer = 1"])],
+        "SELECT bio FROM people WHERE id = 1", "SELECT bio FROM shop.profiles WHERE customer = 1", ANY,
+    ),
+    "several rows: an address of a person who was deleted": (
+        [("new", DELETE_NEW), ("old", ["UPDATE addresses SET street = 'old' WHERE person = 1"])],
+        "SELECT street FROM addresses WHERE person = 1", "SELECT name FROM shop.customers WHERE id = 1", ANY,
+    ),
+    "emptied": (
+        [("new", ["UPDATE shop.notes SET body = 'new' WHERE id = 1"]), ("old", ["TRUNCATE notes"]),
+         ("new", ["INSERT INTO shop.notes VALUES ('c50', 50, 'new')"])],
+        "SELECT string_agg(code, ' ') FROM notes", "SELECT string_agg(code, ' ') FROM shop.notes", "c50",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_who_wrote_last_wins(database: Database, tmp_path: Path, first: Direction | None) -> None:
+    """Every case, one after the other, each on rows of its own."""
+    create_old(database.dsn)
+    sides = (database, database)
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        wrong: dict[str, Any] = {}
+        for name, (writes, old, new, expected) in CASES.items():
+            before = sum(running.conflicts().values())
+            await collide(running, sides, writes, first)
+            found = one(database.dsn, old), one(database.dsn, new)
+            counted = sum(running.conflicts().values()) - before
+            if await running.unequal() or not counted or (expected != ANY and found != (expected, expected)):
+                wrong[name] = (found, counted, await running.unequal())
+            execute(database.dsn, RESTORE)
+            await running.quiet()
+            assert await running.unequal() == [], name
+        assert wrong == {}
+
+
+RESTORE = [
+    "DELETE FROM people",
+    "DELETE FROM addresses",
+    "DELETE FROM notes",
+    "INSERT INTO people SELECT i, 'name ' || i, 'bio ' || i FROM generate_series(1, 20) AS i",
+    "INSERT INTO addresses SELECT i, 'home', 'street ' || i FROM generate_series(1, 20) AS i",
+    "INSERT INTO notes SELECT i, 'c' || i, 'body ' || i FROM generate_series(1, 20) AS i",
+]
+
+
+# ---- a campaign
+
+SECONDS = float(os.environ.get("REPLICATOR_TEST_ROLLING_SECONDS", "4"))
+"""How long both sides write."""
+HOT = 8
+
+OLD_WRITES = (
+    ["INSERT INTO people VALUES ({i}, '{v}', '{v}') ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name"],
+    ["UPDATE people SET bio = '{v}' WHERE id = {i}"],
+    ["UPDATE people SET name = '{v}', bio = '{v}' WHERE id IN ({i}, {j})"],
+    [
+        "SELECT FROM people WHERE id = {i} FOR UPDATE",
+        "INSERT INTO addresses SELECT id, 'work', '{v}' FROM people WHERE id = {i} "
+        "ON CONFLICT (person, kind) DO UPDATE SET street = EXCLUDED.street",
+    ],
+    ["SELECT FROM people WHERE id = {i} FOR UPDATE", "DELETE FROM addresses WHERE person = {i} AND kind = 'work'"],
+    ["DELETE FROM people WHERE id = {i}", "DELETE FROM addresses WHERE person = {i}"],
+    ["INSERT INTO notes VALUES ({i}, 'c{i}', '{v}') ON CONFLICT (id) DO UPDATE SET body = EXCLUDED.body"],
+    ["DELETE FROM notes WHERE id = {i}"],
+)
+NEW_WRITES = (
+    [
+        "INSERT INTO shop.customers VALUES ({i}, '{v}', '{{}}') ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name",
+        "INSERT INTO shop.profiles VALUES ({i}, '{v}') ON CONFLICT (customer) DO NOTHING",
+    ],
+    ["UPDATE shop.profiles SET bio = '{v}' WHERE customer = {i}"],
+    ["UPDATE shop.customers SET name = '{v}' WHERE id IN ({i}, {j})"],
+    ['UPDATE shop.customers SET addresses = addresses || \'{{"work": "{v}"}}\' WHERE id = {i}'],
+    ["UPDATE shop.customers SET addresses = addresses - 'work' WHERE id = {i}"],
+    ["DELETE FROM shop.customers WHERE id = {i}", "DELETE FROM shop.profiles WHERE customer = {i}"],
+    ["INSERT INTO shop.notes VALUES ('c{i}', {i}, '{v}') ON CONFLICT (code) DO UPDATE SET body = EXCLUDED.body"],
+    ["DELETE FROM shop.notes WHERE id = {i}"],
+)
+
+
+def write_for_a_while(dsn: str, side: str, seed: int, until: float) -> int:
+    """Write at random to few rows; gives how many transactions were committed."""
+    chance, done = random.Random(seed), 0
+    with psycopg.connect(dsn) as application:
+        while time.monotonic() < until:
+            writes = chance.choice(OLD_WRITES if side == "old" else NEW_WRITES)
+            numbers = {"i": chance.randint(1, HOT), "j": chance.randint(1, HOT), "v": f"{side} {seed} {done}"}
+            try:
+                for statement in writes:
+                    application.execute(statement.format(**numbers).encode())
+                application.commit()
+                done += 1
+            except psycopg.errors.DeadlockDetected:
+                application.rollback()
+            time.sleep(chance.random() * 0.01)
+    return done
+
+
+@pytest.mark.timeout(SECONDS + 300)
+@pytest.mark.parametrize("killed", [False, True])
+async def test_both_sides_are_equal_when_the_writes_stop(
+    sides: tuple[Database, Database], tmp_path: Path, killed: bool
+) -> None:
+    old, new = sides
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(rolling(make_settings(old, new), two_ways(tmp_path)))
+        await running.open()
+        until = time.monotonic() + SECONDS
+        writers = [
+            asyncio.create_task(asyncio.to_thread(write_for_a_while, side.dsn, name, seed, until))
+            for seed, (side, name) in enumerate(((old, "old"), (new, "new")) * 2)
+        ]
+        if killed:
+            await asyncio.sleep(SECONDS / 2)
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
+            running = await stack.enter_async_context(rolling(running.settings, running.migration))
+            await running.until(lambda: running.session.was_up)
+            assert running.session.phase == Phase.ROLLING
+        transactions = sum(await asyncio.gather(*writers))
+        await running.quiet()
+        quarantined = [each.context.quarantined for each in running.session.pipelines.values()]
+        assert (await running.unequal(), quarantined) == ([], [set(), set()])
+        conflicts = sum(running.conflicts().values())
+        logging.getLogger(__name__).info("%s transactions, %s conflicts in %s s", transactions, conflicts, SECONDS)
+        assert conflicts > 0
+        await running.complete()
+        await running.clean()
