@@ -121,7 +121,12 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
         there = [each for each in (target, source) if await installed(each)]
         if not there:
             raise NotReadyError("No migration has been started here.", "There is nothing to give up.")
-        if len(there) == 2 and (await owner_now(settings)).owner == "new":
+        now = await owner_now(settings) if len(there) == 2 else None
+        if now is not None and (now.rolling or now.settling):
+            raise NotReadyError(
+                "Both schemas take writes.", "Go back first with `replicator rollback`, while the daemon runs."
+            )
+        if now is not None and now.owner == "new":
             raise NotReadyError(
                 "The new schema owns the data.",
                 "Go back first with `replicator rollback`, or use `replicator finalize`.",

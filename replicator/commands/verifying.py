@@ -26,7 +26,8 @@ async def verify(session: "Session", command: Command, own: Connection) -> Answe
     pipeline = session.pipeline
     if pipeline is None or session.phase not in (Phase.FOLLOW, Phase.SOAK):
         raise NotReadyError(
-            f"There is nothing to verify in the phase {session.phase}.", "Wait until the backfill is done."
+            f"There is nothing to verify in the phase {session.phase}.",
+            "Wait until the backfill is done, and only one of the schemas takes writes.",
         )
     await session.stop_verifying()
     try:

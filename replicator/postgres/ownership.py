@@ -32,23 +32,24 @@ class Ownership:
 
 async def read_ownership(connection: Connection) -> Ownership:
     """The state row of this database."""
+    return await _ownership(connection, "")
+
+
+async def settled_ownership(connection: Connection) -> Ownership:
+    """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
+    return await _ownership(connection, " FOR SHARE")
+
+
+async def _ownership(connection: Connection, locked: str) -> Ownership:
     with translated():
         cursor = await connection.execute(
-            "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
-            "FROM replicator.ownership"
+            b"SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
+            b"FROM replicator.ownership" + locked.encode()
         )
         row = await cursor.fetchone()
         if row is None:
             return Ownership(owner="old", epoch=0)
         return Ownership(owner=row[0], epoch=row[1], rolling=row[2], settling=row[3])
-
-
-async def settled_ownership(connection: Connection) -> Ownership:
-    """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
-    with translated():
-        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership FOR SHARE")
-        row = await cursor.fetchone()
-        return Ownership(owner=row[0], epoch=row[1]) if row else Ownership(owner="old", epoch=0)
 
 
 async def rolling_since(connection: Connection) -> datetime | None:

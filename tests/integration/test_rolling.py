@@ -16,15 +16,21 @@ import pytest
 
 from replicator import Migration
 from replicator.cutover import CutoverResult
+from replicator.errors import CheckError, NotReadyError
+from replicator.finish import abort
 from replicator.migration import Direction
+from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import CLOSING, COMPLETION, OPENING, Phase
+from replicator.phases import CLOSING, COMPLETION, OPENING, Move, Phase
 from replicator.pipeline import Pipeline
+from replicator.repair import repair
 from replicator.report import Reporter
+from replicator.rolling import check_rolling
 from replicator.session import Session
 from replicator.settings import Settings
+from replicator.tables import Name
 from tests.engine import Engine, differences, execute, make_settings
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import Running, one
 from tests.integration.test_rollback import refused
 from tests.two_ways import create_old, two_ways
@@ -414,3 +420,95 @@ async def test_both_sides_are_equal_when_the_writes_stop(
         assert conflicts > 0
         await running.complete()
         await running.clean()
+
+
+# ---- what it needs
+
+
+async def test_a_server_that_does_not_remember_commit_times_is_refused(make_cluster: MakeCluster) -> None:
+    settings = Settings(_env_file=None, source_dsn=make_cluster(track_commit_timestamp="off").dsn())
+    with pytest.raises(CheckError, match="track_commit_timestamp is off") as refusal:
+        await check_rolling(settings, {"old": [], "new": []})
+    assert "ALTER SYSTEM SET track_commit_timestamp = on;" in refusal.value.remedy
+
+
+async def test_a_role_without_the_right_and_a_trigger_in_the_way_are_refused(
+    database: Database, tmp_path: Path
+) -> None:
+    create_old(database.dsn)
+    await Engine(make_settings(database), two_ways(tmp_path)).make_tables()
+    role = f"r_{database.name}"
+    execute(database.dsn, [f"CREATE ROLE {role} LOGIN"])
+    try:
+        weak = psycopg.conninfo.make_conninfo(database.dsn, user=role)
+        with pytest.raises(CheckError, match="must not use replication origins") as refusal:
+            await check_rolling(Settings(_env_file=None, source_dsn=weak), {"old": [], "new": []})
+        execute(database.dsn, [each for each in refusal.value.remedy.split(";") if each.strip()])
+        await check_rolling(Settings(_env_file=None, source_dsn=weak), {"old": [], "new": []})
+        execute(
+            database.dsn,
+            [
+                "CREATE TRIGGER mine BEFORE UPDATE ON people FOR EACH ROW "
+                "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+            ],
+        )
+        with pytest.raises(CheckError, match="mine on people"):
+            await check_rolling(make_settings(database), {"old": [Name(schema="public", table="people")], "new": []})
+    finally:
+        execute(database.dsn, [f"DROP OWNED BY {role}", f"DROP ROLE {role}"])
+
+
+async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path) -> None:
+    """No repair, no giving up of the migration; and a rehearsal of either move changes nothing."""
+    create_old(database.dsn)
+    settings = make_settings(database)
+    async with rolling(settings, two_ways(tmp_path)) as running:
+        await running.ready()
+        assert (await running.session.moves.run(OPENING, running.report, dry_run=True)).dry_run
+        assert refused(database.dsn, "UPDATE shop.customers SET name = 'x'")
+        await running.clean()
+        await running.open()
+        for move in (COMPLETION, CLOSING):
+            assert (await running.session.moves.run(move, running.report, dry_run=True)).dry_run
+            assert running.session.phase == Phase.ROLLING
+        with pytest.raises(NotReadyError, match="Nothing is repaired"):
+            await repair(running.pipeline("forward"), [], "test")
+        with pytest.raises(NotReadyError, match="Both schemas take writes"):
+            await abort(settings, running.migration, running.report)
+        execute(database.dsn, ["UPDATE people SET name = 'old'", "UPDATE shop.profiles SET bio = 'new'"])
+        await running.quiet()
+        assert await running.unequal() == []
+
+
+@pytest.mark.parametrize("move", [COMPLETION, CLOSING])
+async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
+    database: Database, tmp_path: Path, move: Move
+) -> None:
+    create_old(database.dsn)
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        async with running.paused("reverse" if move is COMPLETION else "forward"):
+            execute(database.dsn, ["UPDATE people SET name = 'old' WHERE id = 1"])
+            execute(database.dsn, ["UPDATE shop.customers SET name = 'new' WHERE id = 1"])
+
+            async def die(*_: object) -> None:
+                raise SystemError("killed here")
+
+            async def nothing(*_: object) -> None:
+                return
+
+            with (
+                patch.object(Moves, "_leave", die),
+                patch.object(Moves, "_after_failure", nothing),
+                pytest.raises(SystemError),
+            ):
+                await running.session.moves.run(move, running.report)
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
+    async with rolling(running.settings, running.migration) as running:
+        await running.until(lambda: running.session.was_up)
+        assert running.session.phase == move.after
+        await running.clean()
+        assert await running.unequal() == []
+        assert one(database.dsn, OLD_NAME) == one(database.dsn, NEW_NAME) == "new"
+        assert one(database.dsn, "SELECT count(*) FROM replicator.redo") == 0
