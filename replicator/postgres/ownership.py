@@ -32,19 +32,21 @@ class Ownership:
 
 async def read_ownership(connection: Connection) -> Ownership:
     """The state row of this database."""
-    return await _ownership(connection, "")
+    return await _read_ownership(connection, sql.SQL(""))
 
 
 async def settled_ownership(connection: Connection) -> Ownership:
     """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
-    return await _ownership(connection, " FOR SHARE")
+    return await _read_ownership(connection, sql.SQL("FOR SHARE"))
 
 
-async def _ownership(connection: Connection, locked: str) -> Ownership:
+async def _read_ownership(connection: Connection, lock: sql.SQL) -> Ownership:
     with translated():
         cursor = await connection.execute(
-            b"SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
-            b"FROM replicator.ownership" + locked.encode()
+            sql.SQL(
+                "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
+                "FROM replicator.ownership {}"
+            ).format(lock)
         )
         row = await cursor.fetchone()
         if row is None:
