@@ -161,7 +161,7 @@ class Moves:
         """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""
         if self.session.both is not None:
             await report("deciding what both sides have written")
-            await self.session.both.settle(opposite.direction)
+            await self.session.both.settle()
         self.session.pipeline = opposite
         await self.session.stop_verifying()
         await self.session.stop_rolling()
@@ -186,15 +186,15 @@ class Moves:
             return
         loser: Direction = "forward" if ownership.owner == "new" else "reverse"
         if ownership.settling:
-            await self._settle_both(loser)
+            await self._settle_both()
         await self._retire(loser)
         await self.session.enter_phase(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
 
-    async def _settle_both(self, loser: Direction) -> None:
+    async def _settle_both(self) -> None:
         """Both schemas took writes until then: let both pipelines run until nothing is left to decide."""
         both = await self.session.open_both()
         await self.session.start_rolling(both)
-        await both.settle("reverse" if loser == "forward" else "forward")
+        await both.settle()
         await self.session.stop_rolling()
         for direction in OPPOSITE:
             await self.session.close_pipeline(direction)

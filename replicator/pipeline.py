@@ -188,6 +188,14 @@ class Pipeline:
         async with self._advanced:
             await self._advanced.wait_for(lambda: self.position >= lsn)
 
+    async def catch_up(self) -> None:
+        """Wait until everything that is in the source's log by now is applied."""
+        async with self._source_lock:
+            if self._source is None:
+                return
+            position = await current_position(self._source)
+        await self.wait_applied(position)
+
     async def wait_message(self, message: str) -> None:
         """Wait until the transaction that carries a message of ours is applied, and with it all before it."""
         async with self._advanced:
@@ -218,10 +226,12 @@ class Pipeline:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Alone on the target, and not frozen."""
+        """Alone on the target, and not frozen; while both schemas take writes, alone on both sides."""
         while True:
             await self._going.wait()
-            async with self.context.exclusion.alone():
+            async with self.context.exclusion.alone(), contextlib.AsyncExitStack() as stack:
+                if self.context.rolling is not None:
+                    await stack.enter_async_context(self.context.rolling.turn)
                 if self._going.is_set():
                     yield
                     return

@@ -1,7 +1,6 @@
 """While both schemas take writes: the two pipelines as one thing, and the two moves that lead into it and out of it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -81,8 +80,9 @@ class BothWays:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.pipelines: dict[Direction, Pipeline] = {}
-        self.derived: Counter[Direction] = Counter()
-        """How many entries have been derived again."""
+        self._begun = 0
+        """How often something was found that must be derived again."""
+        self._turn = asyncio.Lock()
         self._origins: dict[Direction, OwnOrigin] = {}
         self._ending = False
         self._ended = asyncio.Event()
@@ -104,7 +104,10 @@ class BothWays:
             async with connection(self._target(direction), "origin") as target:
                 since = await rolling_since(target) or await clock(target)
         rolling = Rolling(
-            origin=self._origins[direction], since=since, known_through=lambda: self._applied_through(opposite)
+            origin=self._origins[direction],
+            since=since,
+            turn=self._turn,
+            known_through=lambda: self._applied_through(opposite),
         )
         await pipeline.roll(rolling, self._origins[opposite])
 
@@ -147,9 +150,10 @@ class BothWays:
             if len(due) < len(entries):
                 await opposite.nudge()
             if due:
+                self._begun += 1
+                await self.pipelines[direction].catch_up()  # else an older change may come after what is derived now
                 await self.pipelines[direction].rederive(due)
                 await strike_redo(home, due)
-                self.derived[direction] += len(due)
                 done = True
         return done
 
@@ -162,29 +166,22 @@ class BothWays:
 
     # ---- the end
 
-    async def settle(self, winner: Direction) -> None:
-        """After the writers of the other side are refused: wait until all that collided is decided.
-
-        :param winner: the pipeline that stays; its own leftovers do not matter to the other one.
-        """
-        loser = OPPOSITE[winner]
+    async def settle(self) -> None:
+        """After the writers of one side are refused: wait until all that collided is decided."""
         async with self._homes() as homes:
             while True:
-                before = self.derived[loser]
-                await self._drain(loser)
-                await self._drain(winner)
-                while await self._left(loser, homes) or await self._left(winner, homes):
-                    await asyncio.sleep(LOOK_SECONDS)
-                if self.derived[loser] == before:
+                begun = self._begun
+                for direction in OPPOSITE:
+                    marker = f"settled {uuid4()}"
+                    await self.pipelines[direction].nudge(marker)
+                    await self.pipelines[direction].wait_message(marker)
+                # Twice: what is struck in one place while we look there may have left something in another.
+                if not await self._left(homes) and not await self._left(homes) and self._begun == begun:
                     return
+                await asyncio.sleep(LOOK_SECONDS)
 
-    async def _drain(self, direction: Direction) -> None:
-        marker = f"settled {uuid4()}"
-        await self.pipelines[direction].nudge(marker)
-        await self.pipelines[direction].wait_message(marker)
-
-    async def _left(self, direction: Direction, homes: list[Connection]) -> int:
-        return sum([len(await read_redo(home, direction)) for home in homes])
+    async def _left(self, homes: list[Connection]) -> bool:
+        return any([await read_redo(home, direction, 1) for home in homes for direction in OPPOSITE])
 
     async def clear(self) -> None:
         """Forget all; no pipeline writes under an origin any more."""

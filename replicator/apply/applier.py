@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch, compact
-from replicator.apply.conflicts import Conflicts
+from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
-from replicator.apply.rederiving import rederiving
+from replicator.apply.rederiving import leftovers, rederiving
 from replicator.apply.writing import Refusal, Written, acting_children, write_effects
 from replicator.changes import Change, RelationName
 from replicator.errors import RetryableError, RowError
@@ -78,7 +78,7 @@ class Applier:
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._dates = Dates()
-        self._confirming = False
+        self._mode: Mode = "following"
         self._relations: dict[RelationName, Table | None] = {}
         self.forget_relations()
 
@@ -110,7 +110,7 @@ class Applier:
         self.outcome = Outcome()
         self._postponed = {}
         self._dates = Dates()
-        self._confirming = False
+        self._mode = "following"
         with translated():
             await self._connection.execute("BEGIN")
             await enter(self._connection, self.context.epoch)
@@ -214,15 +214,16 @@ class Applier:
         """While both schemas take writes: derive again what is noted. Raises NewerReadError as ``apply`` does."""
         listed = list(entries)
         for each in listed:
-            for transform, key in each.claims:
+            for transform, key in [*each.claims, *await leftovers(each, self.context, self._connection)]:
                 await remember(self._connection, self.context.direction, transform, [(each.key, key)])
-        for confirming in (False, True):
-            chosen = [each for each in listed if each.confirms == confirming]
+        modes: tuple[Mode, Mode] = ("repeating", "confirming")
+        for mode in modes:
+            chosen = [each for each in listed if each.confirms == (mode == "confirming")]
             if chosen:
-                self._confirming, self._dates = confirming, Dates()
+                self._mode, self._dates = mode, Dates()
                 batch = await rederiving(chosen, self.context.plan, self._reader)
                 await self._apply_batch(batch, position, whole=True)
-        self._confirming = False
+        self._mode = "following"
         await note_redo(self._connection, [each.confirmation for each in listed if each.confirmation is not None])
 
     async def write_under(self, origin: str) -> None:
@@ -257,7 +258,7 @@ class Applier:
             refusals = await self._try_write(effects, conflicts, whole=whole)
             if not refusals:
                 if conflicts is not None:
-                    self.outcome.lost += await conflicts.store(effects)
+                    self.outcome.lost += await conflicts.store(effects, batch.overwritten)
                 await self._keep(effects, failures)
                 self._touch(batch)
                 return
@@ -298,7 +299,7 @@ class Applier:
         rolling = None if self.context.shadow else self.context.rolling
         if rolling is None:
             return None
-        return Conflicts(self.context, rolling, self._writer, self._dates, confirming=self._confirming)
+        return Conflicts(self.context, rolling, self._writer, self._dates, self._mode)
 
     async def _write_undisputed(
         self, effects: Effects, conflicts: Conflicts | None, *, whole: bool

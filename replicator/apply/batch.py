@@ -32,6 +32,8 @@ class TableState:
 
     truncated: bool = False
     rows: dict[Key, Row | None] = field(default_factory=dict)
+    copies: dict[Key, list[Row]] = field(default_factory=dict)
+    """Rows as the opposite pipeline wrote them, which may have changed since: what they give is on the target."""
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Batch:
     lookups: list[tuple[Dependency, dict[str, str | None], datetime | None]] = field(default_factory=list)
     dates: Dates = field(default_factory=Dates)
     """Filled only while both schemas take writes."""
+    overwritten: set[tuple[str, Key]] = field(default_factory=set)
+    """By source: rows that the application changed, and the opposite pipeline after it, without having heard of it."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Changes by table and operation."""
 
@@ -97,12 +101,14 @@ def _note(
     if change.operation == "delete":
         if old_key is None:
             raise ProtocolError(f"A deleted row of {table.name} came without its key.", IDENTITY)
+        _note_overwriting(batch, source, old_key, change)
         batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         return
     new_key = _image_key(table, change.new or {}) or old_key
     if new_key is None:
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
+    _note_overwriting(batch, source, new_key, change)
     batch.dates.note(source.name, new_key, at)
     if old_key is not None and old_key != new_key:
         batch.dates.note(source.name, old_key, at)
@@ -113,6 +119,15 @@ def _note(
         dirty.add(new_key)
     else:
         _put(state, dirty, new_key, row)
+        if change.own:
+            state.copies.setdefault(new_key, []).append(row)
+
+
+def _note_overwriting(batch: Batch, source: Source, key: Key, change: Change) -> None:
+    if not change.own:
+        batch.overwritten.discard((source.name, key))
+    elif batch.dates.of(source.name, key) is not None:
+        batch.overwritten.add((source.name, key))
 
 
 def _put(state: TableState, dirty: set[Key], key: Key, row: Row | None) -> None:

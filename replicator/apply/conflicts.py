@@ -5,12 +5,16 @@ the same time is derived again by the winner's pipeline, so that things made of 
 """
 
 import contextlib
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from datetime import datetime
+from typing import Literal
 
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
 from replicator.derive import TargetRow, derive
 from replicator.errors import MigrationError, TransformError
+from replicator.migration import Direction
 from replicator.plan import PlannedTransform
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.context import Context, Rolling
@@ -22,28 +26,35 @@ from replicator.tables import Key, Name, Table
 
 WHY_KEPT = "conflict"
 
+Mode = Literal["following", "repeating", "confirming"]
+"""Why rows are written: the stream brought changes; what collided is derived again; the other side's answer to that."""
+
 
 class Conflicts:
     """Decides for the effects of one batch, inside the caller's savepoint."""
 
-    def __init__(
-        self, context: Context, rolling: Rolling, writer: TargetWriter, dates: Dates, *, confirming: bool
-    ) -> None:
+    def __init__(self, context: Context, rolling: Rolling, writer: TargetWriter, dates: Dates, mode: Mode) -> None:
         self._context = context
         self._rolling = rolling
         self._writer = writer
         self._dates = dates
-        self._confirming = confirming
-        self._wins_ties = confirming or context.direction == "reverse"
+        self._mode = mode
+        self._confirming = mode == "confirming"
+        self._opposite: Direction = "reverse" if context.direction == "forward" else "forward"
+        self._wins_ties = self._confirming or context.direction == "reverse"
         self._known_through = rolling.known_through()  # before anything is derived
         self._transforms = {each.name: each for each in context.plan.transforms}
         self._cleared: dict[tuple[Name, Key], tuple[str, datetime]] = {}
         self._lost: dict[tuple[Name, Key], Redo] = {}
         self._contested: dict[tuple[str, Key], Redo] = {}
+        self._gone: dict[tuple[Name, Key], Redo] = {}
+        self._too_late: set[tuple[str, Key]] = set()
 
     async def look(self, effects: Effects) -> None:
         """Lock the rows that are to be written or deleted; take out of the effects what has lost."""
         self._contested.clear()
+        self._gone.clear()
+        self._too_late.clear()
         self._writer.locked, self._writer.appeared = {}, False
         await self._spell_out(effects)
         for table in self._context.plan.targets:
@@ -65,16 +76,44 @@ class Conflicts:
             if fresh:
                 deleted = await deleted_rows(self._writer.connection, table, self._writer.stage(table), fresh)
                 for key, at in deleted.items():
-                    lost |= self._loses(table, key, at, effects)
+                    if self._loses(table, key, at, effects):
+                        lost = True
+                    elif not self._confirming:
+                        self._contest(table, key, at, effects)
         return lost
 
-    async def store(self, effects: Effects) -> int:
-        """Note what must be derived again; gives how many changes have lost."""
+    async def store(self, effects: Effects, overwritten: AbstractSet[tuple[str, Key]]) -> int:
+        """Note what must be derived again; gives how many changes have lost.
+
+        :param overwritten: source keys whose change had lost before it came here.
+        """
         self._writer.locked = None
         await self._keep_what_is_there(effects)
-        entries = [*self._lost.values(), *self._contested.values()]
+        confirmations = [*self._gone.values(), *self._confirmations(effects)]
+        entries = [*self._lost.values(), *self._contested.values(), *confirmations]
         await note_redo(self._writer.connection, entries)
-        return len(self._lost)
+        return len(self._lost) + len((overwritten | self._too_late) - {each.lost for each in self._lost.values()})
+
+    def _confirmations(self, effects: Effects) -> Iterator[Redo]:
+        """What is derived again decides for all that hangs on it: the opposite side is to be what these rows give."""
+        for table in self._context.plan.targets if self._mode == "repeating" else ():
+            for key in {**effects.upserts.get(table.name, {}), **effects.deletes.get(table.name, {})}:
+                _, _, date = self._change(table, key, effects)
+                if date is not None:
+                    yield self._confirmation(table, key, effects, date)
+
+    def _confirmation(self, table: Table, key: Key, effects: Effects, dated: datetime) -> Redo:
+        source, source_key, _ = self._change(table, key, effects)
+        gone = key not in effects.upserts.get(table.name, {})
+        return Redo(
+            pipeline=self._opposite,
+            what="row",
+            name=table.name.table,
+            key=key,
+            dated=dated,
+            lost=(source, source_key) if gone and source_key else None,
+            confirms=True,
+        )
 
     async def _keep_what_is_there(self, effects: Effects) -> None:
         """What the source gives no longer, nor anything else, but is still there: it must be possible to delete it.
@@ -100,22 +139,42 @@ class Conflicts:
                     self._cleared[name, key] = (transform.source, at)
         effects.cleared.clear()
 
-    async def _look_at(self, table: Table, keys: "set[Key]", effects: Effects) -> None:
+    async def _look_at(self, table: Table, keys: AbstractSet[Key], effects: Effects) -> None:
         found = await lock_rows(self._writer.connection, table, self._writer.stage(table), keys)
         if self._writer.locked is not None:
             self._writer.locked[table.name] = set(found)
+        if self._mode != "confirming":
+            await self._look_at_gone(table, effects.deletes.get(table.name, {}).keys() - found.keys(), effects)
         overwritten = [key for key, version in found.items() if self._overwrites(table, key, version, effects)]
         if overwritten:
             await self._writer.keep(table, overwritten, WHY_KEPT)
+
+    async def _look_at_gone(self, table: Table, keys: AbstractSet[Key], effects: Effects) -> None:
+        """What goes, and is gone: the application has deleted it here, and may have added to it there meanwhile."""
+        gone = keys - effects.upserts.get(table.name, {}).keys()
+        if gone:
+            noted = await deleted_rows(self._writer.connection, table, self._writer.stage(table), gone)
+            for key, at in noted.items():
+                source, source_key, date = self._change(table, key, effects)
+                if date is not None and self._context.plan.sources[source].table is None:
+                    self._gone[table.name, key] = self._confirmation(table, key, effects, max(at, date))
+                    if at > date:
+                        self._too_late.add((source, source_key))
 
     def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
         """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
         at = _written_by_the_application(version, self._rolling)
         if at is None or self._loses(table, key, at, effects):
             return False
-        if self._confirming or at <= self._known_through:
-            return self._confirming and key not in effects.upserts.get(table.name, {})
+        if self._confirming:
+            return key not in effects.upserts.get(table.name, {})
+        return self._contest(table, key, at, effects)
+
+    def _contest(self, table: Table, key: Key, at: datetime, effects: Effects) -> bool:
+        """What won must be derived again if the opposite pipeline may not have applied yet what it won against."""
         source, source_key, date = self._change(table, key, effects)
+        if at <= self._known_through:
+            return False
         if source_key and date:
             self._contested[source, source_key] = Redo(
                 pipeline=self._context.direction, what="source", name=source, key=source_key, dated=date, waits=True
@@ -132,7 +191,7 @@ class Conflicts:
         effects.upserts.get(table.name, {}).pop(key, None)
         effects.deletes.get(table.name, {}).pop(key, None)
         self._lost[table.name, key] = Redo(
-            pipeline="reverse" if self._context.direction == "forward" else "forward",
+            pipeline=self._opposite,
             what="row",
             name=table.name.table,
             key=key,
@@ -162,6 +221,8 @@ class Conflicts:
             transform, source_key = effects.deletes[table.name][key]
             pairs = effects.forgotten.get(transform.name, [])
             effects.forgotten[transform.name] = [pair for pair in pairs if pair != (source_key, key)]
+            if transform.remembers:
+                effects.remembered.setdefault(transform.name, []).append((source_key, key))
 
     def _change(self, table: Table, key: Key, effects: Effects) -> tuple[str, Key, datetime | None]:
         """The source and its key that a target row is written or deleted for, and when that changed."""

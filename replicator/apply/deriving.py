@@ -1,12 +1,14 @@
 """From a batch to its effects: what must be read again is read, and the transforms run."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.derive import computed_key
-from replicator.errors import TransformError
+from replicator.derive import computed_key, derive
+from replicator.errors import MigrationError, TransformError
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
@@ -79,11 +81,16 @@ class Deriver:
                     gone.update(dict.fromkeys(await self._remembered(transform, None)))
                 else:
                     effects.cleared.append(transform)
-            rows = gone | rows
-        await self._rows_changed(effects, source, rows, skip)
+            rows = gone | dict.fromkeys(state.copies) | rows
+        await self._rows_changed(effects, source, rows, skip, state.copies)
 
     async def _rows_changed(
-        self, effects: Effects, source: Source, rows: dict[Key, Row | None], skip: set[tuple[str, Key]]
+        self,
+        effects: Effects,
+        source: Source,
+        rows: dict[Key, Row | None],
+        skip: set[tuple[str, Key]],
+        copies: Mapping[Key, Sequence[Row]] = MappingProxyType({}),
     ) -> None:
         effects.rows.setdefault(source.name, {}).update(rows)
         for transform in source.transforms if rows else ():
@@ -96,22 +103,26 @@ class Deriver:
                     if self._dates is None:
                         effects.row_changed(transform, source, key, row, known)
                     elif self._dates.of(source.name, key) is not None:
-                        effects.row_changed(
-                            transform, source, key, row, self._with_computed(transform, source, key, known)
-                        )
+                        there = set() if known is None else self._may_be_there(transform, source, key, copies)
+                        effects.row_changed(transform, source, key, row, known, there)
                     elif known is not None:
                         effects.copied(transform, source, key, row, known)
 
-    def _with_computed(
-        self, transform: PlannedTransform, source: Source, key: Key, known: set[Key] | None
-    ) -> set[Key] | None:
-        """While both sides write, a row may be there that this pipeline does not remember: its key is known anyhow."""
-        if known is None or transform.key is None or len(self._context.plan.writers_of(transform.target.name)) > 1:
-            return known
-        try:
-            return known | {computed_key(transform, source, key)}
-        except TransformError:
-            return known
+    def _may_be_there(
+        self, transform: PlannedTransform, source: Source, key: Key, copies: Mapping[Key, Sequence[Row]]
+    ) -> set[Key]:
+        """While both sides write, target rows may be there for a key that this pipeline does not remember yet.
+
+        What the opposite pipeline copied from them came by in the same batch; a computed key is known anyhow.
+        """
+        found: set[Key] = set()
+        with contextlib.suppress(TransformError, MigrationError):
+            for row in copies.get(key, ()):
+                found |= {each.key for each in derive(transform, source, key, row)}
+        if transform.key is not None and len(self._context.plan.writers_of(transform.target.name)) == 1:
+            with contextlib.suppress(TransformError):
+                found.add(computed_key(transform, source, key))
+        return found
 
     def _refused(self, source: Source) -> dict[Key, Row | None]:
         """The keys in quarantine, as rows that are gone."""

@@ -1,6 +1,7 @@
 """What a batch comes to on the target: rows to write, keys to delete, memory to change, failures to keep."""
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from replicator.derive import TargetRow, computed_key, derive
@@ -30,18 +31,25 @@ class Effects:
     """The source rows that all of this comes from, by source."""
 
     def row_changed(
-        self, transform: PlannedTransform, source: Source, key: Key, row: Row | None, produced: set[Key] | None
+        self,
+        transform: PlannedTransform,
+        source: Source,
+        key: Key,
+        row: Row | None,
+        produced: set[Key] | None,
+        there: AbstractSet[Key] = frozenset(),
     ) -> None:
         """The source row with this key is now ``row`` (None: gone).
 
         :param produced: the target keys that it had produced, for a transform that remembers them.
+        :param there: target keys that may be there for it, though nothing remembers them.
         """
         try:
             rows = [] if row is None else derive(transform, source, key, row)
             if produced is None:
                 self._computed(transform, source, key, rows)
             else:
-                self._remembered(transform, key, rows, produced)
+                self._remembered(transform, key, rows, produced, there)
         except TransformError as error:
             self.failures.append(self.failure(transform, key, str(error)))
         else:
@@ -79,10 +87,17 @@ class Effects:
             self._delete(transform, key, computed_key(transform, source, key))
         self._upsert(transform, rows)
 
-    def _remembered(self, transform: PlannedTransform, key: Key, rows: list[TargetRow], produced: set[Key]) -> None:
+    def _remembered(
+        self,
+        transform: PlannedTransform,
+        key: Key,
+        rows: list[TargetRow],
+        produced: set[Key],
+        there: AbstractSet[Key],
+    ) -> None:
         self._upsert(transform, rows)
         now = {row.key for row in rows}
-        for gone in produced - now:
+        for gone in (produced | there) - now:
             self._delete(transform, key, gone)
         self._memory(transform, key, now, produced)
 

@@ -6,8 +6,10 @@ from replicator.apply.batch import Batch, mark
 from replicator.changes import Change, Image
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection
+from replicator.postgres.context import Context
+from replicator.postgres.memory import remembered_targets
 from replicator.postgres.redo import Redo
-from replicator.postgres.source import read_images
+from replicator.postgres.source import keys_where, read_images
 from replicator.tables import Key, Table
 
 
@@ -31,6 +33,28 @@ async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) ->
     return batch
 
 
+async def leftovers(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
+    """What is left on the target of a thing that is gone: rows that were added there while the other side deleted it.
+
+    The opposite pipeline finds nothing to make of them, so this one has never heard of them.
+
+    :return: by transform that would have given them, their keys.
+    """
+    if not entry.confirms or entry.lost is None or context.opposite is None:
+        return []
+    source, key = entry.lost
+    found: list[tuple[str, Key]] = []
+    for transform in context.plan.transforms:
+        if not transform.remembers or transform.source != entry.name:
+            continue
+        for dependency in context.opposite.dependencies.get(transform.target.name.table, ()):
+            if dependency.source == source and dependency.columns is not None:
+                keys = await keys_where(connection, transform.target, dict(zip(dependency.columns, key, strict=True)))
+                given = await remembered_targets(connection, context.direction, transform.name, keys)
+                found += [(transform.name, each) for each in keys if each not in given]
+    return found
+
+
 def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, image: Image | None) -> None:
     source = plan.table_source(table.name.table)
     if source is not None:
@@ -43,7 +67,7 @@ def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, image: Image 
             mark(batch, plan, dependency, Change(relation, "insert", new=image), entry.dated)
         elif dependency.columns is not None and set(dependency.columns) <= gone.keys():
             mark(batch, plan, dependency, Change(relation, "delete", old=gone), entry.dated)
-        else:  # what the row that is gone was a part of, nobody knows any more
+        elif not entry.confirms:  # what the row that is gone was a part of, nobody knows any more
             mark(batch, plan, dependency, Change(relation, "truncate"), entry.dated)
 
 

@@ -1,5 +1,6 @@
 """What the parts of one pipeline share while it runs."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ class Rolling:
     """What it writes under, on its target."""
     since: datetime
     """When the application began to write on both sides, by the target's clock: older rows are no conflict."""
+    turn: asyncio.Lock
+    """Held by the pipeline that reads and writes: what one reads, the other must not be about to overwrite."""
     known_through: Callable[[], datetime]
     """What the application wrote on the target up to then, by the target's clock, the opposite pipeline has applied."""
 

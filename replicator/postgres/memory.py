@@ -29,6 +29,22 @@ async def remembered(
     return found
 
 
+async def remembered_targets(
+    connection: Connection, pipeline: Direction, transform: str, target_keys: Iterable[Key]
+) -> set[Key]:
+    """Which of these target keys any source key has produced. Reads all that the transform has: for few calls."""
+    listed = [encode_key(key) for key in target_keys]
+    if not listed:
+        return set()
+    with translated():
+        cursor = await connection.execute(
+            "SELECT DISTINCT target_key FROM replicator.produced "
+            "WHERE pipeline = %s AND transform = %s AND target_key = ANY (%s)",
+            (pipeline, transform, listed),
+        )
+        return {decode_key(target_key) for (target_key,) in await cursor.fetchall()}
+
+
 async def remember(
     connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
 ) -> None:

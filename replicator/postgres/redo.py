@@ -53,24 +53,27 @@ class Redo:
 async def note_redo(connection: Connection, entries: Iterable[Redo]) -> None:
     """Store entries in the caller's transaction."""
     with translated():
-        for each in entries:
-            await connection.execute(
+        async with connection.cursor() as cursor:
+            await cursor.executemany(
                 "INSERT INTO replicator.redo "
                 "(pipeline, what, name, key, dated, confirms, after_lsn, lost_source, lost_key, "
                 "claims) "
                 "VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN pg_current_wal_insert_lsn() END, %s, %s, %s)",
-                (
-                    each.pipeline,
-                    each.what,
-                    each.name,
-                    encode_key(each.key),
-                    each.dated,
-                    each.confirms,
-                    each.waits,
-                    each.lost and each.lost[0],
-                    each.lost and encode_key(each.lost[1]),
-                    json.dumps(each.claims),
-                ),
+                [
+                    (
+                        each.pipeline,
+                        each.what,
+                        each.name,
+                        encode_key(each.key),
+                        each.dated,
+                        each.confirms,
+                        each.waits,
+                        each.lost and each.lost[0],
+                        each.lost and encode_key(each.lost[1]),
+                        json.dumps(each.claims),
+                    )
+                    for each in entries
+                ],
             )
 
 

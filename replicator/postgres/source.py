@@ -48,6 +48,23 @@ async def read_images(connection: Connection, table: Table, keys: Iterable[Key])
     return found
 
 
+async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
+    """The keys of a table's rows in which these columns have these values."""
+    same = sql.SQL(" AND ").join(
+        sql.SQL("{} = {}::{}").format(identifier(name), sql.Literal(text), sql.SQL(table.by_name[name].type))
+        for name, text in texts.items()
+    )
+    with translated():
+        cursor = await connection.execute(
+            sql.SQL("SELECT {} FROM {} WHERE {}").format(
+                comma([sql.SQL("{}::text").format(identifier(name)) for name in table.key]),
+                identifier(table.name.schema, table.name.table),
+                same,
+            )
+        )
+        return [tuple(row) for row in await cursor.fetchall()]
+
+
 async def _with_keys(
     connection: Connection, source: Source, keys: Iterable[Key]
 ) -> AsyncIterator[Sequence[str | None]]:

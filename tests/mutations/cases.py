@@ -123,8 +123,8 @@ MUTATIONS: Final = (
     ),
     _m(
         "apply/effects.py",
-        "for gone in produced - now:",
-        "for gone in now - produced:",
+        "for gone in (produced | there) - now:",
+        "for gone in now - (produced | there):",
         "what a row no longer produces stays",
         "integration/test_lookup.py each_change",
     ),
