@@ -50,7 +50,7 @@ async def _backfill(pipeline: Pipeline, phase: Phase, target: Connection) -> Gat
 
 
 def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
-    lag = pipeline.lag
+    lag = pipeline.watch.lag
     if lag.bytes is None:
         return Gate(name="lag", ok=False, detail="not measured yet")
     ok = lag.low_for >= settings.ready_for

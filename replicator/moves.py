@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from replicator.both_ways import OPPOSITE, BothWays
 from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
 from replicator.errors import CheckError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
@@ -12,7 +13,7 @@ from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.progress import drop_progress
 from replicator.postgres.slots import drop_publication, drop_slot
-from replicator.rolling import OPPOSITE, BothWays, Ending, Opening, check_rolling, prepare_new_side
+from replicator.rolling import Ending, Opening, check_rolling, prepare_new_side
 from replicator.settings import Settings
 from replicator.setup import Ends, all_tables, read_plan, set_up_slot
 

@@ -1,9 +1,12 @@
 """Makes the target again what the transforms give: where it diverges, and after a rollback."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from replicator.apply.applier import Applier
+from replicator.errors import NotReadyError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.pipeline import Pipeline
@@ -14,6 +17,31 @@ from replicator.tables import Key
 from replicator.verify import Divergence, PassResult
 
 log = get_logger("repair")
+
+
+@asynccontextmanager
+async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
+    """An applier with its transaction open, while nothing else writes; what it wrote is committed at the end.
+
+    :raises NotReadyError: while both schemas take writes: what is repaired there may be what is on its way.
+    """
+    if pipeline.context.rolling is not None:
+        raise NotReadyError(
+            "Nothing is repaired while both schemas take writes.",
+            "First complete the cutover (`replicator cutover --complete`), or roll it back.",
+        )
+    applier = pipeline.new_applier()
+    try:
+        await applier.open()
+        async with pipeline.context.exclusion.alone():
+            with pipeline.context.quarantine.as_committed():
+                await applier.begin()
+                yield applier
+                await reach(Failpoint.REDO_WRITTEN)
+                await applier.commit_without_progress()
+            await reach(Failpoint.REDO_COMMITTED)
+    finally:
+        await applier.close()
 
 
 async def repair(
@@ -44,7 +72,7 @@ async def repair(
         dirty.setdefault(sources[name], set()).add(key)
     # A row that nothing gave may be given since: what has changed meanwhile is derived anew after the deletion.
     changed = {each.source for each in pipeline.context.plan.transforms if each.target.name.table in extra}
-    async with pipeline.repairing() as applier:
+    async with repairing(pipeline) as applier:
         for source in changed:
             dirty.setdefault(source, set()).update(key for key, _ in pipeline.context.touches.unsettled(source))
         for target, keys in wrong.items():
@@ -60,11 +88,11 @@ async def repair(
 async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
     """A full pass; what has changed past the log, as noticed before the pass, is repaired and compared again."""
     while True:
-        noticed = pipeline.definitions.noticed()
+        noticed = pipeline.watch.definitions.noticed()
         result = await pipeline.verifier.full_pass(pause)
         if noticed:
             await _repair_unseen(pipeline, result.divergences, noticed)
-            await pipeline.definitions.settle(noticed)
+            await pipeline.watch.definitions.settle(noticed)
         if result.clean or not noticed:
             return result
 

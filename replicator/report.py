@@ -73,10 +73,10 @@ class Reporter:
         document["direction"] = pipeline.direction
         document["plugin"] = pipeline.progress.plugin
         document["since"] = self._started
-        document["lag_bytes"], document["lag_seconds"] = pipeline.lag.bytes, pipeline.lag.seconds
+        document["lag_bytes"], document["lag_seconds"] = pipeline.watch.lag.bytes, pipeline.watch.lag.seconds
         document["applied_lsn"] = format_lsn(pipeline.position)
         document["received_lsn"] = format_lsn(pipeline.received)
-        document["slot_retained_bytes"] = pipeline.retained_bytes
+        document["slot_retained_bytes"] = pipeline.watch.retained_bytes
         progress = await backfill_progress(target, pipeline.direction)
         document["backfill"] = [
             {"table": each.source, "rows": each.rows, "expected": each.expected, "done": each.done} for each in progress
@@ -109,10 +109,10 @@ class Reporter:
 
 def _add_opposite(document: StatusDocument, opposite: Pipeline) -> None:
     """While both schemas take writes: the lag is of the one that is further behind."""
-    if document["lag_bytes"] is not None and opposite.lag.bytes is not None:
-        document["lag_bytes"] = max(document["lag_bytes"], opposite.lag.bytes)
-    if document["lag_seconds"] is not None and opposite.lag.seconds is not None:
-        document["lag_seconds"] = max(document["lag_seconds"], opposite.lag.seconds)
-    document["slot_retained_bytes"] = max(document["slot_retained_bytes"] or 0, opposite.retained_bytes)
+    if document["lag_bytes"] is not None and opposite.watch.lag.bytes is not None:
+        document["lag_bytes"] = max(document["lag_bytes"], opposite.watch.lag.bytes)
+    if document["lag_seconds"] is not None and opposite.watch.lag.seconds is not None:
+        document["lag_seconds"] = max(document["lag_seconds"], opposite.watch.lag.seconds)
+    document["slot_retained_bytes"] = max(document["slot_retained_bytes"] or 0, opposite.watch.retained_bytes)
     counts = Counter(transform for transform, _ in opposite.context.quarantined)
     document["quarantined"] += [{"transform": name, "rows": rows} for name, rows in sorted(counts.items())]

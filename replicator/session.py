@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from replicator import schema
+from replicator.both_ways import BothWays
 from replicator.commands import Commands
 from replicator.cutover import latest, owner_now
 from replicator.errors import ReplicatorError
@@ -30,7 +31,6 @@ from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import read_progress, write_reconciled
 from replicator.repair import compare, reconcile, repair_unseen
 from replicator.report import Reporter
-from replicator.rolling import BothWays
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
 from replicator.supervisor import Supervisor

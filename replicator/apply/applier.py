@@ -1,23 +1,22 @@
 """Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch, compact
 from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
+from replicator.apply.outcome import NewerReadError, Outcome, UniqueClashError
+from replicator.apply.postponed import Postponed
 from replicator.apply.rederiving import leftovers, rederiving
-from replicator.apply.writing import Refusal, Written, acting_children, write_effects
-from replicator.changes import Change, RelationName
+from replicator.apply.relations import Relations
+from replicator.apply.writing import Refusal, Written, write_effects
+from replicator.changes import Change
 from replicator.errors import RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
-from replicator.plan import PlannedTransform
-from replicator.postgres.catalog import partition_root
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import forget, remember
@@ -28,42 +27,18 @@ from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.slots import current_position
 from replicator.postgres.snapshots import look
 from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Table
+from replicator.tables import Key, Table
 
 log = get_logger("apply")
 
 ROUNDS = 20
 """How often a batch is tried again with refused rows left out before the daemon gives up."""
 
-
 REDO_ROWS = 5_000
 """How many rows are read again at a time."""
 
 UNIQUE_VIOLATION = "23505"
 CLASHES = (UNIQUE_VIOLATION, "23503")
-
-
-class UniqueClashError(RowError):
-    """A unique value seems to have two owners; applied change by change, it may turn out to have moved."""
-
-
-class NewerReadError(RowError):
-    """Rows that were read again clash with the target because the stream has not come to ``lsn`` yet: apply more."""
-
-    def __init__(self, cause: RowError, lsn: LSN) -> None:
-        super().__init__(cause.problem, cause.remedy, cause.sqlstate)
-        self.lsn = lsn
-
-
-@dataclass
-class Outcome:
-    """What was written, for the metrics."""
-
-    changes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    written: Counter[tuple[str, str]] = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
-    lost: int = 0
-    """Changes that were not written because the application wrote the other side later."""
 
 
 class Applier:
@@ -74,18 +49,16 @@ class Applier:
         self.nulls_are_ambiguous = nulls_are_ambiguous
         self.halt_on_error = context.halt_on_error
         self.outcome = Outcome()
-        self._postponed: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
+        self._postponed = Postponed(context.plan)
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._dates = Dates()
         self._mode: Mode = "following"
-        self._relations: dict[RelationName, Table | None] = {}
-        self.forget_relations()
+        self._relations = Relations(context)
 
     def forget_relations(self) -> None:
         """Ask again what each name in the log stands for: partitions have come or gone."""
-        watched = self.context.plan.watched.values()
-        self._relations = {(table.name.schema, table.name.table): table for table in watched}
+        self._relations.forget()
 
     async def open(self) -> None:
         """Connect to both sides and prepare the staging tables."""
@@ -108,7 +81,7 @@ class Applier:
     async def begin(self) -> None:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
         self.outcome = Outcome()
-        self._postponed = {}
+        self._postponed = Postponed(self.context.plan)
         self._dates = Dates()
         self._mode = "following"
         with translated():
@@ -153,7 +126,7 @@ class Applier:
         :raises NewerReadError: take more of the stream, and apply it together with this, in the same transaction.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
-        await self._resolve(changes)
+        await self._relations.resolve(changes, self._reader)
         batch = self._compact(changes)
         complete = whole and not self.outcome.failures
         try:
@@ -185,17 +158,10 @@ class Applier:
         return compact(
             changes,
             self.context.plan,
-            self._relations,
+            self._relations.known,
             nulls_are_ambiguous=self.nulls_are_ambiguous,
             dated=self.context.rolling is not None,
         )
-
-    async def _resolve(self, changes: list[Change]) -> None:
-        """Find out what each relation name in the log stands for: a partition may be younger than the daemon."""
-        for relation in {change.relation for change in changes} - self._relations.keys():
-            root = await partition_root(self._reader, Name(schema=relation[0], table=relation[1]))
-            watched = self.context.plan.watched.values()
-            self._relations[relation] = next((table for table in watched if table.name == root), None)
 
     async def redo(self, dirty: Mapping[str, set[Key]]) -> None:
         """Read these source keys again and write what they give now: for repairs, and for quarantined rows.
@@ -254,13 +220,15 @@ class Applier:
             effects, read_at = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
             self._ahead = max(self._ahead, read_at or ZERO)
             failures.update({each.place: each for each in effects.failures})
-            self._postpone(effects, whole=whole)
+            self._postponed.take(effects, whole=whole)
             refusals = await self._try_write(effects, conflicts, whole=whole)
             if not refusals:
                 if conflicts is not None:
                     self.outcome.lost += await conflicts.store(effects, batch.overwritten)
                 await self._keep(effects, failures)
-                self._touch(batch)
+                batch.touch(
+                    self.context.touches
+                )  # before the commit: a window that misses one would let a stale row in
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
             if clash is not None and position is not None and position < self._ahead:
@@ -271,28 +239,8 @@ class Applier:
                 found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
                 failures[found.place] = found
                 skip.add(found.place)
-            self._withdraw(skip)
+            self._postponed.withdraw(skip)
         raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
-
-    def _postpone(self, effects: Effects, *, whole: bool) -> None:
-        """Keep deletions that would take children along until the transaction's end: it may delete these itself."""
-        for table in self.context.plan.targets:
-            if acting_children(self.context.plan, table):
-                postponed = self._postponed.setdefault(table.name, {})
-                for key in effects.upserts.get(table.name, {}):
-                    postponed.pop(key, None)
-                if whole:
-                    effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
-                else:
-                    postponed.update(effects.deletes.pop(table.name, {}))
-
-    def _withdraw(self, skip: set[tuple[str, Key]]) -> None:
-        for name, postponed in self._postponed.items():
-            self._postponed[name] = {
-                key: (transform, source_key)
-                for key, (transform, source_key) in postponed.items()
-                if (transform.name, source_key) not in skip
-            }
 
     def _conflicts(self) -> Conflicts | None:
         """Who decides while both schemas take writes."""
@@ -344,18 +292,6 @@ class Applier:
         await quarantine.release(
             self._connection, [place for place in effects.good if place in quarantine and place not in failures]
         )
-
-    def _touch(self, batch: Batch) -> None:
-        """Before the commit, not after: a window that misses a touch would let a stale row through."""
-        touches = self.context.touches
-        for name, state in batch.tables.items():
-            if state.truncated:
-                touches.touch_all(name)
-            touches.touch(name, state.rows)
-        for name, keys in batch.dirty.items():
-            touches.touch(name, keys)
-        for name in batch.dirty_all:
-            touches.touch_all(name)
 
     async def _execute(self, statement: str) -> None:
         with translated():

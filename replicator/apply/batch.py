@@ -12,6 +12,7 @@ from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
 from replicator.postgres.slots import AGAIN
 from replicator.tables import Key, Row, Table, key_of
+from replicator.touches import TouchLog
 from replicator.values import PARSERS, Missing, canonical
 
 PARAMETER = re.compile(r"%\(([^)]+)\)s")
@@ -57,6 +58,17 @@ class Batch:
     def reads(self) -> bool:
         """Whether the source must be asked."""
         return bool(any(self.dirty.values()) or self.dirty_all or self.lookups)
+
+    def touch(self, touches: TouchLog) -> None:
+        """Note the source keys that are the stream's now, for the windows that are open."""
+        for name, state in self.tables.items():
+            if state.truncated:
+                touches.touch_all(name)
+            touches.touch(name, state.rows)
+        for name, keys in self.dirty.items():
+            touches.touch(name, keys)
+        for name in self.dirty_all:
+            touches.touch_all(name)
 
 
 def compact(

@@ -12,6 +12,7 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Command
 from replicator.postgres.progress import enter
 from replicator.postgres.quarantine import Entry, read_entries
+from replicator.repair import repairing
 from replicator.tables import Key
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ async def retry(session: "Session", command: Command, own: Connection) -> Answer
         dirty: dict[str, set[Key]] = {}
         for each in chosen[start : start + AT_ONCE]:
             dirty.setdefault(sources[each.transform], set()).add(each.source_key)
-        async with pipeline.repairing() as applier:
+        async with repairing(pipeline) as applier:
             await applier.redo(dirty)
         tried = {"done": min(start + AT_ONCE, len(chosen)), "total": len(chosen), "what": "trying rows again"}
         await control.report_progress(own, command.id, tried)

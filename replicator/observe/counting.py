@@ -1,6 +1,6 @@
 """Counts what a pipeline does."""
 
-from replicator.apply.applier import Outcome
+from replicator.apply.outcome import Outcome
 from replicator.follow.inbox import Piece
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics

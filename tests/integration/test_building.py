@@ -156,7 +156,7 @@ async def test_a_parent_that_was_read_to_be_gone_before_its_child_went(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extensions: int
 ) -> None:
     """The foreign key cannot wait for the end of the transaction: it refuses the deletion itself."""
-    monkeypatch.setattr("replicator.pipeline.EXTENSIONS", extensions)
+    monkeypatch.setattr("replicator.batches.EXTENSIONS", extensions)
     migration = owners_and_things(tmp_path)
     (tmp_path / "new" / "30_constraints.sql").write_text(AT_ONCE)
     execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1), (2)", "INSERT INTO things VALUES (5, 1), (6, 2)"])

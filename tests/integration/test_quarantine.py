@@ -8,6 +8,7 @@ import pytest
 
 from replicator import failpoints
 from replicator.errors import ConnectionLostError, RowError
+from replicator.repair import repairing
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
@@ -105,7 +106,7 @@ async def test_a_repair_that_is_not_committed_changes_nothing(
     async with engine(database, small_migration(tmp_path)) as made:
 
         async def redo() -> None:
-            async with made.running.repairing() as applier:
+            async with repairing(made.running) as applier:
                 await applier.redo({"people": {("500",)}})
 
         await made.backfill()

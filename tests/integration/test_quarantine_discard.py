@@ -11,6 +11,7 @@ from replicator.errors import RowError
 from replicator.gates import _quarantine
 from replicator.postgres.connect import connection
 from replicator.postgres.quarantine import read_entries
+from replicator.repair import repairing
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 from tests.integration.test_quarantine import BAD_ROWS, GOOD, entries, people
@@ -41,7 +42,7 @@ async def discard_all(made: Engine) -> None:
 
 
 async def retry(made: Engine, *people: str) -> None:
-    async with made.running.repairing() as applier:
+    async with repairing(made.running) as applier:
         await applier.redo({"people": {(person,) for person in people}})
 
 

@@ -99,7 +99,7 @@ class Both(Running):
 async def rolling(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
     running = Both(settings, migration)
     try:
-        with patch("replicator.rolling.LOOK_SECONDS", 0.01):
+        with patch("replicator.both_ways.LOOK_SECONDS", 0.01):
             yield running
     finally:
         running.stop.set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.repair import repair
+from replicator.repair import repair, repairing
 from replicator.verify import Divergence
 from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database
@@ -77,7 +77,7 @@ async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> No
                 "SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id"
             ).fetchall()
         divergences = await full_pass(made)
-        async with made.running.repairing() as applier:
+        async with repairing(made.running) as applier:
             await applier.delete_rows("people", [("900",)])
             await applier.redo({"people": {("3",)}})
         assert len(divergences) == 2
@@ -138,7 +138,7 @@ async def test_what_changed_since_is_compared_again(database: Database, tmp_path
         assert found(final) == {("people", "different", ("5",))}
         await made.running.verifier.settle()
         assert found(list(made.running.verifier.divergences.values())) == {("people", "different", ("5",))}
-        async with made.running.repairing() as applier:
+        async with repairing(made.running) as applier:
             await applier.redo({"people": {("5",)}})
         await made.running.verifier.settle()
         assert made.running.verifier.clean

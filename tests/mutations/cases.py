@@ -136,7 +136,7 @@ MUTATIONS: Final = (
         "integration/test_pipeline.py each_kind",
     ),
     _m(
-        "apply/applier.py",
+        "apply/batch.py",
         "touches.touch(name, state.rows)",
         "touches.touch(name, ())",
         "a chunk does not learn what the stream has removed (I3)",

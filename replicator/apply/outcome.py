@@ -1,0 +1,31 @@
+"""What comes of a batch: what was written, or why it cannot be written like this."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from replicator.errors import RowError
+from replicator.lsn import LSN
+from replicator.postgres.quarantine import Failure
+
+
+class UniqueClashError(RowError):
+    """A unique value seems to have two owners; applied change by change, it may turn out to have moved."""
+
+
+class NewerReadError(RowError):
+    """Rows that were read again clash with the target because the stream has not come to ``lsn`` yet: apply more."""
+
+    def __init__(self, cause: RowError, lsn: LSN) -> None:
+        super().__init__(cause.problem, cause.remedy, cause.sqlstate)
+        self.lsn = lsn
+
+
+@dataclass
+class Outcome:
+    """What was written, for the metrics."""
+
+    changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    written: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    lost: int = 0
+    """Changes that were not written because the application wrote the other side later."""

@@ -1,0 +1,35 @@
+"""Deletions that would take children along wait for the transaction's end: it may delete these itself."""
+
+from replicator.apply.effects import Effects
+from replicator.apply.writing import acting_children
+from replicator.plan import Plan, PlannedTransform
+from replicator.tables import Key, Name
+
+
+class Postponed:
+    """Those of one transaction."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._deletions: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
+
+    def take(self, effects: Effects, *, whole: bool) -> None:
+        """Take such deletions out of the effects; at the end (``whole``), put them all in."""
+        for table in self._plan.targets:
+            if acting_children(self._plan, table):
+                postponed = self._deletions.setdefault(table.name, {})
+                for key in effects.upserts.get(table.name, {}):
+                    postponed.pop(key, None)
+                if whole:
+                    effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
+                else:
+                    postponed.update(effects.deletes.pop(table.name, {}))
+
+    def withdraw(self, skip: set[tuple[str, Key]]) -> None:
+        """Drop those of these transforms and source keys."""
+        for name, postponed in self._deletions.items():
+            self._deletions[name] = {
+                key: (transform, source_key)
+                for key, (transform, source_key) in postponed.items()
+                if (transform.name, source_key) not in skip
+            }

@@ -1,0 +1,30 @@
+"""What each relation name in the log stands for: a table that matters, a partition of one, or nothing of ours."""
+
+from collections.abc import Iterable
+
+from replicator.changes import Change, RelationName
+from replicator.postgres.catalog import partition_root
+from replicator.postgres.connect import Connection
+from replicator.postgres.context import Context
+from replicator.tables import Name, Table
+
+
+class Relations:
+    """Asks the source once for each name."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.known: dict[RelationName, Table | None] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Ask again: partitions have come or gone."""
+        watched = self._context.plan.watched.values()
+        self.known = {(table.name.schema, table.name.table): table for table in watched}
+
+    async def resolve(self, changes: Iterable[Change], reader: Connection) -> None:
+        """Make the names of these changes known: a partition may be younger than the daemon."""
+        for relation in {change.relation for change in changes} - self.known.keys():
+            root = await partition_root(reader, Name(schema=relation[0], table=relation[1]))
+            watched = self._context.plan.watched.values()
+            self.known[relation] = next((table for table in watched if table.name == root), None)

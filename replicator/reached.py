@@ -1,0 +1,37 @@
+"""How far a pipeline has come, and waiting for it to come further."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from replicator.lsn import LSN
+
+
+class Reached:
+    """A position that only grows, and the messages of ours that were passed on the way."""
+
+    def __init__(self, position: LSN) -> None:
+        self.position = position
+        """Everything up to here is applied."""
+        self._messages: set[str] = set()
+        self._moved = asyncio.Condition()
+
+    async def advance(self, position: LSN, messages: Iterable[str] = ()) -> None:
+        """Say that all up to a position is applied, and these messages with it."""
+        async with self._moved:
+            self.position = max(self.position, position)
+            self._messages.update(messages)
+            self._moved.notify_all()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at whenever the position has been told."""
+        async with self._moved:
+            await self._moved.wait_for(condition)
+
+    async def wait_position(self, position: LSN) -> None:
+        """Wait until everything up to a position is applied."""
+        await self.wait_until(lambda: self.position >= position)
+
+    async def wait_message(self, message: str) -> None:
+        """Wait until a message has been passed, once."""
+        await self.wait_until(lambda: message in self._messages)
+        self._messages.discard(message)

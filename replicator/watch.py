@@ -1,0 +1,90 @@
+"""A pipeline's connection to its source beside the stream: it moves the log on, and watches slot, lag and tables."""
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime, timedelta
+
+from replicator.definitions import Definitions
+from replicator.follow.inbox import HEARTBEAT
+from replicator.lag import LagMeter
+from replicator.lsn import LSN
+from replicator.postgres.connect import Connection, connect
+from replicator.postgres.context import Context
+from replicator.postgres.progress import Progress
+from replicator.postgres.replication import identify_system
+from replicator.postgres.slots import check_slot, clock_and_position, current_position, emit_message, read_slot
+from replicator.postgres.snapshots import look
+from replicator.reached import Reached
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+CLOCK_MARGIN = timedelta(seconds=2)
+"""A transaction takes its commit time a moment before it stands in the log."""
+
+
+class Watch:
+    """Opened once; what it does not find itself connected for, it leaves out."""
+
+    def __init__(
+        self, context: Context, progress: Progress, publication: str, reached: Reached, ready_lag_bytes: int
+    ) -> None:
+        self._context = context
+        self._progress = progress
+        self._reached = reached
+        self._ready_lag_bytes = ready_lag_bytes
+        self.definitions = Definitions(context, progress.plugin, publication)
+        self.lag = LagMeter()
+        self.retained_bytes = 0
+        self.applied_through = LONG_AGO
+        """What was committed on the source up to then, by its clock, is applied: known once a second."""
+        self._clocks: deque[tuple[datetime, LSN]] = deque(maxlen=3_600)
+        self._lock = asyncio.Lock()
+        self._source: Connection | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
+        self._source = await connect(self._context.source_dsn, f"{self._context.direction} control")
+        identity = await identify_system(self._context.source_dsn)
+        slot = await read_slot(self._source, self._progress.slot)
+        check_slot(slot, self._progress, identity.system_id, identity.timeline)
+        await self.definitions.open(self._source)
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        if self._source is not None:
+            await self._source.close()
+
+    async def nudge(self, message: str = HEARTBEAT) -> None:
+        """Send a message down the log, so that the stream moves."""
+        async with self._lock:
+            if self._source is not None:
+                await emit_message(self._source, message)
+
+    async def position(self) -> LSN:
+        """The end of the source's log, as it is now."""
+        async with self._lock:
+            return self._reached.position if self._source is None else await current_position(self._source)
+
+    async def look_at_definitions(self) -> bool:
+        """Whether rows may have changed past the log since the last look. Raises DefinitionError."""
+        async with self._lock:
+            return self._source is not None and await self.definitions.look(self._source)
+
+    async def measure(self) -> None:
+        """Look at the source's position and at the slot. Raises SlotError when that is lost."""
+        async with self._lock:
+            if self._source is None:
+                return
+            await self._look_at_clock(self._source)
+            position = await current_position(self._source)
+            slot = await read_slot(self._source, self._progress.slot)
+            await look(self._source, self._context.visibility)
+        self.lag.observe(position, self._reached.position, self._ready_lag_bytes)
+        self.retained_bytes = slot.retained_bytes if slot else 0
+        if slot is not None and slot.wal_status == "lost":
+            check_slot(slot, self._progress, self._progress.system_id, self._progress.timeline)
+
+    async def _look_at_clock(self, source: Connection) -> None:
+        now, position = await clock_and_position(source)
+        self._clocks.append((now, position))
+        while self._clocks and self._clocks[0][1] <= self._reached.position:
+            self.applied_through = self._clocks.popleft()[0] - CLOCK_MARGIN
