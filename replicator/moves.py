@@ -45,7 +45,8 @@ class Moves:
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
         if move.opens_both:
-            await check_rolling(self.settings, await all_tables(self.settings, self.migration))
+            plans = [await read_plan(self.settings, self.migration, direction) for direction in OPPOSITE]
+            await check_rolling(self.settings, await all_tables(self.settings, self.migration), plans)
         await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)

@@ -1,12 +1,13 @@
 """The moves into the time when both schemas take writes, and out of it; and what it needs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from replicator.both_ways import BothWays
 from replicator.cutover import Cutover, activation_marker
 from replicator.errors import CheckError, NotReadyError
 from replicator.pipeline import Pipeline
+from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.origins import lacking, tracks_commits
@@ -23,8 +24,12 @@ CLOCKS_APART = 0.5
 """Seconds. Who wrote last is told by two clocks, if there are two servers."""
 
 
-async def check_rolling(settings: Settings, tables: Mapping[Owner, list[Name]]) -> None:
-    """Raise CheckError unless both servers can tell who wrote a row last, and let us mark what we write."""
+async def check_rolling(settings: Settings, tables: Mapping[Owner, list[Name]], plans: Iterable[Plan] = ()) -> None:
+    """Raise CheckError unless both servers can tell who wrote a row last, and let us mark what we write.
+
+    :param plans: both directions'. Raises CheckError too when rows of theirs would be lost sight of.
+    """
+    _check_keys(plans)
     for side, dsn in (("old", settings.source), ("new", settings.target)):
         async with connection(dsn, "check") as asking:
             await _check_server(asking, side)
@@ -41,6 +46,21 @@ async def check_rolling(settings: Settings, tables: Mapping[Owner, list[Name]]) 
     if not -CLOCKS_APART < apart < CLOCKS_APART + slack:
         raise CheckError(
             f"The clocks of the two servers are {abs(apart):.1f} seconds apart.", "Let NTP set both, then try again."
+        )
+
+
+def _check_keys(plans: Iterable[Plan]) -> None:
+    """A query is read as it is now: what it gave when the opposite pipeline had written, and no more, nobody knows."""
+    found = sorted(
+        each.name
+        for plan in plans
+        for each in plan.transforms
+        if plan.sources[each.source].table is None and (each.key is None or len(plan.writers_of(each.target.name)) > 1)
+    )
+    if found:
+        raise CheckError(
+            f"Rows that these transforms gave might be left behind while both sides write: {', '.join(found)}.",
+            "A transform that reads a query needs a key=, and a target table to itself; or do not cut over rolling.",
         )
 
 

@@ -226,9 +226,8 @@ class Applier:
                 if conflicts is not None:
                     self.outcome.lost += await conflicts.store(effects, batch.overwritten)
                 await self._keep(effects, failures)
-                batch.touch(
-                    self.context.touches
-                )  # before the commit: a window that misses one would let a stale row in
+                # Before the commit, not after: a window that misses a touch would let a stale row through.
+                batch.touch(self.context.touches)
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
             if clash is not None and position is not None and position < self._ahead:

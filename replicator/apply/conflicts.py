@@ -87,17 +87,23 @@ class Conflicts:
 
         :param overwritten: source keys whose change had lost before it came here.
         """
-        self._writer.locked = None
         await self._keep_what_is_there(effects)
         confirmations = [*self._gone.values(), *self._confirmations(effects)]
+        self._writer.locked = None
         entries = [*self._lost.values(), *self._contested.values(), *confirmations]
         await note_redo(self._writer.connection, entries)
         return len(self._lost) + len((overwritten | self._too_late) - {each.lost for each in self._lost.values()})
 
     def _confirmations(self, effects: Effects) -> Iterator[Redo]:
-        """What is derived again decides for all that hangs on it: the opposite side is to be what these rows give."""
-        for table in self._context.plan.targets if self._mode == "repeating" else ():
-            for key in {**effects.upserts.get(table.name, {}), **effects.deletes.get(table.name, {})}:
+        """What is derived again decides for all that hangs on it: the opposite side is to be what these rows give.
+
+        Of an answer to that only what it deletes is answered in turn: so this ends.
+        """
+        for table in self._context.plan.targets if self._mode != "following" else ():
+            upserts, deletes = effects.upserts.get(table.name, {}), effects.deletes.get(table.name, {})
+            present = (self._writer.locked or {}).get(table.name, set())
+            gone = present & (deletes.keys() - upserts.keys())
+            for key in gone if self._mode == "confirming" else upserts.keys() | deletes.keys():
                 _, _, date = self._change(table, key, effects)
                 if date is not None:
                     yield self._confirmation(table, key, effects, date)
@@ -156,10 +162,13 @@ class Conflicts:
             noted = await deleted_rows(self._writer.connection, table, self._writer.stage(table), gone)
             for key, at in noted.items():
                 source, source_key, date = self._change(table, key, effects)
-                if date is not None and self._context.plan.sources[source].table is None:
-                    self._gone[table.name, key] = self._confirmation(table, key, effects, max(at, date))
-                    if at > date:
-                        self._too_late.add((source, source_key))
+                if date is None or self._context.plan.sources[source].table is not None:
+                    continue
+                if at > date:
+                    self._too_late.add((source, source_key))
+                    self._gone[table.name, key] = self._redo(table, key, at, (source, source_key))
+                else:
+                    self._gone[table.name, key] = self._confirmation(table, key, effects, date)
 
     def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
         """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
@@ -190,16 +199,21 @@ class Conflicts:
         claims = self._claims(table, effects.upserts.get(table.name, {}).get(key))
         effects.upserts.get(table.name, {}).pop(key, None)
         effects.deletes.get(table.name, {}).pop(key, None)
-        self._lost[table.name, key] = Redo(
-            pipeline=self._opposite,
-            what="row",
-            name=table.name.table,
-            key=key,
-            dated=at,
-            lost=(source, source_key) if source_key else None,
-            claims=claims,
-        )
+        lost = (source, source_key) if source_key else None
+        self._lost[table.name, key] = self._redo(table, key, at, lost, claims)
         return True
+
+    def _redo(
+        self,
+        table: Table,
+        key: Key,
+        at: datetime,
+        lost: tuple[str, Key] | None,
+        claims: tuple[tuple[str, Key], ...] = (),
+    ) -> Redo:
+        return Redo(
+            pipeline=self._opposite, what="row", name=table.name.table, key=key, dated=at, lost=lost, claims=claims
+        )
 
     def _claims(self, table: Table, row: TargetRow | None) -> tuple[tuple[str, Key], ...]:
         """What a row that is not written would have given on the other side: that is there, and must be found."""
