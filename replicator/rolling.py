@@ -6,6 +6,7 @@ from typing import Any
 from replicator.both_ways import BothWays
 from replicator.cutover import Cutover, activation_marker
 from replicator.errors import CheckError, NotReadyError
+from replicator.failpoints import Failpoint, reach
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
@@ -99,6 +100,7 @@ class Opening(Cutover):
         await note_deletions(holder, self.opposite.context.plan.targets)
         if together:
             await open_to_writers(holder, self.tables["new"])
+        await reach(Failpoint.CUTOVER_GUARDED)
         if self.opposite.context.rolling is not None:
             self.opposite.context.rolling.since = await clock(holder)
         self._step = "state row"

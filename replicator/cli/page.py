@@ -23,6 +23,7 @@ PHASES = {
     "build": "indexes and constraints are built",
     "follow": "the new tables are kept in step",
     "cutover": "the application is being switched over",
+    "rolling": "both schemas take writes, and follow each other",
     "soak": "cut over; the old tables are kept in step",
     "rollback": "the application is being switched back",
     "finalized": "over; the old tables may go",
@@ -134,6 +135,8 @@ def _facts(document: StatusDocument) -> RenderableType:
 
 
 def _ownership(document: StatusDocument) -> Text:
+    if document["phase"] == "rolling":
+        return Text("both schemas take writes; the old one owns it")
     followers = {"forward": "new", "reverse": "old"}
     follower = followers[document["direction"]]
     return Text(f"the {document['owner']} schema owns it; the {follower} tables follow")

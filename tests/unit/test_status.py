@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from replicator.cli import page
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import StatusDocument, blank, divergent_rows, from_stored, publish
+from replicator.phases import Phase
 
 
 def document(**facts: Any) -> StatusDocument:
@@ -63,6 +65,10 @@ def test_divergence_quarantine_and_what_is_expected() -> None:
     assert found == [1, 2, 3]
     assert value(metrics, "quarantined_rows", transform="event") == 4
     assert value(metrics, "backfill_rows_expected", table="requests") == 60
+
+
+def test_every_phase_has_words_on_the_page() -> None:
+    assert page.PHASES.keys() == {str(phase) for phase in Phase}
 
 
 def test_what_is_over_goes_to_0() -> None:

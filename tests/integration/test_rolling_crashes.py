@@ -1,0 +1,152 @@
+"""The daemon dies at a step of the moves into and out of a rolling deploy; the next finds one consistent state."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from replicator import Migration, failpoints
+from replicator.failpoints import Arming, Failpoint
+from replicator.moves import Moves
+from replicator.phases import CLOSING, COMPLETION, OPENING, Move, Phase
+from replicator.settings import Settings
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import one
+from tests.integration.test_rollback import refused
+from tests.integration.test_rolling import Both, rolling
+from tests.two_ways import create_old, two_ways
+
+pytestmark = pytest.mark.two_servers
+
+MADE = [(Failpoint.OPPOSITE_MADE, 1), (Failpoint.OPPOSITE_FILLED, 1)]
+BEFORE = [
+    (Failpoint.PHASE_STORED, 1),
+    (Failpoint.CUTOVER_LOCKED, 1),
+    (Failpoint.CUTOVER_DRAINED, 1),
+    (Failpoint.CUTOVER_CHECKED, 1),
+    (Failpoint.CUTOVER_GUARDED, 1),
+    (Failpoint.CUTOVER_COMMITTING, 1),
+]
+"""Before the commit; each with which passing of it."""
+AFTER = [
+    (Failpoint.CUTOVER_COMMITTED, 1),
+    (Failpoint.ACTIVATING, 1),
+    (Failpoint.ACTIVATED, 1),
+    (Failpoint.PHASE_COMING, 2),
+]
+LEFT = [(Failpoint.RETIRING, 1), (Failpoint.RETIRED, 1)]
+"""After the commit, when one of the pipelines ends."""
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing of ours handles it."""
+
+
+async def die(*_: object) -> None:
+    raise KilledError
+
+
+async def nothing(*_: object) -> None:
+    """Nor does a dead daemon clean up."""
+
+
+async def killed_at(running: Both, move: Move, point: Failpoint, passing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a move, up to a failpoint; there all of the daemon ends."""
+    failpoints._passed.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(failpoints, "_armed", lambda: {point: Arming(passing=passing, action="kill")})
+        patched.setattr(failpoints, "_act", die)
+        patched.setattr(Moves, "_after_failure", nothing)
+        with pytest.raises(KilledError):
+            await running.session.moves.run(move, running.report)
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def next_life(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
+    async with rolling(settings, migration) as running:
+        await running.until(lambda: running.session.was_up)
+        yield running
+
+
+async def look(running: Both, phase: Phase, number: int) -> None:
+    """The phase, who may write where, and that what is written arrives."""
+    old, new = running.settings.source, running.settings.target
+    assert running.session.phase == phase
+    both, owner = phase == Phase.ROLLING, "shop" if phase == Phase.SOAK else "public"
+    for dsn in (old, new):
+        assert one(dsn, "SELECT replicator.active_schema()") == owner
+        assert one(dsn, "SELECT replicator.use_new_schema()") is (both or phase == Phase.SOAK)
+    assert refused(old, "UPDATE people SET name = 'x' WHERE id = 3") is (phase == Phase.SOAK)
+    assert refused(new, "UPDATE shop.customers SET name = 'x' WHERE id = 4") is (phase == Phase.FOLLOW)
+    if phase != Phase.SOAK:
+        execute(old, [f"UPDATE people SET name = 'old {number}' WHERE id = 1"])
+        await running.until(lambda: one(new, "SELECT name FROM shop.customers WHERE id = 1") == f"old {number}")
+    if phase != Phase.FOLLOW:
+        execute(new, [f"UPDATE shop.customers SET name = 'new {number}' WHERE id = 2"])
+        await running.until(lambda: one(old, "SELECT name FROM people WHERE id = 2") == f"new {number}")
+    if both:
+        await running.quiet()
+        assert await running.unequal() == []
+        return
+    await running.clean()
+    assert await running.unequal() == []
+    for dsn in (old, new):
+        assert one(dsn, "SELECT count(*) FROM replicator.redo") == 0
+        assert one(dsn, "SELECT count(*) FROM replicator.deleted") == 0
+    slots = f"SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '{running.settings.slot}%'"
+    assert one(old, slots) == 1
+    assert one(old, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'replicator%'") == 0
+
+
+@pytest.fixture(params=["one database", "two databases"])
+def settings(request: pytest.FixtureRequest, database: Database) -> Settings:
+    create_old(database.dsn)
+    return make_settings(
+        database, database if request.param == "one database" else request.getfixturevalue("other_database")
+    )
+
+
+async def test_on_the_way_in(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = two_ways(tmp_path)
+    async with rolling(settings, migration) as running:
+        await running.ready()
+    for number, (point, passing) in enumerate([*MADE, *BEFORE]):
+        async with next_life(settings, migration) as running:
+            await running.ready()
+            await killed_at(running, OPENING, point, passing, monkeypatch)
+        async with next_life(settings, migration) as running:
+            await look(running, Phase.FOLLOW, number)
+    for number, (point, passing) in enumerate(AFTER, start=100):
+        async with next_life(settings, migration) as running:
+            await running.ready()
+            await killed_at(running, OPENING, point, passing, monkeypatch)
+        async with next_life(settings, migration) as running:
+            await look(running, Phase.ROLLING, number)
+            await running.close()
+            await look(running, Phase.FOLLOW, number)
+
+
+@pytest.mark.parametrize("move", [COMPLETION, CLOSING], ids=["complete", "rollback"])
+async def test_on_the_way_out(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: Move) -> None:
+    migration = two_ways(tmp_path)
+    async with rolling(settings, migration) as running:
+        await running.open()
+    for number, (point, passing) in enumerate(BEFORE):
+        async with next_life(settings, migration) as running:
+            await killed_at(running, move, point, passing, monkeypatch)
+        async with next_life(settings, migration) as running:
+            await look(running, Phase.ROLLING, number)
+    for number, (point, passing) in enumerate([*AFTER, *LEFT], start=100):
+        async with next_life(settings, migration) as running:
+            await killed_at(running, move, point, passing, monkeypatch)
+        async with next_life(settings, migration) as running:
+            await look(running, move.after, number)
+            if move is COMPLETION:
+                await running.roll_back()
+                await running.clean()
+            await running.open()
