@@ -189,6 +189,8 @@ class Moves:
         loser: Direction = "forward" if ownership.owner == "new" else "reverse"
         if ownership.settling:
             await self._settle_both()
+        else:
+            await BothWays(self.settings).clear()  # of an opening that did not come to its commit
         await self._retire(loser)
         await self.session.enter_phase(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
 
