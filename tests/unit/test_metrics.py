@@ -15,6 +15,7 @@ DOCUMENTED = {
     "ready": set(),
     "gate": {"gate"},
     "errors_total": {"kind"},
+    "conflicts_total": {"direction"},
     "hooks_total": {"event", "outcome"},
     "lag_bytes": set(),
     "lag_seconds": set(),
