@@ -346,6 +346,10 @@ async def test_what_comes_over_and_is_changed_at_once_is_remembered(
     async with rolling(make_settings(old, new), two_ways(tmp_path)) as running:
         await running.open()
         async with running.paused("reverse"):
+            reverse = running.pipeline("reverse")
+            await reverse.nudge("a batch by itself, which waits for its turn")
+            position = await reverse.watch.position()
+            await running.until(lambda: reverse.received >= position and reverse._inbox.empty)
             execute(
                 old.dsn,
                 [
