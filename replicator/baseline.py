@@ -17,7 +17,9 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import installed, operator, read_phase
 from replicator.postgres.ddl import statements
 from replicator.postgres.journal import enter
+from replicator.postgres.places import read_places
 from replicator.postgres.probes import Plan, explain, time_query, without_statistics
+from replicator.postgres.rewriting import rewritten
 from replicator.settings import Settings
 
 Side = Literal["old", "new"]
@@ -162,8 +164,12 @@ async def measure(
         if compare:
             await _require_new_tables(new, migration, note)
             ends["new"] = new
+        places = await read_places(old)
         pairs = {
-            name: [_Case(name=name, side=side, query=queries[side], end=end) for side, end in ends.items()]
+            name: [
+                _Case(name=name, side=side, query=rewritten(queries[side], places), end=end)
+                for side, end in ends.items()
+            ]
             for name, queries in probes.items()
         }
         await _run(pairs, runs, watch)
@@ -193,7 +199,7 @@ async def _require_new_tables(target: Connection, migration: Migration, note: Ca
         raise NotReadyError(
             f"The new tables are not complete in the phase {phase or Phase.NEW}.", "Compare when it is `follow`."
         )
-    if guessed := await without_statistics(target, migration.new):
+    if guessed := await without_statistics(target, (await read_places(target)).schema(migration.new)):
         note(f"Never analyzed, so that plans are guesses: {', '.join(guessed)}. ANALYZE them, and compare again.")
 
 

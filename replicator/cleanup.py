@@ -30,7 +30,9 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import installed, operator, read_ownership, read_phase
 from replicator.postgres.created import objects_in
 from replicator.postgres.journal import enter, recorded
+from replicator.postgres.places import read_places
 from replicator.settings import Settings
+from replicator.tables import Name
 
 LOCK_SECONDS = 0.5
 """How long an attempt may queue for the lock: everybody queues behind it."""
@@ -84,7 +86,9 @@ async def plan(settings: Settings, migration: Migration) -> Plan:
     async with connection(settings.source, "cleanup") as source, connection(settings.target, "cleanup") as target:
         if not await installed(source) or not await installed(target):
             raise NotReadyError("No migration has been started here.", "There is nothing to clean up.")
-        tables = await read_old_tables(source, migration.old, old_tables(migration))
+        places = await read_places(source)
+        names = {places.now(Name(schema=migration.old, table=each)).table for each in old_tables(migration)}
+        tables = await read_old_tables(source, migration.old, names)
         since = await owner_since(source)
         backup = await backup_since(target, since) if since else None
         obstacles = await _too_early(settings, migration, source, target)

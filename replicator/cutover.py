@@ -64,6 +64,8 @@ class CutoverResult:
     attempts: int
     write_pause_seconds: float
     dry_run: bool = False
+    dependents: tuple[str, ...] = ()
+    """What goes on using the old tables that have been renamed."""
 
 
 def activation_marker(epoch: int) -> str:
@@ -79,6 +81,8 @@ class Cutover:
     :param dry_run: go through every step, then roll back.
     :param search_path_of: a role whose ``search_path`` moves too.
     """
+
+    holder_gives_text = False
 
     def __init__(
         self,
@@ -105,6 +109,8 @@ class Cutover:
         self.search_path_of = search_path_of
         self._on_commit = on_commit
         self._step = ""
+        self._new_schema = self.plan.migration.new
+        """Where the new tables will be found."""
         self._in_doubt = False
         """The commit is sent, and it is not certain that it failed: the pipeline must apply nothing more."""
 
@@ -143,7 +149,7 @@ class Cutover:
         """One attempt; gives the seconds that the writers waited. Everything that can be done before the lock is."""
         clock = asyncio.get_running_loop().time
         self._in_doubt = False
-        holder = await connect(self.ends.source_dsn, "cutover")
+        holder = await connect(self.ends.source_dsn, "cutover", text=self.holder_gives_text)
         try:
             async with connection(self.ends.target_dsn, "cutover target") as target:
                 together = await same_database(holder, target)
@@ -156,8 +162,7 @@ class Cutover:
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
-                        names = self.tables[self.move.held]
-                        await lock_writers(holder, names, min(LOCK_SECONDS, self.settings.max_write_pause))
+                        await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
                         await self.pipeline.freeze()
@@ -179,9 +184,16 @@ class Cutover:
                 await self._commit(holder, epoch)
                 return clock() - began
         finally:
-            if not self._in_doubt:
-                self.pipeline.thaw()
-            await holder.close()  # without a commit, this is the rollback
+            await self._release(holder)
+
+    async def _hold(self, holder: Connection, seconds: float) -> None:
+        """Keep the writers waiting. Raises RetryableError when the lock does not come in time."""
+        await lock_writers(holder, self.tables[self.move.held], seconds)
+
+    async def _release(self, holder: Connection) -> None:
+        if not self._in_doubt:
+            self.pipeline.thaw()
+        await holder.close()  # without a commit, this is the rollback
 
     async def _drain(self) -> None:
         self._step = "drain"
@@ -218,7 +230,7 @@ class Cutover:
 
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
         self._step = "guards"
-        await guard(holder, self.plan.migration, self.move.held, self.tables[self.move.held])
+        await guard(holder, self.plan.migration, self.move.held, self.tables[self.move.held], self._new_schema)
         if together:
             await open_to_writers(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)

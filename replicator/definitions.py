@@ -170,8 +170,8 @@ def check_relation(plan: Plan, definition: RelationDefinition) -> None:
 
     A column that is gone is told where a row comes without it; one that is new is left out.
     """
-    schema, name = definition.relation
-    table = plan.watched.get(name) if schema == plan.source_schema else None
+    names = {(each.name.schema, each.name.table): each for each in plan.watched.values()}
+    table = names.get(definition.relation)
     if table is None:
         return
     for column, oid in definition.columns:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from replicator.derive import TargetRow, derive
-from replicator.errors import DatabaseError, MigrationError, RowError, TransformError
+from replicator.errors import DatabaseError, MigrationError, NotReadyError, RowError, TransformError
 from replicator.migration import Migration
 from replicator.plan import Plan, PlannedTransform, Source, queries_of, resolve
 from replicator.postgres.catalog import describe_query, read_tables
@@ -14,6 +14,7 @@ from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.inspect import tables_with_rows
+from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_statement
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.source import estimate_rows, read_all
@@ -94,6 +95,10 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
     """
     result = DryRun(sample=sample)
     async with connection(settings.target, "dry run") as target, rehearsal(target):
+        if (await read_places(target)).moved:
+            raise NotReadyError(
+                "A cutover has renamed the tables: there is nothing left to try.", "See `replicator status`."
+            )
         plan = await _plan(settings, migration, target, result)
         async with _snapshot(settings.source) as reader:
             scratch = Scratch(target, plan.targets)
@@ -197,7 +202,7 @@ class _Trial:
         self._read: set[str] = set()
         self._tables: dict[str, Table] = {each.name: each.target for each in source.transforms}
         self._tried = {
-            each.name: Tried(transform=each.name, source=source.name, target=each.target.name.table)
+            each.name: Tried(transform=each.name, source=source.name, target=each.target.called)
             for each in source.transforms
         }
         result.transforms += self._tried.values()

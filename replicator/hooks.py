@@ -20,6 +20,7 @@ from replicator.observe.metrics import Metrics
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner, journal
+from replicator.postgres.ownership import Ownership
 from replicator.settings import Settings
 
 log = get_logger("hooks")
@@ -47,6 +48,13 @@ class Moment:
     after: Phase
     owner: Owner
     epoch: int
+    renamed: bool = False
+    """The new tables are in the old schema."""
+
+    @classmethod
+    def of(cls, before: Phase, after: Phase, now: Ownership) -> "Moment":
+        """With the state row as it is."""
+        return cls(before=before, after=after, owner=now.owner, epoch=now.epoch, renamed=now.renamed)
 
 
 class Hooks:
@@ -114,7 +122,7 @@ class Hooks:
         await self._due.join()
 
     def _document(self, event: str, moment: Moment) -> dict[str, Any]:
-        names = {"old": self._migration.old, "new": self._migration.new}
+        names = {"old": self._migration.old, "new": self._migration.old if moment.renamed else self._migration.new}
         return {
             "event": event,
             "migration": self._migration.name,

@@ -13,6 +13,7 @@ from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.progress import drop_progress
 from replicator.postgres.slots import drop_publication, drop_slot
+from replicator.renaming import Renaming, RenamingCutover, Strategy, planned_renaming
 from replicator.rolling import Ending, Opening, check_rolling, prepare_new_side
 from replicator.settings import Settings
 from replicator.setup import Ends, all_tables, read_plan, set_up_slot
@@ -30,23 +31,35 @@ class Moves:
         self.migration = session.migration
         self.committing = False
         """A commit is on its way: it can no longer be cancelled."""
+        self.renaming: Renaming | None = None
+        """What the move that is under way renames."""
 
     async def run(
-        self, move: Move, report: Report, *, dry_run: bool = False, search_path_of: str | None = None
+        self,
+        move: Move,
+        report: Report,
+        *,
+        dry_run: bool = False,
+        search_path_of: str | None = None,
+        strategy: Strategy = "schema",
     ) -> CutoverResult:
         """Move ownership. The gates hold: the caller has looked.
 
         :param dry_run: go through all of it, and roll back.
         :param search_path_of: a role whose ``search_path`` moves too.
-        :raises CheckError: in another phase than the one before the move.
+        :param strategy: of a cutover; a rollback undoes what was done.
+        :raises CheckError: in another phase than the one before the move, or when tables cannot be renamed.
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
         active = self.session.pipelines.get(move.direction)
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
+        tables = await all_tables(self.settings, self.migration)
+        names = self.session.names
+        self.renaming = await planned_renaming(self.settings, self.migration, move, tables, names, strategy)
         if move.opens_both:
             plans = [await read_plan(self.settings, self.migration, direction) for direction in OPPOSITE]
-            await check_rolling(self.settings, await all_tables(self.settings, self.migration), plans)
+            await check_rolling(self.settings, tables, plans)
         await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
@@ -87,6 +100,8 @@ class Moves:
 
     def _cutover(self, opposite: Pipeline, settings: Settings, move: Move, *arguments: Any, **options: Any) -> Cutover:
         both = self.session.both
+        if self.renaming is not None:
+            return RenamingCutover(settings, move, *arguments, renaming=self.renaming, opposite=opposite, **options)
         if both is None:
             return Cutover(settings, move, *arguments, **options)
         if move.opens_both:
@@ -97,8 +112,7 @@ class Moves:
         if not self.session.hooks.given:
             return
         await report("asking the hooks")
-        now = await owner_now(self.settings)
-        moment = Moment(before=move.during, after=move.after, owner=now.owner, epoch=now.epoch)
+        moment = Moment.of(move.during, move.after, await owner_now(self.settings))
         await self.session.hooks.before(f"before_{move.name}", moment)
 
     def _commits(self) -> None:
@@ -131,6 +145,8 @@ class Moves:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
         self.session.pipelines[move.direction].thaw()
+        if self.renaming is not None:
+            self.renaming.let_go()
         if not move.from_both:
             await self.session.close_pipeline(move.opposite)
             await self._forget_both(self.session.pipelines.get(move.direction))
@@ -164,7 +180,13 @@ class Moves:
         if self.session.both is not None:
             await report("deciding what both sides have written")
             await self.session.both.settle()
+        if self.renaming is not None:  # what these two know by name is called otherwise now
+            await self.session.close_pipeline(active.direction)
+            await self.session.close_pipeline(move.opposite)
+            opposite = await self.session.open_pipeline(move.opposite)
         self.session.pipeline = opposite
+        if self.renaming is not None:
+            self.renaming.let_go()
         await self.session.stop_verifying()
         await self.session.stop_rolling()
         await self.session.close_pipeline(active.direction)

@@ -18,7 +18,7 @@ from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context, Rolling
 from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
@@ -93,6 +93,8 @@ class Pipeline:
         self._stored_at = float("-inf")
         self._going = asyncio.Event()
         self._going.set()
+        self._reads_through: Connection | None = None
+        """The transaction that keeps all others from the source's tables, in some cutovers."""
 
     @property
     def position(self) -> LSN:
@@ -189,12 +191,27 @@ class Pipeline:
         To apply these would undo what the application has done since.
         """
         self._going.clear()
-        async with self.context.exclusion.alone():
+        async with self.context.exclusion.alone(), self.watch.alone():
             pass  # what was under way has ended
 
     def thaw(self) -> None:
         """Go on: the cutover was given up."""
+        if self._reads_through is not None:
+            self._read_through(None)
         self._going.set()
+
+    def go_on_through(self, holder: Connection) -> None:
+        """Go on after ``freeze``, and read the source on a connection that has locked its tables against everybody.
+
+        :param holder: it gives text, and its transaction is open.
+        """
+        self._read_through(holder)
+        self._going.set()
+
+    def _read_through(self, holder: Connection | None) -> None:
+        """The applier changes over between two batches: one reads at one point only."""
+        self._reads_through = holder
+        self.verifier.read_through(holder)
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -205,6 +222,7 @@ class Pipeline:
                 if self.context.rolling is not None:
                     await stack.enter_async_context(self.context.rolling.turn)
                 if self._going.is_set():
+                    self._applier.read_through(self._reads_through)
                     yield
                     return
 
@@ -286,12 +304,13 @@ class Pipeline:
     async def _beat(self) -> None:
         while True:
             await self.nudge()
-            await self.look_at_definitions()
+            if self._going.is_set():  # else a cutover looks itself, and may rename the tables
+                await self.look_at_definitions()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
-        if await self.watch.look_at_definitions():
+        if await self.watch.look_at_definitions(self._reads_through):
             self._applier.forget_relations()
 
     async def _measure(self) -> None:

@@ -72,6 +72,8 @@ class Plan:
     """By the changed table's name."""
     source_tables: Mapping[str, Table] = field(default_factory=dict)
     """All tables of the source schema."""
+    renamed: bool = False
+    """A cutover has renamed the tables: the new ones are in the old schema."""
 
     def table_source(self, table: str) -> Source | None:
         """The source that is this table itself, if any transform reads it directly."""
@@ -98,8 +100,8 @@ class Plan:
 
 def identifying_columns(plan: Plan, table: Table) -> set[str]:
     """What the log must carry of a changed or deleted row's old version: the key, and what queries depend on."""
-    needed = set(table.key if plan.table_source(table.name.table) else ())
-    for dependency in plan.dependencies.get(table.name.table, ()):
+    needed = set(table.key if plan.table_source(table.called) else ())
+    for dependency in plan.dependencies.get(table.called, ()):
         needed.update(dependency.columns or ())
     return needed
 
@@ -278,7 +280,7 @@ def _query_problems(
 
 def _column_rule_problems(where: str, query: Query, table: Table, columns: tuple[str, ...]) -> Iterable[str]:
     if len(columns) != len(query.key):
-        yield f"{where}: depends_on[{table.name.table!r}] names {len(columns)} columns, the key has {len(query.key)}"
+        yield f"{where}: depends_on[{table.called!r}] names {len(columns)} columns, the key has {len(query.key)}"
     for name in columns:
         if name not in table.by_name:
             yield f"{where}: depends_on names the column {table.name}.{name}, which does not exist"

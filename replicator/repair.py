@@ -71,7 +71,7 @@ async def repair(
     for name, key in refused:
         dirty.setdefault(sources[name], set()).add(key)
     # A row that nothing gave may be given since: what has changed meanwhile is derived anew after the deletion.
-    changed = {each.source for each in pipeline.context.plan.transforms if each.target.name.table in extra}
+    changed = {each.source for each in pipeline.context.plan.transforms if each.target.called in extra}
     async with repairing(pipeline) as applier:
         for source in changed:
             dirty.setdefault(source, set()).update(key for key, _ in pipeline.context.touches.unsettled(source))
@@ -105,7 +105,7 @@ async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tabl
         for name in plan.sources
         if name in tables or any(each.source == name for table in tables for each in plan.dependencies.get(table, ()))
     }
-    targets = {each.target.name.table for each in plan.transforms if each.source in sources}
+    targets = {each.target.called for each in plan.transforms if each.source in sources}
     concerning = [
         each
         for each in divergences

@@ -82,7 +82,7 @@ class Reporter:
             {"table": each.source, "rows": each.rows, "expected": each.expected, "done": each.done} for each in progress
         ]
         document["backfill_seconds_remaining"] = self._remaining(progress)
-        targets = [table.name.table for table in pipeline.context.plan.targets]
+        targets = [table.called for table in pipeline.context.plan.targets]
         document["divergence"] = summary(list(verifier.divergences.values()), targets)  # type: ignore[typeddict-item]
         document["verify"] = {
             "passes": verifier.passes,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from uuid import uuid4
 
+from replicator.errors import NotReadyError
 from replicator.migration import Migration
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
@@ -13,6 +14,7 @@ from replicator.postgres.control import install, installed, read_ownership, read
 from replicator.postgres.created import note_created, objects_in
 from replicator.postgres.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
+from replicator.postgres.places import read_places
 from replicator.settings import Settings
 from replicator.tables import Table
 
@@ -39,6 +41,11 @@ async def build(
 
     async with connection(settings.target, "schema") as target:
         await install(target, migration)
+        if (await read_places(target)).moved:
+            raise NotReadyError(
+                "A cutover has renamed the tables: the new ones are there, in the old schema.",
+                "See `replicator status`.",
+            )
         for part in parts:
             if part == "tables":
                 await _make_tables(target, migration, told)

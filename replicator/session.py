@@ -66,6 +66,8 @@ class Session:
         """The active one: forward before the cutover, reverse after it; forward while both schemas take writes."""
         self.both: BothWays | None = None
         """Set while both schemas take writes."""
+        self.names = asyncio.Lock()
+        """Held while tables are renamed, and while somebody needs that they are not."""
         self.moves = Moves(self)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor()
@@ -98,7 +100,7 @@ class Session:
             await reach(Failpoint.PHASE_STORED)
             owner = await read_ownership(target)
         if not rehearsed:
-            self.hooks.after(phase, Moment(before=self.phase, after=phase, owner=owner.owner, epoch=owner.epoch))
+            self.hooks.after(phase, Moment.of(self.phase, phase, owner))
         self.phase = phase
         log.info("phase", phase=str(phase))
 
@@ -271,11 +273,12 @@ class Session:
         ):
             while True:
                 owner = latest(await read_ownership(old), await read_ownership(new)).owner
-                pipeline = self.pipeline  # another one may become active while this one is looked at
-                reverse = pipeline is not None and pipeline.direction == "reverse"
-                document = await self.reporter.look(
-                    pipeline, self.phase, owner, self.settings, old if reverse else new, self.opposite
-                )
+                async with self.names:
+                    pipeline = self.pipeline  # another one may become active while this one is looked at
+                    reverse = pipeline is not None and pipeline.direction == "reverse"
+                    document = await self.reporter.look(
+                        pipeline, self.phase, owner, self.settings, old if reverse else new, self.opposite
+                    )
                 publish(document, self.metrics)
                 for side, reading, name in (("old", old, self.migration.old), ("new", new, self.migration.new)):
                     for table, rows in (await live_rows(reading, name)).items():

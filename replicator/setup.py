@@ -15,8 +15,10 @@ from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
 from replicator.postgres.definitions import read_definitions, store_definitions
 from replicator.postgres.ownership import all_names
+from replicator.postgres.places import read_places
 from replicator.postgres.progress import Progress, create_progress
 from replicator.postgres.replication import identify_system
+from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.server import choose_plugin
 from replicator.postgres.slots import create_slot, drop_slot, read_slot, write_publication
 from replicator.postgres.snapshots import wait_for_running
@@ -55,14 +57,16 @@ async def read_plan(settings: Settings, migration: Migration, direction: Directi
     ends = Ends.of(settings, direction)
     source_schema, target_schema = schemas_of(migration, direction)
     async with connection(ends.source_dsn, "catalogue") as source, connection(ends.target_dsn, "catalogue") as target:
-        queries = queries_of(migration, direction)
-        return resolve(
+        places = await read_places(source)
+        queries = {name: rewritten(query, places) for name, query in queries_of(migration, direction).items()}
+        plan = resolve(
             migration,
             direction,
             await read_tables(source, source_schema),
             await read_tables(target, target_schema),
             {name: await describe_query(source, name, query) for name, query in queries.items()},
         )
+        return placed(plan, places)
 
 
 async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, list[Name]]:
@@ -129,6 +133,8 @@ def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:
     if plugin == "pgoutput":
         return PgoutputDecoder([publication])
     tables: dict[tuple[str, str | None], None] = {(plan.source_schema, None): None}
+    if plan.renamed:  # both sides' tables are in one schema, and no partitions among them
+        tables = {(table.name.schema, table.name.table): None for table in plan.watched.values()}
     for table in plan.watched.values():  # partitions may live in any schema
         tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema != plan.source_schema})
     return Wal2JsonDecoder(tables)

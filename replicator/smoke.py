@@ -11,8 +11,10 @@ from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import daemon_alive, installed, read_phase
 from replicator.postgres.ddl import statements
+from replicator.postgres.places import read_places
 from replicator.postgres.probes import time_query
 from replicator.postgres.progress import read_progress
+from replicator.postgres.rewriting import rewritten
 from replicator.postgres.trials import owner_says, refuses_writes, send_marker, write_a_row
 from replicator.preflight.finding import Finding, Verdict, counted, failed, listed, passed, warned
 from replicator.settings import Settings
@@ -41,7 +43,7 @@ async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Fi
         found += await _probes(migration, new)
         tell("writes")
         for table in (await read_plan(settings, migration, "forward")).targets:
-            found.append(_finding(f"write {table.name.table}", await _write(new, table)))
+            found.append(_finding(f"write {table.called}", await _write(new, table)))
         tell("guards")
         found.append(_finding("guard", await _guards(settings, migration, old)))
         tell("the way back")
@@ -56,8 +58,9 @@ def _finding(check: str, verdict: Verdict) -> Finding:
 async def _owner(migration: Migration, old: Connection, new: Connection) -> Verdict:
     """Each database says it to those who ask."""
     said = {await owner_says(old), await owner_says(new)}
-    if said == {("new", migration.new)}:
-        return passed(f"the schema {migration.new} owns the data, and applications are told so")
+    schema = (await read_places(new)).schema(migration.new)
+    if said == {("new", schema)}:
+        return passed(f"the schema {schema} owns the data, and applications are told so")
     return failed(
         f"The databases tell applications: {listed(sorted(schema for _, schema in said))}.",
         "See that the daemon runs: it tells the other database. `replicator status` says who owns the data.",
@@ -70,10 +73,10 @@ async def _probes(migration: Migration, new: Connection) -> list[Finding]:
     if not queries:
         verdict = warned(f"there is no query in {folder}", "Write there what the application asks most.")
         return [_finding("probes", verdict)]
-    tried = []
+    tried, places = [], await read_places(new)
     for name, query in queries.items():
         try:
-            verdict = passed(f"answered in {await time_query(new, query):.1f} ms")
+            verdict = passed(f"answered in {await time_query(new, rewritten(query, places)):.1f} ms")
         except ReplicatorError as error:
             verdict = failed(error.problem, "Mend the table, the privilege or the query.")
         tried.append(_finding(f"probe {name}", verdict))

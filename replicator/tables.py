@@ -72,6 +72,13 @@ class Table:
     """The columns that an UPDATE or DELETE in the WAL identifies the old row by."""
     leaves: tuple[Name, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
+    original: str = ""
+    """What the migration calls it, while a cutover has renamed it."""
+
+    @property
+    def called(self) -> str:
+        """What the migration calls it, without schema."""
+        return self.original or self.name.table
 
     @cached_property
     def by_name(self) -> Mapping[str, Column]:

@@ -64,10 +64,18 @@ class Watch:
         async with self._lock:
             return self._reached.position if self._source is None else await current_position(self._source)
 
-    async def look_at_definitions(self) -> bool:
-        """Whether rows may have changed past the log since the last look. Raises DefinitionError."""
+    def alone(self) -> asyncio.Lock:
+        """Held while nothing is looked at."""
+        return self._lock
+
+    async def look_at_definitions(self, through: Connection | None = None) -> bool:
+        """Whether rows may have changed past the log since the last look. Raises DefinitionError.
+
+        :param through: a connection whose transaction keeps all others from the tables, if there is one.
+        """
         async with self._lock:
-            return self._source is not None and await self.definitions.look(self._source)
+            source = through or self._source
+            return source is not None and await self.definitions.look(source)
 
     async def measure(self) -> None:
         """Look at the source's position and at the slot. Raises SlotError when that is lost."""

@@ -17,7 +17,7 @@ from replicator.errors import RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
-from replicator.postgres.connect import connect, translated
+from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import forget, remember
 from replicator.postgres.origins import write_plainly, write_under
@@ -63,7 +63,8 @@ class Applier:
     async def open(self) -> None:
         """Connect to both sides and prepare the staging tables."""
         direction = self.context.direction
-        self._reader = await connect(self.context.source_dsn, f"{direction} reread", text=True)
+        self._own_reader = await connect(self.context.source_dsn, f"{direction} reread", text=True)
+        self._reader = self._own_reader
         self._connection = await connect(self.context.target_dsn, f"{direction} apply")
         self._ahead = await current_position(self._reader)
         self._deriver = Deriver(self.context, self._reader, self._connection)
@@ -74,9 +75,14 @@ class Applier:
 
     async def close(self) -> None:
         """Give the connections back; an open transaction is rolled back by that."""
-        for connection in (getattr(self, "_reader", None), getattr(self, "_connection", None)):
+        for connection in (getattr(self, "_own_reader", None), getattr(self, "_connection", None)):
             if connection is not None:
                 await connection.close()
+
+    def read_through(self, connection: Connection | None) -> None:
+        """Read the source on another connection, which gives text; with None, on its own again."""
+        self._reader = connection or self._own_reader
+        self._deriver.read_through(self._reader)
 
     async def begin(self) -> None:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
@@ -209,7 +215,7 @@ class Applier:
         return await self._writer.keep(self._target(target), keys, why)
 
     def _target(self, name: str) -> Table:
-        return next(each for each in self.context.plan.targets if each.name.table == name)
+        return next(each for each in self.context.plan.targets if each.called == name)
 
     async def _apply_batch(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False) -> None:
         skip: set[tuple[str, Key]] = set()

@@ -84,7 +84,7 @@ def compact(
         table = relations[change.relation]
         if table is None:
             continue
-        name = table.name.table
+        name = table.called
         if not change.own:
             batch.counts[name, change.operation] += 1
         at = change.committed_at if dated and not change.own else None

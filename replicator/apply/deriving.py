@@ -28,6 +28,10 @@ class Deriver:
         self._connection = target
         self._dates: Dates | None = None
 
+    def read_through(self, reader: Connection) -> None:
+        """Read the source on this connection from now on."""
+        self._reader = reader
+
     async def effects(
         self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None = None
     ) -> tuple[Effects, LSN | None]:

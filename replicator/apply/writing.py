@@ -87,7 +87,7 @@ async def _write_all(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
             if replace:
                 held = await _referred(writer, plan, table, rows)
                 await writer.delete(table, [key for key in rows if key not in held])
-            written[table.name.table, "upsert"] += await writer.upsert(table, rows.values())
+            written[table.called, "upsert"] += await writer.upsert(table, rows.values())
     if whole:
         with translated():
             await writer.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -106,14 +106,14 @@ async def _referred(writer: TargetWriter, plan: Plan, table: Table, keys: Iterab
 async def _delete(writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written) -> None:
     acting = acting_children(plan, table)
     if _is_cleared(table, effects) and not acting:
-        written[table.name.table, "delete"] += await writer.clear(table)
+        written[table.called, "delete"] += await writer.clear(table)
         return
     keys = await _keys_to_go(writer, table, effects)
     for child, foreign_key in acting if keys else ():
         if await writer.children_of(foreign_key, child.name, table, keys):
             raise RowError(_takes_along(table, child, foreign_key), sqlstate=FOREIGN_KEY_VIOLATION)
     if keys:
-        written[table.name.table, "delete"] += await writer.delete(table, keys)
+        written[table.called, "delete"] += await writer.delete(table, keys)
 
 
 def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:

@@ -1,6 +1,7 @@
 """The cutover and the rollback."""
 
 from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,13 @@ At = Annotated[
 ]
 
 
+class Strategy(StrEnum):
+    """How the application finds the new tables."""
+
+    SCHEMA = "schema"
+    RENAME = "rename"
+
+
 @app.command(cls=Command)
 def cutover(
     wait: Wait = False,
@@ -37,6 +45,12 @@ def cutover(
     rolling: Annotated[
         bool, flag("--rolling", "Let both schemas take writes, for versions of the application side by side.")
     ] = False,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(
+            metavar="NAME", help="rename: the new tables take the old ones' place and schema, which become NAME_old."
+        ),
+    ] = Strategy.SCHEMA,
     complete: Annotated[bool, flag("--complete", "End that: from now on only the new schema takes writes.")] = False,
     json: Json = False,
 ) -> None:
@@ -50,8 +64,16 @@ def cutover(
             "--rolling begins what --complete ends, and a search_path can lead to one schema only.",
             "Give --rolling alone, and the others later.",
         )
+    if strategy is Strategy.RENAME and (rolling or complete or set_search_path is not None):
+        raise UsageError(
+            "--strategy rename leaves one schema only: it goes neither with --rolling and --complete nor with "
+            "--set-search-path.",
+            "Give it alone.",
+        )
     more: dict[str, Any] = {} if set_search_path is None else {"search_path_of": set_search_path}
     more |= {name: True for name, wanted in (("rolling", rolling), ("complete", complete)) if wanted}
+    if strategy is not Strategy.SCHEMA:
+        more["strategy"] = strategy.value
     _move("cutover", more, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
 
 

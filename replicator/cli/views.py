@@ -108,14 +108,18 @@ def verification_sum(result: Mapping[str, Any]) -> str:
 def moved(name: str, result: Mapping[str, Any]) -> str:
     """What ``cutover`` and ``rollback`` print in the end."""
     waited, attempts = pause(result["write_pause_seconds"]), counted(result["attempts"], "attempt")
+    users = ", ".join(map(escape, result.get("dependents", ())))
+    stays = f"\n[bold yellow]These go on using the old tables, renamed:[/] {users}." if users else ""
     if result["dry_run"]:
-        return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was."
+        return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was.{stays}"
     if result.get("rolling"):
         return (
             f"[bold green]Both schemas take writes:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}. "
             "Next: `replicator cutover --complete`"
         )
-    return f"[bold green]The {name} is complete:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}."
+    return (
+        f"[bold green]The {name} is complete:[/] writers waited {waited}, {attempts}, epoch {result['epoch']}.{stays}"
+    )
 
 
 def finalized(removed: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ async def rollback(session: "Session", command: Command, own: Connection) -> Ans
 async def _move(session: "Session", command: Command, own: Connection, move: Move) -> Answer:
     """Wait for the time and for the gates if that is wanted, then move ownership.
 
-    Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, ``at``, an ISO time, and
-    ``search_path_of``, a role.
+    Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, ``at``, an ISO time, ``search_path_of``, a role, and
+    ``strategy``, schema or rename.
     """
     await _wait_for_time(command, own)
     await _wait_for_gates(session, command, own, move)
@@ -63,6 +63,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         report,
         dry_run=bool(command.arguments.get("dry_run")),
         search_path_of=command.arguments.get("search_path_of"),
+        strategy=command.arguments.get("strategy", "schema"),
     )
     return {
         "epoch": result.epoch,
@@ -70,6 +71,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         "write_pause_seconds": result.write_pause_seconds,
         "dry_run": result.dry_run,
         "rolling": move.opens_both and not result.dry_run,
+        "dependents": list(result.dependents),
     }
 
 

@@ -7,6 +7,7 @@ from psycopg.rows import dict_row
 
 from replicator.errors import MigrationError
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.places import read_places
 from replicator.tables import Column, ForeignKey, Name, Table
 from replicator.values import Kind
 
@@ -85,9 +86,16 @@ LEAVES = """
 
 
 async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
-    """All ordinary and partitioned tables of a schema by name; partitions are their root's ``leaves``."""
+    """All ordinary and partitioned tables of a schema by name; partitions are their root's ``leaves``.
+
+    A table that a cutover has renamed is found where it is now, by the name that the migration calls it.
+    """
+    places = await read_places(connection)
     with translated():
-        relations = await _rows(connection, TABLES, schema=schema)
+        found = await _rows(connection, TABLES, schema=places.schema(schema))
+        names = {each["oid"]: Name(schema=places.schema(schema), table=each["relname"]) for each in found}
+        called = {oid: places.called(schema, name) for oid, name in names.items()}
+        relations = [each for each in found if called[each["oid"]] is not None]
         oids = [each["oid"] for each in relations]
         columns = await _rows(connection, COLUMNS, oids=oids)
         kinds = await _kinds(connection, [each["atttypid"] for each in columns])
@@ -97,8 +105,9 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         for relation in relations:
             oid = relation["oid"]
             leaves = await _rows(connection, LEAVES, oid=oid) if relation["relkind"] == "p" else []
-            tables[relation["relname"]] = _table(
-                Name(schema=schema, table=relation["relname"]),
+            tables[called[oid] or ""] = _table(
+                names[oid],
+                called[oid] or "",
                 relation["identity"],
                 [_column(each, kinds) for each in columns if each["attrelid"] == oid],
                 [each for each in keys if each["indrelid"] == oid],
@@ -126,13 +135,18 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
 
 async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
     """About how many rows each table of a schema holds, as the statistics collector counts them."""
+    places = await read_places(connection)
+    where = places.schema(schema)
     with translated():
         cursor = await connection.execute(
             "SELECT coalesce(r.relname, s.relname), sum(s.n_live_tup)::bigint FROM pg_stat_user_tables s "
             "LEFT JOIN pg_class r ON r.oid = pg_partition_root(s.relid) WHERE s.schemaname = %s GROUP BY 1",
-            (schema,),
+            (where,),
         )
-        return {str(table): int(rows) for table, rows in await cursor.fetchall()}
+        found = {
+            places.called(schema, Name(schema=where, table=table)): rows for table, rows in await cursor.fetchall()
+        }
+        return {table: int(rows) for table, rows in found.items() if table is not None}
 
 
 async def partition_root(connection: Connection, name: Name) -> Name:
@@ -190,6 +204,7 @@ def _column(row: dict[str, Any], kinds: dict[int, Kind]) -> Column:
 
 def _table(
     name: Name,
+    called: str,
     identity: str,
     columns: list[Column],
     keys: list[dict[str, Any]],
@@ -206,6 +221,7 @@ def _table(
         replica_identity=identity,
         identity_columns={"d": primary, "f": every, "i": chosen}.get(identity, ()),
         leaves=tuple(leaves),
+        original=called if called != name.table else "",
         foreign_keys=tuple(
             ForeignKey(
                 name=each["conname"],

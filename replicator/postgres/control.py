@@ -81,7 +81,7 @@ async def _begin_another(connection: Connection, migration: Migration) -> None:
         "since = clock_timestamp()",
         (migration.name, migration.old, migration.new),
     )
-    for table in ("state", "status", "created", "kept"):
+    for table in ("state", "status", "created", "kept", "renames"):
         await connection.execute(f"DELETE FROM replicator.{table}".encode())
 
 

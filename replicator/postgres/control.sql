@@ -22,6 +22,16 @@ COMMENT ON COLUMN replicator.ownership.rolling_since IS
 COMMENT ON COLUMN replicator.ownership.settling_since IS
     'Both did since then, and only the owner does now; what both had written is not decided in all cases yet.';
 
+-- What a cutover has renamed, in its own transaction; a rollback gives the names back, in its own. Empty otherwise.
+CREATE TABLE IF NOT EXISTS replicator.renames (
+    ordinal integer PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('table', 'index', 'sequence')),
+    from_schema text NOT NULL,
+    from_name text NOT NULL,
+    to_schema text NOT NULL,
+    to_name text NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS replicator.lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL,
@@ -197,7 +207,8 @@ GRANT USAGE ON SCHEMA replicator TO PUBLIC;
 
 CREATE OR REPLACE FUNCTION replicator.active_schema() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT CASE owner WHEN 'new' THEN new_schema ELSE old_schema END FROM replicator.ownership
+    SELECT CASE WHEN owner = 'new' AND NOT EXISTS (SELECT FROM replicator.renames) THEN new_schema ELSE old_schema END
+    FROM replicator.ownership
 $$;
 
 CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean

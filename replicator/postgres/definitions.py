@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg import AsyncCursor, sql
+from psycopg.pq import TransactionStatus
 
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.places import read_places
+from replicator.tables import Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,31 +95,43 @@ COLUMNS = """
 async def read_definitions(
     connection: Connection, schema: str, tables: Iterable[str], publication: str
 ) -> dict[str, Definition]:
-    """The definitions of tables of one schema, by name; one that is not there is left out."""
+    """The definitions of tables of one schema, by what the migration calls them; one that is not there is left out.
+
+    :param connection: in autocommit mode, or in a transaction that keeps all others from the tables.
+    :param schema: as the migration names it.
+    """
+    inside = connection.info.transaction_status == TransactionStatus.INTRANS
+    places = await read_places(connection)
+    called = {places.now(Name(schema=schema, table=each)).table: each for each in tables}
     with translated():
-        async with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            named = {"schema": schema, "tables": list(tables), "publication": publication}
-            await cursor.execute(sql.SQL(TABLES), named)
-            found = await cursor.fetchall()
-            await cursor.execute(sql.SQL(COLUMNS), {"oids": [each["oid"] for each in found]})
+        async with connection.transaction(), connection.cursor() as cursor:
+            if not inside:
+                await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            named = {"schema": places.schema(schema), "tables": list(called), "publication": publication}
+            found = await _fetch(cursor, TABLES, named)
+            oids = {"oids": [each["oid"] for each in found]}
             columns: dict[int, dict[int, ColumnDefinition]] = {}
-            for each in await cursor.fetchall():
+            for each in await _fetch(cursor, COLUMNS, oids):
                 of_table = columns.setdefault(each.pop("table"), {})
                 number = each.pop("number")
                 of_table[number] = ColumnDefinition(**each)
-            await cursor.execute(sql.SQL(IDENTITIES), {"oids": [each["oid"] for each in found]})
             identities: dict[int, list[set[str]]] = {}
-            for each in await cursor.fetchall():
+            for each in await _fetch(cursor, IDENTITIES, oids):
                 identities.setdefault(each["table"], []).append(set(each["columns"] or ()))
     return {
-        each.pop("relname"): _definition(
+        called[each.pop("relname")]: _definition(
             **each,
             columns=columns.get(each["oid"], {}),
             identity=sorted(set.intersection(*identities.get(each["oid"], [set()]))),
         )
         for each in found
     }
+
+
+async def _fetch(cursor: AsyncCursor[Any], query: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows as JSON has them, whatever types the connection gives."""
+    await cursor.execute(sql.SQL("SELECT to_jsonb(q)::text FROM ({}) AS q").format(sql.SQL(query)), parameters)
+    return [json.loads(row[0]) for row in await cursor.fetchall()]
 
 
 def _definition(

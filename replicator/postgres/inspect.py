@@ -7,7 +7,9 @@ from typing import Literal
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch
+from replicator.tables import Name
 
 Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
@@ -148,12 +150,16 @@ async def read_database(connection: Connection, schema: str) -> Database:
 
 
 async def read_relations(connection: Connection, schema: str) -> list[Relation]:
-    """The tables of a schema, each followed by its leaves."""
+    """The tables of a schema, each followed by its leaves; by the names that the migration calls them."""
+    places = await read_places(connection)
+    where = places.schema(schema)
     with translated():
         async with connection.transaction():
             # The planner takes the query for a long one; to compile it would take seconds, to run it a moment.
             await connection.execute("SET LOCAL jit = off")
-            return [Relation(**each) for each in await fetch(connection, RELATIONS, schema=schema)]
+            found = await fetch(connection, RELATIONS, schema=where)
+    named = [(places.called(schema, Name(schema=where, table=each["table"])), each) for each in found]
+    return [Relation(**each | {"table": called}) for called, each in named if called is not None]
 
 
 async def control_migration(connection: Connection) -> str | None:

@@ -28,6 +28,8 @@ class Ownership:
     """Both schemas take writes."""
     settling: bool = False
     """Both did; what both had written is not decided in all cases yet."""
+    renamed: bool = False
+    """The new tables are in the old schema, under the old names or their own; the old ones have made room."""
 
 
 async def read_ownership(connection: Connection) -> Ownership:
@@ -44,14 +46,14 @@ async def _read_ownership(connection: Connection, lock: sql.SQL) -> Ownership:
     with translated():
         cursor = await connection.execute(
             sql.SQL(
-                "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL "
-                "FROM replicator.ownership {}"
+                "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL, "
+                "EXISTS (SELECT FROM replicator.renames) FROM replicator.ownership {}"
             ).format(lock)
         )
         row = await cursor.fetchone()
         if row is None:
             return Ownership(owner="old", epoch=0)
-        return Ownership(owner=row[0], epoch=row[1], rolling=row[2], settling=row[3])
+        return Ownership(owner=row[0], epoch=row[1], rolling=row[2], settling=row[3], renamed=row[4])
 
 
 async def rolling_since(connection: Connection) -> datetime | None:
@@ -108,10 +110,13 @@ async def limit_transaction(connection: Connection, seconds: float) -> None:
             )  # fmt: skip
 
 
-async def guard(connection: Connection, migration: Migration, side: Owner, tables: Iterable[Name]) -> None:
+async def guard(
+    connection: Connection, migration: Migration, side: Owner, tables: Iterable[Name], new: str | None = None
+) -> None:
     """Refuse writes to these tables, save for the replicator's own. Takes SHARE ROW EXCLUSIVE on each.
 
     :param side: the schema that the tables are of; whoever is refused is told to write to the other one.
+    :param new: where the new tables will be found, if not in their schema.
     """
     with translated():
         for name in tables:
@@ -125,7 +130,7 @@ async def guard(connection: Connection, migration: Migration, side: Owner, table
                     table,
                     sql.Literal(side),
                     sql.Literal(migration.old),
-                    sql.Literal(migration.new),
+                    sql.Literal(new or migration.new),
                 )
             )
             # ALWAYS: a session in replica mode must not slip by.
@@ -231,7 +236,7 @@ async def same_database(one: Connection, other: Connection) -> bool:
     with translated():
         for connection in (one, other):
             cursor = await connection.execute(
-                "SELECT system_identifier::text, d.oid::int8 FROM pg_control_system(), pg_database d "
+                "SELECT system_identifier::text, d.oid::text FROM pg_control_system(), pg_database d "
                 "WHERE d.datname = current_database()"
             )
             identities.append(await cursor.fetchone())

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from psycopg.pq import TransactionStatus
+
 from replicator.errors import ConnectionLostError
 from replicator.log import get_logger
 from replicator.lsn import LSN, parse_lsn
@@ -102,8 +104,13 @@ async def wait_for_running(connection: Connection) -> None:
 async def read_point(connection: Connection, visibility: Visibility) -> AsyncIterator[LSN]:
     """One REPEATABLE READ transaction that sees all that the stream had delivered when the block began.
 
-    Gives a position that no transaction visible here is beyond. ``connection`` must be in autocommit mode.
+    Gives a position that no transaction visible here is beyond. ``connection`` must be in autocommit mode; or in a
+    transaction that keeps all others from what is read: that one is taken, and not ended. It waited for them to end,
+    so that it sees them.
     """
+    if connection.info.transaction_status == TransactionStatus.INTRANS:
+        yield await _inserted(connection)
+        return
     with translated():
         lsn = await _begin(connection, visibility)
         try:
@@ -111,6 +118,15 @@ async def read_point(connection: Connection, visibility: Visibility) -> AsyncIte
         finally:
             if not connection.closed:
                 await connection.execute("ROLLBACK")
+
+
+async def _inserted(connection: Connection) -> LSN:
+    with translated():
+        cursor = await connection.execute("SELECT pg_current_wal_insert_lsn()::text")
+        row = await cursor.fetchone()
+    if row is None:
+        raise ConnectionLostError("The server gave no position.")
+    return parse_lsn(row[0])
 
 
 async def _begin(connection: Connection, visibility: Visibility) -> LSN:

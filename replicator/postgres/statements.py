@@ -24,7 +24,7 @@ def split(text: str) -> list[str]:
     while token := TOKEN.match(text, at):
         at = token.end()
         if token["block"]:
-            at = _after_block(text, at)
+            at = after_block(text, at)
             found.add(" ")
         elif token["comment"]:
             found.add(" ")
@@ -35,7 +35,7 @@ def split(text: str) -> list[str]:
     return found.all()
 
 
-def _after_block(text: str, at: int) -> int:
+def after_block(text: str, at: int) -> int:
     """Where a comment ends whose opening is before ``at``; one may hold others."""
     depth = 1
     while depth and (edge := BLOCK_EDGE.search(text, at)):

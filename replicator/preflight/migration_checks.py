@@ -7,7 +7,7 @@ from replicator.plan import Plan
 from replicator.postgres.rehearsal import QueryReads
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.preflight.sample import ROWS, Sample, Trial
-from replicator.tables import Name, Table
+from replicator.tables import Table
 
 SHOWN = 5
 """Examples in one finding."""
@@ -82,7 +82,7 @@ def queries(subject: DirectionSubject) -> Verdict | None:
     if not subject.reads:
         return None
     watched = {
-        source: {Name(schema=subject.plan.source_schema, table=table) for table in subject.plan.dependencies
+        source: {subject.plan.watched[table].name for table in subject.plan.dependencies
                  if any(each.source == source for each in subject.plan.dependencies[table])}
         for source in subject.reads
     }  # fmt: skip

@@ -10,6 +10,7 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
+from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
     QueryReads,
     lookup_columns,
@@ -18,6 +19,7 @@ from replicator.postgres.rehearsal import (
     try_lookup,
     try_statement,
 )
+from replicator.postgres.rewriting import placed, rewritten
 from replicator.preflight import migration_checks, table_checks
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.migration_checks import (
@@ -189,12 +191,14 @@ class SchemaChecks:
         with self.report.stage(check, MEND):
             columns: dict[str, tuple[Column, ...]] = {}
             reads: dict[str, QueryReads] = {}
-            for name, query in queries_of(self.migration, direction).items():
+            places = await read_places(reader)
+            for name, text in queries_of(self.migration, direction).items():
+                query = rewritten(text, places)
                 async with rehearsal(reader):
                     columns[name] = await describe_query(reader, name, query)
                     reads[name] = await read_query(reader, query)
-            plan = resolve(self.migration, direction, sources, targets, columns)
-            into = listed(table.name.table for table in plan.targets)
+            plan = placed(resolve(self.migration, direction, sources, targets, columns), places)
+            into = listed(table.called for table in plan.targets)
             self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
             return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))
         return None

@@ -162,10 +162,10 @@ def _not_in_log(relation: Relation, plugin: Plugin | None) -> list[str]:
 
 def _blurred_numbers(subject: TablesSubject) -> list[str]:
     return [
-        f"{table.name.table}.{column.name}"
+        f"{table.called}.{column.name}"
         for table in subject.tables
         for column in table.columns
-        if table.name.table in subject.sources and column.kind in ("float", "numeric") and not column.not_null
+        if table.called in subject.sources and column.kind in ("float", "numeric") and not column.not_null
     ]
 
 
@@ -242,7 +242,7 @@ def cascades(subject: TablesSubject) -> Verdict:
         f"{each.name} of {table.name} (to {each.parent})"
         for table in subject.tables
         for each in table.foreign_keys
-        if table.name.table in subject.written and each.acts
+        if table.called in subject.written and each.acts
     ]
     if not found:
         return passed("no foreign key acts on what we write")
@@ -255,7 +255,7 @@ def cascades(subject: TablesSubject) -> Verdict:
 
 def too_early(subject: TablesSubject) -> Verdict:
     """While rows are copied, one may come before its parent, or hold a value that another still has: a clash."""
-    written = {table.name: table for table in subject.tables if table.name.table in subject.written}
+    written = {table.name: table for table in subject.tables if table.called in subject.written}
     parents = [
         f"{each.name} of {table.name}" for table in written.values() for each in table.foreign_keys
         if each.parent in written

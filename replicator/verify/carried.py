@@ -18,9 +18,9 @@ async def carried(opposite: Plan, dsn: str, table: Table, keys: Iterable[Key]) -
     :param dsn: of the database that the table is in.
     """
     wanted = list(keys)
-    source = opposite.table_source(table.name.table)
+    source = opposite.table_source(table.called)
     if source is None:
-        return wanted if table.name.table in opposite.watched else []
+        return wanted if table.called in opposite.watched else []
     async with connection(dsn, "verify carried", text=True) as reader:
         rows = await read_keys(reader, source, wanted)
     return [key for key in wanted if key in rows and _gives(source, key, rows[key])]

@@ -7,7 +7,7 @@ from replicator.derive import TargetRow, computed_key, derive
 from replicator.errors import TransformError
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
-from replicator.postgres.connect import connect, translated
+from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
@@ -58,16 +58,21 @@ class Comparison:
     async def open(self) -> None:
         """Connect to both sides."""
         direction = self.context.direction
-        self.reader = await connect(self.context.source_dsn, f"{direction} verify read", text=True)
+        self._own_reader = await connect(self.context.source_dsn, f"{direction} verify read", text=True)
+        self.reader = self._own_reader
         self.target = await connect(self.context.target_dsn, f"{direction} verify compare")
         self._writer = TargetWriter(self.target, self.context.plan.targets)
         await self._writer.prepare()
 
     async def close(self) -> None:
         """Give the connections back."""
-        for connection in (getattr(self, "reader", None), getattr(self, "target", None)):
+        for connection in (getattr(self, "_own_reader", None), getattr(self, "target", None)):
             if connection is not None:
                 await connection.close()
+
+    def read_through(self, connection: Connection | None) -> None:
+        """Read the source on another connection, which gives text; with None, on its own again."""
+        self.reader = connection or self._own_reader
 
     async def recheck(self, source: Source, keys: Iterable[Key]) -> tuple[list[Divergence], set[Key]]:
         """Compare beyond doubt: read, wait until the target has come as far, compare, and leave out what moved.
@@ -126,7 +131,7 @@ class Comparison:
             return []
         return [
             Divergence(
-                target=table.name.table,
+                target=table.called,
                 kind=each.kind,
                 key=each.key,
                 source=source.name,
@@ -141,7 +146,7 @@ class Comparison:
             return []
         owners = dict(absent)
         return [
-            Divergence(target=table.name.table, kind="extra", key=key, source=source.name, source_key=owners.get(key))
+            Divergence(target=table.called, kind="extra", key=key, source=source.name, source_key=owners.get(key))
             for key in await self._writer.present(table, owners)
         ]
 
@@ -154,7 +159,7 @@ class Comparison:
         except TransformError as error:
             derived.broken.append(
                 Divergence(
-                    target=target.table,
+                    target=transform.target.called,
                     kind="different",
                     key=key,
                     source=source.name,

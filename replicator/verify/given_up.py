@@ -36,7 +36,7 @@ class GivenUp:
         excused: set[tuple[str, Key]] = set()
         async with connection(self._context.target_dsn, "discarded", text=True) as target:
             for table in self._context.plan.targets:
-                name = table.name.table
+                name = table.called
                 keys = {each.key for each in suspects if each.target == name}
                 now = await read_keys(target, _as_source(table), keys)
                 excused |= {
@@ -46,4 +46,4 @@ class GivenUp:
 
 
 def _as_source(table: Table) -> Source:
-    return Source(name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=())
+    return Source(name=table.called, table=table, query=None, columns=table.columns, key=table.key, transforms=())

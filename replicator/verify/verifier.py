@@ -9,6 +9,7 @@ from replicator.derive import TargetRow
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
 from replicator.plan import Source
+from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
@@ -69,6 +70,10 @@ class Verifier:
         await self._given_up.load(self._comparison.reader)
         self.context.touches.start_keeping()
 
+    def read_through(self, connection: Connection | None) -> None:
+        """Read the source on another connection, which gives text; with None, on its own again."""
+        self._comparison.read_through(connection)
+
     async def close(self) -> None:
         """Give the connections back. What waits to be compared stays."""
         await self._comparison.close()
@@ -104,7 +109,7 @@ class Verifier:
         seen = SeenKeys(self._comparison.target, plan.targets)
         await seen.begin()
         self.total = sum([await estimate_rows(self._comparison.reader, each) for each in sources])
-        rows = dict.fromkeys((table.name.table for table in plan.targets), 0)
+        rows = dict.fromkeys((table.called for table in plan.targets), 0)
         found: list[Divergence] = []
         last_read = ZERO
         for source in sources:
@@ -149,9 +154,9 @@ class Verifier:
             given = derived.rows.get(table.name, [])
             await seen.add(table, ((row.key, row.transform, row.source_key) for row in given))
             await seen.add(table, derived.excused.get(table.name, []))
-            rows[table.name.table] += len(given)
+            rows[table.called] += len(given)
             if given:
-                self._on_rows(table.name.table, len(given))
+                self._on_rows(table.called, len(given))
         differing = await self._comparison.compare(source, derived)
         return {each.source_key for each in differing if each.source_key is not None}
 
@@ -175,9 +180,7 @@ class Verifier:
         keys = await seen.extra(table)
         if keys and self.context.opposite is not None:
             keys = await carried(self.context.opposite, self.context.target_dsn, table, keys)
-        return [
-            Divergence(target=table.name.table, kind="extra", key=key, source=None, source_key=None) for key in keys
-        ]
+        return [Divergence(target=table.called, kind="extra", key=key, source=None, source_key=None) for key in keys]
 
     async def _shared(self, table: Table, seen: SeenKeys) -> list[Divergence]:
         found = []
@@ -192,7 +195,7 @@ class Verifier:
                 names = " and ".join(f"{transform} for {list(key)}" for transform, key in owners)
                 found.append(
                     Divergence(
-                        target=table.name.table, kind="different", key=each.key, source=sources[owners[0][0]].name,
+                        target=table.called, kind="different", key=each.key, source=sources[owners[0][0]].name,
                         source_key=owners[0][1], note=f"two source rows give this row: {names}",
                     )
                 )  # fmt: skip

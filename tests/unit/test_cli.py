@@ -786,3 +786,16 @@ def test_a_refusal_has_the_exit_code_that_is_stored(stored: int | None, expected
     refused = RefusedError(command)
     assert (int(refused.exit_code), refused.problem) == (expected, "The cutover failed.")
     assert refused.kind == ("not_ready" if expected == 3 else "failed")
+
+
+@pytest.mark.parametrize("others", ["--rolling", "--complete", "--set-search-path app"])
+def test_a_renaming_goes_with_no_other_way(run: Run, settings: None, others: str) -> None:
+    code, _, messages = run(f"cutover --strategy rename {others}")
+    assert code == ExitCode.WRONG_USE
+    assert "--strategy rename leaves one schema only" in messages
+
+
+def test_a_strategy_that_is_none(run: Run, settings: None) -> None:
+    code, _, messages = run("cutover --strategy swap")
+    assert code == ExitCode.WRONG_USE
+    assert "swap" in messages

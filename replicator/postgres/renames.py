@@ -1,0 +1,238 @@
+"""Gives the new tables the place of the old ones, in the caller's transaction, and back. All of it is stored."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg import sql
+
+from replicator.errors import CheckError, DatabaseError, NotReadyError, RetryableError
+from replicator.postgres.archives import DEPENDENTS
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.ownership import limit_lock
+from replicator.postgres.server import fetch
+from replicator.tables import Name
+
+Kind = Literal["table", "index", "sequence"]
+
+SUFFIX = "_old"
+LONGEST = 63
+"""Bytes of a name in Postgres."""
+
+# Of each table: itself, its indexes, the sequences that its columns own. They are all in its schema.
+RELATIONS = """
+    WITH tables AS (
+        SELECT to_regclass(t.quoted)::oid AS oid FROM unnest(%(tables)s::text[]) AS t(quoted)
+    ), members AS (
+        SELECT 0 AS place, 'table' AS kind, oid FROM tables
+        UNION SELECT 1, 'index', i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid
+        UNION SELECT 2, 'sequence', d.objid FROM pg_depend d JOIN tables t ON t.oid = d.refobjid
+        JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+    )
+    SELECT m.kind, c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name,
+           CASE WHEN c.relkind = 'p' OR c.relispartition THEN c.relname END AS partitioned
+    FROM members m JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY m.place, c.relname
+"""
+
+# What a table's name may clash with: all relations, and types that are no table's own.
+TAKEN = """
+    SELECT c.relname AS name, 'relation' AS kind FROM pg_class c WHERE c.relnamespace = to_regnamespace(%(schema)s)
+    UNION SELECT t.typname, 'type' FROM pg_type t
+    WHERE t.typnamespace = to_regnamespace(%(schema)s) AND t.typrelid = 0 AND t.typcategory <> 'A'
+"""
+
+# A stored view, so that it is the server that says what the query means.
+READS = """
+    SELECT DISTINCT d.refobjid::int8 AS oid FROM pg_rewrite r
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    WHERE r.ev_class = 'pg_temp.replicator_query'::regclass AND d.refclassid = 'pg_class'::regclass
+    AND d.refobjid <> r.ev_class
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A table, or what goes with it."""
+
+    kind: Kind
+    oid: int
+    name: Name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rename:
+    """A relation gets another name in its schema, or, a table with all that goes with it, another schema."""
+
+    kind: Kind
+    was: Name
+    now: Name
+
+
+async def lock_everybody(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
+    """Lock the tables against readers too, in the caller's transaction. Raises RetryableError when it takes longer."""
+    await limit_lock(connection, seconds)
+    with translated():
+        await connection.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(
+                comma([identifier(name.schema, name.table) for name in tables])
+            )
+        )
+
+
+async def planned_renames(
+    connection: Connection, old: Sequence[Name], new: Sequence[Name], schema: str
+) -> list[Rename]:
+    """What is to be done so that the new tables are found in the old ones' schema.
+
+    Raises CheckError when a name is taken, or too long, or a table is partitioned.
+    """
+    leaving, arriving = await _relations(connection, old), await _relations(connection, new)
+    there = await fetch(connection, TAKEN, schema=identifier(schema).as_string(connection))
+    _refuse_taken(schema, there, leaving, arriving)
+    taken = {row["name"] for row in there} | {each.name.table for each in arriving}
+    renames = []
+    for each in leaving:
+        now = _other_name(each, taken)
+        taken.add(now)
+        renames.append(Rename(kind=each.kind, was=each.name, now=Name(schema=schema, table=now)))
+    return renames + [
+        Rename(kind="table", was=each.name, now=Name(schema=schema, table=each.name.table))
+        for each in arriving
+        if each.kind == "table"
+    ]
+
+
+async def rename(connection: Connection, renames: Sequence[Rename]) -> None:
+    """Do so, and note it. Raises NotReadyError when Postgres refuses it, RetryableError when a lock does not come."""
+    await _execute(connection, [_statement(each.kind, each.was, each.now) for each in renames])
+    with translated():
+        async with connection.cursor() as cursor:
+            await cursor.executemany(
+                "INSERT INTO replicator.renames VALUES (%s, %s, %s, %s, %s, %s)",
+                [
+                    (number, each.kind, each.was.schema, each.was.table, each.now.schema, each.now.table)
+                    for number, each in enumerate(renames)
+                ],
+            )
+
+
+async def rename_back(connection: Connection) -> list[Rename]:
+    """Undo all of it, the last first, and forget it; gives what is undone. Raises as ``rename`` does."""
+    rows = await fetch(connection, "SELECT * FROM replicator.renames ORDER BY ordinal DESC")
+    undone = [
+        Rename(
+            kind=row["kind"],
+            was=Name(schema=row["to_schema"], table=row["to_name"]),
+            now=Name(schema=row["from_schema"], table=row["from_name"]),
+        )
+        for row in rows
+    ]
+    await _execute(connection, [_statement(each.kind, each.was, each.now) for each in undone])
+    with translated():
+        await connection.execute("DELETE FROM replicator.renames")
+    return undone
+
+
+async def reads(connection: Connection, query: str) -> set[int]:
+    """The oids of the relations that a query names. Raises ReplicatorError when Postgres refuses it."""
+    with translated():
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
+            return {int(row["oid"]) for row in await fetch(connection, READS)}
+
+
+async def oids_of(connection: Connection, tables: Collection[Name]) -> dict[Name, int]:
+    """The oid of each table."""
+    return {each.name: each.oid for each in await _relations(connection, tables) if each.kind == "table"}
+
+
+async def dependents_of(connection: Connection, tables: Collection[Name]) -> list[str]:
+    """What would go on using these tables under whatever name: views, functions, foreign keys of others."""
+    oids = await oids_of(connection, tables)
+    with translated():
+        cursor = await connection.execute(DEPENDENTS.encode(), {"oids": list(oids.values())})
+        return [row[0] for row in await cursor.fetchall()]
+
+
+async def lacking_create(connection: Connection, schemas: Sequence[str]) -> list[str]:
+    """What to grant, so that this role may put tables into these schemas and rename them there."""
+    rows = await fetch(
+        connection,
+        "SELECT quote_ident(n.nspname) AS schema, quote_ident(current_user) AS role FROM pg_namespace n "
+        "WHERE n.nspname = ANY (%(schemas)s) AND NOT has_schema_privilege(n.oid, 'CREATE') ORDER BY 1",
+        schemas=list(schemas),
+    )
+    return [f"GRANT CREATE ON SCHEMA {row['schema']} TO {row['role']};" for row in rows]
+
+
+async def _relations(connection: Connection, tables: Collection[Name]) -> list[Relation]:
+    quoted = [identifier(each.schema, each.table).as_string(connection) for each in tables]
+    rows = await fetch(connection, RELATIONS, tables=quoted)
+    partitioned = [row["name"] for row in rows if row["kind"] == "table" and row["partitioned"]]
+    if partitioned:
+        raise CheckError(
+            f"Partitioned tables cannot be renamed: {', '.join(partitioned)}.",
+            "Cut over with --strategy schema.",
+        )
+    return [
+        Relation(kind=row["kind"], oid=int(row["oid"]), name=Name(schema=row["schema"], table=row["name"]))
+        for row in rows
+    ]
+
+
+def _refuse_taken(
+    schema: str, there: Sequence[dict[str, Any]], leaving: Sequence[Relation], arriving: Sequence[Relation]
+) -> None:
+    relations = {row["name"] for row in there if row["kind"] == "relation"} - {each.name.table for each in leaving}
+    types = {row["name"] for row in there if row["kind"] == "type"}
+    clashing = [
+        each.name.table
+        for each in arriving
+        if each.name.table in relations or (each.kind == "table" and each.name.table in types)
+    ]
+    if clashing:
+        raise CheckError(
+            f"The schema {schema} has something else of these names already: {', '.join(clashing)}.",
+            "Rename that, or what is new, or cut over with --strategy schema.",
+        )
+
+
+def _other_name(relation: Relation, taken: set[str]) -> str:
+    name = relation.name.table
+    if relation.kind == "table":
+        now = name + SUFFIX
+        if len(now.encode()) > LONGEST or now in taken:
+            why = "is taken" if now in taken else f"is longer than {LONGEST} bytes"
+            raise CheckError(
+                f"The table {relation.name} cannot be renamed: {now} {why}.", "Cut over with --strategy schema."
+            )
+        return now
+    for suffix in (SUFFIX, *(f"{SUFFIX}{number}" for number in range(2, 1_000))):
+        now = name.encode()[: LONGEST - len(suffix)].decode(errors="ignore") + suffix
+        if now not in taken:
+            return now
+    raise CheckError(f"The {relation.kind} {relation.name} cannot be renamed.", "Cut over with --strategy schema.")
+
+
+def _statement(kind: Kind, was: Name, now: Name) -> sql.Composed:
+    if was.schema != now.schema:
+        return sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(
+            identifier(was.schema, was.table), identifier(now.schema)
+        )  # fmt: skip
+    # What goes with a table may be gone since.
+    form = {"table": "ALTER TABLE {} RENAME TO {}", "index": "ALTER INDEX IF EXISTS {} RENAME TO {}",
+            "sequence": "ALTER SEQUENCE IF EXISTS {} RENAME TO {}"}[kind]  # fmt: skip
+    return sql.SQL(form).format(identifier(was.schema, was.table), identifier(now.table))
+
+
+async def _execute(connection: Connection, statements: Sequence[sql.Composed]) -> None:
+    try:
+        with translated():
+            for statement in statements:
+                await connection.execute(statement)
+    except RetryableError:
+        raise
+    except DatabaseError as error:
+        raise NotReadyError(f"The tables cannot be renamed: {error.problem} The writers went on.") from error

@@ -1,0 +1,136 @@
+"""The migration's SQL while its tables bear other names than it knows: names with their schema are put right."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from replicator.places import Places
+from replicator.plan import Plan
+from replicator.postgres.statements import TOKEN, after_block
+from replicator.tables import Name
+
+FOLLOWS = (
+    "where group having order limit offset fetch for union intersect except window join inner left right full outer "
+    "cross natural on using tablesample lateral"
+)
+NO_ALIAS = frozenset(FOLLOWS.split())
+"""What may follow a table in FROM and is not another name for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Token:
+    kind: Literal["name", "gap", "other"]
+    text: str
+
+    @property
+    def named(self) -> str:
+        """A name as the catalogue has it."""
+        if self.text.startswith('"'):
+            return self.text[1:-1].replace('""', '"')
+        return self.text.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """``schema.table`` in a text: its tokens, and whether it stands for the table or begins the name of a column."""
+
+    begin: int
+    end: int
+    name: Name
+    table_as_written: str
+    of_column: bool
+    wants_alias: bool
+
+
+def rewritten(text: str, places: Places) -> str:
+    """SQL with each table that is named with its schema found where it is now.
+
+    A table that bears another name keeps its old one as an alias, where it has none of its own. Names without a
+    schema, and those in strings and in the bodies of functions, stay as they are.
+    """
+    if not places.moved:
+        return text
+    tokens = list(_tokens(text))
+    parts = [each.text for each in tokens]
+    for each in _references(tokens):
+        now = places.moved.get(each.name)
+        if now is None:
+            continue
+        renamed = now.table != each.name.table
+        if each.of_column and renamed:
+            put = each.table_as_written
+        else:
+            put = f"{_quoted(now.schema)}.{_quoted(now.table)}"
+            if renamed and each.wants_alias:
+                put += f" AS {each.table_as_written}"
+        parts[each.begin : each.end] = [put, *[""] * (each.end - each.begin - 1)]
+    return "".join(parts)
+
+
+def named(text: str, names: Collection[Name]) -> set[Name]:
+    """Which of these tables the SQL names, with their schema."""
+    return {each.name for each in _references(list(_tokens(text))) if each.name in names}
+
+
+def placed(plan: Plan, places: Places) -> Plan:
+    """A plan whose SQL finds the tables where they are now."""
+    if not places.moved:
+        return plan
+    sources = {
+        name: replace(each, query=None if each.query is None else rewritten(each.query, places))
+        for name, each in plan.sources.items()
+    }
+    dependencies = {
+        table: tuple(
+            replace(each, lookup=None if each.lookup is None else rewritten(each.lookup, places)) for each in found
+        )
+        for table, found in plan.dependencies.items()
+    }
+    return replace(plan, sources=sources, dependencies=dependencies, renamed=True)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    at = 0
+    while token := TOKEN.match(text, at):
+        begin, at = at, token.end()
+        if token["block"]:
+            at = after_block(text, at)
+            yield _Token(kind="gap", text=text[begin:at])
+        elif token["comment"] or token[0].isspace():
+            yield _Token(kind="gap", text=token[0])
+        elif token["word"] or token[0].startswith('"'):
+            yield _Token(kind="name", text=token[0])
+        else:
+            yield _Token(kind="other", text=token[0])
+
+
+def _references(tokens: list[_Token]) -> Iterator[_Reference]:
+    """Every ``name.name`` that no other name or point stands before, and that is no call of a function."""
+    telling = [place for place, each in enumerate(tokens) if each.kind != "gap"]
+    for number, begin in enumerate(telling):
+        first, point, second = (_at(tokens, telling, number + step) for step in range(3))
+        if first.kind != "name" or point.text != "." or second.kind != "name":
+            continue
+        before, after = _at(tokens, telling, number - 1), _at(tokens, telling, number + 3)
+        if before.text == "." or after.text == "(":
+            continue
+        cast = before.text == ":" or (before.kind == "name" and before.named == "as")
+        alias = after.kind == "name" and (after.text.startswith('"') or after.named not in NO_ALIAS)
+        yield _Reference(
+            begin=begin,
+            end=telling[number + 2] + 1,
+            name=Name(schema=first.named, table=second.named),
+            table_as_written=second.text,
+            of_column=after.text == ".",
+            wants_alias=not cast and not alias,
+        )
+
+
+def _at(tokens: list[_Token], telling: list[int], number: int) -> _Token:
+    if 0 <= number < len(telling):
+        return tokens[telling[number]]
+    return _Token(kind="other", text="")

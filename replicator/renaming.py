@@ -1,0 +1,231 @@
+"""``cutover --strategy rename``: in the cutover's own transaction the new tables take the place of the old ones.
+
+The rollback gives all names back. Whoever works by names must learn them anew: pipelines are opened again.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+from uuid import uuid4
+
+from replicator.cutover import LOCK_SECONDS, Cutover, CutoverResult, owner_now
+from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
+from replicator.migration import Lookup, Migration, Query
+from replicator.phases import Move
+from replicator.pipeline import Pipeline
+from replicator.places import Places
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.control import Owner
+from replicator.postgres.ownership import same_database
+from replicator.postgres.places import read_places
+from replicator.postgres.renames import (
+    dependents_of,
+    lacking_create,
+    lock_everybody,
+    oids_of,
+    planned_renames,
+    reads,
+    rename,
+    rename_back,
+)
+from replicator.postgres.rewriting import named, rewritten
+from replicator.settings import Settings
+from replicator.tables import Name
+
+Strategy = Literal["schema", "rename"]
+
+GRACE_SECONDS = 0.5
+"""So much longer than the longest pause the writers may wait, when it is exceeded in the middle of a batch."""
+
+PARAMETER = re.compile(r"%\([^)]+\)s")
+
+
+class Renaming:
+    """One move that renames tables.
+
+    :param names: held by whoever needs the tables' names to stand still.
+    """
+
+    def __init__(
+        self, migration: Migration, move: Move, tables: Mapping[Owner, list[Name]], names: asyncio.Lock
+    ) -> None:
+        self.migration = migration
+        self.move = move
+        self.tables = tables
+        self.dependents: list[str] = []
+        """What goes on using the old tables, by whatever name."""
+        self._names = names
+        self._holding = False
+
+    @property
+    def back(self) -> bool:
+        """The names are given back."""
+        return self.move.owner == "old"
+
+    async def hold(self) -> None:
+        """Let nobody else work by the tables' names."""
+        await self._names.acquire()
+        self._holding = True
+
+    def let_go(self) -> None:
+        """End that, if it is so."""
+        if self._holding:
+            self._holding = False
+            self._names.release()
+
+    # ---- before
+
+    async def check(self, asking: Connection) -> None:
+        """Raise CheckError when the tables cannot be renamed, as far as it shows before the lock."""
+        if missing := await lacking_create(asking, [self.migration.old, self.migration.new]):
+            raise CheckError("Tables cannot be renamed, or moved to the other schema.", " ".join(missing))
+        await planned_renames(asking, self.tables["old"], self.tables["new"], self.migration.old)
+        known = {oid: name for name, oid in (await oids_of(asking, [*self.tables["old"], *self.tables["new"]])).items()}
+        for which, text in queries(self.migration).items():
+            read = {known[oid] for oid in await _reads(asking, which, text) if oid in known}
+            if unnamed := read - named(text, read):
+                listed = ", ".join(sorted(map(str, unnamed)))
+                raise CheckError(
+                    f"{which} does not name these tables with their schema: {listed}.",
+                    "Once they are renamed, it would read others. Write schema.table.",
+                )
+        self.dependents = await dependents_of(asking, self.tables["old"])
+
+    # ---- in the cutover's transaction
+
+    async def rename(self, holder: Connection) -> None:
+        """Rename, or give the names back, and see that every query reads what it read before."""
+        before = await self._queries_read(holder, await read_places(holder))
+        if self.back:
+            await rename_back(holder)
+        else:
+            planned = await planned_renames(holder, self.tables["old"], self.tables["new"], self.migration.old)
+            await rename(holder, planned)
+        for which, oids in (await self._queries_read(holder, await read_places(holder))).items():
+            if oids != before[which]:
+                raise NotReadyError(
+                    f"{which} would read other tables once they are renamed; the writers went on.",
+                    "Write tables with their schema, and not in strings.",
+                )
+
+    async def _queries_read(self, holder: Connection, places: Places) -> dict[str, set[int]]:
+        return {
+            which: await _reads(holder, which, rewritten(text, places))
+            for which, text in queries(self.migration).items()
+        }
+
+
+async def planned_renaming(
+    settings: Settings,
+    migration: Migration,
+    move: Move,
+    tables: Mapping[Owner, list[Name]],
+    names: asyncio.Lock,
+    strategy: Strategy,
+) -> Renaming | None:
+    """What this move renames, if anything. Raises UsageError or CheckError when it cannot be."""
+    if strategy == "rename" and (move.opens_both or move.from_both):
+        raise UsageError(
+            "--strategy rename and --rolling exclude each other: both schemas' tables cannot have one place.",
+            "Give one of them.",
+        )
+    if move.owner == "old" or strategy == "schema":
+        renamed = move.owner == "old" and (await owner_now(settings)).renamed
+        return Renaming(migration, move, tables, names) if renamed else None
+    renaming = Renaming(migration, move, tables, names)
+    async with connection(settings.source, "renaming") as old, connection(settings.target, "renaming") as new:
+        if not await same_database(old, new):
+            raise CheckError(
+                "Tables can take each other's place in one database only; these are two.",
+                "Cut over with --strategy schema.",
+            )
+        await renaming.check(old)
+    return renaming
+
+
+def queries(migration: Migration) -> dict[str, str]:
+    """All SQL of the migration that a pipeline runs, either way, by what it is."""
+    found = {}
+    for each in migration.transforms:
+        if isinstance(each.source, Query):
+            found[f"The query {each.source_name} ({each.direction})"] = migration.query_text(each.source)
+            for table, rule in each.source.depends_on.items():
+                if isinstance(rule, Lookup):
+                    which = f"The lookup of {each.source_name} for {table} ({each.direction})"
+                    found[which] = PARAMETER.sub("NULL", rule.sql).replace("%%", "%")
+    return found
+
+
+async def _reads(asking: Connection, which: str, text: str) -> set[int]:
+    try:
+        return await reads(asking, text)
+    except RetryableError:
+        raise
+    except ReplicatorError as error:
+        raise NotReadyError(
+            f"{which} cannot be followed through the renaming: {error.problem}", "Write tables with their schema."
+        ) from error
+
+
+class RenamingCutover(Cutover):
+    """Holds readers too, from the start: one that went on to write would keep the tables from being renamed.
+
+    So it reads the source itself, for the pipeline. The opposite one is drained too, before the names change: what it
+    knows by name, and what it reads again, is as it was until then.
+    """
+
+    holder_gives_text = True
+
+    def __init__(self, *arguments: Any, renaming: Renaming, opposite: Pipeline, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.renaming = renaming
+        self.opposite = opposite
+        self._holder: Connection | None = None
+        self._seconds = LOCK_SECONDS
+        if not renaming.back:
+            self._new_schema = renaming.migration.old
+
+    async def run(self) -> CutoverResult:
+        """As any cutover, and tells who goes on using the old tables."""
+        return replace(await super().run(), dependents=tuple(self.renaming.dependents))
+
+    async def _attempt(self, epoch: int) -> float:
+        await self.renaming.hold()
+        try:
+            return await super()._attempt(epoch)
+        finally:
+            if not self._in_doubt:
+                self.opposite.thaw()
+                self.renaming.let_go()
+
+    async def _hold(self, holder: Connection, seconds: float) -> None:
+        await self.pipeline.freeze()
+        self._seconds = seconds
+        await lock_everybody(holder, self.tables[self.move.held], seconds)
+        self._holder = holder
+        self.pipeline.go_on_through(holder)
+
+    async def _release(self, holder: Connection) -> None:
+        """A batch that reads through the holder fails with it, and this session too: a short one may end before."""
+        if self._holder is not None and not self._in_doubt:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.pipeline.freeze(), GRACE_SECONDS)
+        self._holder = None
+        await super()._release(holder)
+
+    async def _check(self, target: Connection) -> None:
+        await super()._check(self._holder or target)  # any other connection would wait for this one
+
+    async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
+        self._step = "drain the way back"
+        marker = f"drained {uuid4()}"
+        await self.opposite.nudge(marker)
+        await self.opposite.wait_message(marker)
+        await self.opposite.freeze()
+        await super()._move(holder, epoch, together=together)
+        self._step = "rename"
+        await lock_everybody(holder, self.tables[self.move.owner], self._seconds)
+        await self.renaming.rename(holder)

@@ -1,0 +1,70 @@
+"""The migration's SQL while a cutover has renamed the tables."""
+
+import pytest
+
+from replicator.places import Places
+from replicator.postgres.rewriting import named, rewritten
+from replicator.tables import Name
+
+
+def _name(text: str) -> Name:
+    schema, table = text.split(".")
+    return Name(schema=schema, table=table)
+
+
+PLACES = Places({
+    _name("public.people"): _name("public.people_old"),
+    _name("public.Odd"): _name("public.Odd_old"),
+    _name("shop.people"): _name("public.people"),
+    _name("shop.profiles"): _name("public.profiles"),
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SELECT p.id FROM public.people AS p", 'SELECT p.id FROM "public"."people_old" AS p'),
+        ("SELECT p.id FROM public.people p", 'SELECT p.id FROM "public"."people_old" p'),
+        (
+            "SELECT people.id FROM public.people WHERE true",
+            'SELECT people.id FROM "public"."people_old" AS people WHERE true',
+        ),
+        (
+            "SELECT public.people.id FROM public.people",
+            'SELECT people.id FROM "public"."people_old" AS people',
+        ),
+        ("SELECT * FROM Public . People", 'SELECT * FROM "public"."people_old" AS People'),
+        ('SELECT * FROM public."Odd", x', 'SELECT * FROM "public"."Odd_old" AS "Odd", x'),
+        ("SELECT * FROM public.odd", "SELECT * FROM public.odd"),
+        (
+            "SELECT * FROM public.people JOIN shop.profiles USING (id)",
+            'SELECT * FROM "public"."people_old" AS people JOIN "public"."profiles" USING (id)',
+        ),
+        (
+            "SELECT shop.people.id FROM shop.people -- shop.people\n/* shop.people /* */ shop.people */",
+            'SELECT "public"."people".id FROM "public"."people" -- shop.people\n/* shop.people /* */ shop.people */',
+        ),
+        ("SELECT 'shop.people', $$shop.people$$, E'\\'shop.people'", None),
+        ("SELECT shop.people(1), other.shop.people, people.shop FROM x", None),
+        (
+            "SELECT x::public.people, CAST(x AS public.people)",
+            'SELECT x::"public"."people_old", CAST(x AS "public"."people_old")',
+        ),
+        (
+            "SELECT id FROM shop.profiles WHERE customer = %(id)s",
+            'SELECT id FROM "public"."profiles" WHERE customer = %(id)s',
+        ),
+        (
+            "SELECT (SELECT count(*) FROM public.people)",
+            'SELECT (SELECT count(*) FROM "public"."people_old" AS people)',
+        ),
+    ],
+)  # fmt: skip
+def test_tables_are_found_where_they_are(text: str, expected: str | None) -> None:
+    assert rewritten(text, PLACES) == (text if expected is None else expected)
+    assert rewritten(text, Places()) == text
+
+
+def test_names_that_are_written_with_their_schema() -> None:
+    text = "SELECT shop.people.id, 'shop.profiles' FROM shop.people, profiles, public.other"
+    assert named(text, PLACES.moved) == {_name("shop.people")}
