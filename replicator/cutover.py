@@ -76,6 +76,7 @@ def activation_marker(epoch: int) -> str:
 class Cutover:
     """Moves ownership from the source of a pipeline to its target.
 
+    :param opposite: the pipeline of the other direction: the way back.
     :param tables: all tables of either schema that take part.
     :param epoch: the lease's, on the source: a daemon that has lost it moves nothing.
     :param dry_run: go through every step, then roll back.
@@ -89,6 +90,7 @@ class Cutover:
         settings: Settings,
         move: Move,
         pipeline: Pipeline,
+        opposite: Pipeline,
         tables: Mapping[Owner, list[Name]],
         report: Report,
         *,
@@ -100,6 +102,7 @@ class Cutover:
         self.settings = settings
         self.move = move
         self.pipeline = pipeline
+        self.opposite = opposite
         self.tables = tables
         self.plan = pipeline.context.plan
         self.ends: Ends = pipeline.ends
@@ -126,6 +129,7 @@ class Cutover:
         for attempt in range(1, ATTEMPTS + 1):
             await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.held])} tables")
             await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
+            await self._drain_opposite()
             try:
                 pause = await self._attempt(epoch)
             except RetryableError as error:
@@ -166,6 +170,7 @@ class Cutover:
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
                         await self.pipeline.freeze()
+                        await self._drain_opposite()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
                         await reach(Failpoint.CUTOVER_CHECKED)
@@ -197,9 +202,13 @@ class Cutover:
 
     async def _drain(self) -> None:
         self._step = "drain"
-        marker = f"drained {uuid4()}"
-        await self.pipeline.nudge(marker)
-        await self.pipeline.wait_message(marker)
+        await _drain(self.pipeline)
+
+    async def _drain_opposite(self) -> None:
+        """Until then it reads rows again that nobody else writes; after the move they may have gone, unremembered."""
+        if self.opposite.context.shadow:
+            self._step = "drain the way back"
+            await _drain(self.opposite)
 
     async def _check(self, target: Connection) -> None:
         self._step = "definitions"
@@ -283,6 +292,12 @@ class Cutover:
     async def _journal(self, event: str, **details: object) -> None:
         async with connection(self.settings.target, "journal") as target:
             await journal(target, event, {"of": self.move.name, **details})
+
+
+async def _drain(pipeline: Pipeline) -> None:
+    marker = f"drained {uuid4()}"
+    await pipeline.nudge(marker)
+    await pipeline.wait_message(marker)
 
 
 async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:

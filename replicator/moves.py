@@ -15,7 +15,6 @@ from replicator.postgres.progress import drop_progress
 from replicator.postgres.slots import drop_publication, drop_slot
 from replicator.renaming import Renaming, RenamingCutover, Strategy, planned_renaming
 from replicator.rolling import Ending, Opening, check_rolling, prepare_new_side
-from replicator.settings import Settings
 from replicator.setup import Ends, all_tables, read_plan, set_up_slot
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Moves:
         await self.session.stop_verifying()
         await active.verifier.open()
         tables = await all_tables(self.settings, self.migration)
-        cutover = self._cutover(opposite, self.settings, move, active, tables, report,
+        cutover = self._cutover(move, active, opposite, tables, report,
             epoch=self.session.epoch_on(active.ends.source_dsn),
             on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
@@ -98,15 +97,14 @@ class Moves:
             await self._after_commit(move, active, opposite, result, report)
         return result
 
-    def _cutover(self, opposite: Pipeline, settings: Settings, move: Move, *arguments: Any, **options: Any) -> Cutover:
+    def _cutover(self, move: Move, *arguments: Any, **options: Any) -> Cutover:
         both = self.session.both
         if self.renaming is not None:
-            return RenamingCutover(settings, move, *arguments, renaming=self.renaming, opposite=opposite, **options)
+            return RenamingCutover(self.settings, move, *arguments, renaming=self.renaming, **options)
         if both is None:
-            return Cutover(settings, move, *arguments, **options)
-        if move.opens_both:
-            return Opening(settings, move, *arguments, both=both, opposite=opposite, **options)
-        return Ending(settings, move, *arguments, both=both, **options)
+            return Cutover(self.settings, move, *arguments, **options)
+        kind = Opening if move.opens_both else Ending
+        return kind(self.settings, move, *arguments, both=both, **options)
 
     async def _ask_hooks(self, move: Move, report: Report) -> None:
         if not self.session.hooks.given:

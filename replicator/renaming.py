@@ -9,13 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
-from uuid import uuid4
 
 from replicator.cutover import LOCK_SECONDS, Cutover, CutoverResult, owner_now
 from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
 from replicator.migration import Lookup, Migration, Query
 from replicator.phases import Move
-from replicator.pipeline import Pipeline
 from replicator.places import Places
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
@@ -173,16 +171,14 @@ async def _reads(asking: Connection, which: str, text: str) -> set[int]:
 class RenamingCutover(Cutover):
     """Holds readers too, from the start: one that went on to write would keep the tables from being renamed.
 
-    So it reads the source itself, for the pipeline. The opposite one is drained too, before the names change: what it
-    knows by name, and what it reads again, is as it was until then.
+    So it reads the source itself, for the pipeline. The opposite one stands still when the names change.
     """
 
     holder_gives_text = True
 
-    def __init__(self, *arguments: Any, renaming: Renaming, opposite: Pipeline, **options: Any) -> None:
+    def __init__(self, *arguments: Any, renaming: Renaming, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.renaming = renaming
-        self.opposite = opposite
         self._holder: Connection | None = None
         self._seconds = LOCK_SECONDS
         if not renaming.back:
@@ -220,10 +216,6 @@ class RenamingCutover(Cutover):
         await super()._check(self._holder or target)  # any other connection would wait for this one
 
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
-        self._step = "drain the way back"
-        marker = f"drained {uuid4()}"
-        await self.opposite.nudge(marker)
-        await self.opposite.wait_message(marker)
         await self.opposite.freeze()
         await super()._move(holder, epoch, together=together)
         self._step = "rename"

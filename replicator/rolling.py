@@ -82,10 +82,9 @@ async def _check_server(asking: Connection, side: str) -> None:
 class Opening(Cutover):
     """Into it: the old writers are held for the moment in which the new tables are opened too."""
 
-    def __init__(self, *arguments: Any, both: BothWays, opposite: Pipeline, **options: Any) -> None:
+    def __init__(self, *arguments: Any, both: BothWays, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.both = both
-        self.opposite = opposite
 
     async def _check(self, target: Connection) -> None:
         await super()._check(target)

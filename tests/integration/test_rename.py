@@ -26,7 +26,7 @@ from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
 from replicator.preflight import preflight
-from replicator.renaming import Renaming, RenamingCutover
+from replicator.renaming import Renaming, RenamingCutover, Strategy
 from replicator.settings import Settings
 from replicator.smoke import smoke
 from tests.engine import Engine, differences, execute, make_settings
@@ -285,18 +285,20 @@ async def test_one_that_reads_and_then_writes_holds_nothing_up(
         await running.until(lambda: one(database.dsn, "SELECT body FROM notes_old WHERE code = 'c1'") == "after")
 
 
-async def test_the_way_back_knows_all_before_the_names_change(
-    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("strategy", ["schema", "rename"])
+async def test_the_way_back_knows_all_before_the_move(
+    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
 ) -> None:
     """What it would read again later may be gone by then."""
-    apply, hold, commit = Pipeline._apply, RenamingCutover._hold, Cutover._commit
+    kind = RenamingCutover if strategy == "rename" else Cutover
+    apply, hold, commit = Pipeline._apply, kind._hold, Cutover._commit
     known: list[int] = []
 
     async def apply_slowly(self: Pipeline, piece: Piece) -> None:
         await asyncio.sleep(0.3 if self.direction == "reverse" else 0)
         await apply(self, piece)
 
-    async def write_and_hold(self: RenamingCutover, holder: Any, seconds: float) -> None:
+    async def write_and_hold(self: Any, holder: Any, seconds: float) -> None:
         execute(database.dsn, ["INSERT INTO notes (code, body) VALUES ('last', '')"])
         await hold(self, holder, seconds)
 
@@ -306,14 +308,15 @@ async def test_the_way_back_knows_all_before_the_names_change(
         await commit(self, holder, epoch)
 
     monkeypatch.setattr(Pipeline, "_apply", apply_slowly)
-    monkeypatch.setattr(RenamingCutover, "_hold", write_and_hold)
+    monkeypatch.setattr(kind, "_hold", write_and_hold)
     monkeypatch.setattr(Cutover, "_commit", look_and_commit)
+    new, old = ("public.notes", "notes_old") if strategy == "rename" else ("shop.notes", "public.notes")
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
-        await running.cut_over(strategy="rename")
+        await running.cut_over(strategy=strategy)
         assert known == [1]
-        execute(database.dsn, ["DELETE FROM notes WHERE code = 'last'"])
-        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM notes_old WHERE code = 'last'") == 0)
+        execute(database.dsn, [f"DELETE FROM {new} WHERE code = 'last'"])
+        await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {old} WHERE code = 'last'") == 0)
 
 
 @pytest.mark.two_servers
