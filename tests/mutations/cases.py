@@ -288,7 +288,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "cutover.py",
-        "await self.pipeline.wait_message(marker)",
+        "await pipeline.wait_message(marker)",
         "pass",
         "ownership moves before the last writes have arrived (I8)",
         "integration/test_cutover.py last_write",
