@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from replicator.backup import Archive, make_archive
-from replicator.cutover import owner_now
 from replicator.errors import CheckError, ConnectionLostError, NotReadyError, RetryableError
 from replicator.finish import leases
 from replicator.migration import Migration
+from replicator.ownership import owner_now
 from replicator.phases import Phase
 from replicator.postgres.archives import (
     Fingerprint,

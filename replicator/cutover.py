@@ -21,6 +21,7 @@ from replicator.errors import (
 )
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
+from replicator.ownership import activation_marker
 from replicator.phases import Move
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
@@ -66,11 +67,6 @@ class CutoverResult:
     dry_run: bool = False
     dependents: tuple[str, ...] = ()
     """What goes on using the old tables that have been renamed."""
-
-
-def activation_marker(epoch: int) -> str:
-    """The message that the reverse stream waits for: what comes after it was written by the application."""
-    return f"activated {epoch}"
 
 
 class Cutover:
@@ -298,32 +294,3 @@ async def _drain(pipeline: Pipeline) -> None:
     marker = f"drained {uuid4()}"
     await pipeline.nudge(marker)
     await pipeline.wait_message(marker)
-
-
-async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:
-    """Let the database that does not know of the last move open its tables to writers; may run again."""
-    sides: tuple[tuple[Owner, str], ...] = (("old", settings.source), ("new", settings.target))
-    for side, dsn in sides:
-        async with connection(dsn, "activate") as behind:
-            if (await read_ownership(behind)).epoch >= ownership.epoch:
-                continue
-            async with behind.transaction():
-                await open_to_writers(behind, tables[side])
-                await write_ownership(
-                    behind,
-                    ownership.owner,
-                    ownership.epoch,
-                    activation_marker(ownership.epoch),
-                    rolling=ownership.rolling,
-                )
-
-
-async def owner_now(settings: Settings) -> Ownership:
-    """Who owns the data: the database whose state row has moved last knows. Waits for a move that is under way."""
-    async with connection(settings.source, "state") as old, connection(settings.target, "state") as new:
-        return latest(await settled_ownership(old), await settled_ownership(new))
-
-
-def latest(*rows: Ownership) -> Ownership:
-    """The state row that counts: the one that has moved last."""
-    return max(rows, key=lambda each: each.epoch)

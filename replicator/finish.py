@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from replicator.cutover import Report, owner_now
+from replicator.cutover import Report
 from replicator.errors import CheckError, NotReadyError, RetryableError
 from replicator.migration import Direction, Migration
+from replicator.ownership import owner_now
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import installed, journal, read_phase, write_phase

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from replicator.both_ways import OPPOSITE, BothWays
-from replicator.cutover import Cutover, CutoverResult, Report, activate, activation_marker, owner_now
+from replicator.cutover import Cutover, CutoverResult, Report
 from replicator.errors import CheckError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
 from replicator.migration import Direction
+from replicator.ownership import activate, activation_marker, owner_now
 from replicator.phases import Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection

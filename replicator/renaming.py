@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from replicator.cutover import LOCK_SECONDS, Cutover, CutoverResult, owner_now
+from replicator.cutover import LOCK_SECONDS, Cutover, CutoverResult
 from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
 from replicator.migration import Lookup, Migration, Query
+from replicator.ownership import owner_now
 from replicator.phases import Move
 from replicator.places import Places
 from replicator.postgres.connect import Connection, connection

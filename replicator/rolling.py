@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from replicator.both_ways import BothWays
-from replicator.cutover import Cutover, activation_marker
+from replicator.cutover import Cutover
 from replicator.errors import CheckError, NotReadyError
 from replicator.failpoints import Failpoint, reach
+from replicator.ownership import activation_marker
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection

@@ -9,7 +9,6 @@ from functools import partial
 from replicator import schema
 from replicator.both_ways import BothWays
 from replicator.commands import Commands
-from replicator.cutover import latest, owner_now
 from replicator.errors import ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Hooks, Moment
@@ -19,6 +18,7 @@ from replicator.moves import Moves
 from replicator.observe.counting import count_into
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details, publish
+from replicator.ownership import latest, owner_now
 from replicator.phases import MOVING, Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan

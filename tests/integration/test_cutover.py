@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import Migration, cutover
+from replicator import Migration, ownership
 from replicator.cutover import Cutover, CutoverResult
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.lsn import parse_lsn
@@ -128,7 +128,7 @@ async def test_the_planner_knows_the_new_tables(database: Database) -> None:
 async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the commit the forward stream carries what the reverse pipeline writes: it is not to come back."""
     seed(database.dsn)
-    original = cutover.activate
+    original = ownership.activate
     async with daemon(make_settings(database)) as running:
         await running.ready()
         forward = running.session.pipeline
@@ -294,7 +294,8 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
         raise RetryableError("A deadlock.")
 
     async def commit(self: Cutover, holder: Any, epoch: int) -> None:
-        monkeypatch.setattr("replicator.cutover.settled_ownership", unreadable)
+        for module in ("cutover", "ownership"):
+            monkeypatch.setattr(f"replicator.{module}.settled_ownership", unreadable)
         await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
 
     async with daemon(make_settings(database)) as running:

@@ -218,7 +218,7 @@ class Moving:
                 state._replace(guards=_put(state.guards, state.side, True)),
             )
         elif not state.opened:
-            yield Step("the new owner's tables are opened", "replicator.cutover:activate"), self._open(state)
+            yield Step("the new owner's tables are opened", "replicator.ownership:activate"), self._open(state)
         elif not state.marked:
             yield Step("the start marker is sent"), _logged(state._replace(marked=True), owner, -state.epoch)
         else:

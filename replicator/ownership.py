@@ -1,0 +1,43 @@
+"""Who owns the data, where two databases may know it; and what lets the one that does not know catch up."""
+
+from collections.abc import Mapping
+
+from replicator.postgres.connect import connection
+from replicator.postgres.control import Owner
+from replicator.postgres.ownership import Ownership, open_to_writers, read_ownership, settled_ownership, write_ownership
+from replicator.settings import Settings
+from replicator.tables import Name
+
+
+def activation_marker(epoch: int) -> str:
+    """The message that the reverse stream waits for: what comes after it was written by the application."""
+    return f"activated {epoch}"
+
+
+async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:
+    """Let the database that does not know of the last move open its tables to writers; may run again."""
+    sides: tuple[tuple[Owner, str], ...] = (("old", settings.source), ("new", settings.target))
+    for side, dsn in sides:
+        async with connection(dsn, "activate") as behind:
+            if (await read_ownership(behind)).epoch >= ownership.epoch:
+                continue
+            async with behind.transaction():
+                await open_to_writers(behind, tables[side])
+                await write_ownership(
+                    behind,
+                    ownership.owner,
+                    ownership.epoch,
+                    activation_marker(ownership.epoch),
+                    rolling=ownership.rolling,
+                )
+
+
+async def owner_now(settings: Settings) -> Ownership:
+    """Who owns the data: the database whose state row has moved last knows. Waits for a move that is under way."""
+    async with connection(settings.source, "state") as old, connection(settings.target, "state") as new:
+        return latest(await settled_ownership(old), await settled_ownership(new))
+
+
+def latest(*rows: Ownership) -> Ownership:
+    """The state row that counts: the one that has moved last."""
+    return max(rows, key=lambda each: each.epoch)
