@@ -35,6 +35,8 @@ from tests.integration.test_cutover import Running, daemon, one
 from tests.integration.test_rollback import refused
 from tests.same_names import create_old, same_names
 
+pytestmark = pytest.mark.two_servers
+
 NAMES = """
     SELECT array_agg(format('%s %s.%s', kind, n.nspname, name) ORDER BY kind, n.nspname, name) FROM (
         SELECT relkind::text AS kind, relnamespace AS namespace, relname AS name FROM pg_class
@@ -231,7 +233,6 @@ async def test_a_daemon_that_died(
         await equal(running, migration)
 
 
-@pytest.mark.two_servers
 async def test_readers_hold_it_up_and_nobody_else(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,7 +320,6 @@ async def test_the_way_back_knows_all_before_the_move(
         await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {old} WHERE code = 'last'") == 0)
 
 
-@pytest.mark.two_servers
 async def test_over_the_pause_all_is_as_before(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +343,6 @@ async def test_over_the_pause_all_is_as_before(
         await equal(running, migration)
 
 
-@pytest.mark.two_servers
 async def test_a_rehearsal_leaves_all_as_it_was(database: Database, migration: Migration) -> None:
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
@@ -366,7 +365,6 @@ async def test_a_rehearsal_leaves_all_as_it_was(database: Database, migration: M
         await running.clean()
 
 
-@pytest.mark.two_servers
 async def test_all_else_knows_the_names(database: Database, migration: Migration) -> None:
     settings = make_settings(database)
     probes = migration.folder() / "probes" / "new"
@@ -418,7 +416,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.mark.two_servers
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_cannot_be_renamed(database: Database, migration: Migration, case: str) -> None:
     statements, problem = REFUSED[case]
@@ -449,7 +446,6 @@ async def test_a_query_that_would_read_another_table(
         assert one(database.dsn, "SELECT to_regclass('people_old') IS NULL") is True
 
 
-@pytest.mark.two_servers
 async def test_it_wants_one_database_and_one_owner(
     database: Database, other_database: Database, migration: Migration
 ) -> None:
@@ -463,7 +459,6 @@ async def test_it_wants_one_database_and_one_owner(
         await running.cut_over()
 
 
-@pytest.mark.two_servers
 async def test_the_right_to_move_tables_is_asked_for(database: Database, migration: Migration) -> None:
     role = f"r_{database.name}"
     async with daemon(make_settings(database), migration) as running:
