@@ -197,8 +197,12 @@ CRASHES = {
 """Where the daemon dies, and whether the commit has happened by then."""
 
 
-@pytest.mark.parametrize("point", CRASHES)
-@pytest.mark.parametrize("move", ["cutover", "rollback"])
+BACK = (Failpoint.CUTOVER_COMMITTING, Failpoint.CUTOVER_COMMITTED)
+
+
+@pytest.mark.parametrize(
+    ("move", "point"), [*(("cutover", each) for each in CRASHES), *(("rollback", each) for each in BACK)]
+)
 async def test_a_daemon_that_died(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch, move: str, point: Failpoint
 ) -> None:
