@@ -216,28 +216,40 @@ async def run_command(command: str, event: str, body: bytes) -> None:
 
     :raises HookError: it exited with another code than 0.
     """
-    transport, running = await asyncio.get_running_loop().subprocess_shell(
-        _Running, command, env=_environment(event), stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+    spawning = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_shell(
+            _Running, command, env=_environment(event), stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
     )
+    try:
+        transport, running = await asyncio.shield(spawning)
+    except asyncio.CancelledError:  # what has been started by then must be ended, and asyncio would end the shell alone
+        await _end(*await spawning)
+        raise
     try:
         standard_input = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
         standard_input.write(body)
         standard_input.close()
         await running.ended.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(transport.get_pid(), signal.SIGKILL)
-        try:
-            async with asyncio.timeout(CLOSING_SECONDS):
-                await running.closed.wait()
-        except TimeoutError:  # somebody who left the process group holds the pipe
-            pass
-        finally:
-            transport.close()
+        await _end(transport, running)
     code = transport.get_returncode()
     if code:
         how = f"exited with {code}" if code > 0 else f"was ended by the signal {-code}"
         raise HookError(_problem(event, "command", how, running.said))
+
+
+async def _end(transport: asyncio.SubprocessTransport, running: _Running) -> None:
+    """End a command with all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(transport.get_pid(), signal.SIGKILL)
+    try:
+        async with asyncio.timeout(CLOSING_SECONDS):
+            await running.closed.wait()
+    except TimeoutError:  # somebody who left the process group holds the pipe
+        pass
+    finally:
+        transport.close()
 
 
 def _environment(event: str) -> dict[str, str]:

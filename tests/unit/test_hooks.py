@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -101,12 +102,36 @@ async def test_one_who_leaves_the_group_with_the_pipe_is_not_waited_for(tmp_path
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
+LASTING = "sleep 600 & echo $$ $! > {}/pids; trap '' TERM INT; wait; sleep 600"
+
+
 async def test_a_cancelled_command_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    running = asyncio.create_task(
-        run_command(f"sleep 600 & echo $$ $! > {tmp_path}/pids; trap '' TERM INT; wait; sleep 600", "soak", BODY)
-    )
+    running = asyncio.create_task(run_command(LASTING.format(tmp_path), "soak", BODY))
     await until(lambda: len(pids(tmp_path / "pids")) == 2)
     assert all(map(alive, pids(tmp_path / "pids")))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+
+
+async def test_cancelled_while_it_is_started_it_is_ended_likewise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    spawn = loop.subprocess_shell
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        spawned = await spawn(*arguments, **options)
+        await until(lambda: len(pids(tmp_path / "pids")) == 2)
+        began.set()
+        await asyncio.sleep(0.1)
+        return spawned
+
+    began = asyncio.Event()
+    monkeypatch.setattr(loop, "subprocess_shell", slowly)
+    running = asyncio.create_task(run_command(LASTING.format(tmp_path), "soak", BODY))
+    await began.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
