@@ -16,9 +16,13 @@ class Supervisor:
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._stopping = False
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Start a task; one of the same name must have ended."""
+        """Start a task, unless all are being stopped; one of the same name must have ended."""
+        if self._stopping:  # a move that is cancelled sets things going again; nobody would end them
+            work.close()
+            return
         if self.running(name):
             work.close()
             raise RuntimeError(f"{name} is running already")
@@ -40,7 +44,8 @@ class Supervisor:
             await asyncio.gather(task, return_exceptions=True)
 
     async def stop_all(self) -> None:
-        """Cancel all tasks, and wait for their end."""
+        """Cancel all tasks, and wait for their end. None can be started any more."""
+        self._stopping = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
