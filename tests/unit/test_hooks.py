@@ -125,14 +125,15 @@ async def test_cancelled_while_it_is_started_it_is_ended_likewise(
         spawned = await spawn(*arguments, **options)
         await until(lambda: len(pids(tmp_path / "pids")) == 2)
         began.set()
-        await asyncio.sleep(0.1)
+        await cancelled.wait()
         return spawned
 
-    began = asyncio.Event()
+    began, cancelled = asyncio.Event(), asyncio.Event()
     monkeypatch.setattr(loop, "subprocess_shell", slowly)
     running = asyncio.create_task(run_command(LASTING.format(tmp_path), "soak", BODY))
     await began.wait()
     running.cancel()
+    cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await running
     await until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
