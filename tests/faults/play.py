@@ -379,8 +379,11 @@ def _endings(stage: Stage, plan: Plan) -> Iterator[str]:
         if "Traceback" in life.log or "unexpected" in said:
             yield f"life {number} met what it did not expect: {said}"
         last = life is stage.keeper.life
-        too_early = life.code == -signal.SIGTERM and not life.log and 0 in codes | armed  # it could not listen yet
-        if life.code is None or last or too_early or life.code in codes | armed or any(text in said for text in texts):
+        if life.code is None or last or life.code in codes | armed or any(text in said for text in texts):
+            continue
+        told = life.armed.count("term") + sum(0 in kind.codes for kind, _, _ in plan.faults)
+        # by SIGTERM itself: before it could listen to it, or by a second one, which it no longer listens to
+        if life.code == -signal.SIGTERM and ((told and not life.log) or (told > 1 and "stopping" in life.log)):
             continue
         yield f"life {number} ended with {life.code}: {said}"
 
