@@ -165,7 +165,7 @@ class Cutover:
                         await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
-                        await self.pipeline.freeze()
+                        await self.pipeline.turns.freeze()
                         await self._drain_opposite()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
@@ -193,7 +193,7 @@ class Cutover:
 
     async def _release(self, holder: Connection) -> None:
         if not self._in_doubt:
-            self.pipeline.thaw()
+            self.pipeline.turns.thaw()
         await holder.close()  # without a commit, this is the rollback
 
     async def _drain(self) -> None:

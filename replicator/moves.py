@@ -143,7 +143,7 @@ class Moves:
     async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
-        self.session.pipelines[move.direction].thaw()
+        self.session.pipelines[move.direction].turns.thaw()
         if self.renaming is not None:
             self.renaming.let_go()
         if not move.from_both:
@@ -163,7 +163,7 @@ class Moves:
         await activate(self.settings, tables, await owner_now(self.settings))
         await reach(Failpoint.ACTIVATED)
         if self.session.both is not None:
-            active.thaw()  # what the opposite pipeline writes is told by its origin
+            active.turns.thaw()  # what the opposite pipeline writes is told by its origin
         if move.opens_both and self.session.both is not None:
             active.context.opposite = opposite.context.plan
             await self.session.start_rolling(self.session.both)

@@ -18,7 +18,7 @@ from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
-from replicator.postgres.connect import Connection, connection
+from replicator.postgres.connect import connection
 from replicator.postgres.context import Context, Rolling
 from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
@@ -26,6 +26,7 @@ from replicator.postgres.snapshots import Visibility
 from replicator.reached import Reached
 from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder, read_plan
+from replicator.turns import Turns
 from replicator.verify import PassResult, Verifier, rounds
 from replicator.watch import Watch
 
@@ -90,11 +91,8 @@ class Pipeline:
         )
         self._applier = self.new_applier()
         self._batches = Batches(self.context, self._inbox, self._applier, self.nudge)
+        self.turns = Turns(self.context, self.watch, self._applier, self.verifier)
         self._stored_at = float("-inf")
-        self._going = asyncio.Event()
-        self._going.set()
-        self._reads_through: Connection | None = None
-        """The transaction that keeps all others from the source's tables, in some cutovers."""
 
     @property
     def position(self) -> LSN:
@@ -182,49 +180,7 @@ class Pipeline:
         """Send a message down the log, so that the stream moves."""
         await self.watch.nudge(message)
 
-    # ---- the end of its time
-
-    async def freeze(self) -> None:
-        """Apply nothing more until ``thaw``.
-
-        In a cutover, once drained: after its commit, what comes down this stream are the opposite pipeline's writes.
-        To apply these would undo what the application has done since.
-        """
-        self._going.clear()
-        async with self.context.exclusion.alone(), self.watch.alone():
-            pass  # what was under way has ended
-
-    def thaw(self) -> None:
-        """Go on: the cutover was given up."""
-        if self._reads_through is not None:
-            self._read_through(None)
-        self._going.set()
-
-    def go_on_through(self, holder: Connection) -> None:
-        """Go on after ``freeze``, and read the source on a connection that has locked its tables against everybody.
-
-        :param holder: it gives text, and its transaction is open.
-        """
-        self._read_through(holder)
-        self._going.set()
-
-    def _read_through(self, holder: Connection | None) -> None:
-        """The applier changes over between two batches: one reads at one point only."""
-        self._reads_through = holder
-        self.verifier.read_through(holder)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Alone on the target, and not frozen; while both schemas take writes, alone on both sides."""
-        while True:
-            await self._going.wait()
-            async with self.context.exclusion.alone(), contextlib.AsyncExitStack() as stack:
-                if self.context.rolling is not None:
-                    await stack.enter_async_context(self.context.rolling.turn)
-                if self._going.is_set():
-                    self._applier.read_through(self._reads_through)
-                    yield
-                    return
+    # ---- what it writes with
 
     def new_applier(self) -> Applier:
         """Another one, not open yet."""
@@ -233,7 +189,7 @@ class Pipeline:
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[Applier]:
         """The applier with its transaction open, while nothing else writes; what it wrote, the caller commits."""
-        async with self._turn():
+        async with self.turns.turn():
             await self._applier.begin()
             try:
                 yield self._applier
@@ -272,7 +228,7 @@ class Pipeline:
     async def _idle(self, position: LSN) -> None:
         due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
-            async with self._turn():
+            async with self.turns.turn():
                 await self._applier.begin()
                 await self._applier.commit(position)
                 await reach(Failpoint.IDLE_COMMITTED)
@@ -281,7 +237,7 @@ class Pipeline:
 
     async def _apply(self, piece: Piece) -> None:
         began = asyncio.get_running_loop().time()
-        async with self._turn():
+        async with self.turns.turn():
             last = await self._batches.apply(piece)
             end = last.end or ZERO
             reached_start = self.progress.start_marker in last.messages and self.context.shadow
@@ -304,13 +260,13 @@ class Pipeline:
     async def _beat(self) -> None:
         while True:
             await self.nudge()
-            if self._going.is_set():  # else a cutover looks itself, and may rename the tables
+            if not self.turns.frozen:  # else a cutover looks itself, and may rename the tables
                 await self.look_at_definitions()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
-        if await self.watch.look_at_definitions(self._reads_through):
+        if await self.watch.look_at_definitions(self.turns.holder):
             self._applier.forget_relations()
 
     async def _measure(self) -> None:

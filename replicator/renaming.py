@@ -195,21 +195,21 @@ class RenamingCutover(Cutover):
             return await super()._attempt(epoch)
         finally:
             if not self._in_doubt:
-                self.opposite.thaw()
+                self.opposite.turns.thaw()
                 self.renaming.let_go()
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
-        await self.pipeline.freeze()
+        await self.pipeline.turns.freeze()
         self._seconds = seconds
         await lock_everybody(holder, self.tables[self.move.held], seconds)
         self._holder = holder
-        self.pipeline.go_on_through(holder)
+        self.pipeline.turns.go_on_through(holder)
 
     async def _release(self, holder: Connection) -> None:
         """A batch that reads through the holder fails with it, and this session too: a short one may end before."""
         if self._holder is not None and not self._in_doubt:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.pipeline.freeze(), GRACE_SECONDS)
+                await asyncio.wait_for(self.pipeline.turns.freeze(), GRACE_SECONDS)
         self._holder = None
         await super()._release(holder)
 
@@ -217,7 +217,7 @@ class RenamingCutover(Cutover):
         await super()._check(self._holder or target)  # any other connection would wait for this one
 
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
-        await self.opposite.freeze()
+        await self.opposite.turns.freeze()
         await super()._move(holder, epoch, together=together)
         self._step = "rename"
         await lock_everybody(holder, self.tables[self.move.owner], self._seconds)

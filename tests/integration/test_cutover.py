@@ -217,7 +217,7 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
     async with daemon(make_settings(database, max_write_pause=2)) as running:
         await running.ready()
         assert running.session.pipeline is not None
-        await running.session.pipeline.freeze()
+        await running.session.pipeline.turns.freeze()
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         with pytest.raises(CutoverError, match="'drain' took the time"):
             await running.cut_over()
@@ -306,7 +306,7 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
         with pytest.raises(ConnectionLostError, match="the state row cannot be read"):
             await running.cut_over()
         assert sum("attempt" in step for step in running.steps) == 1
-        assert not forward._going.is_set()
+        assert forward.turns.frozen
         with pytest.raises(ReplicatorError):
             await running.task
     monkeypatch.undo()

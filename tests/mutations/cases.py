@@ -251,7 +251,7 @@ MUTATIONS: Final = (
     ),
     # the cutover
     _m(
-        "pipeline.py",
+        "turns.py",
         "self._going.clear()",
         "pass",
         "after the cutover, the old stream carries the new one's writes back (I8)",
