@@ -13,8 +13,8 @@ pytest_plugins = ["tests.fix_postgres", "tests.fix_types_table"]
 KINDS = ("unit", "integration", "faults", "acceptance")
 
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 -- each makes folders of its own in it
-ENOUGH_MEMORY = 16 * 2**30
-"""In bytes, of which the tests' files take a part."""
+ENOUGH_MEMORY = 12 * 2**30
+"""In bytes; the tests' files take up to 5 GiB of it."""
 
 
 @pytest.hookimpl(tryfirst=True)
