@@ -249,7 +249,9 @@ def _choices(config: pytest.Config) -> list[Choice]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
         choices: Sequence[Choice | None] = _choices(metafunc.config) or [None]
-        if metafunc.definition.get_closest_marker("two_servers"):
+        if metafunc.definition.get_closest_marker("one_server"):
+            choices = choices[-1:]
+        elif metafunc.definition.get_closest_marker("two_servers"):
             choices = choices[:1] + choices[1:][-1:]  # type: ignore[operator]  # both are lists
         ids = [choice.id if choice else "no-server" for choice in choices]
         metafunc.parametrize("server", choices, ids=ids, indirect=True, scope="session")

@@ -10,7 +10,7 @@ from tests.acceptance.terminal import Daemon, Terminal
 from tests.fix_postgres import Database
 from tests.same_names import create_old, same_names
 
-pytestmark = [pytest.mark.two_servers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.one_server, pytest.mark.timeout(300)]
 
 MIGRATION = """
 from pathlib import Path

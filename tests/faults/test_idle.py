@@ -12,7 +12,7 @@ from tests.fix_postgres import Database
 
 TIMES = 3
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 
 async def test_killed_with_the_progress_of_an_idle_stream_stored(database: Database, tmp_path: Path) -> None:

@@ -128,9 +128,10 @@ def test_it_can_start_anew_after_removal(cluster: Cluster) -> None:
 
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from replicator.demo.embedded import Cluster
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, too
 cluster = Cluster(Path(sys.argv[1]))
 cluster.start()
 print(cluster.pid, cluster.folder, flush=True)

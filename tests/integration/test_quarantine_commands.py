@@ -10,7 +10,7 @@ from tests.acceptance.terminal import Daemon, Done
 from tests.acceptance.test_bad_input import OLD, House
 from tests.fix_postgres import Database
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 SECRET = "a value of the row"
 
