@@ -46,20 +46,17 @@ class Commands:
     def __init__(self, session: "Session") -> None:
         self.session = session
         self._current: tuple[int, asyncio.Task[None]] | None = None
-        self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Never returns."""
+        """Never returns. Raises an error group if a request cannot even be answered."""
         async with connection(self.session.settings.target, "commands") as home:
             self._home = home
             await self._drop_leftovers()
-            try:
+            async with asyncio.TaskGroup() as self._group:
                 while True:
                     for command in await control.pending_commands(home):
                         await self._take(command)
                     await asyncio.sleep(POLL_SECONDS)
-            finally:
-                await self._stop_current()
 
     async def _drop_leftovers(self) -> None:
         """What a dead daemon had begun is not begun again: its asker has been told that it went away."""
@@ -67,20 +64,12 @@ class Commands:
             if command.started_at is not None:
                 await self._answer(command, ExitCode.FAILED, {"error": "The daemon stopped while it worked on this."})
 
-    async def _stop_current(self) -> None:
-        tasks = [*self._beside, *([self._current[1]] if self._current else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _take(self, command: Command) -> None:
         if command.command == "cancel":
             await self._cancel(command)
         elif command.command in BESIDE:
             if command.started_at is None:
-                task = await self._start(command)
-                self._beside.add(task)
-                task.add_done_callback(self._beside.discard)
+                _ = await self._start(command)  # the group waits for it
         elif self._current is None:
             task = await self._start(command)
             self._current = (command.id, task)
@@ -91,7 +80,7 @@ class Commands:
 
     async def _start(self, command: Command) -> asyncio.Task[None]:
         await control.start_command(self._home, command.id)
-        return asyncio.create_task(self._work(command), name=f"{TASK}{command.command}")
+        return self._group.create_task(self._work(command), name=f"{TASK}{command.command}")
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")

@@ -377,3 +377,23 @@ async def test_a_second_daemon_is_refused(database: Database) -> None:
         second = Session(make_settings(database), reference(), Metrics(), Reporter("party"))
         with pytest.raises(ReplicatorError, match="Another daemon"):
             await second.run(asyncio.Event())
+
+
+async def test_an_answer_that_cannot_be_given_ends_the_session(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would do the same thing again."""
+    seed(database.dsn)
+    asked = []
+
+    async def deaf(*_: Any) -> None:
+        asked.append(True)
+        raise ConnectionLostError("The connection failed.")
+
+    monkeypatch.setattr("replicator.postgres.control.finish_command", deaf)
+    async with daemon(make_settings(database)) as running, asyncio.timeout(SECONDS):
+        await running.ready()
+        execute(database.dsn, ["INSERT INTO replicator.commands (command, arguments) VALUES ('dance', '{}')"])
+        with pytest.raises(ConnectionLostError, match=r"^The connection failed\."):
+            await running.task
+    assert asked == [True]
