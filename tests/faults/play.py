@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator.failpoints import Failpoint
@@ -246,12 +247,22 @@ class _Fault(threading.Thread):
         try:
             if self.stage.wait_for(self.milestone):
                 time.sleep(self.after)
-                self.kind.act(self.stage, self._chance)
+                self._act()
                 began = time.monotonic()
                 self.stage.recover()
                 self.seconds = time.monotonic() - began
         except Exception as error:  # noqa: BLE001  raised by whoever joins this
             self.error = error
+
+    def _act(self) -> None:
+        """Once more if another fault has taken the server away meanwhile."""
+        try:
+            self.kind.act(self.stage, self._chance)
+        except psycopg.OperationalError:
+            if not self.stage.crashed:
+                raise
+            self.stage.recover()
+            self.kind.act(self.stage, self._chance)
 
     def finish(self) -> None:
         """Wait for its end; raise what it has raised."""
