@@ -24,14 +24,15 @@ from replicator.binaries import (
     default_binaries,
     has_wal2json,
     installed_binaries,
-    output_of,
     server_version,
     wheel_binaries,
 )
 from replicator.demo.account import Account, copy_install
+from replicator.demo.configuration import HOST, quote_setting, settings_of
 from replicator.demo.guard import Guard
 
 __all__ = [
+    "HOST",
     "Cluster",
     "EmbeddedError",
     "StopMode",
@@ -43,27 +44,12 @@ __all__ = [
 
 StopMode = Literal["fast", "immediate"]
 
-HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 PORTS = range(15000, 30000)  # below those that systems hand out to clients: a restarted server finds its own free
-PLUGINS = "output_plugin_libraries"  # servers before the minors of August 2026 do not start with this setting
 SOCKET_PATH_LIMIT = 100
-
-SETTINGS: Mapping[str, str] = {
-    "listen_addresses": HOST,
-    "wal_level": "logical",
-    "max_connections": "200",
-    "max_wal_senders": "64",
-    "max_replication_slots": "64",
-    "max_prepared_transactions": "20",
-    "track_commit_timestamp": "on",
-    "logging_collector": "off",
-    "log_destination": "stderr",
-    "lc_messages": "C",
-}
 
 
 class Cluster:
@@ -234,13 +220,9 @@ class Cluster:
             )
 
     def _all_settings(self) -> dict[str, str]:
-        """Settings for postgresql.conf: ours, those of this server version only, and on top those that were given."""
+        """Settings for postgresql.conf: ours, and on top those that were given."""
         with_socket = len(str(self.folder)) < SOCKET_PATH_LIMIT
-        ours = {**SETTINGS, "unix_socket_directories": str(self.folder) if with_socket else ""}
-        if not self.fsync:
-            ours |= {"fsync": "off", "full_page_writes": "off"}
-        if PLUGINS in output_of([self.binaries / "postgres", "--describe-config"]):
-            ours[PLUGINS] = "pgoutput, test_decoding, wal2json"  # in the file (not in ALTER SYSTEM) this is three names
+        ours = settings_of(self.binaries, self.folder if with_socket else None, fsync=self.fsync)
         return ours | self.settings
 
     def _try_start(self, deadline: float) -> bool:
@@ -298,11 +280,6 @@ def free_port() -> int:
             probe.bind((HOST, port))
             return port
     raise EmbeddedError(f"No port of {HOST} from {PORTS.start} to {PORTS.stop} is free.", "Stop what uses them.")
-
-
-def quote_setting(value: str) -> str:
-    """A value as postgresql.conf wants it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def reason_in(output: str) -> str:

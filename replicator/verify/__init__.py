@@ -1,6 +1,7 @@
 """Proves that the target is what the transforms give: derives all again, compares, and re-checks what differs."""
 
 from replicator.verify.comparison import Divergence
-from replicator.verify.verifier import PassResult, Verifier, rounds, summary
+from replicator.verify.result import PassResult, summary
+from replicator.verify.verifier import Verifier, rounds
 
 __all__ = ["Divergence", "PassResult", "Verifier", "rounds", "summary"]

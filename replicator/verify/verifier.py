@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from replicator.derive import TargetRow
@@ -18,27 +17,12 @@ from replicator.tables import Key, Row, Table
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Divergence, WaitApplied
 from replicator.verify.given_up import GivenUp
+from replicator.verify.result import PassResult
 
 log = get_logger("verify")
 
 KEYS_AT_ONCE = 5_000
 RECHECKS = 20
-
-
-@dataclass(kw_only=True)
-class PassResult:
-    """What a full pass has found."""
-
-    started_at: datetime
-    finished_at: datetime
-    rows: dict[str, int] = field(default_factory=dict)
-    """Derived rows compared, by target."""
-    divergences: list[Divergence] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """No divergence."""
-        return not self.divergences
 
 
 class Verifier:
@@ -286,22 +270,3 @@ async def rounds(
         while asyncio.get_running_loop().time() < due and not verifier.context.unseen:
             await verifier.settle()
             await asyncio.sleep(between_looks)
-
-
-def summary(divergences: list[Divergence], targets: list[str], examples: int = 5) -> list[dict[str, object]]:
-    """Per target: counts by kind, and a few keys."""
-    return [
-        {
-            "table": target,
-            **{
-                kind: sum(each.target == target and each.kind == kind for each in divergences)
-                for kind in ("missing", "extra", "different")
-            },
-            "examples": [
-                {"kind": each.kind, "key": list(each.key), "columns": list(each.columns), "note": each.note}
-                for each in divergences
-                if each.target == target
-            ][:examples],
-        }
-        for target in targets
-    ]

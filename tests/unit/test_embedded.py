@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from replicator.binaries import EmbeddedError, parse_version
-from replicator.demo import embedded
+from replicator.demo import configuration, embedded
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_version_that_is_none_is_an_error() -> None:
 
 
 def test_settings_are_quoted_for_the_file() -> None:
-    assert embedded.quote_setting("it's C:\\x") == "'it''s C:\\\\x'"
+    assert configuration.quote_setting("it's C:\\x") == "'it''s C:\\\\x'"
 
 
 def test_a_port_in_use_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
