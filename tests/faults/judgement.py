@@ -12,7 +12,7 @@ from replicator.demo.ledger import Ledger
 from replicator.migration import Direction
 from tests.engine import Engine, differences
 from tests.faults.stage import Stage
-from tests.faults.writers import NewParty, OldParty
+from tests.faults.writers import NewParty, OldParty, RenamedNewParty, RenamedOldParty
 
 GONE_SECONDS: Final = 10.0
 """How long the server may take to notice that a daemon is gone."""
@@ -43,6 +43,7 @@ def judge(stage: Stage, ledger: Ledger) -> list[str]:
         *_different(stage, "reverse" if new_owns else "forward"),
         *_lost(stage, ledger),
         *_one_owner(stage),
+        *_names(stage, new_owns=new_owns),
         *_guards(stage, new_owns=new_owns),
         *_sequence(stage, new_owns=new_owns),
         *_open_questions(stage),
@@ -88,8 +89,8 @@ def _different(stage: Stage, direction: Direction) -> Iterator[str]:
 
 def _lost(stage: Stage, ledger: Ledger) -> Iterator[str]:
     sides: list[tuple[str, Callable[[Connection], Application]]] = [
-        (stage.dsns[0], OldParty),
-        (stage.dsns[1], lambda connection: NewParty(connection, stage.ids)),
+        (stage.dsns[0], RenamedOldParty if stage.renamed else OldParty),
+        (stage.dsns[1], lambda connection: (RenamedNewParty if stage.renamed else NewParty)(connection, stage.ids)),
     ]
     for dsn, side in sides:
         with psycopg.connect(dsn, autocommit=True) as opened:
@@ -103,18 +104,23 @@ def _one_owner(stage: Stage) -> Iterator[str]:
     if len(rows) != 1:
         yield f"two databases disagree about the owner: {sorted(rows)}"
     takers = [
-        schema
-        for dsn, schema in zip(stage.dsns, (OldParty.schema, NewParty.schema), strict=True)
-        if _takes(dsn, schema)
+        side
+        for dsn, side, tickets in zip(stage.dsns, ("old", "new"), _tickets(stage), strict=True)
+        if _takes(dsn, tickets)
     ]
-    if takers != ["party" if stage.owner() == "new" else "public"]:
-        yield f"these schemas take writes: {takers}, and {stage.owner()} owns the data"
+    if takers != [stage.owner()]:
+        yield f"these take writes: {takers}, and {stage.owner()} owns the data"
 
 
-def _takes(dsn: str, schema: str) -> bool:
+def _tickets(stage: Stage) -> tuple[str, str]:
+    """What the old and the new table of tickets are called now."""
+    return ("public.tickets_old", "public.tickets") if stage.renamed else ("public.tickets", "party.tickets")
+
+
+def _takes(dsn: str, table: str) -> bool:
     with psycopg.connect(dsn, autocommit=True) as opened:
         try:
-            opened.execute(f"UPDATE {schema}.tickets SET note = '' WHERE false".encode())
+            opened.execute(f"UPDATE {table} SET note = '' WHERE false".encode())
         except psycopg.Error as error:
             if error.sqlstate != REFUSED:
                 raise
@@ -122,22 +128,43 @@ def _takes(dsn: str, schema: str) -> bool:
     return True
 
 
+def _names(stage: Stage, *, new_owns: bool) -> Iterator[str]:
+    """Every table, index and sequence has the name that the owner calls for."""
+    if stage.renamed != (stage.renames and new_owns):
+        yield f"the tables are {'' if stage.renamed else 'not '}renamed, and {stage.owner()} owns the data"
+    active = "public" if stage.renamed or not new_owns else "party"
+    for dsn in dict.fromkeys(stage.dsns):
+        if (said := stage.ask(dsn, "SELECT replicator.active_schema()")) != active:
+            yield f"the application is told to use {said}, not {active}"
+    if stage.renames and stage.before:
+        wanted = {_moved(each) for each in stage.before} if stage.renamed else stage.before
+        if wrong := wanted ^ stage.relations():
+            yield f"these names are there and should not be, or the other way: {sorted(wrong)}"
+
+
+def _moved(relation: tuple[str, str, str]) -> tuple[str, str, str]:
+    kind, schema, name = relation
+    return kind, "public", f"{name}_old" if schema == "public" else name
+
+
 def _guards(stage: Stage, *, new_owns: bool) -> Iterator[str]:
-    for dsn, schema, guarded in ((stage.dsns[0], "public", new_owns), (stage.dsns[1], "party", not new_owns)):
+    schemas = ("public", "public") if stage.renamed else ("public", "party")
+    for dsn, side, schema in zip(stage.dsns, ("old", "new"), schemas, strict=True):
+        guarded = new_owns == (side == "old")
         with psycopg.connect(dsn, autocommit=True) as opened:
             states: dict[str, str] = dict(opened.execute(GUARDS, [schema]).fetchall())
+        if stage.renamed:
+            states = {name: state for name, state in states.items() if name.endswith("_old") == (side == "old")}
         wrong = sorted(name for name, state in states.items() if (state == "A") != guarded)
-        if wrong:
-            yield f"the guards of {schema} are {'off' if guarded else 'on'}: {wrong}"
+        if wrong or not states:
+            yield f"the guards of the {side} tables are {'off' if guarded else 'on'}: {wrong}"
 
 
 def _sequence(stage: Stage, *, new_owns: bool) -> Iterator[str]:
-    schema = "party" if new_owns else "public"
-    query = (
-        f"SELECT nextval(pg_get_serial_sequence('{schema}.tickets', 'id')) <= (SELECT max(id) FROM {schema}.tickets)"
-    )
+    table = _tickets(stage)[new_owns]
+    query = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) <= (SELECT max(id) FROM {table})"
     if stage.ask(stage.dsns[new_owns], query):
-        yield f"the sequence of {schema}.tickets gives ids that are in use"
+        yield f"the sequence of {table} gives ids that are in use"
 
 
 def _open_questions(stage: Stage) -> Iterator[str]:

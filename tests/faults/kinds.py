@@ -117,7 +117,8 @@ def lock(stage: Stage, chance: Chance) -> None:
         while time.monotonic() < deadline:
             with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 opened.execute("SET LOCAL lock_timeout = '2s'")
-                opened.execute(f"LOCK TABLE party.{table} IN ACCESS EXCLUSIVE MODE".encode())
+                schema = "public" if stage.renamed else "party"
+                opened.execute(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE".encode())
                 time.sleep(max(0.0, deadline - time.monotonic()))
             opened.rollback()
             time.sleep(0.02)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,73 +17,15 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from replicator.failpoints import Failpoint
 from tests.faults import disk
 from tests.faults.judgement import judge
-from tests.faults.kinds import CLOCK, KINDS, Kind
+from tests.faults.kinds import CLOCK, Kind
+from tests.faults.plans import Plan
 from tests.faults.stage import END, RunError, Stage
 from tests.fix_postgres import Database, Server, fresh_database
 from tests.proxy import Proxy
 
-AT_FAILPOINTS: Final = "at failpoints"
-LATEST: Final = {"start": 1.5, "backfill": 0.6, "follow": 0.6, "move": 0.5, "soak": 0.5, "back": 0.5}
-"""How long after a milestone a fault comes, at most."""
-ACTIONS: Final = {"kill": 5, "kill:delayed": 2, "term": 1, "lose": 2, "hang": 1}
-OFTEN: Final = {
-    Failpoint.STAGED: 10, Failpoint.CHUNK_PLANNED: 8, Failpoint.CHUNK_READ: 8, Failpoint.CHUNK_WRITTEN: 8,
-    Failpoint.CHUNK_COMMITTED: 8, Failpoint.BATCH_WRITTEN: 20, Failpoint.BATCH_COMMITTING: 20,
-    Failpoint.BATCH_COMMITTED: 20, Failpoint.CONFIRMED: 20, Failpoint.STATEMENT_COMING: 14,
-    Failpoint.STATEMENT_DONE: 14, Failpoint.PHASE_COMING: 4, Failpoint.PHASE_STORED: 4, Failpoint.PUBLISHED: 2,
-    Failpoint.SLOT_MADE: 2, Failpoint.PROGRESS_MADE: 2,
-}  # fmt: skip
-"""How often a run is sure to pass a failpoint, where that is more than once."""
-WITH: Final = {
-    Failpoint.SETTLING: ("cutover_guarded:1:kill", "cutover_committed:1:kill"),
-    Failpoint.TAKING_BACK: ("cutover_locked:1:lose", "cutover_drained:1:lose"),
-}
-"""What must have happened before a failpoint is passed at all: one of these."""
-BACK: Final = (Failpoint.RECONCILED,)
-"""What only a rollback passes."""
-MOVING: Final = tuple(
-    point for point in list(Failpoint)[list(Failpoint).index(Failpoint.OPPOSITE_MADE) :] if point not in WITH
-)
-"""What the cutover and the rollback both pass."""
-REPAIRS: Final = (Failpoint.REDO_WRITTEN, Failpoint.REDO_COMMITTED)
-POINTS_A_RUN: Final = 3
 ENDED: Final = {"kill": -9, "term": 0}
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """What is to happen in a run."""
-
-    seed: int
-    faults: list[tuple[Kind, str, float]] = field(default_factory=list)
-    """Each with the milestone that it comes after, and how many seconds after that."""
-    armings: list[str] = field(default_factory=list)
-    moves: bool = True
-    back: bool = False
-    """Whether there is a rollback after the cutover."""
-    apart: bool = False
-    lull: bool = False
-    """Whether the writers pause for a while, so that the stream is idle."""
-
-    @property
-    def proxied(self) -> bool:
-        """Whether the daemon talks to the server through a proxy."""
-        return any(kind.proxied for kind, _, _ in self.faults)
-
-    @property
-    def name(self) -> str:
-        """What it is about, in short."""
-        return ", ".join([*(kind.name for kind, _, _ in self.faults), *self.armings])
-
-    def __str__(self) -> str:
-        told = [f"{kind.name} after {milestone}" for kind, milestone, _ in self.faults]
-        told += [f"[{number}] {each}" for number, each in enumerate(self.armings)]
-        told.append("two databases" if self.apart else "one database")
-        told.append("cutover and rollback" if self.back else "cutover" if self.moves else "no cutover")
-        return f"{self.seed}: {'; '.join(told)}"
 
 
 @dataclass(kw_only=True)
@@ -103,89 +45,6 @@ class Result:
     def survived(self) -> bool:
         """Whether all is as it must be."""
         return not self.wrong
-
-
-def plan_of(seed: int) -> Plan:
-    """Every other seed is for failpoints, the others go through the kinds; some runs have two faults."""
-    chance = random.Random(seed)
-    moves, back, apart = chance.random() < 0.8, chance.random() < 0.35, chance.random() < 0.35
-    if seed % 2 == 0:
-        plan = Plan(seed=seed, apart=apart, back=back)
-        _arm(plan, _points(seed // 2), chance)
-        if chance.random() < 0.2:
-            _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None]), chance)
-        return plan
-    plan = Plan(seed=seed, moves=moves, back=moves and back, apart=apart)
-    _add(plan, KINDS[seed // 2 % len(KINDS)], chance)
-    if chance.random() < 0.3:
-        _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None]), chance)
-    return plan
-
-
-def plan_for(kinds: Sequence[Kind], seed: int) -> Plan:
-    """A run with a fault of each of these kinds."""
-    chance = random.Random(seed)
-    plan = Plan(seed=seed, apart=chance.random() < 0.35)
-    for kind in kinds:
-        _add(plan, kind, chance)
-    return plan
-
-
-def plan_at(points: list[Failpoint], seed: int) -> Plan:
-    """A run that passes armed failpoints, and nothing else."""
-    chance = random.Random(seed)
-    plan = Plan(seed=seed, apart=chance.random() < 0.35)
-    _arm(plan, points, chance)
-    return plan
-
-
-def _points(number: int) -> list[Failpoint]:
-    """The failpoints of one run: in the long run each comes equally often, in ever other company."""
-    several: list[Failpoint] = []
-    place = number * POINTS_A_RUN
-    while len(several) < POINTS_A_RUN:
-        lap, position = divmod(place, len(Failpoint))
-        order = random.Random(lap).sample(list(Failpoint), len(Failpoint))
-        if order[position] not in several:
-            several.append(order[position])
-        place += 1
-    return several
-
-
-def _add(plan: Plan, kind: Kind, chance: random.Random) -> None:
-    if kind.apart is not None:
-        plan.apart = kind.apart
-    plan.moves = plan.moves or kind.moves
-    without = () if plan.back else ("back",) if plan.moves else ("move", "soak", "back")
-    milestone = chance.choice([each for each in kind.milestones if each not in without])
-    plan.faults.append((kind, milestone, chance.uniform(0, LATEST[milestone])))
-
-
-def _arm(plan: Plan, points: list[Failpoint], chance: random.Random) -> None:
-    """Arm the daemon's first life with the first of them that ends it, the second with the next, and so on."""
-    if repair := [point for point in points if point in REPAIRS]:
-        _add(plan, next(kind for kind in KINDS if kind.name == "row refused, transform mended"), chance)
-        plan.armings = [f"{repair[0]}:1:{chance.choice(('kill', 'lose', 'term'))}"] * 3
-        return
-    plan.back = plan.back or any(point in BACK for point in points)
-    plan.lull = Failpoint.IDLE_COMMITTED in points
-    lives: list[list[str]] = [[]]
-    for point in sorted(points, key=list(Failpoint).index):
-        if point in WITH:
-            lives[-1].append(chance.choice(WITH[point]))
-            if ":kill" in lives[-1][-1]:
-                lives.append([])
-        often = 2 if plan.back and point in MOVING else OFTEN.get(point, 1)
-        passing = 1 if chance.random() < 0.5 else chance.randint(1, often)
-        [action] = chance.choices(list(ACTIONS), list(ACTIONS.values()))
-        if action == "kill:delayed":
-            action = f"kill:{chance.uniform(0.001, 0.1):.3f}"
-        elif action == "hang":
-            action = f"hang:{chance.uniform(0.2, 1.5):.1f}"
-        lives[-1].append(f"{point}:{passing}:{action}")
-        if action.startswith(("kill", "term")):
-            lives.append([])
-    plan.armings = [",".join(dict.fromkeys(life)) for life in lives if life]
 
 
 def play(plan: Plan, server: Server) -> Result:
@@ -225,6 +84,7 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
         stage.proxy = proxy
         stage.keeper.armings = plan.armings
         stage.pinged = plan.lull
+        stage.renames = plan.renames
         for kind, _, _ in plan.faults:
             if kind.program != stage.keeper.program:
                 stage.keeper.program = kind.program
@@ -342,19 +202,21 @@ def _migrate(stage: Stage, plan: Plan, faults: list[_Fault]) -> None:
     if plan.lull:
         stage.lull()
     if plan.moves:
+        stage.before = stage.until("the names of all", stage.relations) if plan.renames else set()
         stage.mark("move")
-        _move(stage, "cutover", "party", lambda: stage.phase == "soak")
+        _move(stage, "cutover", "new", lambda: stage.phase == "soak")
         stage.mark("soak")
     if plan.back:
         _go_on(stage)
         stage.mark("back")
-        _move(stage, "rollback", "public", lambda: stage.phase == "follow")
+        _move(stage, "rollback", "old", lambda: stage.phase == "follow")
     _go_on(stage)
 
 
-def _move(stage: Stage, command: str, schema: str, done: Callable[[], bool]) -> None:
-    stage.command(command, {"wait": True, "timeout": 10}, done)
-    stage.until("the writers to go over", lambda: all(writer.hand.schema == schema for writer in stage.writers))
+def _move(stage: Stage, command: str, side: str, done: Callable[[], bool]) -> None:
+    strategy = {"strategy": "rename"} if stage.renames and command == "cutover" else {}
+    stage.command(command, {"wait": True, "timeout": 10, **strategy}, done)
+    stage.until("the writers to go over", lambda: all(writer.hand.side == side for writer in stage.writers))
 
 
 def _go_on(stage: Stage) -> None:

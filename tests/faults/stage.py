@@ -41,6 +41,14 @@ MILESTONES: Final = ("start", "backfill", "follow", "move", "soak", "back")
 END: Final = "end"
 
 
+RELATIONS: Final = """
+SELECT relkind::text, relnamespace::regnamespace::text, relname::text FROM pg_class
+WHERE relnamespace IN (to_regnamespace('public'), to_regnamespace('party')) AND relkind IN ('r', 'i', 'S')
+"""
+Relations = set[tuple[str, str, str]]
+"""Of each its kind, its schema and its name."""
+
+
 class RunError(Exception):
     """The run did not go as it must."""
 
@@ -154,10 +162,14 @@ class Stage:
         }  # fmt: skip
         self.keeper = Keeper(self.daemon_settings, folder, (), self.environment)
         self.proxy: Proxy | None = None
+        self.renames = False
+        """Whether the cutover renames the tables."""
         self.pinged = False
         """Whether the server asks for answers soon."""
         self.crashed = False
         """Whether a server was stopped: then it clears some things away only later."""
+        self.before: Relations = set()
+        """What there was under which names before the first move; only where the cutover renames tables."""
         self.over = threading.Event()
         self._reached = {name: threading.Event() for name in (*MILESTONES, END)}
         self._beats = 0
@@ -204,7 +216,7 @@ class Stage:
             writer.start()
 
     def _hand(self) -> Hand:
-        return Hand(self.dsns, self.ids)
+        return Hand(self.dsns, self.ids, renames=self.renames)
 
     def stop_writers(self) -> Ledger:
         """Stop the writers; gives what must be there now. Raises what one of them raised."""
@@ -291,6 +303,15 @@ class Stage:
     def phase(self) -> str:
         """The stored phase."""
         return str(self.ask(self.new.dsn, "SELECT phase FROM replicator.state") or "new")
+
+    @property
+    def renamed(self) -> bool:
+        """Whether the new tables are in the old ones' place."""
+        return bool(self.ask(self.old.dsn, "SELECT to_regclass('public.tickets_old') IS NOT NULL"))
+
+    def relations(self) -> Relations:
+        """Tables, indexes and sequences of both schemas in one database."""
+        return set(self._connection(self.old.dsn).execute(RELATIONS).fetchall())
 
     def owner(self) -> str:
         """Who owns the data."""

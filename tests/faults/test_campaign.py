@@ -5,7 +5,8 @@ import pytest
 from replicator.failpoints import Failpoint, parse
 from tests.faults import disk
 from tests.faults.kinds import KINDS
-from tests.faults.play import _points, plan_at, plan_for, plan_of, play
+from tests.faults.plans import _points, plan_at, plan_for, plan_of
+from tests.faults.play import play
 from tests.fix_postgres import Choice, Running, Server, _choices
 
 SERVERS = ("pg18-pgoutput", "pg15-wal2json")
@@ -18,7 +19,12 @@ AT = [
 ]
 HALF = (len(KINDS) + 1) // 2
 PAIRS = [KINDS[n::HALF] for n in range(HALF)]
-PLANS = [*(plan_for(pair, 1_000 + n) for n, pair in enumerate(PAIRS)), *(plan_at(at, n) for n, at in enumerate(AT))]
+RENAMING = plan_at([Failpoint.CUTOVER_COMMITTING, Failpoint.CUTOVER_COMMITTED], 4, renames=True, back=True)
+PLANS = [
+    *(plan_for(pair, 1_000 + n) for n, pair in enumerate(PAIRS)),
+    *(plan_at(at, n) for n, at in enumerate(AT)),
+    RENAMING,
+]
 
 
 def server_for(request: pytest.FixtureRequest, number: int) -> Server:
@@ -56,6 +62,19 @@ def test_the_long_run_arms_every_failpoint_and_breaks_in_every_way() -> None:
     armed = [point for plan in plans for life in plan.armings for point in parse(life)]
     assert {point: armed.count(point) for point in Failpoint if armed.count(point) < 4} == {}
     assert {kind.name for plan in plans for kind, _, _ in plan.faults} == {kind.name for kind in KINDS}
+
+
+def test_the_short_form_kills_within_a_cutover_that_renames_and_rolls_it_back() -> None:
+    assert RENAMING.armings == ["cutover_committing:1:kill", "cutover_committed:1:kill"]
+    assert "cutover --strategy rename and rollback" in str(RENAMING)
+
+
+def test_the_long_run_renames_within_one_database_often_enough() -> None:
+    plans = [plan_of(seed) for seed in range(1, 201)]
+    renaming = [plan for plan in plans if plan.renames]
+    assert len(renaming) > sum(plan.moves for plan in plans) / 5
+    assert sum(plan.back for plan in renaming) > 10
+    assert all(plan.moves and not plan.apart for plan in renaming)
 
 
 def test_points_differ_within_a_run() -> None:

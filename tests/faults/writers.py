@@ -2,10 +2,12 @@
 
 import contextlib
 import random
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, cast
 
 import psycopg
@@ -21,6 +23,16 @@ CREATE SCHEMA harness;
 CREATE TABLE harness.tokens (token uuid PRIMARY KEY);
 """
 GUARDED: Final = "RP002"
+IN_USE: Final = """
+SELECT epoch, CASE WHEN replicator.use_new_schema() THEN 'new' ELSE 'old' END, replicator.active_schema()
+FROM replicator.ownership
+"""
+NOT_INSTALLED: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidSchemaName,
+)
+"""The control tables are not made yet."""
 WAITED_OUT: Final = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
@@ -30,6 +42,8 @@ WAITED_OUT: Final = (
 PATIENCE: Final = 60.0
 """Seconds in which a transaction must get through, whatever happens."""
 AGAIN: Final = 0.05
+OTHER_SHAPE: Final = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError, MissingRowError)
+"""How a statement fails that was written for the tables which bore these names before."""
 
 
 class OldParty(OldApplication):
@@ -50,6 +64,36 @@ class NewParty(NewApplication):
         "tickets": "SELECT id::text, note FROM party.tickets",
     }
     tables: ClassVar[frozenset[str]] = frozenset(versions)
+
+
+class RenamedOldParty(OldParty):
+    """What the old tables hold while the new ones have their names. Nobody writes there."""
+
+    versions: ClassVar[Mapping[str, str]] = {
+        table: re.sub(r"public\.(\w+)", r"public.\1_old", query) for table, query in OldParty.versions.items()
+    }
+
+
+class RenamedNewParty(NewParty):
+    """The new application while the new tables are in the old ones' place."""
+
+    schema: ClassVar[str] = OldParty.schema
+    versions: ClassVar[Mapping[str, str]] = {
+        table: query.replace("party.", "public.") for table, query in NewParty.versions.items()
+    }
+
+    def __init__(self, connection: Connection, ids: Ids) -> None:
+        super().__init__(cast("Connection", _InOldPlace(connection)), ids)
+
+
+class _InOldPlace:
+    """A connection that says ``public`` for ``party``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, query: str, *parameters: Any) -> "psycopg.Cursor[Any]":
+        return self._connection.execute(query.replace("party.", "public.").encode(), *parameters)
 
 
 class Work(Protocol):
@@ -116,18 +160,20 @@ class Hand:
     """One connection of the application's: does a transaction until it is acknowledged, or known to be committed.
 
     :param dsns: the old schema's database, and the new one's.
+    :param renames: the cutover renames the tables: then nobody is refused, but a statement may no longer fit.
     """
 
-    def __init__(self, dsns: tuple[str, str], ids: Ids) -> None:
+    def __init__(self, dsns: tuple[str, str], ids: Ids, *, renames: bool = False) -> None:
         self.ledger = Ledger()
         """What is committed, as far as this hand has done it."""
-        self.schema = ""
-        """Where the last one went."""
+        self.side = ""
+        """Whose application the last one was done by, as far as that knew: ``old`` or ``new``."""
         self.done = 0
         self.unknown = 0
         """Replies that were lost; each was looked up."""
         self._dsns = dsns
         self._ids = ids
+        self._renames = renames
         self._connection: Connection | None = None
         self._lock = threading.Lock()
 
@@ -153,14 +199,14 @@ class Hand:
             try:
                 application = self._application()
                 self._try(work, application, token)
-            except psycopg.Error as error:
+            except (psycopg.Error, MissingRowError) as error:
                 if time.monotonic() > deadline:
                     raise
-                if application is not None and self._was_committed(error, application, token, deadline):
+                if application is not None and self._was_committed(error, token, deadline):
                     return application
                 time.sleep(AGAIN)
             else:
-                self.schema = application.schema
+                self.side = self._in_use.owner
                 return application
 
     def _try(self, work: Work, application: Application, token: uuid.UUID) -> None:
@@ -171,16 +217,16 @@ class Hand:
             if work.rolls_back:
                 raise psycopg.Rollback
 
-    def _was_committed(self, error: psycopg.Error, application: Application, token: uuid.UUID, deadline: float) -> bool:
+    def _was_committed(self, error: Exception, token: uuid.UUID, deadline: float) -> bool:
         """Whether a transaction that has failed for us was committed all the same; it never will be after this."""
         assert self._connection is not None
         if not self._connection.closed:
-            if isinstance(error, WAITED_OUT) or error.sqlstate == GUARDED:
+            if isinstance(error, WAITED_OUT) or self._has_moved(error):
                 self._connection.close()  # so that the owner is looked up again
                 return False
             raise error
         self.unknown += 1
-        dsn = self._dsns[application.schema == NewParty.schema]
+        dsn = self._dsns[self._in_use.owner == "new"]
         while True:
             try:
                 with psycopg.connect(dsn, autocommit=True) as opened:
@@ -194,19 +240,45 @@ class Hand:
     def _application(self) -> Application:
         """The application for the schema that owns the data."""
         if self._connection is None or self._connection.closed:
-            new = owner(self._dsns) == "new"
-            self._connection = psycopg.connect(self._dsns[new], autocommit=True, application_name="party writer")
-            self._new = new
-        return NewParty(self._connection, self._ids) if self._new else OldParty(self._connection)
+            self._in_use = in_use(self._dsns)
+            dsn = self._dsns[self._in_use.owner == "new"]
+            self._connection = psycopg.connect(dsn, autocommit=True, application_name="party writer")
+        if self._in_use.owner == "old":
+            return OldParty(self._connection)
+        kind = RenamedNewParty if self._in_use.renamed else NewParty
+        return kind(self._connection, self._ids)
+
+    def _has_moved(self, error: Exception) -> bool:
+        """Whether a statement failed because others are to be used now; for any other reason it must not."""
+        if not self._renames:
+            return isinstance(error, psycopg.Error) and error.sqlstate == GUARDED
+        try:
+            return isinstance(error, OTHER_SHAPE) and in_use(self._dsns) != self._in_use
+        except psycopg.OperationalError:  # the server is away; what is wrong besides will show again
+            return True
 
 
-def owner(dsns: Iterable[str]) -> str:
-    """Who owns the data: the database whose state row has moved last knows."""
-    rows: list[tuple[int, str]] = []
+@dataclass(frozen=True, order=True)
+class InUse:
+    """What an application is to write to."""
+
+    epoch: int = 0
+    owner: str = "old"
+    schema: str = OldParty.schema
+
+    @property
+    def renamed(self) -> bool:
+        """The new tables are where the old ones were."""
+        return self.owner == "new" and self.schema == OldParty.schema
+
+
+def in_use(dsns: Iterable[str]) -> InUse:
+    """What the replicator says; the database whose state row has moved last knows."""
+    found = [InUse()]
     for dsn in dict.fromkeys(dsns):
-        with psycopg.connect(dsn, autocommit=True) as opened, contextlib.suppress(psycopg.errors.UndefinedTable):
-            rows += opened.execute("SELECT epoch, owner FROM replicator.ownership").fetchall()
-    return max(rows, default=(0, "old"))[1]
+        with psycopg.connect(dsn, autocommit=True) as opened, contextlib.suppress(*NOT_INSTALLED):
+            found += [InUse(*row) for row in opened.execute(IN_USE)]
+    return max(found)
 
 
 class Writer(threading.Thread):
