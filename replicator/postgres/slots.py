@@ -66,17 +66,22 @@ async def create_slot(connection: Connection, name: str, plugin: str) -> LSN:
 
 
 async def drop_slot(connection: Connection, name: str) -> None:
-    """Drop a slot if it is there, ending the process that still reads it."""
+    """Drop a slot of this database if it is there, ending the process that still reads it.
+
+    Slots have their names in the whole cluster: one of another database is another migration's.
+    """
     with translated():
         await connection.execute(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
-            "WHERE slot_name = %s AND active_pid IS NOT NULL",
+            "WHERE slot_name = %s AND database = current_database() AND active_pid IS NOT NULL",
             (name,),
         )
         for attempt in range(100):
             try:
                 await connection.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,)
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                    "WHERE slot_name = %s AND database = current_database()",
+                    (name,),
                 )
             except Exception as error:
                 if getattr(error, "sqlstate", None) != "55006" or attempt == 99:

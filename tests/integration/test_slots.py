@@ -163,3 +163,14 @@ async def test_another_timeline(database: Database, tmp_path: Path) -> None:
         execute(database.dsn, ["UPDATE replicator.progress SET timeline = timeline - 1"])
         with pytest.raises(SlotError, match="it is a standby that was promoted, or was restored"):
             await made.start()
+
+
+async def test_another_databases_slot_is_let_alone(database: Database, other_database: Database) -> None:
+    """Names count for the whole cluster: it is another migration's way back."""
+    slot = f"t_{database.name[-20:]}"
+    async with connection(database.dsn, "test") as here, connection(other_database.dsn, "test") as there:
+        await create_slot(there, slot, "pgoutput")
+        await drop_slot(here, slot)
+        assert await read_slot(there, slot) is not None
+        await drop_slot(there, slot)
+        assert await read_slot(there, slot) is None
