@@ -31,6 +31,8 @@ class Moves:
         self.migration = session.migration
         self.committing = False
         """A commit is on its way: it can no longer be cancelled."""
+        self.taking_back = False
+        """What was prepared is being removed: cancelled half-way, it would neither go on nor be as before."""
         self.renaming: Renaming | None = None
         """What the move that is under way renames."""
 
@@ -132,12 +134,15 @@ class Moves:
 
     async def _after_failure(self, move: Move, error: BaseException, rehearsed: bool) -> None:
         """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
+        self.taking_back = True
         try:
             if not move.happened(await owner_now(self.settings)):
                 await self._take_back(move, rehearsed=rehearsed)
                 return
         except ReplicatorError as second:
             error = second
+        finally:
+            self.taking_back = False
         self.session.fail(error)
 
     async def _take_back(self, move: Move, *, rehearsed: bool) -> None:

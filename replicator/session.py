@@ -112,6 +112,10 @@ class Session:
         self.entered = True
         self._stack.push_async_callback(self._close_pipelines)
         await self._resume()
+        if self.phase == Phase.FINALIZED:
+            log.info("the migration is over: `replicator finalize` removes what may be left")
+            self.end()
+            return
         await reach(Failpoint.RESUMED)
         self.was_up = True
         self._on_up()
@@ -143,7 +147,7 @@ class Session:
         elif self.phase == Phase.SOAK:
             self.pipeline = await self.open_pipeline("reverse")
             self.start_verifying()
-        else:
+        elif self.phase != Phase.FINALIZED:
             self.pipeline = await self.open_pipeline("forward")
             self._supervisor.start("stages", self._stages(self.pipeline))
 

@@ -21,8 +21,8 @@ async def finalize(session: "Session", command: Command, own: Connection) -> Ans
         await control.report_progress(own, command.id, {"step": step})
 
     await report("stopping the way back")
+    if session.phase != Phase.FINALIZED:
+        await session.enter_phase(Phase.FINALIZED)  # before that, what goes wrong leaves all as it is
     await session.stop_verifying()
     await session.close_pipeline("reverse")
-    if session.phase != Phase.FINALIZED:
-        await session.enter_phase(Phase.FINALIZED)
     return (await finalize_now(session.settings, session.migration, report)).as_answer()

@@ -40,6 +40,10 @@ BESIDE = {"discard"}
 """Requests that do not wait for their turn: a cutover may be waiting for just that."""
 
 
+TO_THE_END = {"finalize"}
+"""Requests that are not cancelled once they have begun."""
+
+
 class Commands:
     """Takes requests one after the other, save for ``BESIDE``; ``cancel`` reaches the one that is at work."""
 
@@ -84,12 +88,16 @@ class Commands:
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")
-        if self._current is not None and self._current[0] == wanted and not self.session.moves.committing:
+        if self._current is not None and self._current[0] == wanted and self._cancellable(self._current[1]):
             self._current[1].cancel()
         for other in await control.pending_commands(self._home):
             if other.id == wanted and other.started_at is None:
                 await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
         await self._answer(command, ExitCode.DONE, {})
+
+    def _cancellable(self, task: asyncio.Task[None]) -> bool:
+        moves = self.session.moves
+        return not (moves.committing or moves.taking_back or task.get_name().removeprefix(TASK) in TO_THE_END)
 
     async def _work(self, command: Command) -> None:
         """Do it, and answer in any case: a request without an answer would be taken up again."""
@@ -99,7 +107,7 @@ class Commands:
                 answer = await self._do(command, own)
             code = int(answer.pop("exit_code", ExitCode.DONE))
         except asyncio.CancelledError:
-            answer, code = {"error": "It was cancelled; nothing has changed."}, int(ExitCode.NOT_READY)
+            answer, code = self._cut_short(command)
         except ReplicatorError as error:
             answer, code = await self._refusal(error), int(error.exit_code)
         except Exception as error:
@@ -109,6 +117,20 @@ class Commands:
         if self.session.phase == Phase.FINALIZED:
             await self.session.hooks.finish()
             self.session.end()
+
+    def _cut_short(self, command: Command) -> tuple[Answer, int]:
+        if self.session.moves.committing:
+            problem = "The daemon was stopped while ownership moved; the next one goes on from there."
+            return {
+                "error": problem,
+                "remedy": "Start it; `replicator status` says who owns the data.",
+            }, ExitCode.FAILED
+        if command.command in TO_THE_END:
+            problem = f"The daemon was stopped while it worked on the {command.command}."
+            return {"error": problem, "remedy": f"Run `replicator {command.command}` again."}, ExitCode.FAILED
+        if command.command == "retry" or command.arguments.get("repair"):
+            return {"error": "It was cancelled; rows that were mended by then stay so."}, ExitCode.NOT_READY
+        return {"error": "It was cancelled; nothing has changed."}, ExitCode.NOT_READY
 
     async def _refusal(self, error: ReplicatorError) -> Answer:
         self.session.reporter.failed(error)

@@ -1,0 +1,114 @@
+"""Requests that are cut short: cancelled at a bad moment, or left by a daemon that is stopped or loses a server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from replicator.errors import CutoverError, RetryableError
+from replicator.finish import finalize
+from replicator.migration import Direction
+from replicator.moves import Moves
+from replicator.phases import Phase
+from replicator.postgres.connect import connection
+from replicator.postgres.control import request
+from tests.engine import SECONDS, execute, make_settings, reference
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import Running, daemon, one
+from tests.integration.test_finish import SLOTS, silent
+from tests.integration.test_pipeline import seed
+
+
+@pytest.fixture
+async def running(database: Database) -> AsyncIterator[Running]:
+    seed(database.dsn, 5)
+    async with daemon(make_settings(database)) as running:
+        await running.ready()
+        yield running
+
+
+async def ask(dsn: str, command: str, arguments: Mapping[str, Any]) -> int:
+    async with connection(dsn, "test") as own:
+        return await request(own, command, arguments)
+
+
+def answer(dsn: str, number: int) -> Any:
+    return one(dsn, f"SELECT result FROM replicator.commands WHERE id = {number}")
+
+
+async def test_what_is_being_taken_back_is_not_cancelled(
+    database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cutover has failed by itself; whoever asked for it loses patience just then."""
+    drop, cancelled = Moves.drop_pipeline, "SELECT finished_at FROM replicator.commands WHERE command = 'cancel'"
+
+    async def no_drain(_: object) -> None:
+        raise CutoverError("It does not drain.")
+
+    async def drop_when_cancelled(self: Moves, direction: Direction) -> None:
+        await ask(database.dsn, "cancel", {"id": number})
+        await running.until(lambda: one(database.dsn, cancelled))
+        await drop(self, direction)
+
+    monkeypatch.setattr("replicator.cutover.Cutover._drain", no_drain)
+    monkeypatch.setattr(Moves, "drop_pipeline", drop_when_cancelled)
+    number = await ask(database.dsn, "cutover", {"wait": True})
+    await running.until(lambda: answer(database.dsn, number))
+    assert answer(database.dsn, number)["error"] == "It does not drain."
+    assert running.session.phase == Phase.FOLLOW
+    assert one(database.dsn, SLOTS) == 1
+    monkeypatch.undo()
+    await running.clean()
+    assert (await running.cut_over()).epoch == 1
+
+
+async def test_after_the_commit_nobody_is_told_that_nothing_has_changed(
+    database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon is stopped between the commit and what follows it."""
+    committed = asyncio.Event()
+
+    async def linger(*_: object) -> None:
+        committed.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("replicator.moves.activate", linger)
+    number = await ask(database.dsn, "cutover", {"wait": True})
+    await asyncio.wait_for(committed.wait(), SECONDS)
+    running.stop.set()
+    await running.task
+    assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "new"
+    assert "while ownership moved" in answer(database.dsn, number)["error"]
+    assert one(database.dsn, f"SELECT exit_code FROM replicator.commands WHERE id = {number}") == 1
+
+
+async def test_a_finalize_that_fails_leaves_the_soak_as_it_was(
+    database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.cut_over()
+    await running.clean()
+
+    async def refuse(*_: object) -> None:
+        raise RetryableError("A deadlock.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("replicator.session.write_phase", refuse)
+        number = await ask(database.dsn, "finalize", {"now": True})
+        await running.until(lambda: answer(database.dsn, number))
+    assert answer(database.dsn, number)["error"] == "A deadlock."
+    execute(database.dsn, ["UPDATE party.requests SET status = 'played'"])
+    await running.until(lambda: one(database.dsn, "SELECT count(*) FROM requests WHERE status = 'played'") == 5)
+    await running.clean()
+    await running.roll_back()
+
+
+async def test_a_session_that_finds_the_migration_over_ends(database: Database, running: Running) -> None:
+    """A daemon that lost its connection in the middle of ``finalize`` begins another one."""
+    await running.cut_over()
+    running.stop.set()
+    await running.task
+    await finalize(make_settings(database), reference(), silent, now=True)
+    async with daemon(make_settings(database)) as again:
+        await asyncio.wait_for(again.task, SECONDS)
+        assert again.session.phase == Phase.FINALIZED
