@@ -117,6 +117,8 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return ConnectionLostError(_unreachable(error), "Check that the server runs and that the DSN is right.")
     if state == TAKEN_OVER:
         return LeaseError("Another daemon has taken this migration over.", "Let only one run.")
+    if state == psycopg.errors.UniqueViolation.sqlstate and error.diag.schema_name == "pg_catalog":
+        return RetryableError("Another session was making the same thing at the same time.", sqlstate=state)
     if state.startswith(("22", "23")):
         return RowError(_row_problem(error), "Mend the row, the transform, or the constraint.", state)
     primary = error.diag.message_primary or type(error).__name__

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from replicator.errors import DatabaseError, MigrationError
+from replicator.errors import DatabaseError, MigrationError, RetryableError
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan, queries_of, resolve
 from replicator.postgres.catalog import describe_query, read_tables
@@ -159,7 +159,10 @@ class SchemaChecks:
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)
         for statement in statements:
-            error = await try_statement(self.target.connection, CONCURRENTLY.sub("", statement, count=1))
+            plain = CONCURRENTLY.sub("", statement, count=1)
+            error = await try_statement(self.target.connection, plain)
+            if isinstance(error, RetryableError):  # a daemon that starts at this moment makes the same
+                error = await try_statement(self.target.connection, plain)
             # In a sample, children come without their parents.
             if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
                 continue

@@ -5,14 +5,19 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from replicator.postgres.connect import connection
+from replicator.errors import ReplicatorError
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import install, write_phase
-from replicator.preflight import server_checks
+from replicator.postgres.ddl import part_statements
+from replicator.postgres.rehearsal import try_statement
+from replicator.preflight import preflight, server_checks
 from replicator.settings import load_migration
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, tiny
+from tests.engine import SECONDS, create_old_tables, execute, make_settings, reference
 from tests.fix_postgres import Database, Running
 
 NO_FSYNC = {"source.durability"}
@@ -65,6 +70,31 @@ async def test_the_reference_migration_passes(database: Database) -> None:
     found = await check(database, load_migration("transforms:migration"))
     assert outcomes(found, "fail") == set()
     assert "52 rows tried, 52 written" in found["forward.sample"].detail
+
+
+async def test_a_daemon_that_starts_meanwhile_makes_the_same_tables(
+    one: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``IF NOT EXISTS`` does not see what is not committed yet, and then finds the name taken."""
+    create_old_tables(one.dsn)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE TABLE%'"
+    with psycopg.connect(one.dsn) as daemon, one.connect() as asking:
+
+        async def with_a_daemon(checking: Connection, statement: str) -> ReplicatorError | None:
+            monkeypatch.undo()
+            for each in part_statements(reference(), "tables"):
+                daemon.execute(each.encode())
+            checked = asyncio.create_task(try_statement(checking, "CREATE TABLE IF NOT EXISTS party.admins (id uuid)"))
+            async with asyncio.timeout(SECONDS):
+                while asking.execute(waiting).fetchone() == (0,):
+                    await asyncio.sleep(0.01)
+            daemon.commit()
+            return await checked
+
+        execute(one.dsn, ["CREATE SCHEMA party"])
+        monkeypatch.setattr("replicator.preflight.schemas.try_statement", with_a_daemon)
+        found = {each.check: each for each in await preflight(make_settings(one), reference())}
+    assert found["new_tables.definition"].outcome == "pass", found["new_tables.definition"]
 
 
 async def test_two_databases_of_one_server(old: Database, other_database: Database, tmp_path: Path) -> None:
