@@ -35,12 +35,12 @@ from replicator.postgres.ownership import (
     open_to_writers,
     read_ownership,
     same_database,
-    set_sequences,
     settled_ownership,
     write_ownership,
 )
 from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
+from replicator.postgres.sequences import set_sequences
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name

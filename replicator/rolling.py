@@ -13,7 +13,8 @@ from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.origins import lacking, tracks_commits
-from replicator.postgres.ownership import clock, limit_lock, open_to_writers, set_sequences, write_ownership
+from replicator.postgres.ownership import clock, limit_lock, open_to_writers, write_ownership
+from replicator.postgres.sequences import set_sequences
 from replicator.postgres.versions import foreign_triggers, note_deletions
 from replicator.settings import Settings
 from replicator.tables import Name

@@ -1,4 +1,4 @@
-"""What a cutover does to a database: lock, guards, the state row, sequences. Also how it is read what became of it."""
+"""What a cutover does to a database: lock, guards, the state row. Also how it is read what became of it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,6 @@ from replicator.postgres.versions import NOTES
 from replicator.tables import Name, Table
 
 GUARD = "replicator_guard"
-SEQUENCE_MARGIN = 1_000
-"""Numbers skipped, so that none is given twice whatever was handed out and not yet written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,39 +193,6 @@ async def write_ownership(
         await connection.execute("SELECT pg_notify(%s, %s)", (CUTOVER_CHANNEL, owner))
         if marker is not None:
             await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (marker,))
-
-
-async def set_sequences(connection: Connection, tables: Iterable[Table], margin: int = SEQUENCE_MARGIN) -> int:
-    """Set every sequence that a column of these tables owns beyond what is in use; gives how many.
-
-    :param margin: how many numbers to skip; where the column has not so many left, half of those.
-    """
-    done = 0
-    with translated():
-        for table in tables:
-            name = identifier(table.name.schema, table.name.table)
-            for column in table.columns:
-                cursor = await connection.execute(
-                    "SELECT pg_get_serial_sequence(%s, %s)", (name.as_string(connection), column.name)
-                )
-                row = await cursor.fetchone()
-                if row is None or row[0] is None:
-                    continue
-                await connection.execute(
-                    sql.SQL(
-                        "SELECT setval(seqrelid, used + least({margin}, (seqmax - used) / 2)) FROM pg_sequence, "
-                        "LATERAL (SELECT greatest((SELECT max({column}) FROM {table})::bigint, "
-                        "coalesce(pg_sequence_last_value(seqrelid), 0)) AS used) AS u "
-                        "WHERE seqrelid = {sequence}::regclass"
-                    ).format(
-                        sequence=sql.Literal(row[0]),
-                        column=identifier(column.name),
-                        table=name,
-                        margin=margin,
-                    )
-                )
-                done += 1
-    return done
 
 
 async def same_database(one: Connection, other: Connection) -> bool:

@@ -18,7 +18,7 @@ from replicator.phases import CUTOVER, ROLLBACK, Move, Phase
 from replicator.report import Reporter
 from replicator.session import Session
 from replicator.settings import Settings
-from tests.engine import SECONDS, create_old_tables, execute, make_settings, reference
+from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
 
@@ -348,26 +348,6 @@ async def test_a_daemon_that_died_in_the_cutover(
         execute(database.dsn, [f"UPDATE {table} SET status = 'played'"])
         other = "public.requests" if committed else "party.requests"
         await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {other} WHERE status = 'played'") == 300)
-
-
-async def test_sequences_of_the_new_tables_are_set_beyond_what_is_used(database: Database) -> None:
-    from replicator.postgres.catalog import read_tables
-    from replicator.postgres.connect import connection
-    from replicator.postgres.ownership import set_sequences
-
-    create_old_tables(database.dsn)
-    execute(
-        database.dsn,
-        [
-            "CREATE SCHEMA s",
-            'CREATE TABLE s."T x" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "n N" serial, plain integer)',
-            'INSERT INTO s."T x" OVERRIDING SYSTEM VALUE VALUES (500, 70, 1)',
-        ],
-    )
-    async with connection(database.dsn, "test") as target:
-        assert await set_sequences(target, (await read_tables(target, "s")).values()) == 2
-    execute(database.dsn, ['INSERT INTO s."T x" (plain) VALUES (1)'])
-    assert one(database.dsn, 'SELECT id > 500 AND "n N" > 70 FROM s."T x" WHERE id <> 500') is True
 
 
 async def test_a_second_daemon_is_refused(database: Database) -> None:
