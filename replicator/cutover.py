@@ -21,7 +21,7 @@ from replicator.errors import (
 )
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
-from replicator.ownership import activation_marker
+from replicator.ownership import activation_marker, see_that_they_open
 from replicator.phases import Move
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
@@ -169,6 +169,10 @@ class Cutover:
                         await self._drain_opposite()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
+                        if not together and not self.move.from_both:
+                            self._step = "lock on the other database"
+                            opening = self.tables["new" if self.move.opens_both else self.move.owner]
+                            await see_that_they_open(target, opening, LOCK_SECONDS)
                         await reach(Failpoint.CUTOVER_CHECKED)
                         await self._move(holder, epoch, together=together)
                 except TimeoutError:

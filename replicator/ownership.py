@@ -1,10 +1,17 @@
 """Who owns the data, where two databases may know it; and what lets the one that does not know catch up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
-from replicator.postgres.ownership import Ownership, open_to_writers, read_ownership, settled_ownership, write_ownership
+from replicator.postgres.ownership import (
+    Ownership,
+    lock_writers,
+    open_to_writers,
+    read_ownership,
+    settled_ownership,
+    write_ownership,
+)
 from replicator.settings import Settings
 from replicator.tables import Name
 
@@ -12,6 +19,15 @@ from replicator.tables import Name
 def activation_marker(epoch: int) -> str:
     """The message that the reverse stream waits for: what comes after it was written by the application."""
     return f"activated {epoch}"
+
+
+async def see_that_they_open(behind: Connection, tables: Sequence[Name], seconds: float) -> None:
+    """Whether nobody keeps ``activate`` from opening them, before the commit: after it the writers of both would wait.
+
+    Raises RetryableError when somebody does.
+    """
+    async with behind.transaction(force_rollback=True):
+        await lock_writers(behind, tables, seconds)
 
 
 async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:

@@ -189,6 +189,35 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
             await running.until(lambda: one(database.dsn, played) == 2)
 
 
+async def test_what_would_keep_the_other_database_from_opening_leaves_the_writers_alone(
+    database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the commit neither side would take writes until that ends: a VACUUM, an index in the making."""
+    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.1)
+    seed(database.dsn, 5)
+    prepare = Moves._prepare_opposite
+    with psycopg.connect(other_database.dsn) as somebody:
+
+        async def prepare_then_lock(self: Moves, move: Move) -> Any:
+            made = await prepare(self, move)
+            somebody.execute("LOCK TABLE party.requests IN SHARE UPDATE EXCLUSIVE MODE")
+            return made
+
+        monkeypatch.setattr(Moves, "_prepare_opposite", prepare_then_lock)
+        async with daemon(make_settings(database, other_database)) as running:
+            await running.ready()
+            async with asyncio.timeout(SECONDS):
+                with pytest.raises(CutoverError, match="2 attempts"):
+                    await running.cut_over()
+            execute(database.dsn, ["UPDATE requests SET status = 'played'"])
+            somebody.rollback()
+            monkeypatch.undo()
+            await running.clean()
+            await running.cut_over()
+            assert one(other_database.dsn, "SELECT count(*) FROM party.requests WHERE status = 'played'") == 5
+
+
 async def test_over_the_pause_everything_is_as_before(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     seed(database.dsn)
     async with daemon(make_settings(database, max_write_pause=3)) as running:
