@@ -131,15 +131,26 @@ class Sale:
         return [Entry("tickets", key, note, application.schema) for key, note in self.sold]
 
 
+class StaleReadError(Exception):
+    """What was acknowledged is not what is read."""
+
+
 class Note:
-    """Writes another note on a ticket."""
+    """Reads a ticket, then writes another note on it.
+
+    :param held: what must be read; None where nobody knows.
+    """
 
     rolls_back = False
 
-    def __init__(self, key: str, note: str) -> None:
-        self._key, self._note = key, note
+    def __init__(self, key: str, note: str, held: str | None = None) -> None:
+        self._key, self._note, self._held = key, note, held
 
     def run(self, application: Application) -> None:
+        query = f"SELECT note FROM {application.schema}.tickets WHERE id = %s::bigint"
+        read = _execute(application, query, [self._key]).fetchone()
+        if self._held is not None and read != (self._held,):
+            raise StaleReadError(f"The ticket {self._key} reads {read}; acknowledged was {self._held!r}.")
         cursor = _execute(
             application,
             f"UPDATE {application.schema}.tickets SET note = %s WHERE id = %s::bigint",
@@ -292,6 +303,7 @@ class Writer(threading.Thread):
         self._chance = self._workload._chance = random.Random(seed)
         self._number = number
         self._tickets: list[str] = []
+        self._notes: dict[str, str | None] = {}
         self._pause = pause
         self._stopping = threading.Event()
         self.quiet = threading.Event()
@@ -309,6 +321,7 @@ class Writer(threading.Thread):
                 work, entries = self._do()
                 if isinstance(work, Sale | Note):
                     self._tickets += [entry.key for entry in entries]
+                    self._notes |= {entry.key: entry.version for entry in entries}
                 else:
                     self._workload.done(entries)
         except Exception as error:  # noqa: BLE001  whoever started this raises it
@@ -326,5 +339,6 @@ class Writer(threading.Thread):
         if chosen < 0.1:
             return Sale([label])
         if chosen < 0.15 and self._tickets:
-            return Note(self._chance.choice(self._tickets), label)
+            key = self._chance.choice(self._tickets)
+            return Note(key, label, self._notes[key])
         return self._workload.next()
