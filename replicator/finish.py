@@ -127,6 +127,10 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
             raise NotReadyError(
                 "Both schemas take writes.", "Go back first with `replicator rollback`, while the daemon runs."
             )
+        if now is not None and await read_phase(target) == Phase.FINALIZED:
+            raise NotReadyError(
+                "The migration is over: there is nothing to give up.", "Only `replicator cleanup` is left to do."
+            )
         if now is not None and now.owner == "new":
             raise NotReadyError(
                 "The new schema owns the data.",

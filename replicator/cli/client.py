@@ -54,6 +54,11 @@ class RefusedError(ReplicatorError):
 
 async def _require_daemon(opened: Connection) -> None:
     if not await control.daemon_alive(opened):
+        if await control.installed(opened) and await control.read_phase(opened) == control.FINALIZED:
+            raise NotReadyError(
+                "The migration is over, and no daemon runs any more.",
+                "Only `replicator cleanup` is left to do; there is no way back from here.",
+            )
         raise NotReadyError("No daemon runs.", "Start it with `replicator run`.")
     if not await control.installed(opened):
         raise NotReadyError("The daemon is still starting.", "Try again in a moment.")

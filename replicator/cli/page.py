@@ -50,6 +50,8 @@ def line(report: Report) -> str:
     document = report.document
     if document is None:
         return _not_started(report)
+    if document["phase"] == "finalized":
+        return f"finalized: {PHASES['finalized']}"
     parts = [
         document["phase"],
         f"lag {text.sized(document['lag_bytes'])}",
@@ -107,6 +109,8 @@ def _daemon(report: Report) -> Iterable[RenderableType]:
 
 def _complaint(report: Report) -> list[str]:
     age = text.lasting(report.age_seconds)
+    if report.document is not None and report.document["phase"] == "finalized":
+        return []  # the daemon has ended, as it should
     if not report.alive:
         return [f"no daemon runs; this report is {age} old"]
     return [f"the daemon has not reported for {age}"] if (report.age_seconds or 0) > STALE_SECONDS else []
@@ -117,6 +121,8 @@ def _facts(document: StatusDocument) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Data", _ownership(document))
+    if document["phase"] == "finalized":
+        return table
     table.add_row("Lag", _lag(document))
     table.add_row("Slot", _slot(document))
     if not _unfinished(document) and document["backfill"]:
@@ -137,6 +143,8 @@ def _facts(document: StatusDocument) -> RenderableType:
 def _ownership(document: StatusDocument) -> Text:
     if document["phase"] == "rolling":
         return Text("both schemas take writes; the old one owns it")
+    if document["phase"] == "finalized":
+        return Text("the new schema owns it; nothing follows any more")
     followers = {"forward": "new", "reverse": "old"}
     follower = followers[document["direction"]]
     return Text(f"the {document['owner']} schema owns it; the {follower} tables follow")

@@ -12,7 +12,7 @@ from replicator.cli.output import emit, output
 from replicator.cli.page import Report
 from replicator.cli.signals import passed, stop_on_signal
 from replicator.errors import ConnectionLostError
-from replicator.observe.status import from_stored
+from replicator.observe.status import from_stored, over
 from replicator.postgres import control
 from replicator.postgres.connect import Connection, connection
 
@@ -29,9 +29,12 @@ async def read(dsn: str) -> Report:
 
 async def _read(opened: Connection) -> Report:
     alive = await control.daemon_alive(opened)
-    stored = await control.read_status(opened) if await control.installed(opened) else None
+    stored, phase = None, None
+    if await control.installed(opened):
+        stored, phase = await control.read_status(opened), await control.read_phase(opened)
+    document = from_stored(stored.document) if stored else None
     return Report(
-        document=from_stored(stored.document) if stored else None,
+        document=over(document) if document and phase == control.FINALIZED else document,
         age_seconds=stored.age_seconds if stored else None,
         alive=alive,
     )

@@ -149,6 +149,12 @@ def from_stored(document: Mapping[str, Any]) -> StatusDocument:
     return cast("StatusDocument", {**blank(""), **document})
 
 
+def over(document: StatusDocument) -> StatusDocument:
+    """What is left to say once the migration is over: the last report may be of a moment before."""
+    kept = {name: document[name] for name in ("cutover_write_pause_seconds", "errors")}
+    return cast("StatusDocument", {**blank(document["migration"]), "phase": "finalized", "owner": "new", **kept})
+
+
 def divergent_rows(document: StatusDocument) -> int:
     """How many rows are divergent, over all tables and kinds."""
     return sum(each["missing"] + each["extra"] + each["different"] for each in document["divergence"])

@@ -282,6 +282,25 @@ async def test_the_status_without_a_daemon_says_so_and_how_old_it_is(database: D
     assert report["age_seconds"] > 7000
 
 
+async def test_a_migration_that_is_over_is_shown_so_whatever_the_last_report_was(
+    database: Database, installed: Connection
+) -> None:
+    """The daemon may end before it has reported this, and `finalize` needs none."""
+    soak = {**blank("party"), "phase": "soak", "owner": "new", "direction": "reverse", "gates": GATES}
+    await control.write_status(installed, soak)
+    await control.write_phase(installed, control.FINALIZED)
+    code, shown, _ = await replicator(database, "status")
+    assert code == 0
+    assert shown.splitlines()[0] == "party  finalized: over; the old tables may go"
+    assert "the new schema owns it; nothing follows any more" in shown
+    assert not re.search("no daemon runs|Gates|Lag", shown)
+    report = json.loads((await replicator(database, "status", "--json"))[1])
+    assert (report["phase"], report["owner"], report["ready"], report["gates"]) == ("finalized", "new", False, [])
+    code, _, errors = await replicator(database, "rollback")
+    assert code == 3
+    assert errors.startswith("error: The migration is over, and no daemon runs any more.\n")
+
+
 async def test_the_status_of_a_running_daemon(database: Database) -> None:
     async with daemon(database, never) as made:
         await control.write_status(made.connection, {**blank("party"), "phase": "follow", "gates": GATES})

@@ -96,6 +96,8 @@ async def test_finalize_goes_on_where_it_was_interrupted(database: Database, mon
     assert one(database.dsn, GUARDS) > 0
     await finalize(settings, reference(), silent, now=False)
     assert one(database.dsn, GUARDS) == 0
+    with pytest.raises(NotReadyError, match="The migration is over"):
+        await abort(settings, reference(), silent)
 
 
 async def test_the_daemon_finalizes_and_ends(database: Database) -> None:
