@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
@@ -101,6 +102,8 @@ def _move(
 ) -> None:
     if timeout is not None and not wait:
         raise UsageError("--timeout says how long to --wait.", "Give both, or neither.")
+    if timeout is not None and not isfinite(timeout):
+        raise UsageError(f"--timeout {timeout} is no number of seconds.", "To wait for ever, leave it out.")
     arguments: dict[str, Any] = {"wait": wait, "timeout": timeout, "dry_run": dry_run, **more}
     if at is not None:
         arguments["at"] = moment(at).isoformat()

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from replicator.errors import NotReadyError
 from replicator.gates import Gate, look_at_gates
 from replicator.postgres.connect import connection
 
@@ -9,6 +10,10 @@ if TYPE_CHECKING:
     from replicator.session import Session
 
 Answer = dict[str, Any]
+
+
+class GateShutError(NotReadyError):
+    """A gate is not open; the answer shows them all."""
 
 
 async def current_gates(session: "Session") -> list[Gate]:

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from replicator.commands.answers import Answer, current_gates, describe_gate
+from replicator.commands.answers import Answer, GateShutError, current_gates, describe_gate
 from replicator.errors import NotReadyError
 from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
 from replicator.postgres import control
@@ -95,7 +95,7 @@ async def _wait_for_gates(session: "Session", command: Command, own: Connection,
         late = deadline is not None and asyncio.get_running_loop().time() > deadline
         if not command.arguments.get("wait") or late:
             names = ", ".join(gate.name for gate in shut) or f"the phase is {session.phase}"
-            raise NotReadyError(f"Not every gate is open: {names}.", "Wait (--wait), or do what the gates say.")
+            raise GateShutError(f"Not every gate is open: {names}.", "Wait (--wait), or do what the gates say.")
         await control.report_progress(
             own, command.id, {"step": "waiting for the gates", "gates": [describe_gate(each) for each in gates]}
         )

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from replicator.commands.answers import Answer, describe_gates
+from replicator.commands.answers import Answer, GateShutError, describe_gates
 from replicator.commands.finishing import finalize
 from replicator.commands.moving import cutover, rollback
 from replicator.commands.quarantining import discard, retry
 from replicator.commands.verifying import verify
-from replicator.errors import ExitCode, NotReadyError, ReplicatorError
+from replicator.errors import ExitCode, ReplicatorError
 from replicator.log import get_logger
 from replicator.phases import Phase
 from replicator.postgres import control
@@ -136,7 +136,7 @@ class Commands:
         self.session.reporter.failed(error)
         self.session.metrics.errors_total.labels(error.kind).inc()
         answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
-        if isinstance(error, NotReadyError):
+        if isinstance(error, GateShutError):
             answer["gates"] = await describe_gates(self.session)
         return answer
 

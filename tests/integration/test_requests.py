@@ -8,6 +8,7 @@ import pytest
 
 from replicator.errors import CutoverError, RetryableError
 from replicator.finish import finalize
+from replicator.gates import Gate
 from replicator.migration import Direction
 from replicator.moves import Moves
 from replicator.phases import Phase
@@ -81,6 +82,23 @@ async def test_after_the_commit_nobody_is_told_that_nothing_has_changed(
     assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "new"
     assert "while ownership moved" in answer(database.dsn, number)["error"]
     assert one(database.dsn, f"SELECT exit_code FROM replicator.commands WHERE id = {number}") == 1
+
+
+async def test_a_refusal_shows_the_gates_only_where_they_are_the_reason(
+    database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def shut(*_: object) -> list[Gate]:
+        return [Gate(name="lag", ok=False, detail="too much")]
+
+    monkeypatch.setattr("replicator.commands.answers.look_at_gates", shut)
+    shown = {}
+    for command in ("cutover", "rollback"):
+        number = await ask(database.dsn, command, {})
+        await running.until(lambda number=number: answer(database.dsn, number))
+        shown[command] = answer(database.dsn, number)
+    assert [each["name"] for each in shown["cutover"]["gates"]] == ["lag"]
+    assert shown["rollback"]["error"] == "The old schema owns the data."
+    assert "gates" not in shown["rollback"]
 
 
 async def test_a_finalize_that_fails_leaves_the_soak_as_it_was(

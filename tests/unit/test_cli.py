@@ -216,6 +216,13 @@ def test_a_timeout_without_wait_is_wrong_use(run: Run, settings: None) -> None:
     assert "--wait" in errors
 
 
+@pytest.mark.parametrize("seconds", ["inf", "nan"])
+def test_a_timeout_that_is_no_number_is_wrong_use(run: Run, settings: None, seconds: str) -> None:
+    code, _, errors = run(f"rollback --wait --timeout {seconds}")
+    assert code == 2
+    assert "--timeout" in errors
+
+
 @pytest.mark.parametrize(
     "line, problem",
     [
@@ -692,6 +699,11 @@ def test_readiness_and_the_pause_are_shown() -> None:
     assert "ready for the cutover" in said
     assert "the new schema owns it; the old tables follow" in said
     assert "writers waited 12 ms" in said
+
+
+def test_once_it_is_over_nothing_else_matters() -> None:
+    report = Report(document=from_stored({"phase": "finalized"}), age_seconds=99.0, alive=False)
+    assert page.line(report) == "finalized: over; the old tables may go"
 
 
 def test_one_line_has_all_that_matters() -> None:
