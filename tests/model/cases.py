@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tests.model import copying, moving
-from tests.model.copying import Copying, Kind, histories
+from tests.model.copying import Copying, histories
+from tests.model.kinds import Kind
 from tests.model.moving import Moving
 from tests.model.search import Result, search
 
 Guard = copying.Guard | moving.Guard
+Subject = Literal["copying", "moving"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,11 @@ class Scope:
     models: Sequence[Copying | Moving]
     quick: bool = True
     """Small enough for every run of the tests."""
+
+    @property
+    def subject(self) -> Subject:
+        """Which of the two models it is."""
+        return "moving" if isinstance(self.models[0], Moving) else "copying"
 
     def search(self) -> Result[Any]:
         """All models' states together, or the first wrong one."""
@@ -42,12 +49,11 @@ def _copying(length: int, *, chunks: int, fine: bool, quick: bool = True, kinds:
     return Scope(name=f"copying: {what}, {size}, {steps}", models=models, quick=quick)
 
 
-def _moving(*, together: bool, writes: int, moves: int, crashes: int) -> Scope:
+def _moving(writes: int, *, together: bool, quick: bool = True) -> Scope:
     where = "in one database" if together else "in two databases"
-    name = f"moving: {where}, {writes} writes, {moves} moves of ownership there and back, {crashes} deaths"
-    return Scope(
-        name=name, models=[Moving(together=together, writes=writes, moves_of_ownership=moves, crashes=crashes)]
-    )
+    size = f"{writes} writes, 3 moves of ownership there and back, 2 deaths"
+    models = [Moving(kind, together=together, writes=writes, moves_of_ownership=3, crashes=2) for kind in Kind]
+    return Scope(name=f"moving: every kind of transform, {where}, {size}", models=models, quick=quick)
 
 
 SCOPES: Final = (
@@ -56,8 +62,10 @@ SCOPES: Final = (
     _copying(2, chunks=1, fine=True, kinds=[Kind.QUERY]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.TAGS]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.QUERY_TAGS]),
-    _moving(together=True, writes=4, moves=3, crashes=2),
-    _moving(together=False, writes=4, moves=3, crashes=2),
+    _moving(3, together=True),
+    _moving(3, together=False),
+    _moving(4, together=True, quick=False),
+    _moving(4, together=False, quick=False),
     _copying(2, chunks=2, fine=True, quick=False),
     _copying(3, chunks=1, fine=False, quick=False),
 )
@@ -70,6 +78,11 @@ class Without:
     guards: tuple[Guard, ...]
     stands_in: Guard | None = None
     """The guard that alone is enough: then nothing goes wrong."""
+
+    @property
+    def subject(self) -> Subject:
+        """Which of the two models has them."""
+        return "moving" if isinstance(self.guards[0], moving.Guard) else "copying"
 
     def search(self, transactions: int = 2) -> Result[Any]:
         """The shortest way to something wrong, for good if there is one; without any, all states.
@@ -92,7 +105,8 @@ class Without:
         """From small to large."""
         if any(isinstance(guard, moving.Guard) for guard in self.guards):
             off = frozenset(guard for guard in self.guards if isinstance(guard, moving.Guard))
-            yield [Moving(off, together=together) for together in (True, False)]
+            for kind in Kind:
+                yield [Moving(kind, off, together=together) for together in (True, False)]
             return
         switched = frozenset(guard for guard in self.guards if isinstance(guard, copying.Guard))
         for length in range(1, transactions + 1):

@@ -11,6 +11,7 @@ from enum import Enum
 from functools import cache
 from typing import Final, NamedTuple
 
+from tests.model.kinds import Kind
 from tests.model.search import Step
 
 Rows = tuple[int | None, ...]
@@ -18,34 +19,11 @@ Rows = tuple[int | None, ...]
 Transaction = tuple[tuple[int, int | None], ...]
 """Keys and their new values."""
 Pairs = frozenset[tuple[int, int]]
-"""Source keys and values; of a source whose target keys are remembered, the value is the target key."""
+"""Source keys and values; of a source whose target keys are remembered, the value is the target key, which may change
+hands."""
 
 KEYS: Final = (0, 1)
 TAGS: Final = (0, 1, 2)
-
-
-class Kind(Enum):
-    """How a source row becomes target rows, and what the stream brings of it."""
-
-    TABLE = "a table, key computed"
-    QUERY = "a query, key computed"
-    TAGS = "a table, key remembered"
-    QUERY_TAGS = "a query, key remembered"
-
-    @property
-    def reads(self) -> bool:
-        """The applier reads the source again, and so may be ahead of the stream."""
-        return self in (Kind.QUERY, Kind.QUERY_TAGS)
-
-    @property
-    def remembers(self) -> bool:
-        """The target's key is the source row's value, which may change hands."""
-        return self in (Kind.TAGS, Kind.QUERY_TAGS)
-
-    @property
-    def base(self) -> Rows:
-        """The source at the start."""
-        return (0, 1) if self.remembers else (0, None)
 
 
 class Guard(Enum):
@@ -183,7 +161,7 @@ class Copying:
         return tuple(owners.get(tag) for tag in TAGS)
 
     def _rows(self, position: int, hidden: int) -> Rows:
-        return rows_at(self.kind.base, self.history[:position], hidden)
+        return rows_at(base_of(self.kind), self.history[:position], hidden)
 
     # ---- what can happen
 
@@ -408,6 +386,11 @@ class Copying:
         return Step(f"the old daemon commits {late.end}"), _write_batch(state, late)._replace(applied=late.end)
 
 
+def base_of(kind: Kind) -> Rows:
+    """The source at the start."""
+    return (0, 1) if kind.remembers else (0, None)
+
+
 @cache
 def rows_at(base: Rows, transactions: tuple[Transaction, ...], hidden: int) -> Rows:
     """The source after these transactions, those that are hidden left out."""
@@ -425,7 +408,7 @@ def histories(kind: Kind, length: int) -> Iterator[tuple[Transaction, ...]]:
         yield ()
         return
     for before in histories(kind, length - 1):
-        for last in _transactions(kind, rows_at(kind.base, before, 0), length):
+        for last in _transactions(kind, rows_at(base_of(kind), before, 0), length):
             yield (*before, last)
 
 

@@ -1,27 +1,21 @@
 """The cutover and the way back: who may write, who follows, and what a crash or a lost reply leaves (invariant I8).
 
-One row on two sides, 0 and 1; the application counts up in it, and may try either side at any time. A move of ownership
-is the same procedure there and back. A log holds the values that were written on its side, by whomever, and markers.
+One row on two sides, 0 and 1; the application counts up in it, deletes it, and may try either side at any time. A move
+of ownership is the same procedure there and back. A log holds what was written on its side, by whomever, and markers.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
+from tests.model.following import CHANGED, GONE, Pipe
+from tests.model.kinds import Kind
 from tests.model.search import Step
-
-V = TypeVar("V")
+from tests.model.sides import ATTEMPT, At, Server, State, put
 
 LOG_LENGTH: Final = 9
 """Where two streams that feed each other are cut off."""
-
-FOLLOWING, PREPARED, LOCKED, DRAINED, MOVED, SENT, LOST, COMMITTED, DOWN = (
-    "following", "prepared", "locked", "drained", "moved", "sent", "lost", "committed", "down",
-)  # fmt: skip
-"""Where the daemon is."""
-NONE, OPEN, WRITTEN, COMMITTING = "none", "open", "written", "committing"
-"""Where the server is with the cutover's transaction."""
 
 
 class Guard(Enum):
@@ -35,47 +29,12 @@ class Guard(Enum):
     STATE_ROW_SETTLED = "the state row is read while the commit may still be under way"
     STANDSTILL = "the stream that led to the new owner still applies when the opposite one begins"
     SHADOW = "the opposite stream writes from its slot on"
+    LEARNING = "the opposite stream remembers nothing that comes before its start marker"
+    FILLING = "the opposite pipeline does not read what was there before its slot was made"
+    DRAIN_OPPOSITE = "ownership moves without waiting for what is in the opposite stream"
+    DRAIN_OPPOSITE_LAST = "the opposite stream is drained before the lock, and not again when nothing more can come"
     MARKER_WITH_OPENING = "the start marker is sent after the new owner's tables are open"
     CUTOVER_FENCE = "a new daemon does not wait for a dead one's cutover, nor refuse one that has not begun"
-
-
-class Pipe(NamedTuple):
-    """The stream from one side to the other, as it is stored."""
-
-    position: int
-    waits_for: int = 0
-    """The marker before which it writes nothing; 0: it writes."""
-
-
-class State(NamedTuple):
-    """Both databases, the application, and the daemon."""
-
-    crashes: int
-    owner: int = 0
-    epoch: int = 0
-    values: tuple[int, int] = (0, 0)
-    guards: tuple[bool, bool] = (False, True)
-    """Who is refused."""
-    logs: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-    """Values, and markers as negative epochs."""
-    pipes: tuple[Pipe | None, Pipe | None] = (Pipe(0), None)
-    """By the side that they read."""
-    moving: bool = False
-    """The stored phase: a move of ownership is under way."""
-    acknowledged: int = 0
-    """The application's last write."""
-    writing: int | None = None
-    """Where it has a transaction open."""
-    locked: int | None = None
-    server: str = NONE
-    at: str = FOLLOWING
-    side: int = 0
-    """From where ownership moves, while it moves."""
-    still: bool = False
-    opened: bool = True
-    """The owner's tables have been opened."""
-    marked: bool = True
-    """The start marker has been sent."""
 
 
 Moves = Iterator[tuple[Step, State]]
@@ -85,9 +44,11 @@ Moves = Iterator[tuple[Step, State]]
 class Moving:
     """The model, with some guards switched off.
 
+    :param kind: of the transforms, both ways.
     :param together: both sides are one database, so the new owner's tables open in the transaction that moves.
     """
 
+    kind: Kind
     off: frozenset[Guard] = frozenset()
     together: bool = True
     writes: int = 2
@@ -108,12 +69,12 @@ class Moving:
             return "I8: both sides are open to writers"
         if state.values[owner] != state.acknowledged:
             return "I8: the owner has not got what the application wrote last"
-        pipe = state.pipes[owner]
-        if not state.guards[owner] and state.locked != owner and pipe is None:
+        if not state.guards[owner] and state.locked != owner and state.pipes[owner] is None:
             return "I8: the application writes where nothing follows"
-        settled = state.at == FOLLOWING and state.server == NONE
-        drained = pipe is not None and not pipe.waits_for and pipe.position == len(state.logs[owner])
-        if settled and drained and state.values[other] != state.acknowledged:
+        settled = state.at == At.FOLLOWING and state.server == Server.NONE
+        if settled and not state.shadowed and state.drained(owner) and state.values[other] != state.acknowledged:
+            if state.acknowledged == GONE:
+                return "I8: a row that is deleted stays on the other side, and nothing is on its way"
             return "I8: the other side is not in step, and nothing is on its way"
         if all(state.guards) and next(self.moves(state), None) is None:
             return "I8: nobody may write, and nothing goes on"
@@ -125,7 +86,7 @@ class Moving:
         """All that can happen next."""
         yield from self._application(state)
         yield from self._server(state)
-        if state.at == DOWN:
+        if state.at == At.DOWN:
             yield from self._restart(state)
             return
         yield from self._streams(state)
@@ -135,79 +96,111 @@ class Moving:
             yield from self._crash(state)
 
     def _application(self, state: State) -> Moves:
-        number = state.acknowledged + 1
         if state.writing is not None:
-            side = state.writing
-            written = state._replace(acknowledged=number, writing=None, values=_put(state.values, side, number))
-            yield Step(f"the application commits {number} on side {side}"), _logged(written, side, number)
-        elif number <= self.writes:
+            side, number = state.writing, state.written + 1
+            yield Step(f"the application commits {number} on side {side}"), self._committed(state, side, number)
+            if state.values[side] != GONE:
+                yield Step(f"the application commits a deletion on side {side}"), self._committed(state, side, GONE)
+        elif state.written < self.writes:
             for side in (0, 1):
                 if not state.guards[side] and state.locked != side:
-                    yield Step(f"it writes {number} on side {side}"), state._replace(writing=side)
+                    yield Step(f"the application writes on side {side}"), state._replace(writing=side)
+
+    def _committed(self, state: State, side: int, value: int) -> State:
+        state = state._replace(written=state.written + 1, acknowledged=value, writing=None)
+        return self._write(state, side, value)
+
+    def _write(self, state: State, side: int, value: int) -> State:
+        """The row gets a value on one side, or goes."""
+        written = state._replace(values=put(state.values, side, value))
+        return written.logged(side, CHANGED if self.kind.reads else value)
 
     def _streams(self, state: State) -> Moves:
         for side, pipe in enumerate(state.pipes):
-            if pipe is None or pipe.position == len(state.logs[side]) or (state.still and side == state.side):
+            if pipe is None or state.drained(side) or (state.still and side == state.side):
                 continue
-            entry = state.logs[side][pipe.position]
-            onward = Pipe(pipe.position + 1, 0 if -entry == pipe.waits_for else pipe.waits_for)
-            reached = state._replace(pipes=_put(state.pipes, side, onward))
-            if entry > 0 and not pipe.waits_for:
-                if len(state.logs[1 - side]) == LOG_LENGTH:
+            entry, other = state.logs[side][pipe.position], 1 - side
+            taken = pipe.take(self.kind, side, entry, state.values[side], learns=Guard.LEARNING not in self.off)
+            reached = state._replace(pipes=put(state.pipes, side, taken.pipe))
+            if taken.value is not None and not taken.value == state.values[other] == GONE:
+                if len(state.logs[other]) == LOG_LENGTH:
                     continue
-                reached = _logged(reached._replace(values=_put(state.values, 1 - side, entry)), 1 - side, entry)
-            what = f"{entry} of side {side}" if entry > 0 else f"a start marker of side {side}"
-            words = f"{what} is passed over" if pipe.waits_for else f"{what} is applied to side {1 - side}"
-            yield Step(words, "replicator.pipeline:Pipeline._apply"), reached
+                reached = self._write(reached, other, taken.value)
+            yield Step(taken.words, "replicator.pipeline:Pipeline._apply"), reached
 
     def _cutover(self, state: State) -> Moves:
         owner, other = state.side, 1 - state.side
-        pipe = state.pipes[owner]
-        match state.at:
-            case "following" if state.epoch < self.moves_of_ownership and not _shadowed(state):
-                marker = state.epoch + 1 if Guard.SHADOW not in self.off else 0
-                opposite = Pipe(len(state.logs[1 - state.owner]), marker)
-                prepared = state._replace(at=PREPARED, moving=True, side=state.owner)
-                yield (
-                    Step("the opposite stream is prepared", "replicator.moves:Moves._prepare_opposite"),
-                    prepared._replace(pipes=_put(state.pipes, 1 - state.owner, opposite)),
-                )
-            case "prepared" if state.writing != owner or Guard.LOCK in self.off:
-                lock = None if Guard.LOCK in self.off else owner
-                locked = state._replace(at=LOCKED, server=OPEN, locked=lock)
-                yield Step("the writers are locked out", "replicator.postgres.ownership:lock_writers"), locked
-            case "locked" if Guard.DRAIN in self.off or (pipe and pipe.position == len(state.logs[owner])):
-                lock = None if Guard.LOCK_HELD in self.off else state.locked
-                drained = Step("the stream is drained", "replicator.cutover:Cutover._drain")
-                yield drained, state._replace(at=DRAINED, locked=lock)
-            case "drained":
-                still = Guard.STANDSTILL not in self.off
-                moved = state._replace(at=MOVED, server=WRITTEN, still=still)
-                yield Step("guards and state row are written", "replicator.cutover:Cutover._move"), moved
-            case "moved":
-                sent = Step("the commit is sent", "replicator.cutover:Cutover._commit")
-                yield sent, state._replace(at=SENT, server=COMMITTING)
-            case "sent":
-                if state.server == NONE:
-                    yield Step("the daemon hears of it"), state._replace(at=COMMITTED)
-                yield Step("the connection is lost"), state._replace(at=LOST)
-        if state.at in (PREPARED, LOCKED, DRAINED, MOVED):
-            ended = state._replace(server=NONE, locked=None)
+        if state.at == At.FOLLOWING and state.epoch < self.moves_of_ownership and not state.shadowed:
+            step = Step("the opposite stream is prepared", "replicator.moves:Moves._prepare_opposite")
+            yield step, self._prepared(state)
+        if state.at == At.PREPARED:
+            step = Step("what the way back must remember is read", "replicator.pipeline:Pipeline.backfill")
+            yield step, self._filled(state, other)
+        yield from self._attempt(state, owner, other)
+        if state.at in (At.PREPARED, At.FILLED, *ATTEMPT):
+            ended = state._replace(server=Server.NONE, locked=None, still=False)
             step = Step("it takes too long and is given up", "replicator.moves:Moves._take_back")
             yield step, self._taken_back(ended, other)
+            if state.at in ATTEMPT:
+                step = Step("the attempt is given up, for another one", "replicator.cutover:Cutover._release")
+                yield step, ended._replace(at=At.FILLED)
+
+    def _attempt(self, state: State, owner: int, other: int) -> Moves:
+        match state.at:
+            case At.FILLED if self._may_lock(state, owner, other):
+                lock = None if Guard.LOCK in self.off else owner
+                locked = state._replace(at=At.LOCKED, server=Server.OPEN, locked=lock)
+                yield Step("the writers are locked out", "replicator.postgres.ownership:lock_writers"), locked
+            case At.LOCKED if Guard.DRAIN in self.off or state.drained(owner):
+                lock = None if Guard.LOCK_HELD in self.off else state.locked
+                drained = Step("the stream is drained", "replicator.cutover:Cutover._drain")
+                yield drained, state._replace(at=At.DRAINED, locked=lock)
+            case At.DRAINED:
+                frozen = state._replace(at=At.FROZEN, still=Guard.STANDSTILL not in self.off)
+                yield Step("the stream stands still", "replicator.turns:Turns.freeze"), frozen
+            case At.FROZEN if state.drained(other) or self.off & {Guard.DRAIN_OPPOSITE, Guard.DRAIN_OPPOSITE_LAST}:
+                ready = Step("the opposite stream is drained", "replicator.cutover:Cutover._drain_opposite")
+                yield ready, state._replace(at=At.READY)
+            case At.READY:
+                moved = state._replace(at=At.MOVED, server=Server.WRITTEN)
+                yield Step("guards and state row are written", "replicator.cutover:Cutover._move"), moved
+            case At.MOVED:
+                sent = Step("the commit is sent", "replicator.cutover:Cutover._commit")
+                yield sent, state._replace(at=At.SENT, server=Server.COMMITTING)
+
+    def _may_lock(self, state: State, owner: int, other: int) -> bool:
+        """Whether no writer is in the way; the drain before the lock makes the one under it short, and no more."""
+        free = state.writing != owner or Guard.LOCK in self.off
+        return free and (state.drained(other) or Guard.DRAIN_OPPOSITE_LAST not in self.off)
+
+    def _prepared(self, state: State) -> State:
+        other = 1 - state.owner
+        opposite = Pipe(len(state.logs[other]), 0 if Guard.SHADOW in self.off else state.epoch + 1)
+        at = At.PREPARED if self.kind.remembers and Guard.FILLING not in self.off else At.FILLED
+        return state._replace(at=at, moving=True, side=state.owner, pipes=put(state.pipes, other, opposite))
+
+    def _filled(self, state: State, other: int) -> State:
+        pipe = state.pipes[other]
+        assert pipe is not None
+        filled = pipe._replace(knows=pipe.knows or state.values[other] != GONE)
+        return state._replace(at=At.FILLED, pipes=put(state.pipes, other, filled))
 
     def _settle(self, state: State) -> Moves:
         """After the commit, or when it is not known."""
         moved = state.owner != state.side
-        if state.at == LOST:
+        if state.at == At.SENT:
+            if state.server == Server.NONE:
+                yield Step("the daemon hears of it"), state._replace(at=At.COMMITTED)
+            yield Step("the connection is lost"), state._replace(at=At.LOST)
+        if state.at == At.LOST:
             if Guard.STATE_ROW in self.off:
                 step = Step("it is taken for a failure", "replicator.moves:Moves._take_back")
                 yield step, self._taken_back(state, 1 - state.side)
-            elif state.server == NONE or Guard.STATE_ROW_SETTLED in self.off:
+            elif state.server == Server.NONE or Guard.STATE_ROW_SETTLED in self.off:
                 words = f"the state row says that ownership has {'' if moved else 'not '}moved"
-                reached = state._replace(at=COMMITTED) if moved else self._taken_back(state, 1 - state.side)
+                reached = state._replace(at=At.COMMITTED) if moved else self._taken_back(state, 1 - state.side)
                 yield Step(words, "replicator.postgres.ownership:read_ownership"), reached
-        if state.at == COMMITTED:
+        if state.at == At.COMMITTED:
             yield from self._after_commit(state)
 
     def _after_commit(self, state: State) -> Moves:
@@ -215,70 +208,56 @@ class Moving:
         if not state.guards[state.side]:
             yield (
                 Step("the old owner's tables are guarded"),
-                state._replace(guards=_put(state.guards, state.side, True)),
+                state._replace(guards=put(state.guards, state.side, True)),
             )
         elif not state.opened:
             yield Step("the new owner's tables are opened", "replicator.ownership:activate"), self._open(state)
         elif not state.marked:
-            yield Step("the start marker is sent"), _logged(state._replace(marked=True), owner, -state.epoch)
+            yield Step("the start marker is sent"), state._replace(marked=True).logged(owner, -state.epoch)
         else:
-            pipes = _put(state.pipes, state.side, None)
-            settled = state._replace(at=FOLLOWING, moving=False, still=False, pipes=pipes, side=owner)
+            pipes = put(state.pipes, state.side, None)
+            settled = state._replace(at=At.FOLLOWING, moving=False, still=False, pipes=pipes, side=owner)
             yield Step("the old stream is dropped", "replicator.moves:Moves._retire"), settled
 
     def _taken_back(self, state: State, other: int) -> State:
-        pipes = _put(state.pipes, other, None)
-        return state._replace(at=FOLLOWING, moving=False, still=False, pipes=pipes)
+        pipes = put(state.pipes, other, None)
+        return state._replace(at=At.FOLLOWING, moving=False, still=False, pipes=pipes)
 
     def _open(self, state: State) -> State:
-        opened = state._replace(opened=True, guards=_put(state.guards, state.owner, False))
+        opened = state._replace(opened=True, guards=put(state.guards, state.owner, False))
         if Guard.MARKER_WITH_OPENING in self.off:
             return opened._replace(marked=False)
-        return _logged(opened, state.owner, -state.epoch)
+        return opened.logged(state.owner, -state.epoch)
 
     # ---- the server, and the end of a daemon
 
     def _server(self, state: State) -> Moves:
-        if state.server == COMMITTING:
+        if state.server == Server.COMMITTING:
             new = 1 - state.side
-            moved = state._replace(server=NONE, locked=None, owner=new, epoch=state.epoch + 1, opened=False)
+            moved = state._replace(server=Server.NONE, locked=None, owner=new, epoch=state.epoch + 1, opened=False)
             if Guard.GUARDS_WITH_ROW not in self.off:
-                moved = moved._replace(guards=_put(state.guards, state.side, True))
+                moved = moved._replace(guards=put(state.guards, state.side, True))
             yield Step("the commit takes effect"), self._open(moved) if self.together else moved
-        if state.server != NONE and state.at in (LOST, DOWN, FOLLOWING):
-            yield Step("the server rolls the cutover back"), state._replace(server=NONE, locked=None)
-        if state.server == WRITTEN and state.at in (DOWN, FOLLOWING):
-            yield Step("the old daemon commits the cutover"), state._replace(server=COMMITTING)
+        if state.server != Server.NONE and state.at in (At.LOST, At.DOWN, At.FOLLOWING):
+            yield Step("the server rolls the cutover back"), state._replace(server=Server.NONE, locked=None)
+        if state.server == Server.WRITTEN and state.at in (At.DOWN, At.FOLLOWING):
+            yield Step("the old daemon commits the cutover"), state._replace(server=Server.COMMITTING)
 
     def _crash(self, state: State) -> Moves:
-        down = state._replace(at=DOWN, still=False, crashes=state.crashes - 1)
+        down = state._replace(at=At.DOWN, still=False, crashes=state.crashes - 1)
         yield Step("the daemon dies, or loses its lease"), down
 
     def _restart(self, state: State) -> Moves:
-        if state.server != NONE and Guard.CUTOVER_FENCE not in self.off:
+        if state.server != Server.NONE and Guard.CUTOVER_FENCE not in self.off:
             return
         resumes = "replicator.session:Session._resume"
         settles = "replicator.moves:Moves.settle"
         if not state.moving:
-            yield Step("a new daemon starts", resumes), state._replace(at=FOLLOWING)
+            yield Step("a new daemon starts", resumes), state._replace(at=At.FOLLOWING)
         elif state.owner != state.side:
             # of the two streams, it starts only the new one
-            moved = state._replace(at=COMMITTED, still=True)
+            moved = state._replace(at=At.COMMITTED, still=True)
             yield Step("a new daemon finds that ownership has moved", settles), moved
         else:
             back = self._taken_back(state, 1 - state.side)
             yield Step("a new daemon finds that nothing has moved", settles), back
-
-
-def _shadowed(state: State) -> bool:
-    """The active stream has not reached its start marker yet."""
-    pipe = state.pipes[state.owner]
-    return pipe is None or bool(pipe.waits_for)
-
-
-def _logged(state: State, side: int, entry: int) -> State:
-    return state._replace(logs=_put(state.logs, side, (*state.logs[side], entry)))
-
-
-def _put(pair: tuple[V, V], side: int, value: V) -> tuple[V, V]:
-    return (value, pair[1]) if side == 0 else (pair[0], value)

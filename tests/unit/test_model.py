@@ -9,6 +9,8 @@ import pytest
 
 from tests.model.__main__ import PAGE, guard_line, scope_line
 from tests.model.cases import SCOPES, WITHOUT, Scope, Without
+from tests.model.kinds import Kind
+from tests.model.moving import Guard, Moving
 from tests.model.search import Step, search
 
 QUICK = [scope for scope in SCOPES if scope.quick]
@@ -35,9 +37,25 @@ def test_without_a_guard_something_goes_wrong(without: Without) -> None:
     assert guard_line(without, found) in PAGE.read_text(), "the page is out of date: python -m tests.model --write"
 
 
+WAY_BACK = [
+    (Guard.LEARNING, {Kind.TAGS, Kind.QUERY_TAGS}),
+    (Guard.FILLING, {Kind.TAGS, Kind.QUERY_TAGS}),
+    (Guard.DRAIN_OPPOSITE, {Kind.QUERY_TAGS}),
+    (Guard.DRAIN_OPPOSITE_LAST, {Kind.QUERY_TAGS}),
+]
+
+
+@pytest.mark.parametrize(("guard", "kinds"), WAY_BACK, ids=[guard.name for guard, _ in WAY_BACK])
+def test_what_the_way_back_must_know_depends_on_the_kind_of_transform(guard: Guard, kinds: set[Kind]) -> None:
+    models = {kind: Moving(kind, frozenset({guard})) for kind in Kind}
+    found = {kind: search(model.start, model.moves, model.judge) for kind, model in models.items()}
+    assert {kind for kind, each in found.items() if each.wrong} == kinds
+    assert all("deleted stays" in each.wrong for each in found.values() if each.wrong)
+
+
 def test_each_step_names_a_function_that_is_there() -> None:
     named = {step.where for step in _all_steps() if step.where}
-    assert len(named) > 20
+    assert len(named) > 25
     for where in sorted(named):
         module, name = where.split(":")
         assert callable(functools.reduce(getattr, name.split("."), importlib.import_module(module))), where
@@ -46,15 +64,16 @@ def test_each_step_names_a_function_that_is_there() -> None:
 def _all_steps() -> Iterator[Step]:
     for without in WITHOUT:
         yield from without.search(1).steps
-    for scope in (QUICK[0], QUICK[-1]):
+    models: list[Any] = [QUICK[0].models[-1], Moving(Kind.QUERY_TAGS, together=False)]
+    for each in models:
         steps: set[Step] = set()
 
-        def moves(state: Any, model: Any = scope.models[-1], steps: set[Step] = steps) -> Iterator[Any]:
+        def moves(state: Any, model: Any = each, steps: set[Step] = steps) -> Iterator[Any]:
             for step, reached in model.moves(state):
                 steps.add(step)
                 yield step, reached
 
-        search(scope.models[-1].start, moves, lambda _: None)
+        search(each.start, moves, lambda _: None)
         yield from steps
 
 
