@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from tests.model import copying, moving
 from tests.model.copying import Copying, histories
-from tests.model.kinds import Kind
+from tests.model.kinds import LOGGED_OR_READ, Kind
 from tests.model.moving import Moving
 from tests.model.search import Result, search
 
@@ -39,12 +39,14 @@ class Scope:
         return Result(states=states)
 
 
-def _copying(length: int, *, chunks: int, fine: bool, quick: bool = True, kinds: Sequence[Kind] = tuple(Kind)) -> Scope:
+def _copying(
+    length: int, *, chunks: int, fine: bool, quick: bool = True, kinds: Sequence[Kind] = LOGGED_OR_READ
+) -> Scope:
     models = [
         Copying(kind, history, chunks=chunks, fine=fine) for kind in kinds for history in histories(kind, length)
     ]  # fmt: skip
     size = f"{length} transaction{'s' * (length > 1)}, {chunks} chunk{'s' * (chunks > 1)}, 1 death"
-    what = kinds[0].value if len(kinds) == 1 else "every kind of transform"
+    what = kinds[0].value if len(kinds) == 1 else "a table or a query, key computed or remembered"
     steps = "every step" if fine else "steps joined that nothing comes between"
     return Scope(name=f"copying: {what}, {size}, {steps}", models=models, quick=quick)
 
@@ -62,6 +64,7 @@ SCOPES: Final = (
     _copying(2, chunks=1, fine=True, kinds=[Kind.QUERY]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.TAGS]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.QUERY_TAGS]),
+    _copying(2, chunks=1, fine=True, kinds=[Kind.PART_TAGS]),
     _moving(3, together=True),
     _moving(3, together=False),
     _moving(4, together=True, quick=False),

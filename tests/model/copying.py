@@ -247,17 +247,19 @@ class Copying:
             yield Step(f"the applier commits {end}", "replicator.apply.applier:Applier.commit"), done
         elif self._may_begin(state):
             for end in range(state.taken + 1, state.delivered + 1):
-                yield self._begin_batch(state, end)
+                yield from self._begin_batch(state, end)
 
     def _may_begin(self, state: State) -> bool:
         writing = any(chunk and chunk.at == "writing" for chunk in state.chunks)
-        return (not writing or Guard.EXCLUSION in self.off) and (not self.kind.reads or self._sees(state))
+        return not writing or Guard.EXCLUSION in self.off
 
-    def _begin_batch(self, state: State, end: int) -> tuple[Step, State]:
+    def _begin_batch(self, state: State, end: int) -> Moves:
         changed = {key: value for each in self.history[state.taken : end] for key, value in each}
-        if self.kind.reads:
+        if dirty := [key for key, value in changed.items() if self.kind.reads_again(gone=value is None)]:
+            if not self._sees(state):
+                return
             rows = self._rows(state.committed, state.hidden)
-            changed = {key: rows[key] for key in changed}
+            changed.update({key: rows[key] for key in dirty})
         touched = sum(1 << key for key in changed)
         noting = ("open", "read")
         chunks = tuple(
@@ -268,7 +270,7 @@ class Copying:
         if Guard.PROGRESS_WITH_ROWS in self.off:
             begun = begun._replace(applied=end)
         several = f"{state.taken + 1} to {end}" if end > state.taken + 1 else f"{end}"
-        return Step(f"the applier writes {several}", "replicator.apply.applier:Applier.apply"), begun
+        yield Step(f"the applier writes {several}", "replicator.apply.applier:Applier.apply"), begun
 
     def _effects(self, state: State, end: int, changed: dict[int, int | None]) -> Batch:
         now = frozenset((key, value) for key, value in changed.items() if value is not None)

@@ -29,10 +29,11 @@ class Pipe(NamedTuple):
         if entry < 0:
             onward = onward._replace(waits_for=0 if -entry == self.waits_for else self.waits_for)
             return Taken(onward, None, f"a start marker of side {side} is passed over")
-        value = row if kind.reads else entry
+        read_again = kind.reads_again(gone=entry == GONE)
+        value = row if read_again else entry
         if kind.remembers and (learns or not self.waits_for):
             onward = onward._replace(knows=value != GONE)
-        what = _what(kind, side, value)
+        what = f"a change of side {side} (the row is {value or 'gone'} now)" if read_again else _told(side, value)
         if self.waits_for:
             memory = {1: ", and the row is known", -1: ", and the row is forgotten"}
             return Taken(onward, None, f"{what} is passed over{memory.get(onward.knows - self.knows, '')}")
@@ -50,7 +51,5 @@ class Taken(NamedTuple):
     words: str
 
 
-def _what(kind: Kind, side: int, value: int) -> str:
-    if kind.reads:
-        return f"a change of side {side} (the row is {value or 'gone'} now)"
+def _told(side: int, value: int) -> str:
     return f"{value or 'a deletion'} of side {side}"

@@ -113,7 +113,7 @@ class Moving:
     def _write(self, state: State, side: int, value: int) -> State:
         """The row gets a value on one side, or goes."""
         written = state._replace(values=put(state.values, side, value))
-        return written.logged(side, CHANGED if self.kind.reads else value)
+        return written.logged(side, CHANGED if self.kind.reads_again(gone=value == GONE) else value)
 
     def _streams(self, state: State) -> Moves:
         for side, pipe in enumerate(state.pipes):

@@ -38,10 +38,10 @@ def test_without_a_guard_something_goes_wrong(without: Without) -> None:
 
 
 WAY_BACK = [
-    (Guard.LEARNING, {Kind.TAGS, Kind.QUERY_TAGS}),
-    (Guard.FILLING, {Kind.TAGS, Kind.QUERY_TAGS}),
-    (Guard.DRAIN_OPPOSITE, {Kind.QUERY_TAGS}),
-    (Guard.DRAIN_OPPOSITE_LAST, {Kind.QUERY_TAGS}),
+    (Guard.LEARNING, {Kind.TAGS, Kind.QUERY_TAGS, Kind.PART_TAGS}),
+    (Guard.FILLING, {Kind.TAGS, Kind.QUERY_TAGS, Kind.PART_TAGS}),
+    (Guard.DRAIN_OPPOSITE, {Kind.QUERY_TAGS, Kind.PART_TAGS}),
+    (Guard.DRAIN_OPPOSITE_LAST, {Kind.QUERY_TAGS, Kind.PART_TAGS}),
 ]
 
 
