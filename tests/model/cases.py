@@ -51,10 +51,10 @@ def _copying(
     return Scope(name=f"copying: {what}, {size}, {steps}", models=models, quick=quick)
 
 
-def _moving(writes: int, *, together: bool, quick: bool = True) -> Scope:
+def _moving(writes: int, deaths: int, *, together: bool, quick: bool = True) -> Scope:
     where = "in one database" if together else "in two databases"
-    size = f"{writes} writes, 3 moves of ownership there and back, 2 deaths"
-    models = [Moving(kind, together=together, writes=writes, moves_of_ownership=3, crashes=2) for kind in Kind]
+    size = f"{writes} writes, 3 moves of ownership there and back, {deaths} death{'s' * (deaths > 1)}"
+    models = [Moving(kind, together=together, writes=writes, moves_of_ownership=3, crashes=deaths) for kind in Kind]
     return Scope(name=f"moving: every kind of transform, {where}, {size}", models=models, quick=quick)
 
 
@@ -65,10 +65,10 @@ SCOPES: Final = (
     _copying(2, chunks=1, fine=True, kinds=[Kind.TAGS]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.QUERY_TAGS]),
     _copying(2, chunks=1, fine=True, kinds=[Kind.PART_TAGS]),
-    _moving(3, together=True),
-    _moving(3, together=False),
-    _moving(4, together=True, quick=False),
-    _moving(4, together=False, quick=False),
+    _moving(3, 1, together=True),
+    _moving(3, 1, together=False),
+    _moving(4, 2, together=True, quick=False),
+    _moving(4, 2, together=False, quick=False),
     _copying(2, chunks=2, fine=True, quick=False),
     _copying(3, chunks=1, fine=False, quick=False),
 )

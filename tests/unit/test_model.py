@@ -11,7 +11,7 @@ from tests.model.__main__ import PAGE, guard_line, scope_line
 from tests.model.cases import SCOPES, WITHOUT, Scope, Without
 from tests.model.kinds import Kind
 from tests.model.moving import Guard, Moving
-from tests.model.search import Step, search
+from tests.model.search import Result, Step, search
 
 QUICK = [scope for scope in SCOPES if scope.quick]
 
@@ -31,9 +31,8 @@ def test_the_page_has_a_line_for_each_scope() -> None:
 
 @pytest.mark.parametrize("without", WITHOUT, ids=lambda each: "+".join(guard.name for guard in each.guards))
 def test_without_a_guard_something_goes_wrong(without: Without) -> None:
-    alone = without.stands_in is None
-    found = without.search(2 if alone else 1)  # to see that nothing goes wrong in longer ones takes the command
-    assert (found.wrong is not None) is alone
+    found = _found(without)
+    assert (found.wrong is not None) is (without.stands_in is None)
     assert guard_line(without, found) in PAGE.read_text(), "the page is out of date: python -m tests.model --write"
 
 
@@ -61,9 +60,15 @@ def test_each_step_names_a_function_that_is_there() -> None:
         assert callable(functools.reduce(getattr, name.split("."), importlib.import_module(module))), where
 
 
+@functools.cache
+def _found(without: Without) -> Result[Any]:
+    # To see that nothing goes wrong in longer histories takes the command.
+    return without.search(2 if without.stands_in is None else 1)
+
+
 def _all_steps() -> Iterator[Step]:
     for without in WITHOUT:
-        yield from without.search(1).steps
+        yield from _found(without).steps
     models: list[Any] = [QUICK[0].models[-1], Moving(Kind.QUERY_TAGS, together=False)]
     for each in models:
         steps: set[Step] = set()
