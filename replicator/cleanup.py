@@ -21,13 +21,12 @@ from replicator.postgres.archives import (
     drop_tables,
     fingerprint,
     lock_exclusively,
-    migration_there,
     owner_since,
     read_old_tables,
     see_every_row,
 )
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import installed, operator, read_ownership, read_phase
+from replicator.postgres.control import installed, migration_there, operator, read_ownership, read_phase
 from replicator.postgres.created import objects_in
 from replicator.postgres.journal import enter, recorded
 from replicator.postgres.places import read_places

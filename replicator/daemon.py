@@ -139,7 +139,7 @@ class _Health:
 
 async def schema_statements(settings: Settings, migration: Migration, parts: list[str]) -> list[str]:
     """The statements of these parts of the new schema; of what is due when none is named."""
-    return schema.statements(migration, await schema.chosen_parts(settings, parts))
+    return schema.statements(migration, await schema.chosen_parts(settings, migration, parts))
 
 
 async def build_schema(
@@ -147,6 +147,6 @@ async def build_schema(
 ) -> list[str]:
     """Run what is not there yet of these parts of the new schema, or of what is due; gives what was run."""
     async with recorded(settings.target, "schema", {"parts": parts}) as entry:
-        done = await schema.build(settings, migration, await schema.chosen_parts(settings, parts), report)
+        done = await schema.build(settings, migration, await schema.chosen_parts(settings, migration, parts), report)
         entry["statements"] = len(done)
     return done

@@ -15,7 +15,7 @@ from replicator.migration import Direction, Migration
 from replicator.ownership import owner_now
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
-from replicator.postgres.control import installed, journal, read_phase, write_phase
+from replicator.postgres.control import installed, journal, read_phase, refuse_another, write_phase
 from replicator.postgres.created import drop_created
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import drop_guard, guarded_tables
@@ -86,7 +86,10 @@ async def check_soaked(settings: Settings, *, now: bool) -> None:
 
 
 async def finalize(settings: Settings, migration: Migration, report: Report, *, now: bool) -> Removed:
-    """The same without a daemon. Raises NotReadyError, LeaseError."""
+    """The same without a daemon. Raises NotReadyError, LeaseError, MigrationError."""
+    for dsn in dict.fromkeys((settings.target, settings.source)):
+        async with connection(dsn, "finalize") as asking:
+            await refuse_another(asking, migration)
     await check_soaked(settings, now=now)
     async with leases(settings):
         async with connection(settings.target, "finalize") as target:
@@ -97,6 +100,9 @@ async def finalize(settings: Settings, migration: Migration, report: Report, *, 
 
 async def finalize_now(settings: Settings, migration: Migration, report: Report) -> Removed:
     """Remove slots, publications, guards and all memory. The phase is stored already; the journal is kept."""
+    async with connection(settings.source, "finalize") as source:
+        if await read_phase(source) != Phase.FINALIZED:  # in a database of its own: another migration may begin there
+            await write_phase(source, Phase.FINALIZED)
     removed = Removed()
     await _remove_streams(settings, removed, report)
     await _remove_guards(settings, removed, report)
@@ -115,6 +121,7 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
     """Give the migration up while the old schema owns the data: all that is ours goes, from both databases.
 
     :raises NotReadyError: the new schema owns the data, or there is nothing to give up.
+    :raises MigrationError: what is there is another migration.
     :raises LeaseError: a daemon runs.
     :raises CheckError: something of somebody else's depends on a new table; nothing has changed.
     """
@@ -122,6 +129,8 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
         there = [each for each in (target, source) if await installed(each)]
         if not there:
             raise NotReadyError("No migration has been started here.", "There is nothing to give up.")
+        for each in there:
+            await refuse_another(each, migration)
         now = await owner_now(settings) if len(there) == 2 else None
         if now is not None and (now.rolling or now.settling):
             raise NotReadyError(

@@ -10,7 +10,7 @@ from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import install, installed, read_ownership, read_phase
+from replicator.postgres.control import install, installed_for, read_ownership, read_phase
 from replicator.postgres.created import note_created, objects_in
 from replicator.postgres.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
 from replicator.postgres.ownership import all_names, guard
@@ -96,13 +96,13 @@ def statements(migration: Migration, parts: list[Part]) -> list[str]:
     return [statement for part in parts for statement in part_statements(migration, part)]
 
 
-async def chosen_parts(settings: Settings, names: list[str]) -> list[Part]:
+async def chosen_parts(settings: Settings, migration: Migration, names: list[str]) -> list[Part]:
     """The parts by these names, in order; when none is named, those whose time has come."""
-    return [part for part in PARTS if part in names] if names else await _due(settings)
+    return [part for part in PARTS if part in names] if names else await _due(settings, migration)
 
 
-async def _due(settings: Settings) -> list[Part]:
+async def _due(settings: Settings, migration: Migration) -> list[Part]:
     """Until the consistent point, rows may be there before their parents, and unique values twice: tables only."""
     async with connection(settings.target, "schema") as target:
-        phase = await read_phase(target) if await installed(target) else None
+        phase = await read_phase(target) if await installed_for(target, migration) else None
     return ["tables"] if phase in (None, Phase.BACKFILL) else list(PARTS)

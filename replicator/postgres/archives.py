@@ -147,14 +147,6 @@ async def owner_since(connection: Connection) -> datetime | None:
         return row[0] if row else None
 
 
-async def migration_there(connection: Connection) -> str | None:
-    """The migration that the control tables are of."""
-    with translated():
-        cursor = await connection.execute("SELECT migration FROM replicator.ownership")
-        row = await cursor.fetchone()
-        return row[0] if row else None
-
-
 async def backup_since(connection: Connection, moment: datetime) -> KnownBackup | None:
     """The latest backup whose snapshot is younger."""
     found = await _rows(connection, KnownBackup, BACKUP, (moment,))

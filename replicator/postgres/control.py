@@ -69,15 +69,14 @@ async def install(connection: Connection, migration: Migration) -> None:
                 await _begin_another(connection, migration)
                 name = migration.name
     if name != migration.name:
-        raise MigrationError(
-            f"This database is in the middle of the migration {name}.", "Finish that one before you start another."
-        )
+        raise _in_the_middle(name)
 
 
 async def _begin_another(connection: Connection, migration: Migration) -> None:
     """The last migration in this database is over: what is left of it is its journal."""
     await connection.execute(
-        "UPDATE replicator.ownership SET migration = %s, old_schema = %s, new_schema = %s, owner = 'old', "
+        "UPDATE replicator.ownership SET migration = %s, old_schema = %s, new_schema = %s, owner = 'old', epoch = 0, "
+        "rolling_since = NULL, settling_since = NULL, search_path_role = NULL, search_path_before = NULL, "
         "since = clock_timestamp()",
         (migration.name, migration.old, migration.new),
     )
@@ -93,14 +92,29 @@ async def installed(connection: Connection) -> bool:
         return bool(row and row[0])
 
 
-async def installed_for(connection: Connection, migration: Migration) -> bool:
-    """Whether they are there, and belong to this migration."""
-    if not await installed(connection):
-        return False
+async def refuse_another(connection: Connection, migration: Migration) -> None:
+    """Raise MigrationError when the control tables are there, and belong to another migration."""
+    if await installed(connection) and not await installed_for(connection, migration):
+        raise _in_the_middle(await migration_there(connection))
+
+
+def _in_the_middle(name: str | None) -> MigrationError:
+    return MigrationError(
+        f"This database is in the middle of the migration {name}.", "Finish that one before you start another."
+    )
+
+
+async def migration_there(connection: Connection) -> str | None:
+    """The migration that the control tables are of."""
     with translated():
         cursor = await connection.execute("SELECT migration FROM replicator.ownership")
         row = await cursor.fetchone()
-        return row is not None and row[0] == migration.name
+        return row[0] if row else None
+
+
+async def installed_for(connection: Connection, migration: Migration) -> bool:
+    """Whether they are there, and belong to this migration."""
+    return await installed(connection) and await migration_there(connection) == migration.name
 
 
 async def read_phase(connection: Connection) -> str | None:

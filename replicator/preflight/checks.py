@@ -18,6 +18,9 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
     async with AsyncExitStack() as stack:
         source = await open_side(report, stack, "source", settings.source, migration.old)
         target = await open_side(report, stack, "target", settings.target, migration.new)
+        for side in (source, target):
+            if side is not None:
+                side.begins(migration)
         with report.stage("migration"):
             await _check(report, settings, migration, source, target)
     return report.findings

@@ -14,6 +14,8 @@ class DatabaseSubject:
     database: Database
     migration: str
     control: str | None
+    renamed: bool
+    """That one is over, and the tables that it has renamed bear these names."""
     side: Literal["source", "target"]
     """The source's schema must be there; the target's is made."""
 
@@ -67,6 +69,12 @@ def control_tables(subject: DatabaseSubject) -> Verdict:
             f"The schema replicator belongs to the role {database.control_owner}.",
             "Run as that role, or let ours act for it:",
             f"GRANT {database.control_owner} TO {database.role};",
+        )
+    if subject.control not in (None, subject.migration) and subject.renamed:
+        return failed(
+            f"The migration {subject.control} is over, and its control tables still say which tables it has renamed.",
+            "When its old tables are gone (`replicator cleanup`) and nothing asks replicator.active_schema() any more: "
+            "DROP SCHEMA replicator CASCADE;",
         )
     if subject.control not in (None, subject.migration):
         return failed(

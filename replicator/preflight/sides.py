@@ -8,9 +8,10 @@ from typing import Literal
 from replicator.errors import CheckError, ReplicatorError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import read_phase
+from replicator.postgres.control import FINALIZED, read_phase
 from replicator.postgres.dsn import describe
 from replicator.postgres.inspect import Database, control_migration, read_database
+from replicator.postgres.places import read_places
 from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
 from replicator.postgres.walsender import identify_system
 from replicator.preflight import database_checks, server_checks
@@ -37,8 +38,15 @@ class Side:
     control: str | None
     """The migration that the control tables belong to."""
     phase: str | None
+    renamed: bool
+    """That one has renamed tables, and not given the names back."""
     plugin: Plugin | None = None
     """What its log can be decoded with; None: with nothing, and a finding says so."""
+
+    def begins(self, migration: Migration) -> None:
+        """Another migration that is over is in nobody's way: take what it has left for nothing."""
+        if self.control != migration.name and self.phase == FINALIZED and not self.renamed:
+            self.control = self.phase = None
 
     def shares_server(self, other: "Side") -> bool:
         """Whether both are on one server."""
@@ -68,6 +76,7 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
             database=database,
             control=control,
             phase=await read_phase(opened) if control is not None else None,
+            renamed=bool((await read_places(opened)).moved),
         )
         report.say(check, passed(f"{where} as {server.role}"))
         return side
@@ -155,7 +164,11 @@ def _wanted(subject: server_checks.ServerSubject) -> Wanted:
 def check_database(report: Report, side: Side, migration: Migration, *, again: bool = False) -> None:
     """What must hold in a database, whatever its tables; where both sides are one, only the schema is another."""
     subject = database_checks.DatabaseSubject(
-        database=side.database, migration=migration.name, control=side.control, side=side.label
+        database=side.database,
+        migration=migration.name,
+        control=side.control,
+        side=side.label,
+        renamed=side.phase == FINALIZED and side.renamed,
     )
     if not again:
         report.judge(side.label, database_checks.CHECKS, subject)

@@ -1,21 +1,26 @@
 """The two ends of a migration: finalize after the soak, abort before the cutover."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replicator import Migration, finish
+from replicator import Migration, Row, finish
 from replicator.daemon import run
 from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError
 from replicator.finish import abort, finalize
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, read_phase, request
+from replicator.postgres.control import request
 from replicator.postgres.journal import read_journal
+from replicator.preflight import preflight
+from replicator.settings import Settings
 from tests.engine import execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
 from tests.integration.test_pipeline import seed
+from tests.same_names import create_old, same_names
+from tests.small import create_small, small_migration
 
 pytestmark = pytest.mark.two_servers
 
@@ -115,18 +120,68 @@ async def test_the_daemon_finalizes_and_ends(database: Database) -> None:
     assert one(database.dsn, "SELECT exit_code FROM replicator.commands WHERE command = 'finalize'") == 0
 
 
-async def test_another_migration_may_begin_after_it(database: Database) -> None:
+def another_migration(folder: Path) -> Migration:
+    """The same old tables once more."""
+    (folder / "new").mkdir(parents=True)
+    tables = "CREATE SCHEMA IF NOT EXISTS later; CREATE TABLE IF NOT EXISTS later.people (id integer PRIMARY KEY);"
+    (folder / "new" / "10_tables.sql").write_text(tables)
+    migration = Migration("again", old="public", new="later", sql=folder)
+    migration.retire("pets", because="they are not asked for")
+
+    @migration.transform(source="people", into="people", key=lambda old: old["id"])
+    def person(old: Row) -> dict[str, Any]:
+        return {"id": old["id"]}
+
+    @migration.reverse(source="people", into="people", key=lambda new: new["id"])
+    def old_person(new: Row) -> dict[str, Any]:
+        return {"id": new["id"]}
+
+    return migration
+
+
+async def refusals(settings: Settings, migration: Migration) -> list[str]:
+    return [each.detail for each in await preflight(settings, migration) if each.outcome == "fail"]
+
+
+async def test_another_migration_may_begin_after_it(
+    database: Database, other_database: Database, tmp_path: Path
+) -> None:
+    """It finds nothing of the last one: not how often that one has moved, nor whose search_path."""
+    settings = make_settings(database, other_database)
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, '1' FROM generate_series(1, 5) i")
+    first, another = small_migration(tmp_path / "first"), another_migration(tmp_path / "another")
+    async with daemon(settings, first) as running:
+        await running.ready()
+        await running.cut_over()
+    for end in (finalize(settings, another, silent, now=True), abort(settings, another, silent)):
+        with pytest.raises(MigrationError, match="in the middle of the migration small"):
+            await end
+    assert any("in the middle of the migration small" in each for each in await refusals(settings, another))
+    role = f"app_{database.name}"
+    moved = f"UPDATE replicator.ownership SET search_path_role = '{role}', search_path_before = 'elsewhere'"
+    for dsn in (database.dsn, other_database.dsn):
+        execute(dsn, [moved])
+    await finalize(settings, first, silent, now=True)
+    assert await refusals(settings, another) == []
+    async with daemon(settings, another) as running:
+        await running.ready()
+        assert (await running.cut_over()).epoch == 1
+        execute(settings.target, ["INSERT INTO later.people VALUES (99)"])
+        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM people WHERE id = 99"))
+        await running.clean()
+        assert (await running.roll_back()).epoch == 2
+    execute(database.dsn, ["DELETE FROM people"])
+
+
+async def test_names_that_the_last_migration_has_left_are_in_the_way(database: Database, tmp_path: Path) -> None:
     settings = make_settings(database)
-    await soaking(database, settings)
-    another = Migration("again", old="party", new="later")
-    async with connection(database.dsn, "test") as own:
-        with pytest.raises(MigrationError, match="in the middle of the migration party"):
-            await install(own, another)
-        await finalize(settings, reference(), silent, now=True)
-        await install(own, another)
-        assert await read_phase(own) is None
-        assert one(database.dsn, "SELECT replicator.active_schema()") == "party"
-        assert one(database.dsn, "SELECT replicator.use_new_schema()") is False
+    create_old(database.dsn)
+    first, another = same_names(tmp_path / "first"), another_migration(tmp_path / "another")
+    async with daemon(settings, first) as running:
+        await running.ready()
+        await running.cut_over(strategy="rename")
+    await finalize(settings, first, silent, now=True)
+    assert any("still say which tables it has renamed" in each for each in await refusals(settings, another))
 
 
 # ---- abort

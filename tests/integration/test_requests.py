@@ -20,6 +20,8 @@ from tests.integration.test_cutover import Running, daemon, one
 from tests.integration.test_finish import SLOTS, silent
 from tests.integration.test_pipeline import seed
 
+pytestmark = pytest.mark.two_servers
+
 
 @pytest.fixture
 async def running(database: Database) -> AsyncIterator[Running]:
