@@ -1,7 +1,6 @@
-"""Writes target rows: COPY into a temporary staging table, then one statement per target; and compares them."""
+"""Writes target rows: COPY into a temporary staging table, then one statement per target."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from psycopg import sql
@@ -9,21 +8,8 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
-from replicator.postgres.staging import POSITION, Stage
+from replicator.postgres.staging import Stage
 from replicator.tables import ForeignKey, Key, Name, Table
-
-Difference = Literal["missing", "different"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch:
-    """A derived row that the target does not hold as it should."""
-
-    kind: Difference
-    source_key: Key
-    key: Key
-    columns: tuple[str, ...] = ()
-    """The columns that differ."""
 
 
 class TargetWriter:
@@ -79,7 +65,7 @@ class TargetWriter:
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {}").format(
-                    identifier(table.name.schema, table.name.table), stage.keys, _same_key(table)
+                    identifier(table.name.schema, table.name.table), stage.keys, same_key(table)
                 )
             )
             return cursor.rowcount
@@ -107,7 +93,7 @@ class TargetWriter:
                     comma([sql.SQL("t.{}::text").format(identifier(name)) for name in names]),
                     stage.keys,
                     identifier(table.name.schema, table.name.table),
-                    _same_key(table),
+                    same_key(table),
                 )
             )
             return cursor.rowcount
@@ -141,7 +127,7 @@ class TargetWriter:
                     comma([sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]),
                     stage.keys,
                     identifier(table.name.schema, table.name.table),
-                    _same_key(table),
+                    same_key(table),
                 )
             )
             return [tuple(row) async for row in cursor]
@@ -163,7 +149,7 @@ class TargetWriter:
             for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
         ])  # fmt: skip
         join = sql.SQL("") if deleted else sql.SQL("JOIN {} AS p ON {} ").format(
-            identifier(parent.name.schema, parent.name.table), _same_key(parent, "p")
+            identifier(parent.name.schema, parent.name.table), same_key(parent, "p")
         )  # fmt: skip
         if child == parent.name:  # a child that goes as well is no child left behind
             on += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
@@ -202,7 +188,7 @@ class TargetWriter:
                     comma([sql.SQL("s.{}::text").format(identifier(name)) for name in child.key]),
                     stage.keys,
                     identifier(child.name.schema, child.name.table),
-                    _same_key(child, "c"),
+                    same_key(child, "c"),
                     not_null,
                     identifier(foreign_key.parent.schema, foreign_key.parent.table),
                     on,
@@ -210,36 +196,11 @@ class TargetWriter:
             )
             return [tuple(row) async for row in cursor]
 
-    async def compare(self, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
-        """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them."""
-        mismatches = []
-        for columns, group in _by_columns(rows).items():
-            mismatches += await self._compare_group(table, columns, group)
-        return mismatches
-
-    async def _compare_group(self, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]) -> list[Mismatch]:
-        stage = self._stages[table.name]
-        found: dict[int, tuple[bool, list[str]]] = {}
-        with translated():
-            async for part, others in stage.load_numbered(self.connection, columns, rows):
-                cursor = await self.connection.execute(_comparison(table, part, others))
-                for place, missing, differs in await cursor.fetchall():
-                    found.setdefault(place, (missing, []))[1].extend(differs)
-        return [
-            Mismatch(
-                kind="missing" if missing else "different",
-                source_key=rows[place].source_key,
-                key=rows[place].key,
-                columns=() if missing else tuple(name for name in columns if name in differs),
-            )
-            for place, (missing, differs) in sorted(found.items())
-        ]
-
     async def _write(self, table: Table, rows: Iterable[TargetRow], *, absent_only: bool) -> int:
         written = 0
         stage = self._stages[table.name]
         with translated():
-            for columns, group in _by_columns(rows).items():
+            for columns, group in by_columns(rows).items():
                 await stage.load(self.connection, columns, group)
                 await reach(Failpoint.STAGED)
                 cursor = await self.connection.execute(_insert(table, stage, columns, absent_only=absent_only))
@@ -247,36 +208,16 @@ class TargetWriter:
         return written
 
 
-def _by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetRow]]:
+def by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetRow]]:
+    """Rows that give the same columns go together: one statement writes or compares them."""
     groups: dict[tuple[str, ...], list[TargetRow]] = {}
     for row in rows:
         groups.setdefault(tuple(row.columns), []).append(row)
     return groups
 
 
-def _comparison(table: Table, staged: sql.Identifier, others: Sequence[str]) -> sql.Composed:
-    """Place, whether the row is missing, and which of these columns differ; for staged rows that are not as held."""
-    differing = sql.SQL(", ").join([
-        sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
-            identifier(name), sql.Literal(name)
-        )
-        for name in others
-    ])  # fmt: skip
-    return sql.SQL(
-        "SELECT * FROM (SELECT s.{position} AS place, t.{first} IS NULL AS missing, "
-        "array_remove(ARRAY[{differing}]::text[], NULL) AS differing FROM {stage} AS s "
-        "LEFT JOIN {table} AS t ON {same}) AS found WHERE missing OR cardinality(differing) > 0"
-    ).format(
-        position=identifier(POSITION),
-        first=identifier(table.key[0]),
-        differing=differing,
-        stage=staged,
-        table=identifier(table.name.schema, table.name.table),
-        same=_same_key(table),
-    )
-
-
-def _same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
+def same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
+    """That a row of the table, by this alias, has the key of the staged row ``s``."""
     return sql.SQL(" AND ").join([
         sql.SQL("{0}.{1} = s.{1}").format(sql.SQL(alias), identifier(name)) for name in table.key
     ])  # fmt: skip

@@ -7,6 +7,7 @@ from replicator.derive import TargetRow, computed_key, derive
 from replicator.errors import TransformError
 from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
+from replicator.postgres.comparing import compare
 from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.memory import remembered
@@ -138,7 +139,7 @@ class Comparison:
                 source_key=each.source_key,
                 columns=each.columns,
             )
-            for each in await self._writer.compare(table, rows)
+            for each in await compare(self._writer, table, rows)
         ]
 
     async def _lingering(self, source: Source, table: Table, absent: list[tuple[Key, Key]]) -> list[Divergence]:

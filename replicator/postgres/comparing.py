@@ -1,0 +1,76 @@
+"""Compares derived rows with those that the target holds, through the same staging tables that rows are written by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from replicator.derive import TargetRow
+from replicator.postgres.connect import identifier, translated
+from replicator.postgres.staging import POSITION
+from replicator.postgres.target import TargetWriter, by_columns, same_key
+from replicator.tables import Key, Table
+
+Difference = Literal["missing", "different"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A derived row that the target does not hold as it should."""
+
+    kind: Difference
+    source_key: Key
+    key: Key
+    columns: tuple[str, ...] = ()
+    """The columns that differ."""
+
+
+async def compare(writer: TargetWriter, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
+    """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them."""
+    mismatches = []
+    for columns, group in by_columns(rows).items():
+        mismatches += await _compare_group(writer, table, columns, group)
+    return mismatches
+
+
+async def _compare_group(
+    writer: TargetWriter, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]
+) -> list[Mismatch]:
+    found: dict[int, tuple[bool, list[str]]] = {}
+    with translated():
+        async for part, others in writer.stage(table).load_numbered(writer.connection, columns, rows):
+            cursor = await writer.connection.execute(_comparison(table, part, others))
+            for place, missing, differs in await cursor.fetchall():
+                found.setdefault(place, (missing, []))[1].extend(differs)
+    return [
+        Mismatch(
+            kind="missing" if missing else "different",
+            source_key=rows[place].source_key,
+            key=rows[place].key,
+            columns=() if missing else tuple(name for name in columns if name in differs),
+        )
+        for place, (missing, differs) in sorted(found.items())
+    ]
+
+
+def _comparison(table: Table, staged: sql.Identifier, others: Sequence[str]) -> sql.Composed:
+    """Place, whether the row is missing, and which of these columns differ; for staged rows that are not as held."""
+    differing = sql.SQL(", ").join([
+        sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
+            identifier(name), sql.Literal(name)
+        )
+        for name in others
+    ])  # fmt: skip
+    return sql.SQL(
+        "SELECT * FROM (SELECT s.{position} AS place, t.{first} IS NULL AS missing, "
+        "array_remove(ARRAY[{differing}]::text[], NULL) AS differing FROM {stage} AS s "
+        "LEFT JOIN {table} AS t ON {same}) AS found WHERE missing OR cardinality(differing) > 0"
+    ).format(
+        position=identifier(POSITION),
+        first=identifier(table.key[0]),
+        differing=differing,
+        stage=staged,
+        table=identifier(table.name.schema, table.name.table),
+        same=same_key(table),
+    )
