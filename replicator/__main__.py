@@ -1,15 +1,25 @@
 """The program: runs a command, and turns whatever goes wrong into a sentence and an exit code."""
 
+# ruff: noqa: E402  # see QUIET
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+
+QUIET = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""Whether Ctrl-C would print a traceback while the modules are loaded, which takes half a second."""
+if QUIET:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import typer
 
 from replicator.cli.app import app
 from replicator.cli.failures import INTERRUPTED, tell
 from replicator.errors import ExitCode
+
+if QUIET:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,10 +53,11 @@ class CheckError(ReplicatorError):
 
 
 class ConnectionLostError(ReplicatorError):
-    """A server did not answer, or went away."""
+    """A server did not answer, or went away. ``where``: host, port and database, if it was never reached."""
 
     kind = "connection"
     transient = True
+    where = ""
 
 
 class DatabaseError(ReplicatorError):

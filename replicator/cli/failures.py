@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from replicator.cli.output import emit, messages
-from replicator.errors import ReplicatorError, UsageError
+from replicator.errors import ConnectionLostError, ReplicatorError, UsageError
 
 INTERRUPTED = 130
 
@@ -40,6 +40,8 @@ def print_error(error: ReplicatorError) -> None:
 
 def as_known(error: Exception) -> ReplicatorError:
     """The error, or for one that is not ours what may be said of it: its message might hold anything."""
+    if isinstance(error, ConnectionLostError) and error.where:
+        return ConnectionLostError(f"No connection to {error.where}. {error.problem}", error.remedy)
     if isinstance(error, ReplicatorError):
         return error
     if hasattr(error, "format_message"):  # wrong use, as typer finds it
@@ -59,7 +61,8 @@ def scrubbed(text: str) -> str:
 def _wrong_use(error: Exception) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "replicator"
-    return UsageError(" ".join(error.format_message().split()), f"See `{command} --help`.")  # type: ignore[attr-defined]
+    said = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    return UsageError(said.replace(": Value error, ", ": "), f"See `{command} --help`.")  # a word of pydantic's
 
 
 def _place(error: Exception) -> str:

@@ -85,7 +85,7 @@ def rollback(
     """Switch the application back to the old schema.
 
     The cutover backwards, in the same short pause: what was written to the new schema is in the old one. After it the
-    new tables follow the old ones again, so that a second cutover is possible at once.
+    new tables follow the old ones again: a second cutover is possible as soon as a full pass is clean.
     """
     _move("rollback", {}, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)
 

@@ -125,7 +125,8 @@ def _facts(document: StatusDocument) -> RenderableType:
         return table
     table.add_row("Lag", _lag(document))
     table.add_row("Slot", _slot(document))
-    if not _unfinished(document) and document["backfill"]:
+    moved = document["cutover_write_pause_seconds"] is not None  # what is counted since is what had to be remembered
+    if not _unfinished(document) and document["backfill"] and not moved:
         rows = text.counted(sum(each["rows"] for each in document["backfill"]), "row")
         table.add_row("Backfill", Text(f"done: {rows} of {text.counted(len(document['backfill']), 'source')}"))
     table.add_row("Verify", _verify(document))

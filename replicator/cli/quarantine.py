@@ -22,7 +22,7 @@ from replicator.settings import Settings
 group = typer.Typer(cls=Several, no_args_is_help=False)
 app.add_typer(group, name="quarantine", help="See, try again, or discard the rows that were refused.")
 
-Numbers = Annotated[list[str], typer.Argument(metavar="ENTRY...", help="Numbers, as `list` shows them.")]
+Numbers = Annotated[list[str], typer.Argument(metavar="ENTRY", help="Numbers, as `list` shows them.")]
 
 
 @group.command("list", cls=Command)
@@ -66,7 +66,7 @@ def show(
 @group.command(cls=Command)
 def retry(
     entry: Annotated[
-        list[str] | None, typer.Argument(metavar="ENTRY...", help="Numbers, as `list` shows them; or the word all.")
+        list[str] | None, typer.Argument(metavar="ENTRY", help="Numbers, as `list` shows them; or the word all.")
     ] = None,
     transform: Annotated[
         str | None, typer.Option(metavar="NAME", help="All that this transform has refused, instead of numbers.")

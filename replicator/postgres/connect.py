@@ -21,6 +21,7 @@ from replicator.errors import (
     RetryableError,
     RowError,
 )
+from replicator.postgres.dsn import describe
 
 Connection = AsyncConnection[Any]
 
@@ -46,14 +47,18 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, autocommit: boo
     :param text: give every value as the text that Postgres prints, none parsed.
     :raises ConnectionLostError: when the server does not answer, or refuses.
     """
-    with translated():
-        return await AsyncConnection.connect(
-            _conninfo(dsn, purpose),
-            autocommit=autocommit,
-            context=_TextContext() if text else None,
-            # What reads the source must not fail with "cached plan must not change result type".
-            prepare_threshold=None if text else 5,
-        )
+    try:
+        with translated():
+            return await AsyncConnection.connect(
+                _conninfo(dsn, purpose),
+                autocommit=autocommit,
+                context=_TextContext() if text else None,
+                # What reads the source must not fail with "cached plan must not change result type".
+                prepare_threshold=None if text else 5,
+            )
+    except ConnectionLostError as error:
+        error.where = describe(dsn)
+        raise
 
 
 @asynccontextmanager

@@ -400,7 +400,7 @@ async def test_watching_a_server_that_does_not_answer_fails(database: Database) 
     )
     _, errors = await program.communicate()
     assert program.returncode == 1
-    assert errors.startswith(b"error: The connection failed: ")
+    assert errors.startswith(b"error: No connection to 127.0.0.1:1/none. The connection failed: ")
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------

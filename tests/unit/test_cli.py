@@ -191,7 +191,7 @@ def test_version(run: Run) -> None:
         ("nonsense", "nonsense"),
         ("status --nonsense", "--nonsense"),
         ("check extra", "extra"),
-        ("schema views", "views"),
+        ("schema views", "'PART': 'views' is not one of"),
         ("cutover --wait --timeout soon", "--timeout"),
         ("cutover --wait --timeout -1", "--timeout"),
         ("quarantine nonsense", "nonsense"),
@@ -342,6 +342,13 @@ def test_ctrl_c_is_quiet(run: Run, settings: None, fake: Callable[..., None]) ->
     assert run("check") == (130, "", "")
 
 
+def test_ctrl_c_is_quiet_while_modules_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    process = replicator("check")
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
 def test_a_process_exits_with_the_code_and_no_traceback() -> None:
     process = replicator("status --json")
     shown, errors = process.communicate(timeout=60)
@@ -354,7 +361,7 @@ def test_a_server_that_does_not_answer_is_a_sentence() -> None:
     process = replicator("status", REPLICATOR_SOURCE_DSN=f"postgresql://app:{SECRET}@127.0.0.1:1/party")
     shown, errors = process.communicate(timeout=60)
     assert (process.returncode, shown) == (1, "")
-    assert errors.startswith("error: The connection failed: ")
+    assert errors.startswith("error: No connection to 127.0.0.1:1/party. The connection failed: ")
     assert "what to do: " in errors
     assert "Traceback" not in errors
     assert SECRET not in errors
@@ -689,6 +696,12 @@ def test_a_finished_backfill_is_one_line() -> None:
     said = shown(document)
     assert "done: 1,400 rows of 2 sources" in said
     assert "━" not in said
+
+
+def test_what_had_to_be_remembered_for_the_way_back_is_no_backfill() -> None:
+    document = from_stored({"cutover_write_pause_seconds": 0.1})
+    document["backfill"] = [{"table": "a", "rows": 2, "expected": 2, "done": True}]
+    assert "Backfill" not in shown(document)
 
 
 def test_readiness_and_the_pause_are_shown() -> None:
