@@ -195,10 +195,10 @@ async def _run(pairs: Mapping[str, list[_Case]], runs: int, watch: Watch) -> Non
 
 async def _require_new_tables(target: Connection, migration: Migration, note: Callable[[str], None]) -> None:
     phase = await read_phase(target) if await installed(target) else None
-    if phase in (None, Phase.BACKFILL, Phase.BUILD):
-        raise NotReadyError(
-            f"The new tables are not complete in the phase {phase or Phase.NEW}.", "Compare when it is `follow`."
-        )
+    if phase is None:
+        raise NotReadyError("No migration has been started here.", "Compare when its phase is `follow`.")
+    if phase in (Phase.BACKFILL, Phase.BUILD):
+        raise NotReadyError(f"The new tables are not complete in the phase {phase}.", "Compare when it is `follow`.")
     if guessed := await without_statistics(target, (await read_places(target)).schema(migration.new)):
         note(f"Never analyzed, so that plans are guesses: {', '.join(guessed)}. ANALYZE them, and compare again.")
 

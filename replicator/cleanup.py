@@ -68,8 +68,9 @@ class Plan:
     def refuse(self) -> None:
         """Raise NotReadyError when something is in the way."""
         if self.obstacles:
-            problems = " ".join(each.problem for each in self.obstacles)
-            raise NotReadyError(problems, " ".join(each.remedy for each in self.obstacles))
+            first, *others = self.obstacles
+            beside = "".join(f" {each.problem} {each.remedy}" for each in others)
+            raise NotReadyError(first.problem, f"{first.remedy}{beside}")
 
 
 def old_tables(migration: Migration) -> set[str]:

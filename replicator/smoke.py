@@ -31,13 +31,7 @@ async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Fi
     """All checks, a finding each. Raises NotReadyError before the cutover, and when the migration is over."""
     async with connection(settings.source, "smoke") as old, connection(settings.target, "smoke") as new:
         phase = await read_phase(new) if await installed(new) else None
-        if phase != Phase.SOAK:
-            raise NotReadyError(
-                f"There is nothing to try in the phase {phase or Phase.NEW}: this is for after the cutover.",
-                "`replicator cutover` moves the application over."
-                if phase != Phase.FINALIZED
-                else "The migration is over: nothing guards the old tables, and nothing follows any more.",
-            )
+        _require_soak(phase)
         found = [_finding("owner", await _owner(migration, old, new))]
         tell("probes")
         found += await _probes(migration, new)
@@ -49,6 +43,21 @@ async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Fi
         tell("the way back")
         found.append(_finding("reverse", await _reverse(old, new)))
     return found
+
+
+def _require_soak(phase: str | None) -> None:
+    if phase is None:
+        raise NotReadyError("No migration has been started here.", "Try it again later: this is for after the cutover.")
+    if phase == Phase.FINALIZED:
+        raise NotReadyError(
+            "The migration is over: nothing guards the old tables, and nothing follows any more.",
+            "There is nothing left to try.",
+        )
+    if phase != Phase.SOAK:
+        raise NotReadyError(
+            f"There is nothing to try in the phase {phase}: this is for after the cutover.",
+            "`replicator cutover` moves the application over.",
+        )
 
 
 def _finding(check: str, verdict: Verdict) -> Finding:

@@ -86,7 +86,7 @@ async def test_the_new_tables_are_looked_at_only_to_compare(one: Database, tmp_p
     migration = probing(tmp_path, keyed=(KEYED[0], "SELECT * FROM party.not_there_yet"))
     (probe,) = await measure(make_settings(one), migration, 3, silent, silent, compare=False)
     assert (probe.new, probe.slower, len(probe.old.runs)) == (None, False, 3)
-    with pytest.raises(NotReadyError, match="in the phase new"):
+    with pytest.raises(NotReadyError, match="No migration has been started here"):
         await measure(make_settings(one), migration, 20, silent, silent, compare=True)
     await enter_phase(one, Phase.FOLLOW)
     with pytest.raises(MigrationError, match=r"sql/probes/new/keyed\.sql failed: .*not_there_yet"):

@@ -163,8 +163,12 @@ async def test_the_reference_migration_from_the_soak_to_the_end(two: tuple[Datab
     old, new = two
     settings = make_settings(old, new)
     await soaking(old, settings)
-    with pytest.raises(NotReadyError, match="the phase is soak"):
+    with pytest.raises(NotReadyError, match="the phase is soak") as refused:
         await clean_up(settings, reference(), tmp_path, silent, silent)
+    assert refused.value.remedy == (
+        "It ends with `replicator finalize`, after the cutover and the soak. "
+        "There is no backup younger than the cutover. Make one: `replicator backup`."
+    )
     await finalize(settings, reference(), nobody, now=True)
     with pytest.raises(NotReadyError, match=r"^There is no backup younger than the cutover\. Make one"):
         await clean_up(settings, reference(), tmp_path, silent, silent)

@@ -47,7 +47,7 @@ async def test_before_and_after_the_cutover(
 ) -> None:
     seed(database.dsn)
     settings = make_settings(database, other_database if apart else None)
-    with pytest.raises(NotReadyError, match="phase new"):
+    with pytest.raises(NotReadyError, match="No migration has been started here"):
         await found(settings, migration)
     async with daemon(settings, migration) as running:
         await running.ready()
