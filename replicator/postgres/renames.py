@@ -139,7 +139,9 @@ async def reads(connection: Connection, query: str) -> set[int]:
     """The oids of the relations that a query names. Raises ReplicatorError when Postgres refuses it."""
     with translated():
         async with connection.transaction(force_rollback=True):
-            await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
+            # In a subquery, where two columns may bear one name, as in a lookup of keys with several.
+            view = f"CREATE TEMP VIEW replicator_query AS SELECT 1 AS one FROM ({query}\n) AS query"
+            await connection.execute(view.encode())
             return {int(row["oid"]) for row in await fetch(connection, READS)}
 
 

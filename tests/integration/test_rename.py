@@ -25,6 +25,7 @@ from replicator.phases import CUTOVER, OPENING, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
+from replicator.postgres.renames import reads
 from replicator.preflight import preflight
 from replicator.renaming import Renaming, RenamingCutover, Strategy
 from replicator.settings import Settings
@@ -448,6 +449,14 @@ async def test_a_query_that_would_read_another_table(
             await running.cut_over(strategy="rename")
         assert running.session.phase == Phase.FOLLOW
         assert one(database.dsn, "SELECT to_regclass('people_old') IS NULL") is True
+
+
+async def test_what_a_lookup_of_several_keys_reads(database: Database, migration: Migration) -> None:
+    """Its columns may have one name twice; a comment may end it."""
+    del migration
+    async with connection(database.dsn, "test") as asking:
+        found = await reads(asking, "SELECT p.id, a.person AS id FROM public.people AS p, addresses AS a -- both")
+    assert {one(database.dsn, f"SELECT {oid}::regclass::text") for oid in found} == {"people", "addresses"}
 
 
 async def test_it_wants_one_database_and_one_owner(
