@@ -200,9 +200,9 @@ async def same_database(one: Connection, other: Connection) -> bool:
     identities = []
     with translated():
         for connection in (one, other):
-            cursor = await connection.execute(
-                "SELECT system_identifier::text, d.oid::text FROM pg_control_system(), pg_database d "
-                "WHERE d.datname = current_database()"
+            cursor = await connection.execute(  # copies of a data folder share all but the last
+                "SELECT system_identifier::text, d.oid::text, pg_postmaster_start_time()::text "
+                "FROM pg_control_system(), pg_database d WHERE d.datname = current_database()"
             )
             identities.append(await cursor.fetchone())
     return bool(identities[0] == identities[1])

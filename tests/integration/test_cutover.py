@@ -15,6 +15,8 @@ from replicator.lsn import parse_lsn
 from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
 from replicator.phases import CUTOVER, ROLLBACK, Move, Phase
+from replicator.postgres.connect import connection
+from replicator.postgres.ownership import same_database
 from replicator.report import Reporter
 from replicator.session import Session
 from replicator.settings import Settings
@@ -377,6 +379,18 @@ async def test_a_daemon_that_died_in_the_cutover(
         execute(database.dsn, [f"UPDATE {table} SET status = 'played'"])
         other = "public.requests" if committed else "party.requests"
         await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {other} WHERE status = 'played'") == 300)
+
+
+async def test_a_copy_of_a_data_folder_is_another_database(database: Database) -> None:
+    """It has the same system identifier, and the database the same oid: only when it was started is its own."""
+    execute(
+        database.dsn,
+        ["CREATE FUNCTION pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql AS 'SELECT now()'"],
+    )
+    copied = psycopg.conninfo.make_conninfo(database.dsn, options="-c search_path=public,pg_catalog")
+    async with connection(database.dsn, "test") as one_server, connection(copied, "test") as copy:
+        assert await same_database(one_server, one_server)
+        assert not await same_database(one_server, copy)
 
 
 async def test_a_second_daemon_is_refused(database: Database) -> None:
