@@ -18,6 +18,7 @@ from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import installed, journal, read_phase, refuse_another, write_phase
 from replicator.postgres.created import drop_created
 from replicator.postgres.lease import Lease
+from replicator.postgres.origins import drop_origin, origin_of
 from replicator.postgres.ownership import drop_guard, guarded_tables
 from replicator.postgres.progress import drop_progress
 from replicator.postgres.slots import drop_publication, drop_slot, read_slot
@@ -202,6 +203,8 @@ async def _remove_streams(settings: Settings, removed: Removed, report: Report) 
                 await drop_slot(source, ends.slot)
                 removed.slots.append(ends.slot)
             await drop_publication(source, ends.publication)
+        async with connection(ends.target_dsn, "clean up") as target:
+            await drop_origin(target, origin_of(ends.slot))
 
 
 async def _remove_guards(settings: Settings, removed: Removed, report: Report) -> None:

@@ -97,14 +97,18 @@ async def write_plainly(connection: Connection) -> None:
 
 
 async def drop_origin(connection: Connection, name: str) -> None:
-    """Drop an origin if it is there, and no session holds it: one that stays does no harm."""
+    """Drop an origin if it is there; waits for the session that holds it to end. One that stays does no harm."""
     with translated():
         cursor = await connection.execute("SELECT FROM pg_replication_origin WHERE roname = %s", (name,))
         if await cursor.fetchone() is None:
             return
-    try:
-        with translated():
-            await connection.execute("SELECT pg_replication_origin_drop(%s)", (name,))
-    except DatabaseError as error:
-        if error.sqlstate != IN_USE:
-            raise
+    for _ in range(TRIES):
+        try:
+            with translated():
+                await connection.execute("SELECT pg_replication_origin_drop(%s)", (name,))
+        except DatabaseError as error:
+            if error.sqlstate != IN_USE:
+                raise
+        else:
+            return
+        await asyncio.sleep(PAUSE)

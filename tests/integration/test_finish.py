@@ -13,6 +13,7 @@ from replicator.finish import abort, finalize
 from replicator.postgres.connect import connection
 from replicator.postgres.control import request
 from replicator.postgres.journal import read_journal
+from replicator.postgres.origins import create_origin, origin_of
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import execute, make_settings, reference
@@ -72,8 +73,12 @@ async def test_finalize_is_refused_before_the_soak_is_over(database: Database) -
 async def test_finalize_leaves_the_journal_and_the_data(database: Database, other_database: Database) -> None:
     settings = make_settings(database, other_database)
     await soaking(database, settings)
+    origin = origin_of(settings.slot_of("forward"))
+    async with connection(other_database.dsn, "test") as target:
+        await create_origin(target, origin)  # as a daemon may leave it that died in a rolling cutover
     removed = await finalize(settings, reference(), silent, now=True)
     assert removed.slots == [settings.slot_of("reverse")]
+    assert one(database.dsn, f"SELECT count(*) FROM pg_replication_origin WHERE roname = '{origin}'") == 0
     for dsn in (database.dsn, other_database.dsn):
         assert [one(dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
         assert one(dsn, "SELECT replicator.active_schema()") == "party"

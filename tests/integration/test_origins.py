@@ -1,0 +1,32 @@
+"""Replication origins: none of ours stays behind."""
+
+import asyncio
+
+import pytest
+
+from replicator.postgres.connect import connection
+from replicator.postgres.origins import create_origin, drop_origin, write_plainly, write_under
+from tests.engine import SECONDS
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import one
+
+pytestmark = pytest.mark.two_servers
+
+
+async def test_an_origin_that_is_still_held_is_waited_for(database: Database) -> None:
+    """The server notices late that the session which wrote under it has ended."""
+    name = f"replicator_{database.name}"
+    async with connection(database.dsn, "test") as dropping, connection(database.dsn, "test") as holding:
+        await create_origin(holding, name)
+        await write_under(holding, name)
+        tried = (
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' AND query LIKE '%origin_drop%' "
+            f"AND pid = {dropping.info.backend_pid}"
+        )
+        drop = asyncio.create_task(drop_origin(dropping, name))
+        async with asyncio.timeout(SECONDS):
+            while not one(database.dsn, tried):
+                await asyncio.sleep(0.01)
+        await write_plainly(holding)
+        await drop
+        assert one(database.dsn, f"SELECT count(*) FROM pg_replication_origin WHERE roname = '{name}'") == 0
