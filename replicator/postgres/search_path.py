@@ -43,7 +43,7 @@ async def switch_search_path(connection: Connection, role: str, leaving: str, en
 
 
 async def restore_search_path(connection: Connection) -> None:
-    """Give the role back the path that it had; nothing if none was moved."""
+    """Give the role back the path that it had; nothing if none was moved, or the role is gone."""
     with translated():
         cursor = await connection.execute(
             "SELECT search_path_role, search_path_before FROM replicator.ownership WHERE search_path_role IS NOT NULL"
@@ -51,7 +51,9 @@ async def restore_search_path(connection: Connection) -> None:
         row = await cursor.fetchone()
         if row is not None:
             role, before = row
-            await _alter(connection, role, None if before is None else items(before))
+            cursor = await connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,))
+            if await cursor.fetchone() is not None:
+                await _alter(connection, role, None if before is None else items(before))
             await connection.execute(
                 "UPDATE replicator.ownership SET search_path_role = NULL, search_path_before = NULL"
             )

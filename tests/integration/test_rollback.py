@@ -235,8 +235,13 @@ async def test_the_search_path_moves_with_the_ownership(database: Database) -> N
             await running.clean()
             await running.roll_back()
             assert one(database.dsn, shown) is None
+            await running.clean()
+            await running.cut_over(search_path_of=role)
+            await running.clean()
+            execute(database.dsn, [f"DROP ROLE {role}"])
+            await running.roll_back()  # a role that is gone keeps nothing from going back
     finally:
-        execute(database.dsn, [f"DROP ROLE {role}"])
+        execute(database.dsn, [f"DROP ROLE IF EXISTS {role}"])
 
 
 @pytest.mark.parametrize(
