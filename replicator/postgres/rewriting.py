@@ -37,7 +37,6 @@ class _Reference:
     begin: int
     end: int
     name: Name
-    table_as_written: str
     of_column: bool
     wants_alias: bool
 
@@ -58,11 +57,11 @@ def rewritten(text: str, places: Places) -> str:
             continue
         renamed = now.table != each.name.table
         if each.of_column and renamed:
-            put = each.table_as_written
+            put = _quoted(each.name.table)
         else:
             put = f"{_quoted(now.schema)}.{_quoted(now.table)}"
             if renamed and each.wants_alias:
-                put += f" AS {each.table_as_written}"
+                put += f" AS {_quoted(each.name.table)}"  # after a point it may be a reserved word
         parts[each.begin : each.end] = [put, *[""] * (each.end - each.begin - 1)]
     return "".join(parts)
 
@@ -80,13 +79,19 @@ def placed(plan: Plan, places: Places) -> Plan:
         name: replace(each, query=None if each.query is None else rewritten(each.query, places))
         for name, each in plan.sources.items()
     }
+    doubled = Places({_doubled(called): _doubled(now) for called, now in places.moved.items()})
     dependencies = {
         table: tuple(
-            replace(each, lookup=None if each.lookup is None else rewritten(each.lookup, places)) for each in found
+            replace(each, lookup=None if each.lookup is None else rewritten(each.lookup, doubled)) for each in found
         )
         for table, found in plan.dependencies.items()
     }
     return replace(plan, sources=sources, dependencies=dependencies, renamed=True)
+
+
+def _doubled(name: Name) -> Name:
+    """As a lookup has it, which is given parameters."""
+    return Name(schema=name.schema.replace("%", "%%"), table=name.table.replace("%", "%%"))
 
 
 def _quoted(name: str) -> str:
@@ -124,7 +129,6 @@ def _references(tokens: list[_Token]) -> Iterator[_Reference]:
             begin=begin,
             end=telling[number + 2] + 1,
             name=Name(schema=first.named, table=second.named),
-            table_as_written=second.text,
             of_column=after.text == ".",
             wants_alias=not cast and not alias,
         )

@@ -2,8 +2,10 @@
 
 import pytest
 
+from replicator.migration import Migration
 from replicator.places import Places
-from replicator.postgres.rewriting import named, rewritten
+from replicator.plan import Dependency, Plan
+from replicator.postgres.rewriting import named, placed, rewritten
 from replicator.tables import Name
 
 
@@ -15,6 +17,8 @@ def _name(text: str) -> Name:
 PLACES = Places({
     _name("public.people"): _name("public.people_old"),
     _name("public.Odd"): _name("public.Odd_old"),
+    _name("public.user"): _name("public.user_old"),
+    _name("public.50%"): _name("public.50%_old"),
     _name("shop.people"): _name("public.people"),
     _name("shop.profiles"): _name("public.profiles"),
 })  # fmt: skip
@@ -27,18 +31,19 @@ PLACES = Places({
         ("SELECT p.id FROM public.people p", 'SELECT p.id FROM "public"."people_old" p'),
         (
             "SELECT people.id FROM public.people WHERE true",
-            'SELECT people.id FROM "public"."people_old" AS people WHERE true',
+            'SELECT people.id FROM "public"."people_old" AS "people" WHERE true',
         ),
         (
             "SELECT public.people.id FROM public.people",
-            'SELECT people.id FROM "public"."people_old" AS people',
+            'SELECT "people".id FROM "public"."people_old" AS "people"',
         ),
-        ("SELECT * FROM Public . People", 'SELECT * FROM "public"."people_old" AS People'),
+        ("SELECT * FROM Public . People", 'SELECT * FROM "public"."people_old" AS "people"'),
         ('SELECT * FROM public."Odd", x', 'SELECT * FROM "public"."Odd_old" AS "Odd", x'),
         ("SELECT * FROM public.odd", "SELECT * FROM public.odd"),
+        ("SELECT public.user.id FROM public.User", 'SELECT "user".id FROM "public"."user_old" AS "user"'),
         (
             "SELECT * FROM public.people JOIN shop.profiles USING (id)",
-            'SELECT * FROM "public"."people_old" AS people JOIN "public"."profiles" USING (id)',
+            'SELECT * FROM "public"."people_old" AS "people" JOIN "public"."profiles" USING (id)',
         ),
         (
             "SELECT shop.people.id FROM shop.people -- shop.people\n/* shop.people /* */ shop.people */",
@@ -56,7 +61,7 @@ PLACES = Places({
         ),
         (
             "SELECT (SELECT count(*) FROM public.people)",
-            'SELECT (SELECT count(*) FROM "public"."people_old" AS people)',
+            'SELECT (SELECT count(*) FROM "public"."people_old" AS "people")',
         ),
     ],
 )  # fmt: skip
@@ -68,3 +73,19 @@ def test_tables_are_found_where_they_are(text: str, expected: str | None) -> Non
 def test_names_that_are_written_with_their_schema() -> None:
     text = "SELECT shop.people.id, 'shop.profiles' FROM shop.people, profiles, public.other"
     assert named(text, PLACES.moved) == {_name("shop.people")}
+
+
+def test_a_lookup_has_its_percent_signs_twice() -> None:
+    lookup = 'SELECT id FROM public."50%%" WHERE a = %(a)s'
+    plan = Plan(
+        migration=Migration("m", old="public", new="shop"),
+        direction="forward",
+        source_schema="public",
+        target_schema="shop",
+        sources={},
+        targets=(),
+        watched={},
+        dependencies={"t": (Dependency(source="s", lookup=lookup),)},
+    )
+    (found,) = placed(plan, PLACES).dependencies["t"]
+    assert found.lookup == 'SELECT id FROM "public"."50%%_old" AS "50%%" WHERE a = %(a)s'
