@@ -9,7 +9,7 @@ from replicator.commands.finishing import finalize
 from replicator.commands.moving import cutover, rollback
 from replicator.commands.quarantining import discard, retry
 from replicator.commands.verifying import verify
-from replicator.errors import ExitCode, ReplicatorError
+from replicator.errors import ExitCode, NotReadyError, ReplicatorError, UsageError
 from replicator.log import get_logger
 from replicator.phases import Phase
 from replicator.postgres import control
@@ -133,8 +133,9 @@ class Commands:
         return {"error": "It was cancelled; nothing has changed."}, ExitCode.NOT_READY
 
     async def _refusal(self, error: ReplicatorError) -> Answer:
-        self.session.reporter.failed(error)
-        self.session.metrics.errors_total.labels(error.kind).inc()
+        if not isinstance(error, NotReadyError | UsageError):  # else nothing is wrong, and whoever asked is told
+            self.session.reporter.failed(error)
+            self.session.metrics.errors_total.labels(error.kind).inc()
         answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
         if isinstance(error, GateShutError):
             answer["gates"] = await describe_gates(self.session)

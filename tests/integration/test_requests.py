@@ -101,6 +101,7 @@ async def test_a_refusal_shows_the_gates_only_where_they_are_the_reason(
     assert [each["name"] for each in shown["cutover"]["gates"]] == ["lag"]
     assert shown["rollback"]["error"] == "The old schema owns the data."
     assert "gates" not in shown["rollback"]
+    assert running.session.reporter.document["errors"] == [], "nobody is alarmed by what was asked too early"
 
 
 async def test_a_finalize_that_fails_leaves_the_soak_as_it_was(
