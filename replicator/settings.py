@@ -28,7 +28,12 @@ class Settings(BaseSettings):
     """Few on purpose: what has one good answer is decided in the code."""
 
     model_config = SettingsConfigDict(
-        env_prefix="REPLICATOR_", env_file=".env", env_parse_none_str="none", extra="ignore", frozen=True
+        env_prefix="REPLICATOR_",
+        env_file=".env",
+        env_parse_none_str="none",
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     source_dsn: SecretStr = Field(description="Connection string of the database with the old schema.")
