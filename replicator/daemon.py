@@ -111,7 +111,9 @@ async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> 
     if len(failed) == 1:
         raise CheckError(*failed[0])
     if failed:
-        raise CheckError(" ".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`.")
+        raise CheckError(
+            "\n".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`."
+        )
 
 
 def _why_not(reporter: Reporter) -> str:

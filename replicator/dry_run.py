@@ -18,6 +18,7 @@ from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_statement
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.source import estimate_rows, read_all
+from replicator.postgres.statements import shortened
 from replicator.preflight.schemas import CONCURRENTLY
 from replicator.preflight.traced import TracedRow
 from replicator.settings import Settings
@@ -176,7 +177,7 @@ class _LocksError(Exception):
 
 async def _run(migration: Migration, part: Part, target: Connection, result: DryRun) -> None:
     for statement in part_statements(migration, part):
-        shown = " ".join(statement.split())[:80]
+        shown = shortened(statement)
         try:
             async with target.transaction():
                 error = await try_statement(target, CONCURRENTLY.sub("", statement, count=1))

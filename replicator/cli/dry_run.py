@@ -80,8 +80,11 @@ def _shown(result: "DryRun") -> RenderableType:
 
 
 def _conflict(conflict: "Conflict") -> Sequence[RenderableType]:
-    what = "values that several rows have" if conflict.kind == "unique" else "rows that refer to none"
-    lines = [Text(f"{conflict.table}, {conflict.name}: {conflict.count:,} {what}", style="bold red")]
+    if conflict.kind == "unique":
+        found = counted(conflict.count, "value that several rows have", "values that several rows have")
+    else:
+        found = counted(conflict.count, "row that refers to none", "rows that refer to none")
+    lines = [Text(f"{conflict.table}, {conflict.name}: {found}", style="bold red")]
     for rows in conflict.examples:
         named = " and ".join(f"{transform} for {', '.join(key)}" for transform, key in rows)
         lines.append(Text(f"  {named}", style="red"))

@@ -13,7 +13,7 @@ from replicator.errors import MigrationError, ReplicatorError, RetryableError, R
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, identifier, translated
-from replicator.postgres.statements import split
+from replicator.postgres.statements import shortened, split
 from replicator.tables import Name
 
 Part = Literal["tables", "indexes", "constraints"]
@@ -86,7 +86,7 @@ async def apply_part(
     for statement in part_statements(migration, part):
         if await _is_done(connection, statement):
             continue
-        report(" ".join(statement.split())[:120])
+        report(shortened(statement, 120))
         try:
             await reach(Failpoint.STATEMENT_COMING)
             await _execute_in_the_end(connection, statement, report, writer)
@@ -95,7 +95,7 @@ async def apply_part(
             if error.transient:
                 raise
             raise MigrationError(
-                f"The statement {' '.join(statement.split())[:80]!r} in sql/new failed: {error.problem}",
+                f"The statement {shortened(statement)!r} in sql/new failed: {error.problem}",
                 "Mend it, or the data, and run again; what is done already is left alone.",
             ) from error
 

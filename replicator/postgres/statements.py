@@ -1,6 +1,7 @@
 """Takes SQL text apart into statements, as Postgres' own lexer sees them: by quotes, comments, brackets and bodies."""
 
 import re
+import textwrap
 
 TOKEN = re.compile(
     r"""
@@ -33,6 +34,11 @@ def split(text: str) -> list[str]:
         else:
             found.symbol(token[0])
     return found.all()
+
+
+def shortened(statement: str, width: int = 80) -> str:
+    """A statement on one line, and where that is too long, as many of its words as fit."""
+    return textwrap.shorten(statement, width, placeholder=" …")
 
 
 def after_block(text: str, at: int) -> int:

@@ -20,6 +20,7 @@ from replicator.postgres.rehearsal import (
     try_statement,
 )
 from replicator.postgres.rewriting import placed, rewritten
+from replicator.postgres.statements import shortened
 from replicator.preflight import migration_checks, table_checks
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.migration_checks import (
@@ -167,7 +168,7 @@ class SchemaChecks:
             if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
                 continue
             raise MigrationError(
-                f"The statement {' '.join(statement.split())[:80]!r} in sql/new fails: {error.problem}",
+                f"The statement {shortened(statement)!r} in sql/new fails: {error.problem}",
                 error.remedy or "Mend the statement, or the rows that are in its way.",
             )
         return len(statements)

@@ -25,9 +25,11 @@ from replicator.cli import page, text
 from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
 from replicator.cli.page import Report
+from replicator.dry_run import DryRun
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
 from replicator.postgres.control import Command
+from replicator.postgres.scratch import Conflict
 from replicator.settings import Settings, describe_settings
 from tests.command_line import commands, split
 
@@ -253,10 +255,12 @@ def test_every_wrong_setting_is_named_and_no_value_is_shown(
 ) -> None:
     monkeypatch.setenv("REPLICATOR_SLOT", SECRET.upper())
     monkeypatch.setenv("REPLICATOR_WORKERS", "none")
+    monkeypatch.setenv("REPLICATOR_MAX_WRITE_PAUSE", "inf")
     code, _, errors = run("status")
     assert code == 2
     assert "REPLICATOR_SLOT" in errors
     assert "REPLICATOR_WORKERS" in errors
+    assert "REPLICATOR_MAX_WRITE_PAUSE" in errors
     assert SECRET.upper() not in errors
 
 
@@ -444,6 +448,20 @@ def test_what_did_not_pass_comes_last(run: Run, settings: None, fake: Callable[.
     fake("replicator.preflight", preflight=findings(FAIL, WARN, PASS))
     _, shown, _ = run("check")
     assert shown.index("wal_level") < shown.index("columns") < shown.index("slots")
+
+
+def test_conflicts_of_a_dry_run_are_counted(run: Run, settings: None, fake: Callable[..., None]) -> None:
+    one = Conflict(table="t", name="key", kind="unique", count=1, examples=())
+    many = Conflict(table="t", name="fkey", kind="foreign key", count=1_200, examples=())
+
+    async def tried(*_: Any) -> DryRun:
+        return DryRun(sample=None, conflicts=[one, many])
+
+    fake("replicator.dry_run", dry_run=tried)
+    code, shown, _ = run("dry-run")
+    assert code == 1
+    assert "t, key: 1 value that several rows have\n" in shown
+    assert "t, fkey: 1,200 rows that refer to none\n" in shown
 
 
 def test_check_as_json(run: Run, settings: None, fake: Callable[..., None]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.postgres.statements import split
+from replicator.postgres.statements import shortened, split
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ from replicator.postgres.statements import split
 )
 def test_statements(text: str, statements: list[str]) -> None:
     assert split(text) == statements
+
+
+def test_a_long_statement_ends_with_a_whole_word() -> None:
+    assert shortened("SELECT 1,\n    2") == "SELECT 1, 2"
+    assert shortened("CREATE INDEX names_idx ON names (name)", 30) == "CREATE INDEX names_idx ON …"
