@@ -203,8 +203,9 @@ async def _remove_streams(settings: Settings, removed: Removed, report: Report) 
                 await drop_slot(source, ends.slot)
                 removed.slots.append(ends.slot)
             await drop_publication(source, ends.publication)
-        async with connection(ends.target_dsn, "clean up") as target:
-            await drop_origin(target, origin_of(ends.slot))
+        if slot is None or slot.here:  # else the name is another migration's, and the origin too
+            async with connection(ends.target_dsn, "clean up") as target:
+                await drop_origin(target, origin_of(ends.slot))
 
 
 async def _remove_guards(settings: Settings, removed: Removed, report: Report) -> None:

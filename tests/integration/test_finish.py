@@ -8,12 +8,13 @@ import pytest
 
 from replicator import Migration, Row, finish
 from replicator.daemon import run
-from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError
+from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError, SlotError
 from replicator.finish import abort, finalize
 from replicator.postgres.connect import connection
 from replicator.postgres.control import request
 from replicator.postgres.journal import read_journal
 from replicator.postgres.origins import create_origin, origin_of
+from replicator.postgres.slots import create_slot, read_slot
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import execute, make_settings, reference
@@ -212,6 +213,24 @@ async def test_abort_leaves_everything_as_it_was(database: Database, other_datab
         await abort(settings, reference(), silent)
     async with daemon(settings) as running:  # and it can begin anew
         await running.ready()
+
+
+async def test_abort_lets_anothers_slot_and_origin_alone(database: Database, other_database: Database) -> None:
+    """Their names count for the whole server, and by default are the same in every database."""
+    settings = make_settings(database)
+    seed(database.dsn, 5)
+    slot, origin = settings.slot_of("forward"), origin_of(settings.slot_of("forward"))
+    async with connection(other_database.dsn, "test") as another:
+        await create_slot(another, slot, "pgoutput")
+        await create_origin(another, origin)
+        async with daemon(settings) as running:
+            with pytest.raises(SlotError, match="belongs to the database"):
+                await running.task
+        await abort(settings, reference(), silent)
+        found = await read_slot(another, slot)
+        assert found is not None
+        assert found.here
+        assert one(database.dsn, f"SELECT count(*) FROM pg_replication_origin WHERE roname = '{origin}'") == 1
 
 
 async def test_abort_is_refused_after_the_cutover(database: Database) -> None:
