@@ -244,21 +244,17 @@ class Cutover:
             await open_to_writers(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)
         self._step = "search_path"
-        await self._move_search_path(holder, together=together)
+        await self._move_search_path(holder)
         self._step = "state row"
         marker = activation_marker(epoch) if together else None
         await write_ownership(holder, self.move.owner, epoch, marker)
 
-    async def _move_search_path(self, holder: Connection, *, together: bool) -> None:
+    async def _move_search_path(self, holder: Connection) -> None:
         migration = self.plan.migration
         if self.move.owner == "old":
             await restore_search_path(holder)
-        elif self.search_path_of is not None and together:
-            await switch_search_path(holder, self.search_path_of, migration.old, migration.new)
         elif self.search_path_of is not None:
-            raise NotReadyError(
-                "A search_path cannot lead to another database.", "Leave --set-search-path out; the writers went on."
-            )
+            await switch_search_path(holder, self.search_path_of, migration.old, migration.new)
 
     async def _commit(self, holder: Connection, epoch: int) -> None:
         self._in_doubt = True

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from replicator.both_ways import OPPOSITE, BothWays
 from replicator.cutover import Cutover, CutoverResult, Report
-from replicator.errors import CheckError, ReplicatorError
+from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
 from replicator.migration import Direction
@@ -12,7 +12,9 @@ from replicator.ownership import activate, activation_marker, owner_now
 from replicator.phases import Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
+from replicator.postgres.ownership import same_database
 from replicator.postgres.progress import drop_progress
+from replicator.postgres.search_path import switch_search_path
 from replicator.postgres.slots import drop_publication, drop_slot
 from replicator.renaming import Renaming, RenamingCutover, Strategy, planned_renaming
 from replicator.rolling import Ending, Opening, check_rolling, prepare_new_side
@@ -62,6 +64,8 @@ class Moves:
         if move.opens_both:
             plans = [await read_plan(self.settings, self.migration, direction) for direction in OPPOSITE]
             await check_rolling(self.settings, tables, plans)
+        if search_path_of is not None:
+            await self._see_that_it_moves(search_path_of)
         await self.session.enter_phase(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
@@ -71,6 +75,17 @@ class Moves:
             await self._after_failure(move, error, dry_run)
             raise
         return result
+
+    async def _see_that_it_moves(self, role: str) -> None:
+        """Whether a role's search_path can be moved, before anybody waits. Raises NotReadyError."""
+        async with (
+            connection(self.settings.source, "search_path") as source,
+            connection(self.settings.target, "search_path") as target,
+        ):
+            if not await same_database(source, target):
+                raise NotReadyError("A search_path cannot lead to another database.", "Leave --set-search-path out.")
+            async with source.transaction(force_rollback=True):
+                await switch_search_path(source, role, self.migration.old, self.migration.new)
 
     async def _run(
         self, move: Move, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None

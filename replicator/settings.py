@@ -1,11 +1,14 @@
 """The settings, read from the environment (prefix ``REPLICATOR_``) and ``.env``; and the migration that they name."""
 
 import importlib
+import os
 import sys
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,6 +25,10 @@ def _http_only(url: SecretStr) -> SecretStr:
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,50}$")]
 HttpUrl = Annotated[SecretStr, AfterValidator(_http_only)]
 """A secret: the path often holds a token."""
+
+
+ALMOST = 0.93
+"""How alike two names are, of 1, when one is taken for the other mistyped."""
 
 
 class Settings(BaseSettings):
@@ -83,6 +90,8 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the settings. Raises UsageError with one line for each that is missing or wrong; no value is printed."""
+    if mistyped := _mistyped():
+        raise UsageError(" ".join(mistyped), "Correct its name, or take it out.")
     try:
         return Settings()
     except ValidationError as error:
@@ -91,6 +100,15 @@ def load_settings() -> Settings:
             for each in error.errors(include_input=False, include_url=False)
         ]
         raise UsageError("; ".join(lines) + ".", "Set it in the environment or in .env.") from None
+
+
+def _mistyped() -> list[str]:
+    """Names that are almost a setting's: it would have its default, and nobody would know. Others may be anybody's."""
+    settings = [name for name, _, _ in describe_settings()]
+    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    unknown = sorted(name for name in given.difference(settings) if name.startswith("REPLICATOR_"))
+    near = {name: get_close_matches(name, settings, 1, ALMOST) for name in unknown}
+    return [f"There is no setting {name}; there is {found[0]}." for name, found in near.items() if found]
 
 
 def describe_settings() -> list[tuple[str, str, str]]:

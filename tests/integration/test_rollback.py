@@ -228,6 +228,7 @@ async def test_the_search_path_moves_with_the_ownership(database: Database) -> N
             await running.ready()
             with pytest.raises(NotReadyError, match="no role nobody_there"):
                 await running.cut_over(search_path_of="nobody_there")
+            assert running.steps == []
             await running.cut_over(search_path_of=role, dry_run=True)
             assert one(database.dsn, shown) is None
             await running.cut_over(search_path_of=role)
