@@ -40,6 +40,7 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
     server = HttpServer(
         settings.http_listen, metrics.registry, lambda: dict(reporter.document), state.health,
         lambda: None if reporter.document["ready"] else _why_not(reporter),
+        [each.strip() for each in settings.http_hosts.split(",")],
     )  # fmt: skip
     try:
         server.start()

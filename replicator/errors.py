@@ -1,6 +1,8 @@
 """Every error that replicator raises on purpose: one sentence on what is wrong, one on what to do about it."""
 
+import traceback
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -23,6 +25,13 @@ class ReplicatorError(Exception):
         super().__init__(f"{problem} {remedy}".rstrip())
         self.problem = problem
         self.remedy = remedy
+
+
+def unexpected(error: BaseException) -> str:
+    """Type and place of an exception that is not ours. Its message is left out: it may quote a value of a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"unexpected {type(error).__name__}{place}"
 
 
 class UsageError(ReplicatorError):

@@ -9,7 +9,7 @@ from functools import partial
 from replicator import schema
 from replicator.both_ways import BothWays
 from replicator.commands import Commands
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, unexpected
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Hooks, Moment
 from replicator.log import get_logger
@@ -303,4 +303,8 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 async def _raise(error: BaseException) -> None:
-    raise error if isinstance(error, ReplicatorError) else ReplicatorError(f"The cutover ended with {error!r}.")
+    raise (
+        error
+        if isinstance(error, ReplicatorError)
+        else ReplicatorError(f"The move of ownership ended with an {unexpected(error)}.")
+    )

@@ -1,14 +1,13 @@
 """What an error looks like to the user: what is wrong and what to do, and a traceback only with ``--debug``."""
 
 import re
-import traceback
-from pathlib import Path
 
 import typer
 from rich.text import Text
 
 from replicator.cli.output import emit, messages
-from replicator.errors import ConnectionLostError, ReplicatorError, UsageError
+from replicator.errors import ConnectionLostError, ReplicatorError, UsageError, unexpected
+from replicator.log import traceback_of
 
 INTERRUPTED = 130
 
@@ -21,7 +20,7 @@ SECRETS = (
 def tell(error: Exception, *, json: bool, debug: bool) -> int:
     """Print an error; gives the exit code."""
     if debug:
-        typer.echo(scrubbed("".join(traceback.format_exception(error))), err=True, nl=False)
+        typer.echo(scrubbed(traceback_of(error)), err=True, nl=False)
     known = as_known(error)
     if json:
         said = {"error": scrubbed(known.problem), "remedy": scrubbed(known.remedy), "kind": known.kind}
@@ -46,9 +45,7 @@ def as_known(error: Exception) -> ReplicatorError:
         return error
     if hasattr(error, "format_message"):  # wrong use, as typer finds it
         return _wrong_use(error)
-    return ReplicatorError(
-        f"unexpected {type(error).__name__}{_place(error)}; run again with --debug to see all of it."
-    )
+    return ReplicatorError(f"{unexpected(error)}; run again with --debug to see where it came from.")
 
 
 def scrubbed(text: str) -> str:
@@ -63,8 +60,3 @@ def _wrong_use(error: Exception) -> UsageError:
     command = context.command_path if context else "replicator"
     said = " ".join(error.format_message().split())  # type: ignore[attr-defined]
     return UsageError(said.replace(": Value error, ", ": "), f"See `{command} --help`.")  # a word of pydantic's
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

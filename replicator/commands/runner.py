@@ -9,7 +9,7 @@ from replicator.commands.finishing import finalize
 from replicator.commands.moving import cutover, rollback
 from replicator.commands.quarantining import discard, retry
 from replicator.commands.verifying import verify
-from replicator.errors import ExitCode, NotReadyError, ReplicatorError, UsageError
+from replicator.errors import ExitCode, NotReadyError, ReplicatorError, UsageError, unexpected
 from replicator.log import get_logger
 from replicator.phases import Phase
 from replicator.postgres import control
@@ -112,7 +112,7 @@ class Commands:
             answer, code = await self._refusal(error), int(error.exit_code)
         except Exception as error:
             log.exception("command failed", command=command.command)
-            answer = {"error": f"The daemon met an unexpected {type(error).__name__}.", "remedy": "See its log."}
+            answer = {"error": f"The daemon met an {unexpected(error)}.", "remedy": "See its log."}
         await self._answer(command, code, answer)
         if self.session.phase == Phase.FINALIZED:
             await self.session.hooks.finish()

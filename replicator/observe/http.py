@@ -1,5 +1,6 @@
 """The daemon's HTTP endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, served by a thread of their own."""
 
+import ipaddress
 import json
 import math
 import socket
@@ -15,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from replicator.errors import UsageError
+from replicator.errors import UsageError, unexpected
 from replicator.log import get_logger
 
 _Answer = tuple[HTTPStatus, str, bytes]  # status, content type, body
@@ -25,10 +26,14 @@ log = get_logger("http")
 
 CLIENT_TIMEOUT = 10.0  # seconds that a client may be silent
 SETTING = "REPLICATOR_HTTP_LISTEN"
+HOSTS_SETTING = "REPLICATOR_HTTP_HOSTS"
 
 
 class HttpServer:
-    """Serves what the callables say. `health` and `ready` return None when all is well, else the reason why not."""
+    """Serves what the callables say. `health` and `ready` return None when all is well, else the reason why not.
+
+    :param hosts: names under which clients may ask, beside loopback names, addresses and the host in ``listen``.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class HttpServer:
         status: Callable[[], dict[str, object]],
         health: Callable[[], str | None],
         ready: Callable[[], str | None],
+        hosts: Iterable[str] = (),
     ) -> None:
         self._host, self._port = parse_listen(listen)
         self._listen = listen
@@ -47,7 +53,8 @@ class HttpServer:
                 "/healthz": partial(_reason_page, health),
                 "/readyz": partial(_reason_page, ready),
                 "/status": partial(_json_page, status),
-            }
+            },
+            frozenset(each.lower() for each in ("localhost", self._host, *hosts) if each),
         )
 
     @property
@@ -96,11 +103,17 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Application:
-    def __init__(self, pages: dict[str, _Page]) -> None:
+    def __init__(self, pages: dict[str, _Page], hosts: frozenset[str]) -> None:
         self._pages = pages
+        self._hosts = hosts
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        status, content_type, body = self._answer(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        # A page of a stranger's can let its own name resolve to this address (DNS rebinding) and then read what is
+        # served here from the browser of somebody who may connect; the name is all that tells such a request apart.
+        if _may_ask(host := environ.get("HTTP_HOST"), self._hosts):
+            status, content_type, body = self._answer(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        else:
+            status, content_type, body = _text(HTTPStatus.MISDIRECTED_REQUEST, _stranger(host))
         headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
         if status == 405:
             headers.append(("Allow", "GET, HEAD"))
@@ -115,8 +128,27 @@ class _Application:
         try:
             return self._pages[path]()
         except Exception as error:  # noqa: BLE001  # a page that fails must not end the server
-            log.warning("http_page_failed", path=path, error=repr(error))
+            log.warning("http_page_failed", path=path, error=unexpected(error))
             return _text(HTTPStatus.INTERNAL_SERVER_ERROR, f"{path} failed: the log of the daemon says why.")
+
+
+def _may_ask(host: str | None, allowed: frozenset[str]) -> bool:
+    """Whether a request for this ``Host`` is answered. No browser leaves it out, and none rebinds an address."""
+    if host is None:
+        return True
+    name = (host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+    if name in allowed or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _stranger(host: str | None) -> str:
+    name = "".join(each for each in host or "" if each.isprintable())[:100]
+    return f"This server does not answer for the host {name}. Ask for localhost, or name the host in {HOSTS_SETTING}."
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -137,8 +169,8 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def handle_error(self, *_: Any) -> None:
         """Log what went wrong with a request, save that its client went away or fell silent."""
         error = sys.exception()
-        if not isinstance(error, (ConnectionError, TimeoutError)):
-            log.warning("http_request_failed", error=repr(error))
+        if error is not None and not isinstance(error, (ConnectionError, TimeoutError)):
+            log.warning("http_request_failed", error=unexpected(error))
 
 
 def _metrics_page(registry: CollectorRegistry) -> _Answer:

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import structlog
 import typer
 from rich.console import Console
 
@@ -26,12 +25,13 @@ from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
 from replicator.cli.page import Report
 from replicator.dry_run import DryRun
-from replicator.errors import ConnectionLostError, ExitCode, NotReadyError
+from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
 from replicator.postgres.control import Command
 from replicator.postgres.scratch import Conflict
 from replicator.settings import Settings, describe_settings
 from tests.command_line import commands, split
+from tests.logs import log_as_before
 
 ROOT = Path(__file__).parents[2]
 SECRET = "geheim-4711"
@@ -84,9 +84,8 @@ def heeded_signals() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def logging() -> Iterator[None]:
     """Each command configures the log, for streams that are gone after the test."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+    with log_as_before():
+        yield
 
 
 @pytest.fixture
@@ -326,19 +325,25 @@ def test_an_unexpected_error_is_one_line_without_its_text(run: Run, settings: No
     code, shown, errors = run("check")
     assert (code, shown) == (1, "")
     assert re.fullmatch(
-        r"error: unexpected ValueError in test_cli\.py, line \d+; run again with --debug to see all of it\.\n", errors
+        r"error: unexpected ValueError in test_cli\.py, line \d+; run again with --debug to see where it came from\.\n",
+        errors,
     )
 
 
 @pytest.mark.parametrize("line", ["--debug check", "check --debug"])
-def test_debug_shows_the_traceback_without_passwords(
+def test_debug_shows_the_traceback_without_passwords_and_without_foreign_messages(
     run: Run, settings: None, fake: Callable[..., None], line: str
 ) -> None:
-    fake("replicator.preflight", preflight=failing(ValueError(f"{DSN} host=x password='{SECRET} y' password={SECRET}")))
+    said = f"{DSN} host=x password='{SECRET} y' password={SECRET}"
+    ours = ReplicatorError(f"The DSN is {said}.")
+    ours.__cause__ = ValueError("a row")
+    fake("replicator.preflight", preflight=failing(ours))
     code, _, errors = run(line)
     assert code == 1
     assert "Traceback (most recent call last)" in errors
-    assert "ValueError: postgresql://app:***@db.invalid" in errors
+    assert "ReplicatorError: The DSN is postgresql://app:***@db.invalid" in errors
+    assert "ValueError\n" in errors
+    assert "a row" not in errors
 
 
 def test_ctrl_c_is_quiet(run: Run, settings: None, fake: Callable[..., None]) -> None:

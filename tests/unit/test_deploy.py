@@ -192,7 +192,7 @@ def test_what_is_no_daemon_does_not_inherit_the_daemons_health_check() -> None:
 
 def test_the_daemon_is_given_only_settings_that_exist() -> None:
     given = {name for service in OURS.values() for name in service["environment"] if name.startswith("REPLICATOR_")}
-    assert given == {"REPLICATOR_SOURCE_DSN"}
+    assert given == {"REPLICATOR_SOURCE_DSN", "REPLICATOR_HTTP_HOSTS"}
     assert given <= SETTINGS
 
 

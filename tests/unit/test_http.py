@@ -1,6 +1,7 @@
 """The HTTP endpoints, asked over real sockets."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -142,6 +143,60 @@ def test_any_other_method_is_405(http_server: HttpServer, method: str) -> None:
     assert body == "Only GET and HEAD are served.\n"
 
 
+def ask_as(server: HttpServer, host: str | None) -> tuple[int, str]:
+    address, port = parse_listen(server.address)
+    with socket.create_connection((address, port), timeout=5) as client:
+        named = "" if host is None else f"Host: {host}\r\n"
+        client.sendall(f"GET /status HTTP/1.0\r\n{named}\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:9177",
+        "localhost.",
+        "a.localhost:1",
+        "127.0.0.1:9177",
+        "[::1]:9177",
+        "10.1.2.3",
+        "db7",
+        None,
+    ],
+)
+def test_loopback_names_addresses_and_configured_names_are_answered(facts: Facts, host: str | None) -> None:
+    server = HttpServer("127.0.0.1:0", CollectorRegistry(), dict, lambda: None, lambda: None, ["DB7", ""])
+    server.start()
+    try:
+        assert ask_as(server, host)[0] == 200
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:9177",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "notlocalhost",
+        "",
+        "[::1",
+        "@localhost",
+    ],
+)
+def test_a_name_that_may_have_been_rebound_is_refused(http_server: HttpServer, facts: Facts, host: str) -> None:
+    facts.status = {"phase": "follow"}
+    status, body = ask_as(http_server, host)
+    assert status == 421
+    assert "phase" not in body
+    assert "REPLICATOR_HTTP_HOSTS" in body
+
+
 def raises() -> str | None:
     raise RuntimeError("no such table")
 
@@ -155,7 +210,7 @@ def test_a_page_that_fails_is_500_and_logged_and_the_server_lives_on() -> None:
         assert (response.status, body) == (500, "/healthz failed: the log of the daemon says why.\n")
         [entry] = logged
         assert (entry["event"], entry["path"]) == ("http_page_failed", "/healthz")
-        assert entry["error"] == "RuntimeError('no such table')"
+        assert re.fullmatch(r"unexpected RuntimeError in test_http\.py, line \d+", entry["error"])
         assert ask(server, "/readyz")[0].status == 200
     finally:
         server.stop()
