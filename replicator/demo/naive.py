@@ -14,6 +14,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.string import TextLoader
 
 from replicator.demo.application import Ids, Place
+from replicator.demo.connecting import connect
 from replicator.migration import Direction, Migration, Query, Transform, as_rows
 from replicator.values import as_json
 
@@ -21,7 +22,6 @@ Connection = psycopg.Connection[DictRow]
 Key = tuple[str, ...]
 Row = dict[str, Any]
 
-PINNED: Final = {"DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "3"}
 DIRECTIONS: Final[tuple[Direction, ...]] = ("forward", "reverse")
 JSON_TYPES: Final = (114, 3802)
 KEPT_AS_TEXT: Final = ("timestamp", "timestamptz", "uuid", "json", "jsonb")
@@ -53,9 +53,7 @@ class Difference:
 
 def naive_connection(dsn: str) -> Connection:
     """A connection that sees values as transforms do."""
-    connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row, application_name="demo comparison")
-    for name, value in PINNED.items():
-        connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+    connection = connect(dsn, "demo comparison", row_factory=dict_row)
     for name in KEPT_AS_TEXT:
         connection.adapters.register_loader(name, TextLoader)
     return connection

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-import psycopg
-
 from replicator.cli.failures import print_error
 from replicator.cli.output import emit, messages, output
 from replicator.cli.text import counted, lasting, pause
+from replicator.demo.connecting import connect
 from replicator.demo.embedded import Cluster
 from replicator.demo.home import find_home, reference
 from replicator.demo.ledger import Ledger
@@ -122,7 +121,7 @@ class Demo:
     # ---- before the cutover
 
     def _seed(self) -> Ledger:
-        with psycopg.connect(self._stage.dsn, autocommit=True) as connection:
+        with connect(self._stage.dsn) as connection:
             seed(connection, self._home / "sql", self._rows)
             ledger = seeded(connection)
         self._say(f"the seven old tables are there, with {counted(self._rows, 'request')}")
@@ -183,7 +182,7 @@ class Demo:
             figures.take(tally)
         done = ", ".join(f"{count:,} to {schema}" for schema, count in figures.transactions.items())
         self._say(f"writers have stopped: {done}; {sum(figures.errors.values())} failed")
-        with psycopg.connect(stage.dsn, autocommit=True) as connection:
+        with connect(stage.dsn) as connection:
             row = connection.execute("SELECT pg_logical_emit_message(true, 'demo', '')::text").fetchone()
         end = parse_lsn(str(row[0])) if row else 0
         stage.wait_for(lambda: stage.applied >= end, "the way back is drained")

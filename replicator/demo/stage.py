@@ -15,6 +15,7 @@ from typing import Any, cast
 import psycopg
 
 from replicator.cli.output import messages
+from replicator.demo.connecting import connect
 from replicator.demo.ledger import Ledger
 from replicator.demo.processes import TICK_SECONDS, Daemon, DemoError, Writers, command, settings_for
 from replicator.demo.show import Scene, Show
@@ -78,7 +79,7 @@ class Stage:
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run a command of ``replicator``; gives its answer."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
+        with connect(self.dsn) as connection:
 
             def meanwhile() -> None:
                 row = None
@@ -105,7 +106,7 @@ class Stage:
 
     def journal(self, phase: str) -> datetime:
         """When a phase began."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
+        with connect(self.dsn) as connection:
             row = connection.execute(
                 "SELECT at FROM replicator.journal WHERE event = 'phase' AND details ->> 'phase' = %s", (phase,)
             ).fetchone()

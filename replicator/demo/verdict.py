@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import psycopg
-
 from replicator.demo.application import Connection, Ids, found
+from replicator.demo.connecting import connect
 from replicator.demo.ledger import Ledger
 from replicator.demo.naive import compare_all, naive_connection
 from replicator.demo.new_application import NewApplication
@@ -88,7 +87,7 @@ def judge(dsn: str, migration: Migration, ledger: Ledger, figures: Figures) -> N
         differences, figures.compared_rows = compare_all(
             connection, migration, ledger.written_to(NewApplication.schema)
         )
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with connect(dsn) as connection:
         sides = OldApplication(connection), NewApplication(connection, Ids(migration))
         lost = [each for side in sides for each in ledger.lost(side, found(connection, side))]
     figures.keys_written = len(ledger)

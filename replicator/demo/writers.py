@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from replicator.demo.application import Connection, Ids, found
+from replicator.demo.connecting import connect
 from replicator.demo.home import find_home, reference
 from replicator.demo.ledger import Ledger
 from replicator.demo.seed import seed
@@ -79,17 +80,17 @@ def _stop_at_end_of_input(stop: threading.Event) -> None:
 def _write(given: argparse.Namespace, stop: threading.Event) -> None:
     """One life of all the writers; raises what one of them raises."""
 
-    def connect() -> Connection:
-        return psycopg.connect(given.dsn, autocommit=True, application_name="demo writer")
+    def connection() -> Connection:
+        return connect(given.dsn, "demo writer")
 
     home = find_home()
     ids, tally = Ids(reference(home)), Tally()
-    with connect() as connection:
-        seed(connection, home / "sql", given.rows)
-        held = found(connection, application(connection, ids))
+    with connection() as connected:
+        seed(connected, home / "sql", given.rows)
+        held = found(connected, application(connected, ids))
     writers = [
         Writer(
-            connect,
+            connection,
             ids,
             Workload(held, worker=number, workers=given.workers),
             tally,

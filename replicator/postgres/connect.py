@@ -22,49 +22,50 @@ from replicator.errors import (
     RowError,
 )
 from replicator.postgres.dsn import describe
+from replicator.postgres.pins import STARTUP, pin
 
 Connection = AsyncConnection[Any]
-
-PINNED = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC -c bytea_output=hex "
-    "-c xmloption=content -c array_nulls=on -c quote_all_identifiers=off -c lc_monetary=C "
-    "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0 "
-    "-c jit=off -c default_transaction_isolation=read\\ committed"
-)
-"""So that a value prints and reads the same way on every connection, and none is ended, whatever the role's or the
-database's own settings; and a statement that has waited for a lock sees what came of it. JIT compilation costs seconds
-on queries that are short but look expensive."""
 
 LOST = ("08", "57P01", "57P02", "57P03", "57P05")
 RETRYABLE = ("40001", "40P01", "55P03")
 TAKEN_OVER = "RP001"
 
 
-async def connect(dsn: str, purpose: str, *, text: bool = False, autocommit: bool = True) -> Connection:
-    """Open a connection.
+async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_only: bool = False) -> Connection:
+    """Open a connection in autocommit mode, with the settings that ``pins`` lists.
 
     :param purpose: shows in pg_stat_activity as ``replicator <purpose>``.
-    :param text: give every value as the text that Postgres prints, none parsed.
-    :raises ConnectionLostError: when the server does not answer, or refuses.
+    :param text: return every value as the text that Postgres prints, none parsed.
+    :param may_be_read_only: accept a standby, or a role that may only read.
+    :raises ConnectionLostError: the server does not answer, refuses, or is a standby.
+    :raises CheckError: a setting does not hold, or the session is read-only.
     """
     try:
         with translated():
-            return await AsyncConnection.connect(
+            opened = await AsyncConnection.connect(
                 _conninfo(dsn, purpose),
-                autocommit=autocommit,
+                autocommit=True,
                 context=_TextContext() if text else None,
                 # What reads the source must not fail with "cached plan must not change result type".
                 prepare_threshold=None if text else 5,
             )
+            try:
+                await pin(opened, may_be_read_only=may_be_read_only)
+            except BaseException:
+                await opened.close()
+                raise
     except ConnectionLostError as error:
         error.where = describe(dsn)
         raise
+    return opened
 
 
 @asynccontextmanager
-async def connection(dsn: str, purpose: str, *, text: bool = False) -> AsyncIterator[Connection]:
+async def connection(
+    dsn: str, purpose: str, *, text: bool = False, may_be_read_only: bool = False
+) -> AsyncIterator[Connection]:
     """``connect`` as a context manager: closed at the end of the block."""
-    opened = await connect(dsn, purpose, text=text)
+    opened = await connect(dsn, purpose, text=text, may_be_read_only=may_be_read_only)
     try:
         with translated():
             yield opened
@@ -81,7 +82,7 @@ def _conninfo(dsn: str, purpose: str) -> str:
     return make_conninfo(
         dsn,
         application_name=f"replicator {purpose}",
-        options=f"{own} {PINNED}".strip(),
+        options=f"{own} {STARTUP}".strip(),
         client_encoding="UTF8",
         connect_timeout=given.get("connect_timeout") or 10,
         keepalives_idle=given.get("keepalives_idle") or 30,

@@ -23,13 +23,9 @@ PROBE_MILLISECONDS = 1_000
 SETTINGS = (
     "fsync",
     "idle_replication_slot_timeout",
-    "idle_session_timeout",
-    "lock_timeout",
     "max_replication_slots",
     "max_slot_wal_keep_size",
     "max_wal_senders",
-    "synchronous_commit",
-    "transaction_timeout",
     "wal_level",
     "wal_sender_timeout",
 )

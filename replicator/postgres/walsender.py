@@ -50,8 +50,6 @@ def _replication_dsn(dsn: str) -> str:
     except psycopg.ProgrammingError:
         return dsn  # `connect` says what is wrong with it
     own: dict[str, Any] = {"keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000} | given
-    # Warnings that changes were left out must come, whatever the role's own settings.
-    own["options"] = f"{given.get('options') or ''} -c client_min_messages=warning".strip()
     return make_conninfo("", **own | {"replication": "database"})
 
 

@@ -157,29 +157,9 @@ def wal_sender_timeout(subject: ServerSubject) -> Verdict:
 
 def durability(subject: ServerSubject) -> Verdict:
     """A server that forgets commits in a crash can fall behind what the other side has, and nothing tells."""
-    settings = subject.server.settings
-    problems, remedy = [], []
-    if settings["fsync"] == "off":
-        problems.append("fsync is off")
-        remedy += ["ALTER SYSTEM SET fsync = on;", RELOAD]
-    if settings["synchronous_commit"] == "off":
-        problems.append("synchronous_commit is off")
-        remedy.append(f"ALTER ROLE {subject.server.role} SET synchronous_commit = on;")
-    if not problems:
+    if subject.server.settings["fsync"] != "off":
         return passed("commits are flushed")
-    return warned(f"A crash of the server may lose commits: {' and '.join(problems)}.", *remedy)
-
-
-def timeouts(subject: ServerSubject) -> Verdict:
-    """Transactions of ours last as long as they must; every other limit is lifted for each session of ours."""
-    limit = subject.server.settings.get("transaction_timeout", "0")
-    if limit == "0":
-        return passed("none for our sessions")
-    return warned(
-        f"The server would cut our transactions off: transaction_timeout = {limit}.",
-        "Lift it for our role:",
-        f"ALTER ROLE {subject.server.role} SET transaction_timeout = 0;",
-    )
+    return warned("A crash of the server may lose commits: fsync is off.", "ALTER SYSTEM SET fsync = on;", RELOAD)
 
 
 def long_transactions(subject: ServerSubject) -> Verdict:
@@ -219,7 +199,6 @@ CHECKS: tuple[Check[ServerSubject], ...] = (
     slot_limits,
     wal_sender_timeout,
     durability,
-    timeouts,
     long_transactions,
     prepared_transactions,
 )

@@ -85,7 +85,7 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
 
 async def _open(stack: AsyncExitStack, dsn: str, where: str) -> Connection:
     try:
-        return await stack.enter_async_context(connection(dsn, "check"))
+        return await stack.enter_async_context(connection(dsn, "check", may_be_read_only=True))
     except ReplicatorError as error:
         raise CheckError(f"No connection to {where}. {error.problem}", error.remedy) from error
 
