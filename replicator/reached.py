@@ -2,8 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from replicator.lsn import LSN
+
+MOST_MESSAGES: Final = 1_000
+"""Passed messages that are remembered, in case somebody comes to wait for them."""
 
 
 class Reached:
@@ -12,14 +16,16 @@ class Reached:
     def __init__(self, position: LSN) -> None:
         self.position = position
         """Everything up to here is applied."""
-        self._messages: set[str] = set()
+        self._messages: dict[str, None] = {}
         self._moved = asyncio.Condition()
 
     async def advance(self, position: LSN, messages: Iterable[str] = ()) -> None:
         """Say that all up to a position is applied, and these messages with it."""
         async with self._moved:
             self.position = max(self.position, position)
-            self._messages.update(messages)
+            self._messages.update(dict.fromkeys(messages))
+            while len(self._messages) > MOST_MESSAGES:  # what nobody has waited for would stay for ever
+                del self._messages[next(iter(self._messages))]
             self._moved.notify_all()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -34,4 +40,4 @@ class Reached:
     async def wait_message(self, message: str) -> None:
         """Wait until a message has been passed, once."""
         await self.wait_until(lambda: message in self._messages)
-        self._messages.discard(message)
+        self._messages.pop(message, None)

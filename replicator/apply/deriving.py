@@ -10,6 +10,7 @@ from replicator.apply.effects import Effects
 from replicator.derive import computed_key, derive
 from replicator.errors import MigrationError, TransformError
 from replicator.lsn import LSN
+from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
@@ -97,11 +98,13 @@ class Deriver:
         copies: Mapping[Key, Sequence[Row]] = MappingProxyType({}),
     ) -> None:
         effects.rows.setdefault(source.name, {}).update(rows)
+        pace = Pace()
         for transform in source.transforms if rows else ():
             if self._context.shadow and not transform.remembers:
                 continue
             produced = await self._remembered(transform, rows) if transform.remembers else None
             for key, row in rows.items():
+                await pace.step()
                 if (transform.name, key) not in skip:
                     known = None if produced is None else produced.get(key, set())
                     if self._dates is None:

@@ -1,6 +1,5 @@
 """Copies one chunk: read under a window, derive, then write what the stream has not touched since (invariant I3)."""
 
-import asyncio
 from collections.abc import Sequence
 
 from replicator.derive import TargetRow, derive
@@ -8,6 +7,7 @@ from replicator.errors import RowError, TransformError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN
+from replicator.pace import Pace
 from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
@@ -23,9 +23,6 @@ from replicator.touches import Touched, WindowSpoiled
 log = get_logger("backfill")
 
 Derived = dict[tuple[Name, Key], TargetRow]
-
-ROWS_BETWEEN_YIELDS = 500
-"""So that a chunk's transforms do not keep the stream's reader from its work."""
 
 
 class Copier:
@@ -73,10 +70,10 @@ class Copier:
         """The rows to write; and the error of each transform and source key that gives none."""
         derived: Derived = {}
         failures: dict[Place, str] = {}
-        for number, (key, row) in enumerate(rows):
-            if number % ROWS_BETWEEN_YIELDS == 0:
-                await asyncio.sleep(0)
+        pace = Pace()
+        for key, row in rows:
             for transform in source.transforms:
+                await pace.step()
                 try:
                     found = derive(transform, source, key, row)
                     refuse_taken(found, derived, transform.target.name)

@@ -7,6 +7,9 @@ from replicator.changes import Event
 MESSAGE_PREFIX: Final = "replicator"
 """The prefix of every ``pg_logical_emit_message`` of ours, exactly: wal2json is told to leave out all others."""
 
+MOST_MESSAGE_BYTES: Final = 4_096
+"""A longer message is not ours, whatever its prefix: anyone who may connect can emit one, of up to a gigabyte."""
+
 PluginOptions = list[tuple[str, str]]
 """Names and values for START_REPLICATION, not yet quoted."""
 

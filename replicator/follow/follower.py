@@ -9,11 +9,12 @@ from replicator.follow.inbox import Inbox
 from replicator.log import get_logger
 from replicator.lsn import LSN, format_lsn
 from replicator.postgres.context import Context
+from replicator.postgres.feedback import keep_telling
 from replicator.postgres.replication import Keepalive, ReplicationStream, XLogData
 
 log = get_logger("follow")
 
-STATUS_SECONDS = 5.0
+STATUS_SECONDS = 0.5
 """Well below half of any sensible wal_sender_timeout: a server that hears nothing ends the stream."""
 
 
@@ -58,7 +59,10 @@ class Follower:
         """All up to here is durable on the target: the server may forget it. Never call this before the commit (I2)."""
         self._flushed = max(self._flushed, flushed)
         if self._stream is not None:
-            self._stream.send_status(max(self._inbox.received, self._flushed), self._flushed)
+            self._stream.send_status(*self._positions())
+
+    def _positions(self) -> tuple[LSN, LSN]:
+        return max(self._inbox.received, self._flushed), self._flushed
 
     async def _read(self, stream: ReplicationStream) -> None:
         async for frames in stream.frames():
@@ -90,9 +94,7 @@ class Follower:
     def _answer(self, stream: ReplicationStream, frame: Keepalive) -> None:
         if frame.reply_requested:
             self.reply_wanted = True
-            stream.send_status(max(self._inbox.received, self._flushed), self._flushed)
+            stream.send_status(*self._positions())
 
     async def _report(self, stream: ReplicationStream) -> None:
-        while True:
-            stream.send_status(max(self._inbox.received, self._flushed), self._flushed)
-            await asyncio.sleep(STATUS_SECONDS)
+        await keep_telling(lambda: stream.send_status(*self._positions()), STATUS_SECONDS)

@@ -12,6 +12,12 @@ from replicator.lsn import LSN
 BYTES_HELD = 8 << 20
 """How much of the stream waits here before the reader stops reading; as objects it takes some ten times the room."""
 
+OVERHEAD = 50
+"""What each event counts beyond its bytes: there may be millions of small ones."""
+
+MOST_MESSAGES = 16
+"""Kept of one transaction: none of ours has as many, and anyone may write a transaction of a million messages."""
+
 HEARTBEAT = "heartbeat"
 PREFIX = "replicator"
 
@@ -41,6 +47,8 @@ class Piece:
 @dataclass
 class _Transaction:
     changes: list[Change] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    """Of each change, in bytes."""
     messages: list[str] = field(default_factory=list)
     end: LSN | None = None
     committed_at: datetime | None = None
@@ -128,12 +136,12 @@ class Inbox:
     def _split(self, head: _Transaction, piece: Piece, rows: int) -> None:
         """Take the front of a transaction that is too large for one piece, or not complete yet."""
         piece.changes, head.changes = head.changes[:rows], head.changes[rows:]
+        taken, head.sizes = sum(head.sizes[:rows]), head.sizes[rows:]
         if head.end is not None and not head.changes:
             self._queue.popleft()
             self._size -= head.size
             self._close(head, piece)
             return
-        taken = head.size * len(piece.changes) // max(1, len(piece.changes) + len(head.changes))
         head.size -= taken
         self._size -= taken
 
@@ -144,6 +152,7 @@ class Inbox:
                     raise ProtocolError("The stream began a transaction inside another.")
                 self._open = _Transaction(committed_at=event.committed_at)
                 self._queue.append(self._open)
+                self._grow(self._open, OVERHEAD)
             case Origin(origin=origin) if self._open:
                 self._open.own = origin in self.own_origins
             case Commit():
@@ -154,8 +163,9 @@ class Inbox:
                 self._change(self._open, event, size)
             case Message(prefix=prefix, content=content, transactional=True) if self._open and prefix == PREFIX:
                 text = content.decode("utf-8", "replace")
-                if text != HEARTBEAT:
+                if text != HEARTBEAT and len(self._open.messages) < MOST_MESSAGES:
                     self._open.messages.append(text)
+                    self._grow(self._open, size + OVERHEAD)
             case _:
                 pass
 
@@ -164,6 +174,10 @@ class Inbox:
             return
         change.committed_at, change.own = transaction.committed_at, transaction.own
         transaction.changes.append(change)
+        transaction.sizes.append(size + OVERHEAD)
+        self._grow(transaction, size + OVERHEAD)
+
+    def _grow(self, transaction: _Transaction, size: int) -> None:
         transaction.size += size
         self._size += size
 
@@ -177,10 +191,15 @@ class Inbox:
         done.idle = not done.changes and not done.messages
         if commit.end_lsn <= self._applied:
             self._skip(done)
+        elif done.idle and len(self._queue) > 1 and self._queue[-2].idle:
+            self._drop_last()  # one mere position is enough: the server may commit thousands while a batch is written
+            self._queue[-1].end, self._queue[-1].committed_at = done.end, done.committed_at
 
     def _skip(self, done: _Transaction) -> None:
         """A transaction that is applied already comes again: the slot saves its position only now and then."""
         if not self._queue or self._queue[-1] is not done:
             raise ProtocolError("A transaction that is applied already came again, too large to be told in time.")
-        self._queue.pop()
-        self._size -= done.size
+        self._drop_last()
+
+    def _drop_last(self) -> None:
+        self._size -= self._queue.pop().size

@@ -8,7 +8,7 @@ from typing import Final
 
 from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition, RelationName
 from replicator.errors import ProtocolError
-from replicator.follow.decoder import REMEDY, PluginOptions
+from replicator.follow.decoder import MESSAGE_PREFIX, MOST_MESSAGE_BYTES, REMEDY, PluginOptions
 from replicator.lsn import LSN
 from replicator.values import Missing
 
@@ -153,6 +153,8 @@ def _message(payload: bytes) -> list[Event]:
     (length,) = _LENGTH.unpack_from(payload, at)
     start = at + _LENGTH.size
     _expect_end(payload, start + length)
+    if prefix != MESSAGE_PREFIX or length > MOST_MESSAGE_BYTES:
+        return []  # pgoutput cannot be told to leave them out
     return [Message(prefix, payload[start:], bool(flags & 1))]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationName
 from replicator.errors import ProtocolError
-from replicator.follow.decoder import MESSAGE_PREFIX, REMEDY, PluginOptions
+from replicator.follow.decoder import MESSAGE_PREFIX, MOST_MESSAGE_BYTES, REMEDY, PluginOptions
 from replicator.lsn import LSN, parse_lsn
 
 Document = dict[str, Any]
@@ -45,12 +45,18 @@ class Wal2JsonDecoder:
 
     def decode(self, payload: bytes) -> list[Event]:
         """The event of one message, two for the begin of a transaction with an origin. Raises ProtocolError."""
+        if len(payload) > MOST_MESSAGE_BYTES and payload.startswith(_A_MESSAGE):
+            return []  # not ours, and perhaps a gigabyte long: parsed, it would take several times as much
         try:
             document = _read(payload)
             event = _READERS[document["action"]](document)
             return [event, *_origin(document)] if event.__class__ is Begin else [event]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ProtocolError(_complaint(payload), REMEDY) from None
+
+
+_A_MESSAGE: Final = b'{"action":"M"'
+"""As wal2json prints it: without white space, the action first."""
 
 
 def _complaint(payload: bytes) -> str:

@@ -5,6 +5,8 @@ to cancel such a wait cancels the server's query, and with it the stream.
 """
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, Self
@@ -41,13 +43,16 @@ POSTGRES_EPOCH: Final = 946_684_800
 
 
 class ReplicationStream:
-    """One open stream. One task iterates over ``frames``; any task of the same loop may call ``send_status``."""
+    """One open stream. One task iterates over ``frames``; ``send_status`` may be called from any thread."""
 
     def __init__(self, connection: Connection, slot: str) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._slot = slot
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        """Around every call of libpq: a connection is no two threads' at a time."""
         self._waiting: asyncio.Future[None] | None = None
         self._reading_from: int | None = None
         self._writing_to: int | None = None
@@ -110,16 +115,25 @@ class ReplicationStream:
         """
         microseconds = time.time_ns() // 1000 - POSTGRES_EPOCH * 1_000_000
         with translated():
-            self._pgconn.put_copy_data(status_update(written, flushed, microseconds, reply=reply))
-            self._flush()
+            with self._lock:
+                self._pgconn.put_copy_data(status_update(written, flushed, microseconds, reply=reply))
+            if threading.get_ident() == self._thread:
+                self._flush()
+                return
+            with self._lock:
+                left = self._pgconn.flush() != 0
+            if left:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._flush_more)
 
     async def close(self) -> None:
         """End the stream; whoever waits in ``frames`` comes to its end. Harmless when done twice."""
-        self._closed = True
         self._stop_reading()
         self._stop_writing()
         self._wake()
-        await self._connection.close()
+        with self._lock:  # else the connection could be freed under another thread's call
+            self._closed = True
+            await self._connection.close()
 
     async def _start(self, command: bytes) -> None:
         try:
@@ -144,7 +158,8 @@ class ReplicationStream:
         room, dry = BATCH_BYTES, False
         while room > 0 and not self._over and not self._failure:
             try:
-                length, data = self._pgconn.get_copy_data(1)
+                with self._lock:
+                    length, data = self._pgconn.get_copy_data(1)
                 if length > 0:
                     frames.append(parse_frame(bytes(data)))
                     room, dry = room - length, False
@@ -153,7 +168,8 @@ class ReplicationStream:
                 elif dry:
                     break
                 else:
-                    self._pgconn.consume_input()
+                    with self._lock:
+                        self._pgconn.consume_input()
                     dry = True
             except psycopg.Error as error:
                 self._failure = translate(error)
@@ -165,8 +181,10 @@ class ReplicationStream:
         try:
             while self._pgconn.is_busy():
                 await self._readable()
-                self._pgconn.consume_input()
-            result = self._pgconn.get_result()
+                with self._lock:
+                    self._pgconn.consume_input()
+            with self._lock:
+                result = self._pgconn.get_result()
         except psycopg.Error as error:
             return translate(error)
         if result is None or result.status != pq.ExecStatus.FATAL_ERROR:
@@ -202,7 +220,9 @@ class ReplicationStream:
     # ---- writing
 
     def _flush(self) -> None:
-        if self._pgconn.flush() == 0:
+        with self._lock:
+            left = self._pgconn.flush() != 0
+        if not left:
             self._stop_writing()
         elif self._writing_to is None:
             self._writing_to = self._pgconn.socket

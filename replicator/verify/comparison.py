@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from replicator.derive import TargetRow, computed_key, derive
 from replicator.errors import TransformError
 from replicator.lsn import LSN
+from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.comparing import compare
 from replicator.postgres.connect import Connection, connect, translated
@@ -103,12 +104,13 @@ class Comparison:
 
     async def derive(self, source: Source, rows: Mapping[Key, Row | None]) -> Derived:
         """Run the source's transforms on rows; None stands for a row that is gone."""
-        derived = Derived()
+        derived, pace = Derived(), Pace()
         for transform in source.transforms:
             known: dict[Key, set[Key]] = {}
             if transform.remembers and any((transform.name, key) in self.context.quarantine for key in rows):
                 known = await remembered(self.target, self.context.direction, transform.name, rows)
             for key, row in rows.items():
+                await pace.step()
                 if (transform.name, key) in self.context.quarantine:
                     self._excuse(derived, transform, source, key, known.get(key, set()))
                 else:

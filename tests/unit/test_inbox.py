@@ -7,7 +7,7 @@ import pytest
 
 from replicator.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.errors import ProtocolError
-from replicator.follow.inbox import BYTES_HELD, Inbox, Piece
+from replicator.follow.inbox import BYTES_HELD, MOST_MESSAGES, Inbox, Piece
 from replicator.lsn import LSN
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -151,3 +151,51 @@ async def test_what_the_opposite_pipeline_wrote_is_marked_or_left_out(keeps: boo
         assert piece.transactions == 1
     assert piece.end == 30
     assert inbox.empty
+
+
+# ---- bounded, whatever comes
+
+
+async def test_transactions_without_changes_become_one_position() -> None:
+    """The server commits thousands for other tables while a batch is written."""
+    inbox = await filled(*(transaction(end) for end in range(1, 10_000)))
+    assert len(inbox._queue) == 1
+    assert (await inbox.take(100)).end == 9_999
+    assert inbox._size == 0
+
+
+async def test_of_a_transaction_of_messages_few_are_kept() -> None:
+    said = [Message("replicator", b"x", transactional=True)] * 10_000
+    inbox = await filled([Begin(1, NOW), *said, Commit(LSN(1), NOW)])
+    assert len((await inbox.take(100)).messages) <= MOST_MESSAGES
+    assert inbox._size == 0
+
+
+@pytest.mark.parametrize("message", [None, "x"])
+async def test_any_number_of_small_transactions_fills_the_inbox(message: str | None) -> None:
+    """What each costs beyond its bytes counts too."""
+    inbox = Inbox(LSN(0))
+    number = [1] if message is None else []
+
+    async def pour() -> None:
+        for end in range(1, 1_000_000):
+            await inbox.put([(event, 1) for event in transaction(end, *number, message=message)], LSN(end))
+
+    pouring = asyncio.create_task(pour())
+    await asyncio.wait([pouring], timeout=0)
+    while inbox._size < BYTES_HELD:
+        await asyncio.sleep(0)
+    assert not pouring.done()
+    assert len(inbox._queue) < BYTES_HELD // 50
+    pouring.cancel()
+
+
+async def test_what_is_taken_counts_no_longer_whatever_its_size() -> None:
+    """The changes of a transaction that is taken in parts may be of very different sizes."""
+    inbox = Inbox(LSN(0))
+    sizes = (1, 1, 1_000_000)
+    await inbox.put([(Begin(1, NOW), 0), *zip(changes(1, 2, 3), sizes, strict=True)], LSN(1))
+    await inbox.take(2)
+    assert 1_000_000 <= inbox._size < 1_001_000
+    await inbox.take(1)
+    assert inbox._size < 1_000
