@@ -26,6 +26,20 @@ class Name:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operators:
+    """What compares a type's values: the operators of its default operator class, and the schema that they are in.
+
+    For a type of an extension that is another schema than ``pg_catalog``, and no session of ours looks there by itself.
+    """
+
+    schema: str = "pg_catalog"
+    equal: str = "="
+    less: str = "<"
+    less_or_equal: str = "<="
+    greater: str = ">"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """One column; ``type`` is what ``format_type`` prints, with its modifier."""
 
@@ -40,6 +54,8 @@ class Column:
     """GENERATED ALWAYS AS IDENTITY: it can be given to a new row, but not changed."""
     cast: str = ""
     """The type without its modifier, for SQL: a cast to ``varchar(10)`` would cut a value of a column made wider."""
+    operators: Operators = Operators()
+    """For SQL that compares: ``=`` alone would be looked up in ``pg_catalog``, where citext is equal as text is."""
 
     @property
     def bare_type(self) -> str:
@@ -57,6 +73,8 @@ class ForeignKey:
     parent_columns: tuple[str, ...]
     deferrable: bool
     acts: bool
+    operators: tuple[Operators, ...] = ()
+    """For each pair of columns, what compares the parent's column (left) with this table's (right)."""
 
 
 @dataclass(frozen=True, kw_only=True)

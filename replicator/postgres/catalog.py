@@ -7,8 +7,9 @@ from psycopg.rows import dict_row
 
 from replicator.errors import MigrationError
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.operators import read_operators
 from replicator.postgres.places import read_places
-from replicator.tables import Column, ForeignKey, Name, Table
+from replicator.tables import Column, ForeignKey, Name, Operators, Table
 from replicator.values import Kind
 
 BASE_KINDS: dict[int, Kind] = {
@@ -65,7 +66,11 @@ KEYS = """
 """
 
 FOREIGN_KEYS = """
-    SELECT con.conrelid, con.conname, n.nspname, p.relname, con.condeferrable,
+    SELECT con.conrelid, con.conname, n.nspname, (
+               SELECT jsonb_agg(jsonb_build_array(s.nspname, o.oprname) ORDER BY k.place)
+               FROM unnest(con.conpfeqop) WITH ORDINALITY k(oid, place)
+               JOIN pg_operator o ON o.oid = k.oid JOIN pg_namespace s ON s.oid = o.oprnamespace
+           ) AS operators, p.relname, con.condeferrable,
            con.confdeltype::text IN ('c', 'n', 'd') AS acts,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.conkey) WITH ORDINALITY k(num, place)
             JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.num) AS columns,
@@ -98,7 +103,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         relations = [each for each in found if called[each["oid"]] is not None]
         oids = [each["oid"] for each in relations]
         columns = await _rows(connection, COLUMNS, oids=oids)
-        kinds = await _kinds(connection, [each["atttypid"] for each in columns])
+        types = await _types(connection, [each["atttypid"] for each in columns])
         keys = await _rows(connection, KEYS, oids=oids)
         foreign_keys = await _rows(connection, FOREIGN_KEYS, oids=oids)
         tables = {}
@@ -109,7 +114,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
                 names[oid],
                 called[oid] or "",
                 relation["identity"],
-                [_column(each, kinds) for each in columns if each["attrelid"] == oid],
+                [_column(each, types) for each in columns if each["attrelid"] == oid],
                 [each for each in keys if each["indrelid"] == oid],
                 [each for each in foreign_keys if each["conrelid"] == oid],
                 [Name(schema=leaf["nspname"], table=leaf["relname"]) for leaf in leaves],
@@ -125,10 +130,16 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
     except Exception as error:
         raise MigrationError(f"The query {name} does not run: {error}") from error
     described = cursor.description or []
-    kinds = await _kinds(connection, [each.type_code for each in described])
-    types = await _type_names(connection, [each.type_code for each in described])
+    types = await _types(connection, [each.type_code for each in described])
+    names = await _type_names(connection, [each.type_code for each in described])
     return tuple(
-        Column(name=each.name, type=types[each.type_code], type_oid=each.type_code, kind=kinds[each.type_code])
+        Column(
+            name=each.name,
+            type=names[each.type_code],
+            type_oid=each.type_code,
+            kind=types[each.type_code][0],
+            operators=types[each.type_code][1],
+        )
         for each in described
     )
 
@@ -172,9 +183,14 @@ async def _rows(connection: Connection, query: str, **parameters: Any) -> list[d
         return await cursor.fetchall()
 
 
-async def _kinds(connection: Connection, oids: list[int]) -> dict[int, Kind]:
+async def _types(connection: Connection, oids: list[int]) -> dict[int, tuple[Kind, Operators]]:
+    """Of each type: what kind it is, and what compares its values."""
     rows = await _rows(connection, BASE_TYPE, oids=list(set(oids)))
-    return {row["oid"]: _kind(row["under"], is_array=row["is_array"]) for row in rows}
+    operators = await read_operators(connection, oids)
+    return {
+        row["oid"]: (_kind(row["under"], is_array=row["is_array"]), operators.get(row["oid"], Operators()))
+        for row in rows
+    }
 
 
 async def _type_names(connection: Connection, oids: list[int]) -> dict[int, str]:
@@ -188,13 +204,15 @@ def _kind(base: int, *, is_array: bool) -> Kind:
     return "array" if is_array else BASE_KINDS.get(base, "text")
 
 
-def _column(row: dict[str, Any], kinds: dict[int, Kind]) -> Column:
+def _column(row: dict[str, Any], types: dict[int, tuple[Kind, Operators]]) -> Column:
+    kind, operators = types[row["atttypid"]]
     return Column(
         name=row["attname"],
         type=row["type"],
         cast=row["bare_type"],
         type_oid=row["atttypid"],
-        kind=kinds[row["atttypid"]],
+        kind=kind,
+        operators=operators,
         not_null=row["attnotnull"],
         has_default=row["atthasdef"],
         generated=row["generated"],
@@ -230,6 +248,7 @@ def _table(
                 parent_columns=tuple(each["parent_columns"]),
                 deferrable=each["condeferrable"],
                 acts=each["acts"],
+                operators=tuple(Operators(schema=schema, equal=name) for schema, name in each["operators"]),
             )
             for each in foreign_keys
         ),

@@ -3,22 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from replicator import Migration, Row
 from replicator.demo.connecting import connect as connect_demo
 from replicator.errors import CheckError, ConnectionLostError, ReplicatorError
-from replicator.postgres.connect import connect, connection, translated
+from replicator.postgres.catalog import read_tables
+from replicator.postgres.connect import connect, connection, identifier, translated
+from replicator.postgres.operators import equal, operator
 from replicator.postgres.pins import GIVEN, NEWER_PINS, PINS
 from replicator.postgres.walsender import open_walsender
 from tests.checking import OLD, check_with, follow_remedy, tiny
 from tests.engine import Engine, engine, execute
-from tests.fix_postgres import Database, MakeCluster
+from tests.fix_postgres import Database, MakeCluster, Running, _choices, fresh_database
 
 BENT: Final = {
     "DateStyle": "German",
@@ -266,6 +270,67 @@ async def held(made: Engine) -> list[tuple[object, ...]]:
             "SELECT id, at::text, took::text, day::text, said, share::text FROM later.moments ORDER BY id"
         )
         return list(await cursor.fetchall())
+
+
+# ---- operators
+
+COMPARED: Final = """
+CREATE SCHEMA ext;
+CREATE EXTENSION citext SCHEMA ext;
+CREATE EXTENSION ltree SCHEMA ext;
+CREATE TYPE public.mood AS ENUM ('low', 'high');
+CREATE TYPE public.pair AS (a integer, b ext.citext);
+CREATE TYPE public.span AS RANGE (subtype = ext.ltree);
+CREATE DOMAIN public.email AS ext.citext;
+CREATE DOMAIN public.login AS public.email CHECK (value <> '');
+CREATE TABLE public.compared (
+    id bigint, small smallint, word varchar(9), fixed char(3), "Email" ext.citext, login public.login, path ext.ltree,
+    mood public.mood, pair public.pair, span public.span, emails ext.citext[], vector oidvector, moment timestamptz,
+    transaction xid, document json, point point, PRIMARY KEY (id, "Email", path, mood)
+);
+"""
+
+
+@pytest.fixture
+def contrib(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    """A database on the first server that has the extensions of Postgres' own."""
+    for choice in _choices(request.config):
+        with fresh_database(_running.server(choice)) as made:
+            with made.connect() as opened:
+                found = opened.execute("SELECT FROM pg_available_extensions WHERE name IN ('citext', 'ltree')")
+            if found.rowcount == 2:
+                yield made
+                return
+    pytest.skip("no server has citext and ltree")
+
+
+async def test_a_column_has_the_operators_of_its_default_class(contrib: Database) -> None:
+    database = contrib
+    execute(database.dsn, [COMPARED])
+    async with connection(database.dsn, "test") as opened:
+        table = (await read_tables(opened, "public"))["compared"]
+        in_ext = {each.name for each in table.columns if each.operators.schema == "ext"}
+        assert in_ext == {"Email", "login", "path"}
+        assert all(each.operators == replace(each.operators, schema="pg_catalog") or each.name in in_ext
+                   for each in table.columns)  # fmt: skip
+        for each in table.columns:
+            if each.name in {"document", "point"}:
+                continue  # they cannot be compared
+            name = identifier(each.name)
+            cursor = await opened.execute(
+                sql.SQL("SELECT count(*) FROM public.compared WHERE {}").format(equal(name, name, each.operators))
+            )
+            assert await cursor.fetchone() == (0,)
+            if each.name != "transaction":
+                for strategy in ("less", "less_or_equal", "greater"):
+                    named = operator(each.operators, getattr(each.operators, strategy))
+                    await opened.execute(sql.SQL("SELECT FROM public.compared WHERE {0} {1} {0}").format(name, named))
+        cursor = await opened.execute(
+            sql.SQL("SELECT 'A'::ext.citext {} 'a'::ext.citext").format(
+                operator(table.by_name["login"].operators, table.by_name["login"].operators.equal)
+            )
+        )
+        assert await cursor.fetchone() == (True,)
 
 
 def test_no_variable_of_libpq_is_left_out() -> None:
