@@ -13,10 +13,12 @@ from replicator.postgres.quarantine import Entry
 
 HINT = "`replicator quarantine retry` tries them again, `discard` gives them up."
 REMEDY = (
-    "Mend the row in the source: its next version is tried by itself. Or mend the transform, start the daemon again, "
-    "then `replicator quarantine retry {0}`. Or `replicator quarantine discard {0} --because TEXT`, "
-    "when the row need not be in the new table as it is."
+    "Correct the row in the {read} schema: its next version is tried without further ado. Or correct the transform, "
+    "restart the daemon, then run `replicator quarantine retry {id}`. Or run `replicator quarantine discard {id} "
+    "--because TEXT` if the row need not be in the {written} table as it is."
 )
+SIDES = {"forward": ("old", "new"), "reverse": ("new", "old")}
+"""Which schema each pipeline reads, and which one it writes."""
 
 
 def listed(entries: Sequence[Entry], total: int) -> RenderableType:
@@ -47,8 +49,9 @@ def whole(entries: Sequence[Entry]) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        table.add_row("Entry", f"{each.id}, of the {each.pipeline} pipeline")
-        table.add_row("Row", Text(f"{each.source} {key(each)}"))
+        read, written = SIDES[each.pipeline]
+        table.add_row("Entry", f"{each.id}, of the {each.pipeline} pipeline: from the {read} schema to the {written}")
+        table.add_row("Row", Text(f"{each.source} {key(each)}, in the {read} schema"))
         table.add_row("Transform", Text(each.transform))
         table.add_row("Error", Text(each.error, style="red"))
         tries = counted(each.attempts, "try", "tries")
@@ -59,7 +62,7 @@ def whole(entries: Sequence[Entry]) -> RenderableType:
                 "Discarded", Text(f"{clock(each.discarded_at.isoformat())} by {each.discarded_by}: {each.because}")
             )
         else:
-            table.add_row("What to do", Text(REMEDY.format(each.id), style="yellow"))
+            table.add_row("What to do", Text(_remedy(each), style="yellow"))
         shown += [table, Text()]
     return Group(*shown[:-1])
 
@@ -85,6 +88,11 @@ def discarded(result: Mapping[str, Any]) -> RenderableType:
 def key(entry: Entry) -> str:
     """The key's parts, in a line."""
     return _parts(entry.source_key)
+
+
+def _remedy(entry: Entry) -> str:
+    read, written = SIDES[entry.pipeline]
+    return REMEDY.format(id=entry.id, read=read, written=written)
 
 
 def _parts(parts: Sequence[str]) -> str:

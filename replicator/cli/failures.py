@@ -7,7 +7,7 @@ from rich.text import Text
 
 from replicator.cli.output import emit, messages
 from replicator.errors import ConnectionLostError, ReplicatorError, UsageError, unexpected
-from replicator.log import traceback_of
+from replicator.log import get_logger, traceback_of
 
 INTERRUPTED = 130
 
@@ -26,6 +26,19 @@ def tell(error: Exception, *, json: bool, debug: bool) -> int:
         said = {"error": scrubbed(known.problem), "remedy": scrubbed(known.remedy), "kind": known.kind}
         emit({**said, **getattr(known, "details", {})})
     print_error(known)
+    return int(known.exit_code)
+
+
+def log_end(error: Exception) -> int:
+    """Log an error that ends the daemon; returns the exit code.
+
+    Off a terminal a line of the log: plain text at its end would not be found by what reads it as JSON.
+    """
+    known = as_known(error)
+    details = {"remedy": scrubbed(known.remedy)} if known.remedy else {}
+    log = get_logger("run")
+    log.error("the daemon ends", error=scrubbed(known.problem), kind=known.kind, **details)
+    log.debug("where it came from", exc_info=error)
     return int(known.exit_code)
 
 

@@ -1,6 +1,7 @@
 """The daemon, and the commands that ask it for something."""
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from replicator import log
 from replicator.cli import page, views, watch
 from replicator.cli.base import Json, app, ask_daemon, flag, load, read_settings
 from replicator.cli.client import RefusedError
+from replicator.cli.failures import log_end
 from replicator.cli.help import Command
 from replicator.cli.output import emit, messages, output
 from replicator.cli.progress import Bar, display
@@ -38,7 +40,12 @@ def run() -> None:
         with stop_on_signal(told) as stop:
             await daemon.run(settings, migration, stop=stop)
 
-    asyncio.run(until_stopped())
+    try:
+        asyncio.run(until_stopped())
+    except Exception as error:
+        if sys.stderr.isatty():
+            raise
+        raise typer.Exit(log_end(error)) from None
 
 
 @app.command(cls=Command)

@@ -81,13 +81,20 @@ class Process:
 
     def last_words(self) -> str:
         """Its last error, else the last line that it has logged."""
-        lines = [line.strip().rstrip(".") for line in self.tail() if line.strip()]
+        lines = [_said(line).strip().rstrip(".") for line in self.tail() if line.strip()]
         errors = [line for line in lines if line.startswith("error:")]
         return (errors or lines or [""])[-1]
 
     def tail(self, lines: int = LOG_LINES) -> list[str]:
         """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+
+
+def _said(line: str) -> str:
+    """A line, as an error of a command's where it is the log's line that tells why the daemon ends."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return f"error: {json.loads(line)['error']}"
+    return line
 
 
 class Daemon(Process):

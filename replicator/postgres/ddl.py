@@ -34,6 +34,11 @@ CREATE_INDEX = re.compile(
     rf"{NAME}[\s(]",
     re.IGNORECASE,
 )
+MEND = "Correct it, then run it again; what is done already is left alone."
+ROWS_CLASH = (
+    "Correct the rows or the transforms: `replicator dry-run` names the rows that constraints and indexes of the "
+    "new schema refuse. Then run it again; what is done already is left alone."
+)
 LOCK_TRIES = 200
 CLASH_TRIES = 5
 CLASHES = ("23503", "23505")
@@ -96,7 +101,7 @@ async def apply_part(
                 raise
             raise MigrationError(
                 f"The statement {shortened(statement)!r} in sql/new failed: {error.problem}",
-                "Mend it, or the data, and run again; what is done already is left alone.",
+                ROWS_CLASH if isinstance(error, RowError) else MEND,
             ) from error
 
 

@@ -7,7 +7,7 @@ import re
 
 from psycopg import sql
 
-from replicator.errors import DatabaseError, NotReadyError
+from replicator.errors import CheckError, DatabaseError, NotReadyError
 from replicator.postgres.connect import Connection, identifier, translated
 
 DEFAULT = '"$user", public'
@@ -72,7 +72,7 @@ async def _alter(connection: Connection, role: str, path: list[str] | None) -> N
             await connection.execute(
                 sql.SQL("ALTER ROLE {} IN DATABASE {} {}").format(identifier(role), identifier(database), what)
             )
-    except DatabaseError as error:
+    except (DatabaseError, CheckError) as error:
         raise NotReadyError(
             f"The search_path of the role {role} cannot be set: {error.problem}",
             "Give the daemon's role CREATEROLE (from Postgres 16 on also ADMIN on that role), or leave the option out.",

@@ -56,7 +56,7 @@ def listed(names: Iterable[str]) -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun: ``1 table``, ``2 tables``."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    plural = noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
     return f"{number} {noun if number == 1 else plural}"
 
 

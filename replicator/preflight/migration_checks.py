@@ -71,7 +71,9 @@ def coverage(subject: CoverageSubject) -> Verdict:
         text = "; ".join(problems)
         return failed(
             f"{text[0].upper()}{text[1:]}.",
-            "Write a transform for each, or say in the migration why it has no place; take out what is wrong.",
+            "Write a transform for each table that the new schema is to hold. Retire a table only if it is to go: the "
+            "cutover refuses writes to a retired table, and `replicator cleanup` drops it in the end. A table that the "
+            "application goes on using: move it to another schema first. Take out what is wrong.",
             *remedy,
         )
     return passed(f"{counted(len(subject.tables), 'table')}: {len(subject.read)} read, {len(retired)} retired")

@@ -29,6 +29,19 @@ class Done:
         """Everything that it printed."""
         return self.output + self.messages
 
+    @property
+    def told(self) -> str:
+        """The same, with lines of the log as text."""
+        return "\n".join(_told(line) for line in self.said.splitlines())
+
+
+def _told(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    return "\n".join(map(str, entry.values())) if isinstance(entry, dict) else line
+
 
 class Daemon:
     """A daemon that runs, or has run."""
@@ -73,11 +86,11 @@ class Terminal:
             text=True,
             timeout=SECONDS,
             cwd=self.folder,
-            env=self._environment(settings),
+            env=self.environment(settings),
         )
         done = Done(found.returncode, found.stdout, found.stderr)
         self.said.append(done.said)
-        assert "Traceback" not in done.said, done.said
+        assert "--debug" in command or "Traceback" not in done.said, done.said
         return done
 
     def json(self, *command: str) -> dict[str, Any]:
@@ -88,16 +101,19 @@ class Terminal:
         return document
 
     @contextlib.contextmanager
-    def daemon(self, **settings: str) -> Iterator[Daemon]:
-        """``replicator run``, killed at the end if it still runs."""
+    def daemon(self, *options: str, **settings: str) -> Iterator[Daemon]:
+        """``replicator run``, killed at the end if it still runs.
+
+        :param options: global ones.
+        """
         log = self.folder / "daemon.log"
         with log.open("wb") as written:
             process = subprocess.Popen(
-                [sys.executable, "-m", "replicator", "run"],
+                [sys.executable, "-m", "replicator", *options, "run"],
                 stdout=written,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env=self._environment(settings),
+                env=self.environment(settings),
             )
         with process:
             started = Daemon(process, log)
@@ -107,9 +123,10 @@ class Terminal:
                 process.kill()
                 process.wait()
                 self.said.append(started.log)
-        assert "Traceback" not in started.log, started.log
+        assert options or "Traceback" not in started.log, started.log
 
-    def _environment(self, settings: dict[str, str]) -> dict[str, str]:
+    def environment(self, settings: dict[str, str]) -> dict[str, str]:
+        """The settings as variables, and nothing of the tests' own environment."""
         given = self.settings | settings
         ours = {f"REPLICATOR_{name.upper()}": value for name, value in given.items()}
         return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **ours}

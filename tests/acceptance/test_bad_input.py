@@ -99,7 +99,7 @@ def with_password(dsn: str) -> str:
 def refused(done: Done, *fragments: str, code: int = 1) -> None:
     """The command failed, and its one error has these parts; no password is in it."""
     assert done.code == code, done.said
-    found = " ".join(done.said.split())
+    found = " ".join(done.told.split())
     for fragment in fragments:
         assert fragment in found, f"{fragment!r} is not in {found!r}"
     assert done.messages.count("error: ") <= 1

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from replicator import Migration
 from replicator.__main__ import main
 from replicator.cli import page, text
 from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
+from replicator.cli.output import output
 from replicator.cli.page import Report
 from replicator.dry_run import DryRun
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
@@ -542,7 +544,19 @@ def test_run_fails_with_the_daemon(run: Run, settings: None, fake: Callable[...,
     fake("replicator.daemon", run=failing(ConnectionLostError("The slot is lost.", "Begin again.")))
     code, _, errors = run("run")
     assert code == 1
-    assert errors == "error: The slot is lost.\n  what to do: Begin again.\n"
+    [entry] = map(json.loads, errors.splitlines())  # off a terminal the last words are a line of the log
+    assert (entry["event"], entry["kind"]) == ("the daemon ends", "connection")
+    assert (entry["error"], entry["remedy"]) == ("The slot is lost.", "Begin again.")
+
+
+def test_off_a_terminal_no_line_is_filled_up_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table.grid()
+    table.add_row("short")
+    table.add_row("long " * 30)
+    output().print(table)
+    shown = capsys.readouterr().out
+    assert "short\n" in shown
+    assert " \n" not in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
