@@ -23,6 +23,7 @@ from replicator.errors import (
 )
 from replicator.postgres.dsn import describe
 from replicator.postgres.pins import STARTUP, pin
+from replicator.postgres.trust import refuse_strangers
 
 Connection = AsyncConnection[Any]
 
@@ -38,7 +39,7 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_onl
     :param text: return every value as the text that Postgres prints, none parsed.
     :param may_be_read_only: accept a standby, or a role that may only read.
     :raises ConnectionLostError: the server does not answer, refuses, or is a standby.
-    :raises CheckError: a setting does not hold, or the session is read-only.
+    :raises CheckError: a setting does not hold, the session is read-only, or the schema replicator is another role's.
     """
     try:
         with translated():
@@ -51,6 +52,7 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_onl
             )
             try:
                 await pin(opened, may_be_read_only=may_be_read_only)
+                await refuse_strangers(opened)
             except BaseException:
                 await opened.close()
                 raise

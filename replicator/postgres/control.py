@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from replicator.errors import MigrationError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.trust import refuse_strangers
 
 Owner = Literal["old", "new"]
 
@@ -50,13 +51,16 @@ class Status:
 
 
 async def install(connection: Connection, migration: Migration) -> None:
-    """Create the control tables where they are missing.
+    """Create the control tables where they are missing, and take back what was granted on them.
 
-    Raises MigrationError when they belong to another migration.
+    :raises MigrationError: they belong to another migration.
+    :raises CheckError: the schema, or something in it, is another role's.
     """
     with translated():
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, 3)", (LEASE_CLASS,))
+            await connection.execute("CREATE SCHEMA IF NOT EXISTS replicator")
+            await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
             await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
             await connection.execute(
                 "INSERT INTO replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "
@@ -80,7 +84,7 @@ async def _begin_another(connection: Connection, migration: Migration) -> None:
         "since = clock_timestamp()",
         (migration.name, migration.old, migration.new),
     )
-    for table in ("state", "status", "created", "kept", "renames"):
+    for table in ("state", "status", "created", "kept", "renames", "noted"):
         await connection.execute(f"DELETE FROM replicator.{table}".encode())
 
 

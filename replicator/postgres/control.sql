@@ -1,5 +1,17 @@
--- The engine's own tables, the same in both databases; every statement may run again.
-CREATE SCHEMA IF NOT EXISTS replicator;
+-- The engine's own tables, the same in both databases; every statement may run again. It runs in one transaction, in a
+-- schema that belongs to the session's role (`trust.py`): nobody else may make, read or call anything here, save for
+-- what is granted at the end.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- What makes our messages in the log, and our writes past the guards, ours. Whoever reads this can forge both.
+CREATE TABLE IF NOT EXISTS replicator.secrets (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    pass text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', ''),
+    message_prefix text NOT NULL DEFAULT 'replicator_' || replace(gen_random_uuid()::text, '-', '')
+);
+INSERT INTO replicator.secrets DEFAULT VALUES ON CONFLICT DO NOTHING;
+COMMENT ON COLUMN replicator.secrets.pass IS 'The guards let pass whoever sets replicator.pass to it, and is the owner here.';
+COMMENT ON COLUMN replicator.secrets.message_prefix IS 'Of our messages in this database''s log; others are not looked at.';
 
 -- Who owns the data. Written only by the transaction that cuts over (and once at set-up): never guessed.
 CREATE TABLE IF NOT EXISTS replicator.ownership (
@@ -138,6 +150,14 @@ CREATE TABLE IF NOT EXISTS replicator.deleted (
 );
 CREATE INDEX IF NOT EXISTS deleted_table ON replicator.deleted (table_schema, table_name);
 
+-- The tables whose deletions are noted so. The trigger looks here, and not at arguments: who makes a trigger gives those.
+CREATE TABLE IF NOT EXISTS replicator.noted (
+    relation oid PRIMARY KEY,
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    key_columns text[] NOT NULL
+);
+
 -- Likewise: what a pipeline must derive again, because the two sides wrote the same rows at the same time.
 CREATE TABLE IF NOT EXISTS replicator.redo (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -202,24 +222,34 @@ COMMENT ON TABLE replicator.journal IS
     'What has happened: phases, requests and commands, starts and stops, cutovers, backups. No row values.';
 COMMENT ON COLUMN replicator.commands.asker IS 'user@host, as the operating system there names them.';
 
--- For the application: who may connect may ask.
-GRANT USAGE ON SCHEMA replicator TO PUBLIC;
+-- For the application: who may connect may ask. The view reads with its owner's rights, and shows no more than this;
+-- it is not replaced, for that would wait for whoever has asked, and let all others wait.
+DO $$
+BEGIN
+    IF to_regclass('replicator.active') IS NULL THEN
+        CREATE VIEW replicator.active WITH (security_barrier) AS
+        SELECT CASE WHEN owner = 'new' AND NOT EXISTS (SELECT FROM replicator.renames) THEN new_schema ELSE old_schema END
+                AS active_schema,
+            owner = 'new' OR rolling_since IS NOT NULL AS use_new_schema
+        FROM replicator.ownership;
+    END IF;
+END
+$$;
 
 CREATE OR REPLACE FUNCTION replicator.active_schema() RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT CASE WHEN owner = 'new' AND NOT EXISTS (SELECT FROM replicator.renames) THEN new_schema ELSE old_schema END
-    FROM replicator.ownership
+LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT active_schema FROM replicator.active
 $$;
 
 CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT coalesce((SELECT owner = 'new' OR rolling_since IS NOT NULL FROM replicator.ownership), false)
+LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT use_new_schema FROM replicator.active), false)
 $$;
 
 -- Every write transaction of the daemon begins here: it holds the fence shared, so that a new daemon can wait for a
 -- dead one's last write, and it fails when the lease has passed on.
 CREATE OR REPLACE FUNCTION replicator.enter(expected bigint) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(1919250540, 2);
     IF (SELECT epoch FROM replicator.lease) IS DISTINCT FROM expected THEN
@@ -230,7 +260,7 @@ $$;
 
 -- The guard is on or off in the catalogue, never by a row that an old snapshot may not see.
 CREATE OR REPLACE FUNCTION replicator.refuse_write() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('replicator.writer', true) = 'daemon' THEN
         RETURN NULL;
@@ -244,25 +274,80 @@ BEGIN
 END
 $$;
 
--- Notes what the application deletes while both schemas take writes; its arguments are the columns of the key.
+-- Notes what the application deletes while both schemas take writes. It writes where the application may not, so it is
+-- SECURITY DEFINER, and PUBLIC may not execute it: nobody else can hang it on a table of his. Values become text by their
+-- types' output functions, which only superusers make; a cast would call a function of the type's owner.
 CREATE OR REPLACE FUNCTION replicator.note_deleted() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET datestyle = 'ISO' SET intervalstyle = 'postgres'
-SET timezone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
 DECLARE
-    columns text;
-    key jsonb;
+    noted replicator.noted;
+    texts pg_catalog.text;
+    key pg_catalog.jsonb;
 BEGIN
-    IF current_setting('replicator.writer', true) = 'daemon'
+    IF current_setting('replicator.pass', true) = (SELECT pass FROM replicator.secrets)
         OR NOT EXISTS (SELECT FROM replicator.ownership WHERE coalesce(rolling_since, settling_since) IS NOT NULL)
     THEN
         RETURN NULL;
     END IF;
-    IF TG_OP <> 'TRUNCATE' THEN
-        SELECT string_agg(format('($1).%I::text', name), ', ' ORDER BY place) INTO columns
-            FROM unnest(TG_ARGV[2:]) WITH ORDINALITY AS k(name, place);
-        EXECUTE 'SELECT jsonb_build_array(' || columns || ')' INTO key USING OLD;
+    SELECT * INTO noted FROM replicator.noted WHERE relation = coalesce(pg_partition_root(TG_RELID)::oid, TG_RELID);
+    IF NOT FOUND THEN
+        RETURN NULL;
     END IF;
-    INSERT INTO replicator.deleted (table_schema, table_name, row_key) VALUES (TG_ARGV[0], TG_ARGV[1], key);
+    IF TG_OP <> 'TRUNCATE' THEN
+        SELECT string_agg(format('pg_catalog.format(''%%s'', ($1).%I)', name), ', ' ORDER BY place) INTO texts
+            FROM unnest(noted.key_columns) WITH ORDINALITY AS k(name, place);
+        EXECUTE 'SELECT pg_catalog.jsonb_build_array(' || texts || ')' INTO key USING OLD;
+    END IF;
+    INSERT INTO replicator.deleted (table_schema, table_name, row_key)
+        VALUES (noted.table_schema, noted.table_name, key);
     RETURN NULL;
 END
 $$;
+
+-- Whatever was granted here, by default or by hand, is taken back; nothing but this view and these functions is for others.
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        WITH grants AS (
+            SELECT a.grantee FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a
+            WHERE n.nspname = 'replicator' AND a.grantee <> n.nspowner
+            UNION SELECT a.grantee FROM pg_class c, aclexplode(c.relacl) a
+            WHERE c.relnamespace = 'replicator'::regnamespace AND a.grantee <> c.relowner
+            UNION SELECT a.grantee FROM pg_class c, pg_attribute t, aclexplode(t.attacl) a
+            WHERE c.relnamespace = 'replicator'::regnamespace AND t.attrelid = c.oid AND a.grantee <> c.relowner
+            UNION SELECT a.grantee FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
+            WHERE p.pronamespace = 'replicator'::regnamespace AND a.grantee <> p.proowner
+        ), grantees AS (
+            SELECT DISTINCT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS name
+            FROM grants
+        )
+        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', what, name)
+        FROM grantees, unnest(ARRAY['SCHEMA replicator', 'ALL TABLES IN SCHEMA replicator',
+            'ALL SEQUENCES IN SCHEMA replicator', 'ALL ROUTINES IN SCHEMA replicator']) AS what
+        UNION ALL
+        SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA replicator REVOKE ALL ON %s FROM %s',
+            pg_get_userbyid(d.defaclrole),
+            CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
+                ELSE 'TYPES' END,
+            CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM pg_default_acl d, aclexplode(d.defaclacl) a
+        WHERE d.defaclnamespace = 'replicator'::regnamespace AND pg_get_userbyid(d.defaclrole) = current_user
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+    -- Whoever makes a partition makes its triggers, and must be allowed to. On another table they note nothing.
+    FOR statement IN
+        SELECT DISTINCT format('GRANT EXECUTE ON FUNCTION replicator.note_deleted() TO %I', pg_get_userbyid(c.relowner))
+        FROM replicator.noted n JOIN pg_class c ON c.oid = n.relation
+        WHERE c.relkind = 'p' AND pg_get_userbyid(c.relowner) <> current_user
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+GRANT USAGE ON SCHEMA replicator TO PUBLIC;
+GRANT SELECT ON replicator.active TO PUBLIC;
+GRANT EXECUTE ON FUNCTION replicator.active_schema(), replicator.use_new_schema(), replicator.refuse_write() TO PUBLIC;

@@ -19,12 +19,6 @@ DATABASE = """
            getdatabaseencoding()::text AS encoding,
            has_database_privilege(current_database(), 'CREATE') AS may_create,
            has_database_privilege(current_database(), 'TEMPORARY') AS may_stage,
-           EXISTS (SELECT FROM pg_namespace WHERE nspname = 'replicator') AS has_control,
-           (SELECT quote_ident(pg_get_userbyid(owner)) FROM (
-                SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'replicator'
-                UNION ALL SELECT relowner FROM pg_class WHERE relnamespace = to_regnamespace('replicator')
-                UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = to_regnamespace('replicator')
-            ) AS owned WHERE NOT pg_has_role(owner, 'USAGE') LIMIT 1) AS control_owner,
            EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
            format('%%I', %(schema)s::text) AS schema,
            ARRAY(SELECT p FROM pg_namespace CROSS JOIN unnest('{USAGE,CREATE}'::text[]) p
@@ -92,7 +86,7 @@ RELATIONS = """
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """A database as one role sees it; ``quoted``, ``role``, ``schema`` and ``control_owner`` are quoted for SQL."""
+    """A database as one role sees it; ``quoted``, ``role`` and ``schema`` are quoted for SQL."""
 
     name: str
     quoted: str
@@ -100,9 +94,6 @@ class Database:
     encoding: str
     may_create: bool
     may_stage: bool
-    has_control: bool
-    control_owner: str | None
-    """Who owns a control table or function, where the role does not."""
     has_schema: bool
     schema: str
     lacking_on_schema: list[str]

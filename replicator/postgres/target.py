@@ -8,6 +8,7 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.passing import pass_guards
 from replicator.postgres.staging import Stage
 from replicator.tables import ForeignKey, Key, Name, Table
 
@@ -30,6 +31,7 @@ class TargetWriter:
         """Create the staging tables; they last as long as the connection."""
         with translated():
             await self.connection.execute("SELECT set_config('replicator.writer', 'daemon', false)")
+            await pass_guards(self.connection)
             await self.connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
             for stage in self._stages.values():
                 await stage.create(self.connection)

@@ -96,28 +96,42 @@ async def note_deletions(connection: Connection, tables: Iterable[Table]) -> Non
             changed = sql.SQL(" OR ").join(
                 sql.SQL("OLD.{0} IS DISTINCT FROM NEW.{0}").format(identifier(name)) for name in table.key
             )
-            arguments = sql.SQL(", ").join(map(sql.Literal, (table.name.schema, table.name.table, *table.key)))
+            await _register(connection, table)
             deleted, moved, emptied = NOTES
-            await _note(connection, table.name, deleted, sql.SQL("DELETE"), sql.SQL("ROW"), arguments)
-            moves = sql.SQL("ROW WHEN ({})").format(changed)
-            await _note(connection, table.name, moved, sql.SQL("UPDATE"), moves, arguments)
+            await _note(connection, table.name, deleted, sql.SQL("DELETE"), sql.SQL("ROW"))
+            await _note(connection, table.name, moved, sql.SQL("UPDATE"), sql.SQL("ROW WHEN ({})").format(changed))
             for name in (table.name, *table.leaves):
-                await _note(connection, name, emptied, sql.SQL("TRUNCATE"), sql.SQL("STATEMENT"), arguments)
+                await _note(connection, name, emptied, sql.SQL("TRUNCATE"), sql.SQL("STATEMENT"))
+
+
+async def _register(connection: Connection, table: Table) -> None:
+    """Tell the trigger's function which table it is, by what name, and what its key is."""
+    quoted = identifier(table.name.schema, table.name.table).as_string(connection)
+    await connection.execute(
+        "INSERT INTO replicator.noted (relation, table_schema, table_name, key_columns) "
+        "VALUES (%s::regclass::oid, %s, %s, %s) ON CONFLICT (relation) DO UPDATE SET table_schema = "
+        "EXCLUDED.table_schema, table_name = EXCLUDED.table_name, key_columns = EXCLUDED.key_columns",
+        (quoted, table.name.schema, table.name.table, list(table.key)),
+    )
+    cursor = await connection.execute(
+        "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = %s::regclass AND relkind = 'p' "
+        "AND pg_get_userbyid(relowner) <> current_user",
+        (quoted,),
+    )
+    if (row := await cursor.fetchone()) is not None:
+        # Whoever makes a partition makes its triggers, and must be allowed to. On another table they note nothing.
+        grant = sql.SQL("GRANT EXECUTE ON FUNCTION replicator.note_deleted() TO {}")
+        await connection.execute(grant.format(sql.SQL(row[0])))
 
 
 async def _note(
-    connection: Connection,
-    table: Name,
-    trigger: str,
-    event: sql.SQL,
-    each: sql.SQL | sql.Composed,
-    arguments: sql.Composed,
+    connection: Connection, table: Name, trigger: str, event: sql.SQL, each: sql.SQL | sql.Composed
 ) -> None:
     name = identifier(table.schema, table.table)
     await connection.execute(
         sql.SQL(
-            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION replicator.note_deleted({})"
-        ).format(identifier(trigger), event, name, each, arguments)
+            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION replicator.note_deleted()"
+        ).format(identifier(trigger), event, name, each)
     )
     # ALWAYS: a session in replica mode must not slip by.
     await connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(name, identifier(trigger)))

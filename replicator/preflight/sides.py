@@ -13,6 +13,7 @@ from replicator.postgres.dsn import describe
 from replicator.postgres.inspect import Database, control_migration, read_database
 from replicator.postgres.places import read_places
 from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
+from replicator.postgres.trust import refuse_strangers
 from replicator.postgres.walsender import identify_system
 from replicator.preflight import database_checks, server_checks
 from replicator.preflight.finding import Report, failed, passed
@@ -65,9 +66,10 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
         opened = await _open(stack, dsn, where)
         if not _is_new_enough(report, label, opened):
             return None
+        await refuse_strangers(opened, to_change=True)
         server = await read_server(opened, older_than=server_checks.LONG)
         database = await read_database(opened, schema)
-        control = await control_migration(opened) if database.control_owner is None else None
+        control = await control_migration(opened)
         side = Side(
             label=label,
             dsn=dsn,

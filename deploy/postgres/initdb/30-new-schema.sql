@@ -1,4 +1,4 @@
--- The new schema and the replicator's own are the replicator's; the application may use what will be made in them.
+-- The new schema and the replicator's own are the replicator's; the application may use what will be made in the new.
 -- Until the cutover, guard triggers keep everyone but the replicator from writing to the new tables.
 \getenv new_schema NEW_SCHEMA
 \if :{?new_schema}
@@ -12,7 +12,5 @@ ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA :"new_schema"
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app;
 ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA :"new_schema" GRANT USAGE ON SEQUENCES TO app;
 
--- So that the application can ask for replicator.active_schema().
+-- What is made in it is nobody else's; the functions that the application may call are for everybody.
 CREATE SCHEMA replicator AUTHORIZATION replicator;
-GRANT USAGE ON SCHEMA replicator TO app;
-ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA replicator GRANT SELECT ON TABLES TO app;

@@ -1,0 +1,255 @@
+"""What a role tries that has only PUBLIC's rights, and the application's, which owns the old tables: in each phase."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from replicator.errors import CheckError
+from replicator.finish import finalize
+from replicator.phases import COMPLETION, OPENING, Phase
+from replicator.pipeline import Pipeline
+from replicator.postgres.connect import connection
+from replicator.postgres.control import install
+from replicator.preflight import preflight
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import daemon
+from tests.roles import Roles, identity, readme_roles
+
+pytestmark = pytest.mark.two_servers
+
+
+@pytest.fixture
+def roles(database: Database) -> Iterator[Roles]:
+    with readme_roles(database) as made:
+        yield made
+
+
+ORIGINS: Final = (
+    "pg_replication_origin_create(text)", "pg_replication_origin_drop(text)", "pg_replication_origin_oid(text)",
+    "pg_replication_origin_session_setup(text)", "pg_replication_origin_session_reset()",
+)  # fmt: skip
+FOR_ALL: Final = {"active", "active_schema", "use_new_schema", "refuse_write"}
+"""What PUBLIC may read or call in our schema."""
+
+EVIL: Final = """
+CREATE FUNCTION pg_temp.evil(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'evil runs as %', current_user USING ERRCODE = 'EV111'; END $$;
+CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.evil(VALUE::pg_catalog.text));
+CREATE TYPE pg_temp.pair AS (one integer, two integer);
+CREATE FUNCTION pg_temp.spell(pg_temp.pair) RETURNS pg_catalog.text LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'evil runs as %', current_user USING ERRCODE = 'EV111'; END $$;
+CREATE CAST (pg_temp.pair AS pg_catalog.text) WITH FUNCTION pg_temp.spell(pg_temp.pair) AS IMPLICIT;
+CREATE TEMP TABLE bait (id pg_temp.pair, n integer);
+"""
+
+
+async def phases(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, Any]]:
+    """The phases one after the other, with the session of the daemon; each lasts until the next is asked for."""
+    yield "before", None
+    roles.superuser(
+        f"GRANT EXECUTE ON FUNCTION {', '.join(ORIGINS)} TO {roles.replicator}",
+        "INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 20) AS i",
+    )
+    held = asyncio.Event()
+    backfill = Pipeline.backfill
+
+    async def late(self: Pipeline) -> Any:
+        await held.wait()
+        return await backfill(self)
+
+    monkeypatch.setattr(Pipeline, "backfill", late)
+    settings, migration = roles.settings(), identity(folder)
+    async with daemon(settings, migration) as running:
+        await running.until(lambda: running.session.phase == Phase.BACKFILL)
+        yield "backfill", running
+        held.set()
+        await running.ready()
+        yield "follow", running
+        await running.session.moves.run(OPENING, running.report)
+        yield "rolling", running
+        await running.session.moves.run(COMPLETION, running.report)
+        await running.clean()
+        yield "soak", running
+    await finalize(settings, migration, running.report, now=True)
+    yield "finalized", None
+
+
+def refused(connected: "psycopg.Connection[Any]", statement: str) -> bool:
+    """Whether a statement fails for want of a privilege; any other outcome is shown."""
+    try:
+        connected.execute(statement.encode())
+    except psycopg.errors.InsufficientPrivilege:
+        return True
+    return False
+
+
+def names_of(roles: Roles, query: str) -> list[str]:
+    with roles.database.connect() as opened:
+        return [str(row[0]) for row in opened.execute(query.encode()).fetchall()]
+
+
+TABLES: Final = (
+    "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('replicator') AND relkind IN ('r', 'v')"
+)
+SEQUENCES: Final = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('replicator') AND relkind = 'S'"
+ROUTINES: Final = (
+    "SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = to_regnamespace('replicator') "
+    "AND prorettype {} 'trigger'::regtype"
+)
+
+
+async def test_nothing_of_ours_is_for_others(roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the catalogue: so what is made later is tried too."""
+    async for phase, _ in phases(roles, tmp_path, monkeypatch):
+        for role in (roles.stranger, roles.app):
+            with roles.connect(role) as taker:
+                assert phase == "before" or refused(taker, "CREATE TABLE replicator.mine ()")
+                for table in names_of(roles, TABLES):
+                    tried = [
+                        f"SELECT FROM replicator.{table}",
+                        f"INSERT INTO replicator.{table} DEFAULT VALUES",
+                        f"DELETE FROM replicator.{table}",
+                        f"TRUNCATE replicator.{table}",
+                        *(f"LOCK TABLE replicator.{table} IN {mode} MODE" for mode in ("ACCESS SHARE", "EXCLUSIVE")),
+                    ]
+                    allowed = [each for each in tried if not _refused_in_transaction(taker, each)]
+                    expected = [tried[0], tried[4]] if table == "active" else []
+                    assert allowed == expected, (phase, role)
+                for sequence in names_of(roles, SEQUENCES):
+                    assert refused(taker, f"SELECT nextval('replicator.{sequence}')"), (phase, role, sequence)
+                for routine in names_of(roles, ROUTINES.format("<>")):
+                    arguments = routine.partition("(")[2].rstrip(")").split(",")
+                    call = f"{routine.partition('(')[0]}({', '.join(f'NULL::{each}' for each in arguments if each)})"
+                    assert refused(taker, f"SELECT {call}") is not any(each in routine for each in FOR_ALL), call
+                taker.execute("CREATE TEMP TABLE tried (id integer)")
+                for routine in names_of(roles, ROUTINES.format("=")):
+                    hang = f"CREATE TRIGGER t BEFORE DELETE ON tried FOR EACH ROW EXECUTE FUNCTION {routine}"
+                    assert refused(taker, hang) is not any(each in routine for each in FOR_ALL), routine
+        assert names_of(
+            roles,
+            "SELECT proname FROM pg_proc WHERE pronamespace = to_regnamespace('replicator') AND prosecdef "
+            "AND has_function_privilege('public', oid, 'EXECUTE')",
+        ) == []  # fmt: skip
+
+
+def _refused_in_transaction(taker: "psycopg.Connection[Any]", statement: str) -> bool:
+    with taker.transaction(force_rollback=True):
+        try:
+            with taker.transaction():
+                taker.execute(statement.encode())
+        except psycopg.errors.InsufficientPrivilege:
+            return True
+        except (psycopg.errors.WrongObjectType, psycopg.errors.ObjectNotInPrerequisiteState):
+            return True  # a view has no rows of its own
+    return False
+
+
+@pytest.mark.parametrize("column", ["id", "n"])
+async def test_the_note_of_a_deletion_runs_no_code_of_others(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A type named text, and a cast to it: whatever hangs the function on a table of its own, by a grant of old."""
+    function = f"replicator.note_deleted('a', 'b', '{column}')"
+    hang = f"CREATE TRIGGER t AFTER DELETE ON bait FOR EACH ROW EXECUTE FUNCTION {function}"
+    async for phase, _ in phases(roles, tmp_path, monkeypatch):
+        if phase == "before":
+            continue
+        with roles.connect(roles.stranger) as stranger:
+            stranger.execute(EVIL.encode())
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                stranger.execute(hang.encode())
+            roles.superuser(f"GRANT EXECUTE ON FUNCTION replicator.note_deleted() TO {roles.stranger}")
+            stranger.execute(hang.encode())
+            roles.superuser(f"REVOKE EXECUTE ON FUNCTION replicator.note_deleted() FROM {roles.stranger}")
+            stranger.execute("INSERT INTO bait VALUES (ROW(1, 2), 3)")
+            stranger.execute("DELETE FROM bait")
+        assert names_of(roles, "SELECT table_name FROM replicator.deleted") == [], phase
+
+
+async def test_what_was_granted_on_the_control_tables_is_taken_back(roles: Roles, tmp_path: Path) -> None:
+    """As README had it: the application might read all of them, also those that are yet to be made."""
+    roles.superuser(
+        f"CREATE SCHEMA replicator AUTHORIZATION {roles.replicator}",
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {roles.replicator} IN SCHEMA replicator "
+        f"GRANT SELECT ON TABLES TO {roles.app}",
+        f"GRANT CREATE ON SCHEMA replicator TO {roles.app}, PUBLIC",
+    )
+    settings, migration = roles.settings(), identity(tmp_path)
+    for _ in range(2):
+        async with connection(settings.target, "test") as opened:
+            await install(opened, migration)
+        assert not _readable(roles, roles.app)
+        assert (
+            names_of(roles, "SELECT oid FROM pg_default_acl WHERE defaclnamespace = 'replicator'::regnamespace") == []
+        )
+        assert names_of(roles, f"SELECT 1 WHERE has_schema_privilege('{roles.app}', 'replicator', 'CREATE')") == []
+        roles.superuser(
+            f"GRANT ALL ON ALL TABLES IN SCHEMA replicator TO {roles.app}",
+            f"GRANT SELECT (row_as_it_was) ON replicator.kept TO {roles.stranger}",
+            f"GRANT ALL ON ALL FUNCTIONS IN SCHEMA replicator TO {roles.app}",
+        )
+    async with connection(settings.target, "test") as opened:
+        await install(opened, migration)
+    assert not _readable(roles, roles.app)
+    assert not _readable(roles, roles.stranger)
+    with roles.connect(roles.app) as app:
+        assert app.execute("SELECT replicator.active_schema(), replicator.use_new_schema()").fetchone() == (
+            "public", False,
+        )  # fmt: skip
+
+
+def _readable(roles: Roles, role: str) -> list[str]:
+    return names_of(
+        roles,
+        f"SELECT relname FROM pg_class WHERE relnamespace = 'replicator'::regnamespace AND relname <> 'active' "
+        f"AND relkind IN ('r', 'v') AND (has_table_privilege('{role}', oid, 'SELECT, INSERT, UPDATE, DELETE') "
+        f"OR has_any_column_privilege('{role}', oid, 'SELECT'))",
+    )
+
+
+PLANTED: Final = {
+    "the schema": "CREATE SCHEMA replicator AUTHORIZATION {app}",
+    "a table that is read": "GRANT CREATE ON SCHEMA replicator TO {app}; SET ROLE {app}; "
+    "CREATE VIEW replicator.renames AS SELECT public.evil() AS from_schema",
+    "an overload": "GRANT CREATE ON SCHEMA replicator TO {app}; SET ROLE {app}; "
+    "CREATE FUNCTION replicator.enter(smallint) RETURNS void LANGUAGE sql AS 'SELECT public.evil()'",
+    "an operator": "GRANT CREATE ON SCHEMA replicator TO {app}; SET ROLE {app}; "
+    "CREATE OPERATOR replicator.<> (FUNCTION = int4ne, LEFTARG = int4, RIGHTARG = int4)",
+}
+
+
+WHOSE: Final = "(belongs to the role .*_app|is none of the replicator's); the role .* must not run what is there"
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("what", PLANTED)
+@pytest.mark.parametrize("superuser", [True, False])
+async def test_what_was_planted_before_the_first_start(
+    roles: Roles, tmp_path: Path, what: str, superuser: bool
+) -> None:
+    """The daemon is a member of the application's role: what is planted would pass for its own."""
+    evil = (
+        "CREATE FUNCTION public.evil() RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'evil runs' USING ERRCODE = 'EV111'; END $$"
+    )
+    if what != "the schema":
+        owner = "CURRENT_USER" if superuser else roles.replicator
+        roles.superuser(f"CREATE SCHEMA replicator AUTHORIZATION {owner}")
+    roles.superuser(f"GRANT CREATE ON DATABASE {roles.database.name} TO {roles.app}", evil)
+    roles.superuser(PLANTED[what].format(app=roles.app))
+    settings = roles.settings()
+    if superuser:
+        dsn = type(settings.source_dsn)(roles.database.dsn)
+        settings = settings.model_copy(update={"source_dsn": dsn, "target_dsn": dsn})
+    with pytest.raises(CheckError, match=WHOSE):
+        async with connection(settings.target, "test"):
+            pass
+    found = [each for each in await preflight(settings, identity(tmp_path)) if each.outcome == "fail"]
+    assert any(re.search(WHOSE, each.detail) for each in found), found
+    roles.superuser("DROP SCHEMA replicator CASCADE")
+    assert not any(re.search(WHOSE, each.detail) for each in await preflight(settings, identity(tmp_path)))
