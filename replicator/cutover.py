@@ -123,6 +123,7 @@ class Cutover:
             epoch = (await read_ownership(source)).epoch + 1
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
+            await self.pipeline.look_at_ground()
             await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.held])} tables")
             await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
             await self._drain_opposite()
@@ -217,6 +218,8 @@ class Cutover:
             raise NotReadyError(
                 "Rows may have changed past the log; the writers went on.", "All are compared again; then try again."
             )
+        self._step = "ground"
+        await self.pipeline.look_at_ground(target)
         self._step = "final check"
         divergences = await self._diverging()
         if divergences:

@@ -28,9 +28,13 @@ async def look_at_gates(
     :param opposite: the other pipeline, while both schemas take writes.
     """
     if opposite is not None:
-        return [_lag_of_both([pipeline, opposite], settings), _quarantine_of_both([pipeline, opposite])]
+        return [
+            _lag_of_both([pipeline, opposite], settings),
+            _quarantine_of_both([pipeline, opposite]),
+            _ground(pipeline),
+        ]
     if pipeline.direction == "reverse":  # the old tables are complete, and have no checks of their own
-        return [_lag(pipeline, settings), _verified(pipeline), await _quarantine(pipeline, target)]
+        return [_lag(pipeline, settings), _verified(pipeline), await _quarantine(pipeline, target), _ground(pipeline)]
     return [
         await _backfill(pipeline, phase, target),
         _lag(pipeline, settings),
@@ -38,6 +42,7 @@ async def look_at_gates(
         await _quarantine(pipeline, target),
         await _schema(pipeline, target),
         await _checks(pipeline, phase, target),
+        _ground(pipeline),
     ]
 
 
@@ -99,6 +104,14 @@ async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:
         return Gate(name="quarantine", ok=False, detail=f"{listed}; see `replicator quarantine list`")
     discarded = sum((await count_entries(target, pipeline=pipeline.direction, state="discarded")).values())
     return Gate(name="quarantine", ok=True, detail=f"empty, save for {discarded:,} discarded" if discarded else "empty")
+
+
+def _ground(pipeline: Pipeline) -> Gate:
+    wrong = pipeline.watch.wrong
+    if not wrong:
+        return Gate(name="ground", ok=True, detail="the tables are what they must be")
+    said = "; ".join(f"{each.problem} {' '.join(each.remedy.split())}" for each in wrong)
+    return Gate(name="ground", ok=False, detail=said)
 
 
 async def _schema(pipeline: Pipeline, target: Connection) -> Gate:

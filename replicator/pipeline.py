@@ -11,14 +11,14 @@ from replicator.apply.outcome import NewerReadError, Outcome
 from replicator.backfill import Backfill
 from replicator.batches import Batches
 from replicator.definitions import check_relation
-from replicator.errors import RetryableError, RowError
+from replicator.errors import NotReadyError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
 from replicator.plan import Plan
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context, Rolling
 from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
@@ -33,6 +33,8 @@ from replicator.watch import Watch
 log = get_logger("pipeline")
 
 HEARTBEAT_SECONDS = 10.0
+LOOK_SECONDS = 2.0
+"""Between two looks at what the tables are: what changes there is noticed in this time, or under the cutover's lock."""
 IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
 BETWEEN_PASSES = 60.0
@@ -123,6 +125,7 @@ class Pipeline:
             group.create_task(self._follower.run(), name=f"{self.direction} follow")
             group.create_task(self._apply_forever(), name=f"{self.direction} apply")
             group.create_task(self._beat(), name=f"{self.direction} heartbeat")
+            group.create_task(self._look(), name=f"{self.direction} look")
             group.create_task(self._measure(), name=f"{self.direction} measure")
 
     async def backfill(self) -> LSN:
@@ -260,14 +263,25 @@ class Pipeline:
     async def _beat(self) -> None:
         while True:
             await self.nudge()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _look(self) -> None:
+        while True:
             if not self.turns.frozen:  # else a cutover looks itself, and may rename the tables
                 await self.look_at_definitions()
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+                await self.watch.look_at_ground(self.turns.holder)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
         if await self.watch.look_at_definitions(self.turns.holder):
             self._applier.forget_relations()
+
+    async def look_at_ground(self, target: Connection | None = None) -> None:
+        """Look at every fact once more, before ownership moves. Raises NotReadyError for the first that is wrong."""
+        wrong = await self.watch.look_at_ground(self.turns.holder, target)
+        if wrong:
+            raise NotReadyError(f"{wrong[0].problem} The writers went on.", wrong[0].remedy)
 
     async def _measure(self) -> None:
         while True:

@@ -1,20 +1,28 @@
-"""A pipeline's connection to its source beside the stream: it moves the log on, and watches slot, lag and tables."""
+"""A pipeline's connections beside the stream: it moves the log on, and watches slot, lag, tables and the ground."""
 
 import asyncio
 from collections import deque
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from replicator.definitions import Definitions
+from replicator.errors import DefinitionError
 from replicator.follow.inbox import HEARTBEAT
 from replicator.lag import LagMeter
+from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.postgres.connect import Connection, connect
 from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress
 from replicator.postgres.replication import identify_system
+from replicator.postgres.server import Plugin
 from replicator.postgres.slots import check_slot, clock_and_position, current_position, emit_message, read_slot
 from replicator.postgres.snapshots import look
+from replicator.preflight.facts import Consequence, Wrong
+from replicator.preflight.ground import Ground
 from replicator.reached import Reached
+
+log = get_logger("watch")
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 CLOCK_MARGIN = timedelta(seconds=2)
@@ -32,6 +40,9 @@ class Watch:
         self._reached = reached
         self._ready_lag_bytes = ready_lag_bytes
         self.definitions = Definitions(context, progress.plugin, publication)
+        self.wrong: list[Wrong] = []
+        """The facts of the ground that were wrong at the last look, and keep ownership from moving."""
+        self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin))
         self.lag = LagMeter()
         self.retained_bytes = 0
         self.applied_through = LONG_AGO
@@ -39,19 +50,23 @@ class Watch:
         self._clocks: deque[tuple[datetime, LSN]] = deque(maxlen=3_600)
         self._lock = asyncio.Lock()
         self._source: Connection | None = None
+        self._target: Connection | None = None
 
     async def open(self) -> None:
-        """Connect. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
+        """Connect, and look. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
         self._source = await connect(self._context.source_dsn, f"{self._context.direction} control")
         identity = await identify_system(self._context.source_dsn)
         slot = await read_slot(self._source, self._progress.slot)
         check_slot(slot, self._progress, identity.system_id, identity.timeline)
+        self._target = await connect(self._context.target_dsn, f"{self._context.direction} ground")
         await self.definitions.open(self._source)
+        await self.look_at_ground()
 
     async def close(self) -> None:
-        """Give the connection back."""
-        if self._source is not None:
-            await self._source.close()
+        """Give the connections back."""
+        for each in (self._source, self._target):
+            if each is not None:
+                await each.close()
 
     async def nudge(self, message: str = HEARTBEAT) -> None:
         """Send a message down the log, so that the stream moves."""
@@ -76,6 +91,26 @@ class Watch:
         async with self._lock:
             source = through or self._source
             return source is not None and await self.definitions.look(source)
+
+    async def look_at_ground(self, source: Connection | None = None, target: Connection | None = None) -> list[Wrong]:
+        """Look at every fact; gives what is wrong. Raises DefinitionError for what cannot be gone on with.
+
+        :param source: a connection to look through; ``target`` likewise.
+        """
+        async with self._lock:
+            source, target = source or self._source, target or self._target
+            if source is None or target is None:
+                return self.wrong
+            found = await self._ground.look(source, target)
+        for each in found:
+            if each.consequence == Consequence.STOP:
+                raise DefinitionError(each.problem, each.remedy)
+            if each not in self.wrong:
+                log.warning("the gate 'ground' is shut", fact=each.name, problem=each.problem, remedy=each.remedy)
+        if self.wrong and not found:
+            log.info("the gate 'ground' is open again")
+        self.wrong = found
+        return found
 
     async def measure(self) -> None:
         """Look at the source's position and at the slot. Raises SlotError when that is lost."""

@@ -41,13 +41,17 @@ def make_settings(database: Database, target: Database | None = None, **others: 
     """Settings for a test database; nothing is read from the environment."""
     return Settings(
         _env_file=None,
-        source_dsn=database.dsn,
-        target_dsn=(target or database).dsn,
         plugin=database.plugin,
         slot=f"t_{database.dsn.rsplit('/', 1)[-1][-20:]}",
         publication="t_publication",
         http_listen="127.0.0.1:0",
-        **{"chunk_rows": 50, "batch_rows": 100, **others},
+        **{
+            "source_dsn": database.dsn,
+            "target_dsn": (target or database).dsn,
+            "chunk_rows": 50,
+            "batch_rows": 100,
+            **others,
+        },
     )
 
 

@@ -134,6 +134,11 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return RetryableError(f"Postgres says: {primary}.", sqlstate=state)
     if state.startswith("28") or state == "3D000":
         return CheckError(f"The server refused the connection: {primary}.", "Mend the DSN, or pg_hba.conf.")
+    if state == "42501" and error.diag.source_function == "check_enable_rls":  # whatever the message's language
+        return CheckError(
+            f"Row level security would hide rows from the role in the DSN: {primary}.",
+            "Let that role see every row: ALTER ROLE ... BYPASSRLS; or disable row security on the table.",
+        )
     if state == "42501":
         return CheckError(f"A privilege is missing: {primary}.", "Grant it to the role in the DSN; see README, Roles.")
     if state in ("42703", "42P01", "42P10", "42804"):

@@ -39,55 +39,77 @@ class Definition:
     """The columns that the log names an old row by, in every partition."""
     columns: Mapping[int, ColumnDefinition]
     files: Mapping[int, int]
-    """The storage of the table, or of each partition, by its oid: a rewrite makes it anew."""
+    """The storage of the table, of each partition and of each heir, by its oid: a rewrite makes it anew."""
     partitions: tuple[tuple[str, str], ...]
     """Schema and name of each."""
     published: int | None
     """Its entry in the publication, which must publish everything; None when there is none."""
 
 
+# There may be thousands of partitions: each catalogue is read once for all tables. What inherits counts as well: its
+# rows are read with the table's. Of partitions, each has its own identity.
 TABLES = """
-    SELECT c.oid::bigint, c.relname,
-           coalesce((SELECT array_agg(k.num::int ORDER BY k.place) FROM pg_index i
-                     CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place)
-                     WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate), '{}') AS key,
-           (SELECT jsonb_object_agg(l.oid, pg_relation_filenode(l.oid)::bigint) FROM pg_class l
-            WHERE l.oid = c.oid AND c.relkind = 'r'
-               OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)) AS files,
-           (SELECT jsonb_agg(jsonb_build_array(m.nspname, l.relname) ORDER BY m.nspname, l.relname)
-            FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-            JOIN pg_namespace m ON m.oid = l.relnamespace
-            WHERE c.relkind = 'p' AND t.isleaf AND l.oid <> c.oid) AS partitions,
-           (SELECT r.oid::bigint FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-            WHERE r.prrelid = c.oid AND p.pubname = %(publication)s AND NOT p.pubviaroot
-            AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate) AS published
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
-"""
-
-# Of partitions, each has its own identity.
-IDENTITIES = """
-    SELECT r.oid::bigint AS table, c.oid,
-           array_agg(a.attname::text) FILTER (WHERE c.relreplident = 'f' OR EXISTS (
-               SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
-               AND (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate
-                    OR c.relreplident = 'i' AND i.indisreplident))) AS columns
-    FROM pg_class r
-    JOIN pg_class c ON c.oid = r.oid AND r.relkind = 'r'
-        OR r.relkind = 'p' AND c.oid IN (SELECT relid FROM pg_partition_tree(r.oid) WHERE isleaf)
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE r.oid = ANY (%(oids)s::oid[])
-    GROUP BY r.oid, c.oid
+    WITH RECURSIVE roots AS (
+        SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+    ), tree AS (
+        SELECT oid AS root, oid FROM roots
+        UNION
+        SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+    ), members AS (
+        SELECT t.root, t.oid, n.nspname, c.relname, c.relreplident, c.relispartition,
+               coalesce(pg_relation_filenode(c.oid)::bigint, 0) AS file,
+               c.relkind = 'r' AND (c.oid = t.root OR c.relispartition) AS logged
+        FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind <> 'p'
+    ), keys AS (
+        SELECT i.indrelid, array_agg(k.num::int ORDER BY k.place) AS key
+        FROM roots r JOIN pg_index i ON i.indrelid = r.oid
+        CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place)
+        WHERE i.indisprimary AND i.indimmediate GROUP BY 1
+    ), identifying AS (
+        SELECT m.root, m.oid, a.attname::text AS name
+        FROM members m JOIN pg_index i ON i.indrelid = m.oid
+        JOIN pg_attribute a ON a.attrelid = m.oid AND a.attnum = ANY (i.indkey::int2[])
+        WHERE m.logged AND (m.relreplident = 'd' AND i.indisprimary AND i.indimmediate
+                            OR m.relreplident = 'i' AND i.indisreplident)
+        UNION
+        SELECT m.root, m.oid, a.attname::text FROM members m JOIN pg_attribute a ON a.attrelid = m.oid
+        WHERE m.logged AND m.relreplident = 'f' AND a.attnum > 0 AND NOT a.attisdropped
+    ), counted AS (
+        SELECT root, name, count(*) AS number FROM identifying GROUP BY 1, 2
+    ), stored AS (
+        SELECT root, jsonb_object_agg(oid, file) AS files, count(*) FILTER (WHERE logged) AS number,
+               jsonb_agg(jsonb_build_array(nspname, relname) ORDER BY nspname, relname)
+                   FILTER (WHERE logged AND oid <> root) AS partitions
+        FROM members GROUP BY 1
+    ), identities AS (
+        SELECT s.root, array_agg(c.name ORDER BY c.name) AS identity
+        FROM stored s JOIN counted c ON c.root = s.root AND c.number = s.number GROUP BY 1
+    ), publications AS (
+        SELECT r.prrelid, r.oid::bigint AS published
+        FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+        WHERE p.pubname = %(publication)s AND NOT p.pubviaroot
+          AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
+    )
+    SELECT r.oid::bigint, r.relname, coalesce(k.key, '{}') AS key, coalesce(i.identity, '{}') AS identity,
+           coalesce(s.number, 0) AS logged, s.files, s.partitions, p.published
+    FROM roots r LEFT JOIN keys k ON k.indrelid = r.oid LEFT JOIN identities i ON i.root = r.oid
+    LEFT JOIN stored s ON s.root = r.oid LEFT JOIN publications p ON p.prrelid = r.oid
 """
 
 COLUMNS = """
+    WITH labels AS (
+        SELECT enumtypid, jsonb_object_agg(oid::text, enumlabel) AS labels FROM pg_enum GROUP BY 1
+    )
     SELECT a.attrelid::bigint AS table, a.attnum::int AS number, a.attname AS name, a.atttypid::bigint AS type_oid,
            format_type(a.atttypid, a.atttypmod) AS spelt,
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS expression,
-           coalesce((SELECT jsonb_object_agg(e.oid::text, e.enumlabel)
-                     FROM pg_enum e JOIN pg_type t ON t.oid = a.atttypid
-                     WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)), '{}') AS labels
+           coalesce(e.labels, f.labels, g.labels, '{}') AS labels
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN labels e ON e.enumtypid = t.oid LEFT JOIN labels f ON f.enumtypid = t.typelem
+    LEFT JOIN labels g ON g.enumtypid = t.typbasetype
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
@@ -115,17 +137,7 @@ async def read_definitions(
                 of_table = columns.setdefault(each.pop("table"), {})
                 number = each.pop("number")
                 of_table[number] = ColumnDefinition(**each)
-            identities: dict[int, list[set[str]]] = {}
-            for each in await _fetch(cursor, IDENTITIES, oids):
-                identities.setdefault(each["table"], []).append(set(each["columns"] or ()))
-    return {
-        called[each.pop("relname")]: _definition(
-            **each,
-            columns=columns.get(each["oid"], {}),
-            identity=sorted(set.intersection(*identities.get(each["oid"], [set()]))),
-        )
-        for each in found
-    }
+    return {called[each.pop("relname")]: _definition(**each, columns=columns.get(each["oid"], {})) for each in found}
 
 
 async def _fetch(cursor: AsyncCursor[Any], query: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -143,7 +155,10 @@ def _definition(
     files: Mapping[str, int] | None,
     partitions: list[tuple[str, str]] | None,
     published: int | None,
+    logged: int = 1,
 ) -> Definition:
+    if not logged:  # without a partition nothing can be changed, and nothing is left out
+        identity = sorted(each.name for each in columns.values())
     return Definition(
         oid=oid,
         key=tuple(key),

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.places import read_places
-from replicator.postgres.server import fetch
+from replicator.postgres.server import fetch, fetch_plain
 from replicator.tables import Name
 
 Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
@@ -25,16 +25,48 @@ DATABASE = """
                  WHERE nspname = %(schema)s AND NOT has_schema_privilege(oid, p)) AS lacking_on_schema
 """
 
-# Tables, and the leaves of partitioned ones, in whatever schema a leaf is.
+# Tables, and the leaves of partitioned ones, in whatever schema a leaf is. There may be thousands: each catalogue is
+# read once for all of them, and a leaf that has nothing of its own to tell is only counted.
 RELATIONS = """
-    WITH roots AS (
-        SELECT c.oid AS root, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WITH RECURSIVE roots AS (
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-    ), members AS (
-        SELECT root, oid FROM roots
-        UNION SELECT r.root, t.relid FROM roots r CROSS JOIN LATERAL pg_partition_tree(r.oid) t WHERE t.isleaf
+    ), tree AS (
+        SELECT oid AS root, oid FROM roots
+        UNION ALL
+        SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+        JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+    ), foreign_triggers AS (
+        SELECT t.tgrelid, quote_ident(t.tgname) AS name FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+        WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+          AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+          AND position('replicator.writer' IN f.prosrc) = 0
+          AND CASE WHEN t.tgqual IS NULL THEN true
+              ELSE position('replicator.writer' IN pg_get_triggerdef(t.oid)) = 0 END
+    ), primaries AS (
+        SELECT indrelid FROM pg_index WHERE indisprimary AND indimmediate
+    ), telling AS (
+        SELECT t.root, t.oid FROM tree t JOIN pg_class c ON c.oid = t.oid
+        LEFT JOIN primaries k ON k.indrelid = t.oid
+        LEFT JOIN (SELECT DISTINCT tgrelid FROM foreign_triggers) g ON g.tgrelid = t.oid
+        WHERE t.oid = t.root OR c.relkind <> 'p' AND (
+            c.relkind <> 'r' OR c.relpersistence <> 'p' OR c.relreplident <> 'd' OR k.indrelid IS NULL
+            OR c.relrowsecurity OR c.relhasrules OR g.tgrelid IS NOT NULL
+            OR NOT CASE WHEN c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN true
+                   ELSE pg_has_role(c.relowner, 'USAGE') END)
+    ), leaves AS (
+        SELECT t.root, count(*)::int AS number FROM tree t JOIN pg_class c ON c.oid = t.oid
+        WHERE t.oid <> t.root AND c.relkind <> 'p' GROUP BY 1
+    ), written_through AS (
+        SELECT t.root, array_agg(DISTINCT quote_ident(s.subname) ORDER BY quote_ident(s.subname)) AS names
+        FROM pg_subscription_rel r JOIN tree t ON t.oid = r.srrelid JOIN pg_subscription s ON s.oid = r.srsubid
+        GROUP BY 1
     )
     SELECT root.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS quoted, m.root <> m.oid AS is_leaf,
+           coalesce(leaves.number, 0) AS leaves,
+           CASE WHEN c.relispartition THEN (SELECT format('%%I.%%I', pn.nspname, p.relname) FROM pg_inherits i
+                JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
+                WHERE i.inhrelid = c.oid) END AS parent,
            c.relkind::text AS kind, c.relpersistence::text AS persistence, c.relreplident::text AS identity,
            ARRAY(SELECT a.attname::text FROM pg_index i
                  CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, place)
@@ -62,13 +94,10 @@ RELATIONS = """
                    AND CASE WHEN s.relkind = 'S' THEN NOT (has_sequence_privilege(s.oid, 'UPDATE')
                         AND has_sequence_privilege(s.oid, 'SELECT')) END
                  ORDER BY 1) AS locked_sequences,
-           ARRAY(SELECT quote_ident(t.tgname) FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-                   AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
-                   AND position('replicator.writer' IN pg_get_triggerdef(t.oid) || f.prosrc) = 0
-                 ORDER BY 1) AS triggers,
-           ARRAY(SELECT quote_ident(r.rulename) FROM pg_rewrite r
-                 WHERE r.ev_class = c.oid AND r.ev_enabled <> 'D' ORDER BY 1) AS rules,
+           ARRAY(SELECT g.name FROM foreign_triggers g WHERE g.tgrelid = c.oid ORDER BY 1) AS triggers,
+           CASE WHEN c.relhasrules THEN ARRAY(SELECT quote_ident(r.rulename) FROM pg_rewrite r
+                                              WHERE r.ev_class = c.oid ORDER BY 1) ELSE '{}' END AS rules,
+           coalesce(w.names, '{}') AS subscriptions,
            ARRAY(SELECT a.attname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                    AND (t.oid = 'oid'::regtype OR t.typbasetype = 'oid'::regtype) ORDER BY 1) AS oid_columns,
@@ -78,8 +107,9 @@ RELATIONS = """
                  AND a.attgenerated = 'v' ORDER BY 1) AS virtual,
            EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                    AND d.deptype = 'e') AS of_extension
-    FROM members m JOIN pg_class root ON root.oid = m.root JOIN pg_class c ON c.oid = m.oid
+    FROM telling m JOIN pg_class root ON root.oid = m.root JOIN pg_class c ON c.oid = m.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN leaves ON leaves.root = m.oid LEFT JOIN written_through w ON w.root = m.oid
     ORDER BY root.relname, m.root <> m.oid, 2
 """
 
@@ -107,6 +137,10 @@ class Relation:
     table: str
     quoted: str
     is_leaf: bool
+    leaves: int
+    """Of a partitioned table: how many it has. Those that are as any other are not listed themselves."""
+    parent: str | None
+    """Of a leaf: what it is a partition of, quoted."""
     kind: str
     persistence: str
     identity: str
@@ -128,6 +162,9 @@ class Relation:
     triggers: list[str]
     """Of others than us, and blind to the setting replicator.writer."""
     rules: list[str]
+    """Whether they are switched on or off: Postgres refuses ON CONFLICT for one that is off, too."""
+    subscriptions: list[str]
+    """Of this database, whose changes are written to the table or to a partition of it."""
     oid_columns: list[str]
     stored: list[str]
     virtual: list[str]
@@ -136,19 +173,18 @@ class Relation:
 
 async def read_database(connection: Connection, schema: str) -> Database:
     """Facts about the connection's database, and about one of its schemas."""
-    (facts,) = await fetch(connection, DATABASE, schema=schema)
+    (facts,) = await fetch_plain(connection, DATABASE, schema=schema)
     return Database(**facts)
 
 
 async def read_relations(connection: Connection, schema: str) -> list[Relation]:
-    """The tables of a schema, each followed by its leaves; by the names that the migration calls them."""
+    """The tables of a schema as the migration calls them, each followed by those of its leaves that stand out.
+
+    :param connection: of any kind; what it reads keeps nobody from the tables, and waits for nobody.
+    """
     places = await read_places(connection)
     where = places.schema(schema)
-    with translated():
-        async with connection.transaction():
-            # The planner takes the query for a long one; to compile it would take seconds, to run it a moment.
-            await connection.execute("SET LOCAL jit = off")
-            found = await fetch(connection, RELATIONS, schema=where)
+    found = await fetch_plain(connection, RELATIONS, schema=where)
     named = [(places.called(schema, Name(schema=where, table=each["table"])), each) for each in found]
     return [Relation(**each | {"table": called}) for called, each in named if called is not None]
 

@@ -1,5 +1,6 @@
 """Facts about a server, and which output plugin it lets us use."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 from replicator.errors import CheckError
 from replicator.postgres.connect import Connection, translate, translated
@@ -148,6 +149,15 @@ async def fetch(connected: Connection, query: str, **parameters: Any) -> list[di
         async with connected.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(sql.SQL(query), parameters)
             return await cursor.fetchall()
+
+
+async def fetch_plain(connected: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    """Likewise, with the values as JSON has them, whatever types the connection gives."""
+    with translated():
+        async with connected.cursor(row_factory=tuple_row) as cursor:
+            wrapped = sql.SQL("SELECT pg_catalog.to_jsonb(q)::pg_catalog.text FROM ({}) AS q").format(sql.SQL(query))
+            await cursor.execute(wrapped, parameters)
+            return [json.loads(row[0]) for row in await cursor.fetchall()]
 
 
 async def read_server(connected: Connection, *, older_than: float) -> Server:

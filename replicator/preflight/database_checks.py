@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from replicator.postgres.inspect import Database
-from replicator.preflight.finding import Check, Verdict, failed, listed, passed
+from replicator.preflight.facts import Consequence, Fact
+from replicator.preflight.finding import Verdict, failed, listed, passed
+
+Label = Literal["source", "target"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,7 @@ class DatabaseSubject:
     control: str | None
     renamed: bool
     """That one is over, and the tables that it has renamed bear these names."""
-    side: Literal["source", "target"]
+    side: Label
     """The source's schema must be there; the target's is made."""
 
 
@@ -78,5 +81,12 @@ def control_tables(subject: DatabaseSubject) -> Verdict:
     return passed("of this migration" if subject.control else "none there yet")
 
 
-CHECKS: tuple[Check[DatabaseSubject], ...] = (encoding, privileges, control_tables)
-SCHEMA: tuple[Check[DatabaseSubject], ...] = (schema,)
+FACTS: tuple[Fact[DatabaseSubject], ...] = (
+    Fact(encoding, Consequence.SHUT),
+    Fact(privileges, Consequence.SHUT),
+    Fact(control_tables, Consequence.SHUT),
+)
+"""Of a database, whatever its schemas."""
+
+SCHEMA: tuple[Fact[DatabaseSubject], ...] = (Fact(schema, Consequence.SHUT),)
+"""Of one schema of it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan
 from replicator.postgres.rehearsal import QueryReads
+from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.preflight.sample import ROWS, Sample, Trial
 from replicator.tables import Table
@@ -200,7 +201,8 @@ def _unread_of_queries(subject: DirectionSubject, hopeless: set[str]) -> list[st
 
 
 CHECKS: tuple[Check[DirectionSubject], ...] = (queries, lookups, sample, deterministic, unread_columns)
-COVERAGE: tuple[Check[CoverageSubject], ...] = (coverage,)
+COVERAGE: tuple[Fact[CoverageSubject], ...] = (Fact(coverage, Consequence.SHUT),)
+"""A table that appears in the old schema while the daemon runs would be left behind like any other."""
 
 
 def sources_of(migration: Migration, direction: Direction) -> frozenset[str]:

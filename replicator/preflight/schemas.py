@@ -22,15 +22,10 @@ from replicator.postgres.rehearsal import (
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
 from replicator.preflight import migration_checks, table_checks
+from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
-from replicator.preflight.migration_checks import (
-    CoverageSubject,
-    DirectionSubject,
-    LookupTrial,
-    read_by,
-    sources_of,
-    written_by,
-)
+from replicator.preflight.ground import coverage_subject, tables_subject
+from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
 from replicator.tables import Column, Table
@@ -85,14 +80,8 @@ class SchemaChecks:
     async def run(self) -> None:
         """Old tables first; then all that takes the new ones, in a transaction that is rolled back."""
         old = await self._read(self.source, self.migration.old)
-        self._judge("old_tables", self.source, old, reads="forward", writes="reverse")
-        of_extensions = {each.table for each in old.relations if each.of_extension}
-        coverage = CoverageSubject(
-            migration=self.migration,
-            tables=frozenset(old.tables) - of_extensions,
-            read=read_by(self.migration, "forward"),
-        )
-        self.report.judge("old_tables", migration_checks.COVERAGE, coverage)
+        self._judge("old_tables", self.source, old, reads="forward")
+        state(self.report, "old_tables", migration_checks.COVERAGE, coverage_subject(self.migration, old.relations))
         async with rehearsal(self.target.connection):
             await self._with_new_tables(old)
 
@@ -101,7 +90,7 @@ class SchemaChecks:
         if not await self._create(there):
             return
         new = await self._read(self.target, self.migration.new)
-        self._judge("new_tables", self.target, new, reads="reverse", writes="forward")
+        self._judge("new_tables", self.target, new, reads="reverse")
         if self.report.failed(*NEEDED_TO_READ):
             return
         clean = self.before_start and await self._empty(there)
@@ -120,19 +109,17 @@ class SchemaChecks:
             tables=await read_tables(side.connection, schema), relations=await read_relations(side.connection, schema)
         )
 
-    def _judge(self, about: str, side: Side, schema: Schema, *, reads: Direction, writes: Direction) -> None:
-        subject = table_checks.TablesSubject(
-            relations=tuple(schema.relations),
-            tables=tuple(schema.tables.values()),
+    def _judge(self, about: str, side: Side, schema: Schema, *, reads: Direction) -> None:
+        subject = tables_subject(
+            self.migration,
+            reads,
+            schema.relations,
             role=side.server.role,
             plugin=side.plugin,
-            sources=sources_of(self.migration, reads),
-            read=read_by(self.migration, reads),
-            written=written_by(self.migration, writes),
-            retired=frozenset(self.migration.retired) if reads == "forward" else frozenset(),
+            tables=tuple(schema.tables.values()),
         )
-        self.report.judge(about, table_checks.CHECKS, subject)
-        if writes == "forward" and self.before_start:
+        state(self.report, about, table_checks.FACTS, subject)
+        if reads == "reverse" and self.before_start:
             self.report.judge(about, table_checks.BEFORE_START, subject)
 
     # ---- the new tables

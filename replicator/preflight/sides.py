@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 from replicator.errors import CheckError, ReplicatorError
 from replicator.migration import Migration
@@ -16,10 +15,10 @@ from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, re
 from replicator.postgres.trust import refuse_strangers
 from replicator.postgres.walsender import identify_system
 from replicator.preflight import database_checks, server_checks
+from replicator.preflight.database_checks import Label
+from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, passed
 from replicator.settings import Settings
-
-Label = Literal["source", "target"]
 
 POOLER = (
     "Give the DSN of the server itself, not of a pooler: PgBouncer before 1.23 and Supavisor cannot carry replication. "
@@ -173,5 +172,5 @@ def check_database(report: Report, side: Side, migration: Migration, *, again: b
         renamed=side.phase == FINALIZED and side.renamed,
     )
     if not again:
-        report.judge(side.label, database_checks.CHECKS, subject)
-    report.judge(side.label, database_checks.SCHEMA, subject)
+        state(report, side.label, database_checks.FACTS, subject)
+    state(report, side.label, database_checks.SCHEMA, subject)

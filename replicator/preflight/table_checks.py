@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from replicator.postgres.inspect import Relation
 from replicator.postgres.server import Plugin
+from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.tables import Table
 
@@ -63,7 +64,7 @@ def keys(subject: TablesSubject) -> Verdict:
 
 def replica_identity(subject: TablesSubject) -> Verdict:
     """Without it the log does not say which row an UPDATE or DELETE hit; under pgoutput the application's fail."""
-    read = subject.of(subject.read)
+    read = [each for each in subject.of(subject.read) if each.kind != "f"]
     bad = [each for each in read if not _identifies(each, key=each.table in subject.sources)]
     if not bad:
         return passed(counted(len(read), "table"))
@@ -111,8 +112,8 @@ def large_objects(subject: TablesSubject) -> Verdict:
 
 
 def inheritance(subject: TablesSubject) -> Verdict:
-    """A SELECT on the parent gives the children's rows, but the log names the child: the two would not agree."""
-    bad = [each for each in subject.of(subject.read) if each.children]
+    """A SELECT on the parent reads the children's rows, but the log names the child, and so does what we write."""
+    bad = [each for each in subject.touched if each.children]
     if not bad:
         return passed("no table has children")
     return failed(
@@ -124,15 +125,16 @@ def inheritance(subject: TablesSubject) -> Verdict:
 
 def partitions(subject: TablesSubject) -> Verdict | None:
     """Partitioned tables count as one table; but what happens in a foreign partition is in no log of ours."""
-    leaves = [each for each in subject.touched if each.is_leaf]
-    if not leaves:
+    roots = [each for each in subject.touched if each.leaves]
+    if not roots:
         return None
-    foreign = [each.quoted for each in leaves if each.kind == "f"]
+    foreign = [each for each in subject.touched if each.is_leaf and each.kind == "f"]
     if not foreign:
-        roots = listed(dict.fromkeys(each.table for each in leaves))
-        return passed(f"{roots}: {len(leaves)} partitions")
+        return passed(f"{listed(each.table for each in roots)}: {sum(each.leaves for each in roots)} partitions")
     return failed(
-        f"Foreign partitions: {listed(foreign)}.", "Detach them, or move their rows into a partition of this server."
+        f"Foreign partitions: {listed(each.quoted for each in foreign)}.",
+        "Move their rows into a partition of this server, or take them off:",
+        *[f"ALTER TABLE {each.parent} DETACH PARTITION {each.quoted};" for each in foreign],
     )
 
 
@@ -224,14 +226,42 @@ def ownership(subject: TablesSubject) -> Verdict:
     )
 
 
+def rules(subject: TablesSubject) -> Verdict:
+    """A rule rewrites what we write; and with one, switched off or on, Postgres refuses INSERT ... ON CONFLICT."""
+    found = [(name, each.quoted) for each in subject.of(subject.written) for name in each.rules]
+    if not found:
+        return passed("none on what we write")
+    return failed(
+        f"Rules are on tables that we write: {listed(f'{name} on {table}' for name, table in found)}.",
+        "Drop them until the migration is over; a trigger can do what they did:",
+        *[f"DROP RULE {name} ON {table};" for name, table in found],
+    )
+
+
+def subscriptions(subject: TablesSubject) -> Verdict:
+    """A subscription writes past guards and triggers; after the cutover, into tables that nobody may write to."""
+    found = [(each.quoted, each.subscriptions) for each in subject.of(subject.read | subject.written | subject.retired)]
+    found = [(table, names) for table, names in found if names]
+    if not found:
+        return passed("none writes here")
+    names = dict.fromkeys(name for _, several in found for name in several)
+    return failed(
+        f"Subscriptions write to {listed(f'{table} ({listed(several)})' for table, several in found)}.",
+        "Take the tables out of the publication and refresh the subscription, or drop it, and its slot on the other "
+        "server; one that is only disabled can be resumed at any time.",
+        *[f"ALTER SUBSCRIPTION {name} {change};" for name in names for change in ("DISABLE", "SET (slot_name = NONE)")],
+        *[f"DROP SUBSCRIPTION {name};" for name in names],
+    )
+
+
 def triggers(subject: TablesSubject) -> Verdict:
-    """A trigger or rule of the application's acts on the rows that we write too, and changes what was derived."""
+    """A trigger of the application's acts on the rows that we write too, and changes what was derived."""
     written = subject.of(subject.written)
-    found = [f"{name} on {each.quoted}" for each in written for name in (*each.triggers, *each.rules)]
+    found = [f"{name} on {each.quoted}" for each in written for name in each.triggers]
     if not found:
         return passed("none acts on what we write")
     return warned(
-        f"Triggers or rules act on rows that we write: {listed(found)}.",
+        f"Triggers act on rows that we write: {listed(found)}.",
         f"Let each do nothing where {OWN_WRITES}, or drop it until the soak is over.",
     )
 
@@ -277,21 +307,24 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-CHECKS: tuple[Check[TablesSubject], ...] = (
-    keys,
-    replica_identity,
-    logged,
-    large_objects,
-    inheritance,
-    partitions,
-    log_values,
-    row_security,
-    read_privileges,
-    write_privileges,
-    ownership,
-    triggers,
-    cascades,
+FACTS: tuple[Fact[TablesSubject], ...] = (
+    Fact(keys, Consequence.SHUT),
+    Fact(replica_identity, Consequence.SHUT),
+    Fact(logged, Consequence.SHUT),
+    Fact(large_objects, Consequence.TELL),
+    Fact(inheritance, Consequence.SHUT),
+    Fact(partitions, Consequence.SHUT),
+    Fact(log_values, Consequence.SHUT),
+    Fact(row_security, Consequence.SHUT),
+    Fact(read_privileges, Consequence.SHUT),
+    Fact(write_privileges, Consequence.SHUT),
+    Fact(ownership, Consequence.SHUT),
+    Fact(triggers, Consequence.TELL),
+    Fact(rules, Consequence.SHUT),
+    Fact(subscriptions, Consequence.SHUT),
+    Fact(cascades, Consequence.TELL),
 )
+"""Of the tables of either side, at every time."""
 
 BEFORE_START: tuple[Check[TablesSubject], ...] = (too_early,)
-"""Of the new tables, while the daemon has not run yet."""
+"""Of the new tables, while the daemon has not run yet: what is there later was made in its time, and is no fact."""

@@ -88,7 +88,7 @@ def changing(folder: Path) -> Migration:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.3)
     monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
 
 

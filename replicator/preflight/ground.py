@@ -1,0 +1,92 @@
+"""What a migration stands on, both sides of it, as the running daemon looks at it."""
+
+from collections.abc import Sequence
+
+from replicator.migration import Direction, Migration
+from replicator.postgres.connect import Connection
+from replicator.postgres.inspect import Database, Relation, read_database, read_relations
+from replicator.postgres.server import Plugin
+from replicator.preflight import database_checks, migration_checks, table_checks
+from replicator.preflight.database_checks import DatabaseSubject
+from replicator.preflight.facts import Wrong, wrong
+from replicator.preflight.migration_checks import CoverageSubject, read_by, sources_of, written_by
+from replicator.preflight.table_checks import TablesSubject
+from replicator.tables import Table
+
+
+def tables_subject(
+    migration: Migration,
+    reads: Direction,
+    relations: Sequence[Relation],
+    *,
+    role: str,
+    plugin: Plugin | None,
+    tables: Sequence[Table] = (),
+) -> TablesSubject:
+    """What the migration does with the tables of one side.
+
+    :param reads: the direction that reads them; the other one writes to them.
+    """
+    writes: Direction = "reverse" if reads == "forward" else "forward"
+    return TablesSubject(
+        relations=tuple(relations),
+        tables=tuple(tables),
+        role=role,
+        plugin=plugin,
+        sources=sources_of(migration, reads),
+        read=read_by(migration, reads),
+        written=written_by(migration, writes),
+        retired=frozenset(migration.retired) if reads == "forward" else frozenset(),
+    )
+
+
+def coverage_subject(migration: Migration, relations: Sequence[Relation]) -> CoverageSubject:
+    """The old tables, save for those of extensions."""
+    return CoverageSubject(
+        migration=migration,
+        tables=frozenset(each.table for each in relations if not each.is_leaf and not each.of_extension),
+        read=read_by(migration, "forward"),
+    )
+
+
+class Ground:
+    """The facts of both sides, collected with one query for the tables of each.
+
+    :param direction: of the pipeline that looks: what it reads must be logged, and all of it accounted for.
+    :param plugin: what that pipeline's log is decoded with.
+    """
+
+    def __init__(self, migration: Migration, direction: Direction, plugin: Plugin) -> None:
+        self._migration = migration
+        self._direction = direction
+        self._plugin = plugin
+
+    async def look(self, source: Connection, target: Connection) -> list[Wrong]:
+        """All that is wrong now. Connections of any kind do; nobody is kept from the tables, or waited for."""
+        old, new = (source, target) if self._direction == "forward" else (target, source)
+        return [*await self._side("old", old), *await self._side("new", new)]
+
+    async def _side(self, side: str, connection: Connection) -> list[Wrong]:
+        reads: Direction = "forward" if side == "old" else "reverse"
+        schema = self._migration.old if side == "old" else self._migration.new
+        database = await read_database(connection, schema)
+        relations = await read_relations(connection, schema)
+        subject = tables_subject(
+            self._migration,
+            reads,
+            relations,
+            role=database.role,
+            plugin=self._plugin if reads == self._direction else None,
+        )
+        found = self._of_the_database("source" if side == "old" else "target", database)
+        found += wrong(f"{side}_tables", table_checks.FACTS, subject)
+        if side == "old" and self._direction == "forward":  # later nobody writes to a table that was left behind
+            coverage = coverage_subject(self._migration, relations)
+            found += wrong("old_tables", migration_checks.COVERAGE, coverage)
+        return found
+
+    def _of_the_database(self, label: database_checks.Label, database: Database) -> list[Wrong]:
+        subject = DatabaseSubject(
+            database=database, migration=self._migration.name, control=None, renamed=False, side="source"
+        )
+        return [*wrong(label, database_checks.FACTS, subject), *wrong(label, database_checks.SCHEMA, subject)]

@@ -1,0 +1,343 @@
+"""The facts of the ground: what goes wrong is noticed before the start, while following, and under the lock."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator import ALL, Migration, Query, Row
+from replicator.errors import CheckError, ReplicatorError
+from replicator.gates import look_at_gates
+from replicator.phases import Phase
+from replicator.postgres.connect import connection
+from replicator.preflight import Finding, preflight
+from replicator.preflight.facts import Wrong
+from replicator.settings import Settings
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import Running, daemon, one
+
+OLD = """
+CREATE TABLE t (id integer PRIMARY KEY, v text);
+CREATE TABLE days (id integer, day integer, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (10);
+CREATE TABLE prices (day integer, price integer) PARTITION BY RANGE (day);
+CREATE TABLE prices_1 PARTITION OF prices FOR VALUES FROM (0) TO (10);
+ALTER TABLE prices REPLICA IDENTITY FULL;
+ALTER TABLE prices_1 REPLICA IDENTITY FULL;
+INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 20) i;
+INSERT INTO days SELECT i, i % 10, 'v' || i FROM generate_series(1, 20) i;
+"""
+NEW = """
+CREATE SCHEMA IF NOT EXISTS shop;
+CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY, v text);
+CREATE TABLE IF NOT EXISTS shop.days (id integer, day integer, v text, PRIMARY KEY (id, day));
+CREATE TABLE IF NOT EXISTS shop.offers (id integer PRIMARY KEY, price integer);
+"""
+OFFERS = "SELECT id, (SELECT max(price) FROM public.prices) AS price FROM public.t"
+FAR = "CREATE EXTENSION file_fdw; CREATE SERVER far FOREIGN DATA WRAPPER file_fdw"
+NOTHING = "SERVER far OPTIONS (filename '/dev/null')"
+
+
+def twins(folder: Path) -> Migration:
+    """Both tables as they are, there and back."""
+    (folder / "new").mkdir(exist_ok=True)
+    (folder / "new" / "10_tables.sql").write_text(NEW)
+    migration = Migration("twins", old="public", new="shop", sql=folder)
+    for way in (migration.transform, migration.reverse):
+        way(source="t", into="t", key=lambda row: row["id"])(same)
+        way(source="days", into="days", key=lambda row: (row["id"], row["day"]))(same_day)
+    migration.transform(source=Query(OFFERS, key=["id"], depends_on={"t": ["id"], "prices": ALL}), into="offers")(offer)
+    return migration
+
+
+def same(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "v": row["v"]}
+
+
+def offer(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "price": row["price"]}
+
+
+def same_day(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "day": row["day"], "v": row["v"]}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Something done to the tables: the fact that is wrong by it, and what is written meanwhile."""
+
+    fact: str
+    does: tuple[str, ...]
+    says: str
+    writes: tuple[str, ...] = ()
+    plugin: str = ""
+    """Where only one lets it happen."""
+
+
+SITUATIONS = {
+    "unlogged": Situation(
+        fact="old_tables.logged",
+        does=("ALTER TABLE t SET UNLOGGED",),
+        says="Unlogged: public.t.",
+        writes=("UPDATE t SET v = 'unseen' WHERE id = 1", "DELETE FROM t WHERE id = 2", "INSERT INTO t VALUES (99)"),
+        plugin="wal2json",  # a published table cannot become unlogged
+    ),
+    "unlogged partition": Situation(
+        fact="old_tables.logged",
+        does=("CREATE UNLOGGED TABLE days_2 PARTITION OF days FOR VALUES FROM (10) TO (20)",),
+        says="Unlogged: public.days_2.",
+        writes=("INSERT INTO days VALUES (1, 15, 'unseen')",),
+    ),
+    "unlogged new table": Situation(
+        fact="new_tables.logged", does=("ALTER TABLE shop.t SET UNLOGGED",), says="Unlogged: shop.t."
+    ),
+    "foreign partition": Situation(
+        fact="old_tables.partitions",
+        does=(FAR, f"CREATE FOREIGN TABLE prices_2 PARTITION OF prices FOR VALUES FROM (10) TO (20) {NOTHING}"),
+        says="Foreign partitions: public.prices_2.",
+    ),
+    "foreign partition, attached": Situation(
+        fact="old_tables.partitions",
+        does=(
+            FAR,
+            f"CREATE FOREIGN TABLE elsewhere.far_away (day integer, price integer) {NOTHING}",
+            "ALTER TABLE prices ATTACH PARTITION elsewhere.far_away FOR VALUES FROM (10) TO (20)",
+        ),
+        says="Foreign partitions: elsewhere.far_away.",
+    ),
+    "a child": Situation(
+        fact="old_tables.inheritance",
+        does=("CREATE TABLE elsewhere.child () INHERITS (t)",),
+        says="Other tables inherit from public.t.",
+        writes=("INSERT INTO elsewhere.child VALUES (70, 'read, not logged')",),
+    ),
+    "a child later": Situation(
+        fact="old_tables.inheritance",
+        does=("CREATE TABLE elsewhere.child (LIKE t)", "ALTER TABLE elsewhere.child INHERIT t"),
+        says="Other tables inherit from public.t.",
+        writes=("INSERT INTO elsewhere.child VALUES (70, 'read, not logged')",),
+    ),
+    "a child of a new table": Situation(
+        fact="new_tables.inheritance",
+        does=("CREATE TABLE elsewhere.child () INHERITS (shop.t)",),
+        says="Other tables inherit from shop.t.",
+    ),
+    "a rule on a new table": Situation(
+        fact="new_tables.rules",
+        does=("CREATE RULE quiet AS ON DELETE TO shop.t DO INSTEAD NOTHING",),
+        says="Rules are on tables that we write: quiet on shop.t.",
+    ),
+    "a rule on an old table": Situation(
+        fact="old_tables.rules",
+        does=(
+            "CREATE TABLE elsewhere.log (id integer)",
+            "CREATE RULE noted AS ON UPDATE TO t DO ALSO INSERT INTO elsewhere.log VALUES (NEW.id)",
+        ),
+        says="Rules are on tables that we write: noted on public.t.",
+    ),
+    "a rule that is off": Situation(
+        fact="old_tables.rules",
+        does=(
+            "CREATE RULE noted AS ON UPDATE TO days DO INSTEAD NOTHING",
+            "ALTER TABLE days DISABLE RULE noted",
+        ),
+        says="Rules are on tables that we write: noted on public.days.",
+    ),
+    "a table that nobody accounts for": Situation(
+        fact="old_tables.coverage",
+        does=("CREATE TABLE forgotten (id integer PRIMARY KEY)",),
+        says="Neither transformed nor retired: forgotten.",
+    ),
+    "a key that is gone": Situation(
+        fact="new_tables.keys",
+        does=("ALTER TABLE shop.t DROP CONSTRAINT t_pkey",),
+        says="shop.t without a primary key.",
+    ),
+}
+BY_HAND = {
+    "old_tables.coverage": ("DROP TABLE forgotten",),
+    "new_tables.keys": ("ALTER TABLE shop.t ADD PRIMARY KEY (id)",),
+}
+"""Remedies that are no SQL that one could copy."""
+
+
+def remedy(wrong: Wrong | Finding) -> tuple[str, ...]:
+    """The SQL of a remedy."""
+    name = wrong.name if isinstance(wrong, Wrong) else wrong.check
+    found = tuple(line for line in wrong.remedy.splitlines() if line.endswith(";"))
+    return BY_HAND.get(name) or found
+
+
+def each_alone(dsn: str, statements: tuple[str, ...]) -> None:
+    """Run statements, as a person at psql would."""
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        for statement in statements:
+            opened.execute(statement.encode())
+
+
+@pytest.fixture
+def ground(database: Database) -> Database:
+    execute(database.dsn, [OLD, "CREATE SCHEMA elsewhere"])
+    return database
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 0.3)
+    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+
+
+def of(running: Running) -> Any:
+    assert running.session.pipeline is not None
+    return running.session.pipeline
+
+
+def named(running: Running, fact: str) -> Wrong | None:
+    return next((each for each in of(running).watch.wrong if each.name == fact), None)
+
+
+async def gate(running: Running, settings: Settings) -> Any:
+    async with connection(settings.target, "test") as target:
+        gates = await look_at_gates(of(running), Phase.FOLLOW, settings, target)
+    return next(each for each in gates if each.name == "ground")
+
+
+def rows(dsn: str, schema: str) -> Any:
+    query = (
+        "SELECT array_agg(x ORDER BY x) FROM (SELECT t::text FROM {0}.t UNION ALL SELECT d::text FROM {0}.days d) q(x)"
+    )
+    return one(dsn, query.format(schema))
+
+
+def applicable(ground: Database, situation: Situation) -> None:
+    if situation.plugin not in ("", ground.plugin):
+        pytest.skip("Postgres refuses that here")
+    if FAR in situation.does and not one(ground.dsn, "SELECT 1 FROM pg_available_extensions WHERE name = 'file_fdw'"):
+        pytest.skip("This server comes without the extension.")
+
+
+@pytest.mark.two_servers
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", SITUATIONS)
+async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
+    ground: Database, tmp_path: Path, name: str
+) -> None:
+    situation = SITUATIONS[name]
+    applicable(ground, situation)
+    settings = make_settings(ground)
+    async with daemon(settings, twins(tmp_path)) as running:
+        await running.ready()
+        assert (await gate(running, settings)).ok
+        await asyncio.to_thread(each_alone, ground.dsn, situation.does)
+        await running.until(lambda: named(running, situation.fact))
+        wrong = named(running, situation.fact)
+        assert wrong is not None
+        assert situation.says in wrong.problem
+        shut = await gate(running, settings)
+        assert not shut.ok
+        assert situation.says in shut.detail
+        await asyncio.to_thread(each_alone, ground.dsn, situation.writes)
+        await asyncio.to_thread(each_alone, ground.dsn, remedy(wrong))
+        await running.until(lambda: not of(running).watch.wrong)
+        assert (await gate(running, settings)).ok
+        await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
+        await asyncio.to_thread(each_alone, ground.dsn, ("UPDATE t SET v = 'after' WHERE id = 3",))
+        await of(running).catch_up()
+        assert rows(ground.dsn, "public") == rows(ground.dsn, "shop")
+        await running.cut_over()
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("name", SITUATIONS)
+async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
+    ground: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    situation = SITUATIONS[name]
+    applicable(ground, situation)
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+    async with daemon(make_settings(ground), twins(tmp_path)) as running:
+        await running.ready()
+        await asyncio.to_thread(each_alone, ground.dsn, situation.does)
+        with pytest.raises(ReplicatorError) as refused:
+            await running.cut_over(dry_run=True)
+        told = (situation.says, "past the log", "has no primary key")  # either shuts it
+        assert any(each in str(refused.value) for each in told), refused.value
+        assert refused.value.remedy
+        assert one(ground.dsn, "SELECT replicator.active_schema()") == "public"
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("name", SITUATIONS)
+async def test_what_is_wrong_before_a_start_is_refused_and_goes_on_after_the_remedy(
+    ground: Database, tmp_path: Path, name: str
+) -> None:
+    situation = SITUATIONS[name]
+    applicable(ground, situation)
+    settings, migration = make_settings(ground), twins(tmp_path)
+    execute(ground.dsn, [NEW])
+    each_alone(ground.dsn, situation.does)
+    found = {each.check: each for each in await preflight(settings, migration)}
+    assert found[situation.fact].outcome == "fail"
+    assert situation.says in found[situation.fact].detail
+    with contextlib.suppress(CheckError):
+        each_alone(ground.dsn, remedy(found[situation.fact]))
+    found = {each.check: each for each in await preflight(settings, migration)}
+    assert [each for each in found.values() if each.outcome == "fail"] == []
+
+
+# ---- row security
+
+
+@pytest.fixture
+def mover(ground: Database) -> Iterator[str]:
+    """A role that is no superuser and acts for the tables' owner, as README says."""
+    ours, app = f"{ground.name}_mover", f"{ground.name}_app"
+    with ground.connect() as opened:
+        opened.execute(f"CREATE ROLE {ours} LOGIN REPLICATION; CREATE ROLE {app}; GRANT {app} TO {ours}".encode())
+        opened.execute(
+            f"GRANT CREATE ON DATABASE {ground.name} TO {ours}; GRANT CREATE ON SCHEMA public TO {app}".encode()
+        )
+        for table in ("t", "days", "days_1", "prices", "prices_1"):
+            opened.execute(f"ALTER TABLE {table} OWNER TO {app}".encode())
+        opened.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+        yield ours
+        opened.execute(f"DROP OWNED BY {ours}, {app} CASCADE".encode())
+        opened.execute(f"DROP ROLE {ours}, {app}".encode())
+
+
+HIDING = (
+    "ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    "CREATE POLICY few ON t USING (id > 10)",
+)
+
+
+@pytest.mark.two_servers
+@pytest.mark.usefixtures("quick")
+async def test_row_security_deletes_nothing(ground: Database, mover: str, tmp_path: Path) -> None:
+    dsn = ground.dsn.replace("postgres@", f"{mover}@")
+    settings = make_settings(ground, source_dsn=dsn, target_dsn=dsn)
+    before = rows(ground.dsn, "public")
+    with contextlib.suppress(ReplicatorError):  # it ends, if it must read
+        async with daemon(settings, twins(tmp_path)) as running:
+            await running.ready()
+            await asyncio.to_thread(each_alone, ground.dsn, (*HIDING, "UPDATE t SET v = v"))
+            await running.until(lambda: named(running, "old_tables.row_security"))
+            shut = await gate(running, settings)
+            assert "Row level security filters" in shut.detail
+            await running.task
+    assert rows(ground.dsn, "shop") == before
+    found = {each.check: each for each in await preflight(settings, twins(tmp_path))}
+    assert found["old_tables.row_security"].outcome == "fail"
+    each_alone(ground.dsn, remedy(found["old_tables.row_security"]))
+    async with daemon(settings, twins(tmp_path)) as running:
+        await running.ready()
+        assert (await gate(running, settings)).ok
+        await of(running).catch_up()
+        assert rows(ground.dsn, "shop") == before
