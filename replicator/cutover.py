@@ -21,7 +21,7 @@ from replicator.errors import (
 )
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
-from replicator.ownership import activation_marker, see_that_they_open
+from replicator.ownership import see_that_they_open
 from replicator.phases import Move
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
@@ -249,7 +249,7 @@ class Cutover:
         self._step = "search_path"
         await self._move_search_path(holder)
         self._step = "state row"
-        marker = activation_marker(epoch) if together else None
+        marker = self.opposite.progress.start_marker if together else None
         await write_ownership(holder, self.move.owner, epoch, marker)
 
     async def _move_search_path(self, holder: Connection) -> None:

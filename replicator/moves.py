@@ -7,8 +7,9 @@ from replicator.cutover import Cutover, CutoverResult, Report
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
+from replicator.markers import new_marker
 from replicator.migration import Direction
-from replicator.ownership import activate, activation_marker, owner_now
+from replicator.ownership import activate, owner_now
 from replicator.phases import Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
@@ -138,9 +139,7 @@ class Moves:
         plan = await read_plan(self.settings, self.migration, move.opposite)
         epoch = (await owner_now(self.settings)).epoch + 1
         # Going back, the old rows count: new rows may hold what these cannot give. Going there, old rows are let be.
-        await set_up_slot(
-            self.settings, plan, start_marker=activation_marker(epoch), reconciled=move.opposite == "reverse"
-        )
+        await set_up_slot(self.settings, plan, start_marker=new_marker(epoch), reconciled=move.opposite == "reverse")
         if not move.opens_both:
             return await self.session.open_pipeline(move.opposite)
         both = self.session.both = BothWays(self.settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.ownership import (
@@ -12,13 +13,9 @@ from replicator.postgres.ownership import (
     settled_ownership,
     write_ownership,
 )
+from replicator.postgres.progress import read_progress
 from replicator.settings import Settings
 from replicator.tables import Name
-
-
-def activation_marker(epoch: int) -> str:
-    """The message that the reverse stream waits for: what comes after it was written by the application."""
-    return f"activated {epoch}"
 
 
 async def see_that_they_open(behind: Connection, tables: Sequence[Name], seconds: float) -> None:
@@ -40,12 +37,16 @@ async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], owner
             async with behind.transaction():
                 await open_to_writers(behind, tables[side])
                 await write_ownership(
-                    behind,
-                    ownership.owner,
-                    ownership.epoch,
-                    activation_marker(ownership.epoch),
-                    rolling=ownership.rolling,
+                    behind, ownership.owner, ownership.epoch, await _marker(settings, side), rolling=ownership.rolling
                 )
+
+
+async def _marker(settings: Settings, side: Owner) -> str | None:
+    """The message that the pipeline waits for which reads this side; its target has stored it."""
+    direction: Direction = "forward" if side == "old" else "reverse"
+    async with connection(settings.target if side == "old" else settings.source, "activate") as target:
+        progress = await read_progress(target, direction)
+        return progress.start_marker if progress is not None else None
 
 
 async def owner_now(settings: Settings) -> Ownership:

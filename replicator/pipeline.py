@@ -17,10 +17,12 @@ from replicator.follow.follower import Follower
 from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO, format_lsn
+from replicator.markers import epoch_of
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context, Rolling
 from replicator.postgres.origins import OwnOrigin
+from replicator.postgres.ownership import settled_ownership
 from replicator.postgres.progress import Progress, backfill_progress, consistent_point, enter
 from replicator.postgres.snapshots import Visibility
 from replicator.reached import Reached
@@ -109,6 +111,7 @@ class Pipeline:
     async def open(self) -> None:
         """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
         await self.watch.open()
+        self._decoder.prefix = self._inbox.prefix = await self.watch.message_prefix()
         async with connection(self.ends.target_dsn, "quarantine") as target, target.transaction():
             await enter(target, self.context.epoch)
             await self.context.quarantine.open(target, [each.name for each in self.context.plan.transforms])
@@ -243,7 +246,7 @@ class Pipeline:
         async with self.turns.turn():
             last = await self._batches.apply(piece)
             end = last.end or ZERO
-            reached_start = self.progress.start_marker in last.messages and self.context.shadow
+            reached_start = await self._reaches_start(last)
             await reach(Failpoint.BATCH_WRITTEN)
             outcome = await self._applier.commit(end, started=reached_start)
             await reach(Failpoint.BATCH_COMMITTED)
@@ -254,6 +257,17 @@ class Pipeline:
         await reach(Failpoint.CONFIRMED)
         await self.reached.advance(end, last.messages)
         self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
+
+    async def _reaches_start(self, piece: Piece) -> bool:
+        """Whether the stream counts from here on. A message alone is not believed: the state row must say so too."""
+        marker = self.progress.start_marker
+        if marker is None or marker not in piece.messages or not self.context.shadow:
+            return False
+        async with connection(self.ends.source_dsn, "start marker") as source:
+            moved = (await settled_ownership(source)).epoch >= epoch_of(marker)
+        if not moved:
+            log.warning("a start marker that the state row knows nothing of is passed over", direction=self.direction)
+        return moved
 
     def _confirm(self, end: LSN) -> None:
         self._stored_at = asyncio.get_running_loop().time()

@@ -7,7 +7,6 @@ from replicator.both_ways import BothWays
 from replicator.cutover import Cutover
 from replicator.errors import CheckError, NotReadyError
 from replicator.failpoints import Failpoint, reach
-from replicator.ownership import activation_marker
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
@@ -105,7 +104,7 @@ class Opening(Cutover):
         if self.opposite.context.rolling is not None:
             self.opposite.context.rolling.since = await clock(holder)
         self._step = "state row"
-        marker = activation_marker(epoch) if together else None
+        marker = self.opposite.progress.start_marker if together else None
         await write_ownership(holder, "old", epoch, marker, rolling=True)
 
 

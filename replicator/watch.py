@@ -7,6 +7,7 @@ from typing import cast
 
 from replicator.definitions import Definitions
 from replicator.errors import DefinitionError
+from replicator.follow.decoder import MESSAGE_PREFIX
 from replicator.follow.inbox import HEARTBEAT
 from replicator.lag import LagMeter
 from replicator.log import get_logger
@@ -16,7 +17,14 @@ from replicator.postgres.context import Context
 from replicator.postgres.progress import Progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import Plugin
-from replicator.postgres.slots import check_slot, clock_and_position, current_position, emit_message, read_slot
+from replicator.postgres.slots import (
+    check_slot,
+    clock_and_position,
+    current_position,
+    emit_message,
+    read_message_prefix,
+    read_slot,
+)
 from replicator.postgres.snapshots import look
 from replicator.preflight.facts import Consequence, Wrong
 from replicator.preflight.ground import Ground
@@ -73,6 +81,11 @@ class Watch:
         async with self._lock:
             if self._source is not None:
                 await emit_message(self._source, message)
+
+    async def message_prefix(self) -> str:
+        """What our messages in the source's log begin with."""
+        async with self._lock:
+            return MESSAGE_PREFIX if self._source is None else await read_message_prefix(self._source)
 
     async def position(self) -> LSN:
         """The end of the source's log, as it is now."""

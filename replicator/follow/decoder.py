@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from replicator.changes import Event
 
 MESSAGE_PREFIX: Final = "replicator"
-"""The prefix of every ``pg_logical_emit_message`` of ours, exactly: wal2json is told to leave out all others."""
+"""The prefix of our messages where no secret one is given. Anybody may send such a message."""
 
 MOST_MESSAGE_BYTES: Final = 4_096
 """A longer message is not ours, whatever its prefix: anyone who may connect can emit one, of up to a gigabyte."""
@@ -22,6 +22,8 @@ REMEDY: Final = (
 class Decoder(Protocol):
     """Understands one output plugin. It may remember what the stream has told it, so each stream gets a new one."""
 
+    prefix: str
+    """Of every ``pg_logical_emit_message`` of ours, exactly: all others are dropped, by the server if it can."""
     nulls_are_ambiguous: bool
     """A None in a numeric or float column may stand for NaN or infinity: read the row again to know."""
 

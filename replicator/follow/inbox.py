@@ -7,6 +7,7 @@ from datetime import datetime
 
 from replicator.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.errors import ProtocolError
+from replicator.follow.decoder import MESSAGE_PREFIX
 from replicator.lsn import LSN
 
 BYTES_HELD = 8 << 20
@@ -19,7 +20,6 @@ MOST_MESSAGES = 16
 """Kept of one transaction: none of ours has as many, and anyone may write a transaction of a million messages."""
 
 HEARTBEAT = "heartbeat"
-PREFIX = "replicator"
 
 
 @dataclass(kw_only=True)
@@ -68,6 +68,8 @@ class Inbox:
         self._size = 0
         self._condition = asyncio.Condition()
         self.received = applied
+        self.prefix = MESSAGE_PREFIX
+        """Of our messages; others' are passed over."""
         self.own_origins: frozenset[str] = frozenset()
         """What the opposite pipeline writes under: these changes are marked, or left out."""
         self.keeps_own = True
@@ -161,7 +163,7 @@ class Inbox:
                 if self._open is None:
                     raise ProtocolError("The stream carried a change outside a transaction.")
                 self._change(self._open, event, size)
-            case Message(prefix=prefix, content=content, transactional=True) if self._open and prefix == PREFIX:
+            case Message(prefix=prefix, content=content, transactional=True) if self._open and prefix == self.prefix:
                 text = content.decode("utf-8", "replace")
                 if text != HEARTBEAT and len(self._open.messages) < MOST_MESSAGES:
                     self._open.messages.append(text)

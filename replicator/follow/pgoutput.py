@@ -44,6 +44,7 @@ class PgoutputDecoder:
     """Decodes what Postgres 14 and later send for these publications. Remembers the relations that were described."""
 
     def __init__(self, publications: Sequence[str]) -> None:
+        self.prefix = MESSAGE_PREFIX
         self.nulls_are_ambiguous = False
         self._publications = tuple(publications)
         self._relations: dict[int, _Relation] = {}
@@ -55,7 +56,7 @@ class PgoutputDecoder:
             ord("D"): self._delete,
             ord("T"): self._truncate,
             ord("R"): self._define,
-            ord("M"): _message,
+            ord("M"): self._message,
             ord("O"): _origin,
             ord("Y"): _nothing,  # the name of a type
         }
@@ -126,6 +127,16 @@ class PgoutputDecoder:
         oids = struct.unpack_from(f">{count}I", payload, _TRUNCATE.size)
         return [Change(self._relations[oid].name, "truncate") for oid in oids]
 
+    def _message(self, payload: bytes) -> list[Event]:
+        flags, _ = _MESSAGE.unpack_from(payload)
+        prefix, at = _string(payload, _MESSAGE.size)
+        (length,) = _LENGTH.unpack_from(payload, at)
+        start = at + _LENGTH.size
+        _expect_end(payload, start + length)
+        if prefix != self.prefix or length > MOST_MESSAGE_BYTES:
+            return []  # pgoutput cannot be told to leave them out
+        return [Message(prefix, payload[start:], bool(flags & 1))]
+
 
 def _begin(payload: bytes) -> list[Event]:
     _, microseconds, xid = _BEGIN.unpack(payload)
@@ -145,17 +156,6 @@ def _commit(payload: bytes) -> list[Event]:
 
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _message(payload: bytes) -> list[Event]:
-    flags, _ = _MESSAGE.unpack_from(payload)
-    prefix, at = _string(payload, _MESSAGE.size)
-    (length,) = _LENGTH.unpack_from(payload, at)
-    start = at + _LENGTH.size
-    _expect_end(payload, start + length)
-    if prefix != MESSAGE_PREFIX or length > MOST_MESSAGE_BYTES:
-        return []  # pgoutput cannot be told to leave them out
-    return [Message(prefix, payload[start:], bool(flags & 1))]
 
 
 def _nothing(_: bytes) -> list[Event]:

@@ -24,6 +24,7 @@ class Wal2JsonDecoder:
     def __init__(self, tables: Iterable[tuple[str, str | None]], *, numbers_as_text: bool = False) -> None:
         self._tables = tuple(tables)
         self._numbers_as_text = numbers_as_text
+        self.prefix = MESSAGE_PREFIX
         self.nulls_are_ambiguous = not numbers_as_text
 
     def options(self) -> PluginOptions:
@@ -37,7 +38,7 @@ class Wal2JsonDecoder:
             ("include-origin", "true"),
             ("include-types", "false"),
             ("add-tables", ",".join(_table_pattern(schema, table) for schema, table in self._tables)),
-            ("add-msg-prefixes", MESSAGE_PREFIX),
+            ("add-msg-prefixes", self.prefix),
         ]
         if self._numbers_as_text:
             options.append(("numeric-data-types-as-string", "true"))

@@ -10,6 +10,7 @@ from replicator.errors import ConnectionLostError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.control import CUTOVER_CHANNEL, Owner
+from replicator.postgres.slots import emit_message
 from replicator.postgres.versions import NOTES
 from replicator.tables import Name, Table
 
@@ -192,7 +193,7 @@ async def write_ownership(
         )
         await connection.execute("SELECT pg_notify(%s, %s)", (CUTOVER_CHANNEL, owner))
         if marker is not None:
-            await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (marker,))
+            await emit_message(connection, marker)
 
 
 async def same_database(one: Connection, other: Connection) -> bool:

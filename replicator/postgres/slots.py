@@ -12,6 +12,9 @@ from replicator.postgres.connect import Connection, comma, identifier, translate
 from replicator.postgres.progress import Progress
 from replicator.tables import Table
 
+EMIT = "SELECT pg_logical_emit_message(true, message_prefix, %s)::text FROM replicator.secrets"
+"""The prefix goes from the table into the log: no statement's text holds it, for others to read in pg_stat_activity."""
+
 AGAIN = "Start the migration anew: see README, Starting anew."
 
 
@@ -154,7 +157,17 @@ async def drop_publication(connection: Connection, name: str) -> None:
 async def emit_message(connection: Connection, content: str) -> None:
     """Send a message of ours down the log, as a transaction of its own: its commit flushes at once."""
     with translated():
-        await connection.execute("SELECT pg_logical_emit_message(true, 'replicator', %s)", (content,))
+        await connection.execute(EMIT.encode(), (content,))
+
+
+async def read_message_prefix(connection: Connection) -> str:
+    """What our messages in this database's log begin with; nobody else can know it."""
+    with translated():
+        cursor = await connection.execute("SELECT message_prefix FROM replicator.secrets")
+        row = await cursor.fetchone()
+        if row is None:
+            raise ConnectionLostError("The control tables are gone.", "Start the migration anew.")
+        return str(row[0])
 
 
 async def current_position(connection: Connection) -> LSN:

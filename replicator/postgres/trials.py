@@ -5,6 +5,7 @@ from psycopg import sql
 from replicator.errors import DatabaseError, ReplicatorError
 from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.slots import EMIT
 from replicator.tables import Name, Table
 
 REFUSED = "RP002"
@@ -57,9 +58,7 @@ async def _rolled_back(connection: Connection, statement: sql.Composed) -> int:
 async def send_marker(connection: Connection, content: str) -> LSN:
     """Send a message down the log, as a transaction of its own; gives a position that is not beyond its commit."""
     with translated():
-        cursor = await connection.execute(
-            "SELECT pg_logical_emit_message(true, 'replicator', %s)::text", (content,)
-        )  # fmt: skip
+        cursor = await connection.execute(EMIT.encode(), (content,))
         row = await cursor.fetchone()
     if row is None:
         raise ReplicatorError("The server gave no position.")

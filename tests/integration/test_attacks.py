@@ -11,7 +11,8 @@ import pytest
 
 from replicator.errors import CheckError
 from replicator.finish import finalize
-from replicator.phases import COMPLETION, OPENING, Phase
+from replicator.follow.inbox import Piece
+from replicator.phases import COMPLETION, CUTOVER, OPENING, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install
@@ -253,3 +254,71 @@ async def test_what_was_planted_before_the_first_start(
     assert any(re.search(WHOSE, each.detail) for each in found), found
     roles.superuser("DROP SCHEMA replicator CASCADE")
     assert not any(re.search(WHOSE, each.detail) for each in await preflight(settings, identity(tmp_path)))
+
+
+FORGED: Final = ("heartbeat", "activated 1", "activated 1 0", "drained 1", "settled 1", "built 1", "smoke 1")
+
+
+def forge(roles: Roles, role: str, prefix: str, *contents: str) -> None:
+    with roles.connect(role) as forger:
+        for content in contents:
+            forger.execute("SELECT pg_logical_emit_message(true, %s, %s)", (prefix, content))
+
+
+async def test_a_forged_message_does_nothing_at_no_cost(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[Piece] = []
+    apply = Pipeline._apply
+
+    async def counted(self: Pipeline, piece: Piece) -> None:
+        applied.append(piece)
+        await apply(self, piece)
+
+    monkeypatch.setattr(Pipeline, "_apply", counted)
+    async for phase, running in phases(roles, tmp_path, monkeypatch):
+        if running is None:
+            continue
+        applied.clear()
+        for role in (roles.stranger, roles.app):
+            forge(roles, role, "replicator", *FORGED)
+        for pipeline in running.session.pipelines.values():
+            await pipeline.catch_up()
+            assert not set(pipeline.reached._messages) & set(FORGED), phase
+        assert not [each for each in applied if set(each.messages) & set(FORGED)], phase
+
+
+@pytest.mark.parametrize("knows", ["nothing", "the prefix", "the marker"])
+async def test_a_forged_start_does_not_open_the_way_back(roles: Roles, tmp_path: Path, knows: str) -> None:
+    """Before the commit, once the reverse slot is there: the old schema still owns the data."""
+    roles.superuser("INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 20) AS i")
+    async with daemon(roles.settings(), identity(tmp_path)) as running:
+        await running.ready()
+        forged: list[str] = []
+
+        async def report(step: str) -> None:
+            if not step.startswith("attempt") or forged:
+                return
+            prefix, marker = "replicator", "activated 1"
+            if knows != "nothing":
+                (prefix,) = names_of(roles, "SELECT message_prefix FROM replicator.secrets")
+            if knows == "the marker":
+                (marker,) = names_of(
+                    roles, "SELECT start_marker FROM replicator.progress WHERE start_marker IS NOT NULL"
+                )
+            forge(roles, roles.stranger, prefix, marker)
+            forged.append(marker)
+            reverse = running.session.pipelines["reverse"]
+            await reverse.catch_up()
+            assert reverse.context.shadow
+            with roles.connect(roles.app) as app:
+                app.execute("UPDATE public.t SET v = 'written by the application'")
+
+        await running.session.moves.run(CUTOVER, report)
+        assert forged
+        await running.clean()
+        with roles.connect(roles.app) as app:
+            assert app.execute("SELECT DISTINCT v FROM public.t").fetchall() == [("written by the application",)]
+            app.execute("UPDATE shop.t SET v = 'and back'")
+        back = "SELECT DISTINCT v FROM public.t"
+        await running.until(lambda: names_of(roles, back) == ["and back"])

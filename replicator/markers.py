@@ -1,0 +1,19 @@
+"""Messages in the log that say where a stream begins to count. Nobody can guess one, or knows it before it is sent."""
+
+from secrets import token_hex
+
+
+def new_marker(epoch: int) -> str:
+    """The message that a pipeline waits for: what comes after it was written by the application.
+
+    It goes into the pipeline's progress, which only the daemon can read, and into the log by the transaction that moves
+    ownership.
+
+    :param epoch: of the state row that this transaction writes.
+    """
+    return f"activated {epoch} {token_hex(16)}"
+
+
+def epoch_of(marker: str) -> int:
+    """The epoch that a marker was made for."""
+    return int(marker.split()[1])
