@@ -1,14 +1,15 @@
 """``f`` itself: runs a transform on a source row, gives target rows as text. Backfill, follow, verify all call it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from replicator.equality import formed
 from replicator.errors import MigrationError, TransformError
 from replicator.migration import as_rows
 from replicator.plan import PlannedTransform, Source
 from replicator.tables import Column, Key, Row, key_of
-from replicator.values import PARSERS, Value, canonical, to_text
+from replicator.values import PARSERS, Value, to_text
 
 
 @dataclass(slots=True, frozen=True)
@@ -18,7 +19,10 @@ class TargetRow:
     transform: str
     source_key: Key
     key: Key
+    """As it is spelt, where the server must be asked for its form: ``postgres.derived`` does."""
     columns: dict[str, str | None]
+    claimed: Key | None = None
+    """The key as the columns spell it, where the server must say whether ``key`` is the same."""
 
 
 def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Row) -> list[TargetRow]:
@@ -83,14 +87,15 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
         # Most values are text or null already; this is the innermost loop of a backfill.
         plain = value is None or value.__class__ is str
         columns[name] = value if plain else _text(transform, column, source_key, value)
+    claimed = None
     if computed is None:
         key = _key(transform, source_key, result)
     else:
         key = computed
-        _refuse_other_key(transform, source_key, computed, columns)
+        claimed = _claimed(transform, source_key, computed, columns)
     for name, text in zip(table.key, key, strict=True):
         columns.setdefault(name, text)  # as the transform spelt it: 1.00 is the same key as 1, and another text
-    return TargetRow(transform.name, source_key, key, columns)
+    return TargetRow(transform.name, source_key, key, columns, claimed)
 
 
 def _no_such_column(transform: PlannedTransform, name: str, column: Column | None) -> MigrationError:
@@ -100,16 +105,30 @@ def _no_such_column(transform: PlannedTransform, name: str, column: Column | Non
     )
 
 
-def _refuse_other_key(
+def _claimed(
     transform: PlannedTransform, source_key: Key, computed: Key, columns: Mapping[str, str | None]
-) -> None:
+) -> Key | None:
+    """The key that a row's columns spell, if only the server knows whether it is the computed one.
+
+    Raises TransformError for another.
+    """
     table = transform.target
+    spelt: list[str] = []
     for name, expected in zip(table.key, computed, strict=True):
-        if name in columns and canonical(columns[name], table.by_name[name].kind) != expected:
-            raise TransformError(
-                f"The transform {transform.name} gives another {name} than its key= for {list(source_key)}.",
-                "Make them agree, or leave key= out.",
-            )
+        text, form = columns.get(name, expected), table.by_name[name].form
+        if text is not None and (form.asked or formed(form, text) == expected):
+            spelt.append(text if form.asked else expected)
+    if len(spelt) < len(computed):
+        raise other_key(transform, source_key, table.key)
+    return None if tuple(spelt) == computed else tuple(spelt)
+
+
+def other_key(transform: PlannedTransform, source_key: Key, names: Sequence[str]) -> TransformError:
+    """For a row whose key is not the one that ``key=`` gives."""
+    return TransformError(
+        f"The transform {transform.name} gives another {', '.join(names)} than its key= for {list(source_key)}.",
+        "Make them agree, or leave key= out.",
+    )
 
 
 def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Value]) -> Key:
@@ -123,10 +142,15 @@ def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Valu
     try:
         return key_of(result, table.key, table.by_name)
     except (TypeError, ValueError) as error:
-        raise TransformError(
-            f"The transform {transform.name} gives no usable key for {list(source_key)}: a column of it is null or of "
-            "the wrong form."
-        ) from error
+        raise no_key(transform, source_key) from error
+
+
+def no_key(transform: PlannedTransform, source_key: Key) -> TransformError:
+    """For a row without a key that its table can hold."""
+    return TransformError(
+        f"The transform {transform.name} gives no usable key for {list(source_key)}: a column of it is null or of the "
+        "wrong form."
+    )
 
 
 def _text(transform: PlannedTransform, column: Column, source_key: Key, value: Value) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from replicator.errors import MigrationError
 from replicator.migration import ALL, Direction, Function, Lookup, Migration, Query, Transform
+from replicator.misfits import misfits
 from replicator.tables import Column, Name, Table
 
 
@@ -130,7 +131,8 @@ def resolve(
     :raises MigrationError: naming the transform and the table or column that does not fit; all problems at once.
     """
     source_schema, target_schema = schemas_of(migration, direction)
-    problems = list(_problems(migration, direction, source_tables, target_tables, query_columns))
+    schemas = (source_schema, target_schema)
+    problems = list(misfits(migration, direction, schemas, source_tables, target_tables, query_columns))
     if problems:
         raise MigrationError("; ".join(problems) + ".", f"Mend the transforms of {migration.name} and start again.")
     declared = migration.of(direction)
@@ -225,67 +227,3 @@ def _dependency(source: str, rule: object) -> Dependency:
     if isinstance(rule, Lookup):
         return Dependency(source=source, lookup=rule.sql)
     return Dependency(source=source, columns=tuple(rule))  # type: ignore[arg-type]
-
-
-def _problems(
-    migration: Migration,
-    direction: Direction,
-    source_tables: Mapping[str, Table],
-    target_tables: Mapping[str, Table],
-    query_columns: Mapping[str, Sequence[Column]],
-) -> Iterable[str]:
-    source_schema, target_schema = schemas_of(migration, direction)
-    if not migration.of(direction):
-        yield f"the migration {migration.name} has no {direction} transform"
-    queries: dict[str, Query] = {}
-    for each in migration.of(direction):
-        where = f"transform {each.name}"
-        if each.into not in target_tables:
-            yield f"{where}: there is no target table {target_schema}.{each.into}"
-        elif not target_tables[each.into].key:
-            yield f"{where}: the target table {target_schema}.{each.into} has no primary key"
-        if isinstance(each.source, Query):
-            yield from _query_problems(where, each.source, source_schema, source_tables, query_columns)
-            if queries.setdefault(each.source.name, each.source) != each.source:
-                yield f"{where}: another transform reads a different query named {each.source.name}"
-        elif each.source not in source_tables:
-            yield f"{where}: there is no source table {source_schema}.{each.source}"
-        elif not source_tables[each.source].key:
-            yield f"{where}: the source table {source_schema}.{each.source} has no primary key"
-
-
-def _query_problems(
-    where: str,
-    query: Query,
-    source_schema: str,
-    source_tables: Mapping[str, Table],
-    query_columns: Mapping[str, Sequence[Column]],
-) -> Iterable[str]:
-    columns = {column.name for column in query_columns.get(query.name, ())}
-    if not query.key:
-        yield f"{where}: the query {query.name} has no key"
-    if not query.depends_on:
-        yield f"{where}: the query {query.name} says nothing in depends_on"
-    if query.name in source_tables:
-        yield f"{where}: the query {query.name} has the name of a table; name its file otherwise"
-    for name in query.key:
-        if name not in columns:
-            yield f"{where}: the query {query.name} gives no column {name}, which its key names"
-    for table, rule in query.depends_on.items():
-        if table not in source_tables:
-            yield f"{where}: depends_on names {source_schema}.{table}, which does not exist"
-        elif rule is not ALL and not isinstance(rule, Lookup):
-            yield from _column_rule_problems(where, query, source_tables[table], tuple(rule))
-
-
-def _column_rule_problems(where: str, query: Query, table: Table, columns: tuple[str, ...]) -> Iterable[str]:
-    if len(columns) != len(query.key):
-        yield f"{where}: depends_on[{table.called!r}] names {len(columns)} columns, the key has {len(query.key)}"
-    for name in columns:
-        if name not in table.by_name:
-            yield f"{where}: depends_on names the column {table.name}.{name}, which does not exist"
-        elif name not in table.identity_columns:
-            yield (
-                f"{where}: depends_on names {table.name}.{name}, which the log does not carry for a deleted row; "
-                f"use ALL, or ALTER TABLE {table.name} REPLICA IDENTITY FULL"
-            )

@@ -1,15 +1,16 @@
 """Tables and columns as the catalogue describes them: plain data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 
-from replicator.values import Kind, Value, canonical, to_text
+from replicator.equality import Form, form_of_kind
+from replicator.values import Kind, Value, to_text
 
 Key = tuple[str, ...]
-"""A key's columns as canonical text, in the key's order. Never NULL."""
+"""A key's columns in their form (``equality.Form``), in the key's order. Never NULL."""
 
 Row = dict[str, Value]
 
@@ -56,6 +57,14 @@ class Column:
     """The type without its modifier, for SQL: a cast to ``varchar(10)`` would cut a value of a column made wider."""
     operators: Operators = Operators()
     """For SQL that compares: ``=`` alone would be looked up in ``pg_catalog``, where citext is equal as text is."""
+
+    equality: Form | None = None
+    """None: as its kind has it."""
+
+    @cached_property
+    def form(self) -> Form:
+        """How its values are compared where no server is at hand."""
+        return self.equality or form_of_kind(self.kind)
 
     @property
     def bare_type(self) -> str:
@@ -110,21 +119,39 @@ class Table:
             each.name for each in self.columns if each.generated or (each.identity and each.name not in self.key)
         )
 
+    @cached_property
+    def spelt_apart(self) -> frozenset[str]:
+        """The columns of the key that may show equal values otherwise, and can be changed from one to another."""
+        return frozenset(
+            name for name in self.key if self.by_name[name].form.spelt_apart and not self.by_name[name].identity
+        )
+
     def key_of(self, row: Mapping[str, Value]) -> Key:
         """The primary key of a row. Raises KeyError when a column is not in the row, ValueError when it is NULL."""
         return key_of(row, self.key, self.by_name)
 
 
 def key_of(row: Mapping[str, Value], columns: tuple[str, ...], by_name: Mapping[str, Column]) -> Key:
-    """The named columns of a row as canonical text. Raises KeyError for an absent column, ValueError for NULL."""
+    """The key in the named columns of a row; where the server must be asked for the form, as the row spells it.
+
+    Raises KeyError for an absent column, ValueError for NULL.
+    """
     parts = []
     for name in columns:
-        kind = by_name[name].kind
-        text = canonical(to_text(row[name], kind), kind)
+        column = by_name[name]
+        text = to_text(row[name], column.kind)
         if text is None:
             raise ValueError(f"key column {name} is null")
-        parts.append(text)
+        parts.append(text if column.form.asked else column.form.of(text))
     return tuple(parts)
+
+
+def printed_key(texts: Iterable[str | None], columns: tuple[str, ...], by_name: Mapping[str, Column]) -> Key | None:
+    """The key that Postgres has printed, column by column, as ``postgres.keys`` selects it; None when one is NULL."""
+    parts = tuple(
+        by_name[name].form.of(text) for name, text in zip(columns, texts, strict=True) if text is not None
+    )  # fmt: skip
+    return parts if len(parts) == len(columns) else None
 
 
 def encode_key(key: Key) -> str:

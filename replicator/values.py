@@ -146,7 +146,7 @@ def canonical(text: str | None, kind: Kind) -> str | None:
     if kind == "integer":
         return str(int(text))
     if kind == "numeric":
-        return _canonical_numeric(text)
+        return canonical_numeric(text)
     if kind == "float":
         return _float_text(float(text) + 0.0)  # -0 and 0 are one key
     if kind == "bytea":
@@ -156,8 +156,8 @@ def canonical(text: str | None, kind: Kind) -> str | None:
     return text
 
 
-def _canonical_numeric(text: str) -> str:
-    """Without an exponent, and without the zeros that make no difference: 1.0 and 1.00 are one key."""
+def canonical_numeric(text: str) -> str:
+    """A number without exponent, and without the zeros that make no difference: 1.0 and 1.00 are one key."""
     number = Decimal(text)
     if not number.is_finite():
         return str(number)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 
-from replicator.apply.batch import Batch, compact
+from replicator.apply.batch import Batch, ask, compact
 from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.apply.outcome import NewerReadError, Outcome, UniqueClashError
 from replicator.apply.postponed import Postponed
-from replicator.apply.rederiving import leftovers, rederiving
+from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
 from replicator.apply.writing import Refusal, Written, write_effects
 from replicator.changes import Change
@@ -19,6 +19,7 @@ from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
 from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
+from replicator.postgres.keys import Asked
 from replicator.postgres.memory import forget, remember
 from replicator.postgres.origins import write_plainly, write_under
 from replicator.postgres.progress import enter, write_applied
@@ -55,6 +56,7 @@ class Applier:
         self._dates = Dates()
         self._mode: Mode = "following"
         self._relations = Relations(context)
+        self._asked = Asked()
 
     def forget_relations(self) -> None:
         """Ask again what each name in the log stands for: partitions have come or gone."""
@@ -133,6 +135,7 @@ class Applier:
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
         await self._relations.resolve(changes, self._reader)
+        self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
         complete = whole and not self.outcome.failures
         try:
@@ -165,6 +168,7 @@ class Applier:
             changes,
             self.context.plan,
             self._relations.known,
+            self._asked,
             nulls_are_ambiguous=self.nulls_are_ambiguous,
             dated=self.context.rolling is not None,
         )
@@ -186,7 +190,7 @@ class Applier:
         """While both schemas take writes: derive again what is noted. Raises NewerReadError as ``apply`` does."""
         listed = list(entries)
         for each in listed:
-            for transform, key in [*each.claims, *await leftovers(each, self.context, self._connection)]:
+            for transform, key in await claimed(each, self.context, self._connection):
                 await remember(self._connection, self.context.direction, transform, [(each.key, key)])
         modes: tuple[Mode, Mode] = ("repeating", "confirming")
         for mode in modes:

@@ -2,18 +2,21 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from replicator.apply.dates import Dates
 from replicator.changes import Change, Image, RelationName
+from replicator.equality import needs_asking
 from replicator.errors import ProtocolError
 from replicator.plan import Dependency, Plan, Source
+from replicator.postgres.connect import Connection
+from replicator.postgres.keys import Asked, to_ask
 from replicator.postgres.slots import AGAIN
-from replicator.tables import Key, Row, Table, key_of
+from replicator.tables import Column, Key, Row, Table
 from replicator.touches import TouchLog
-from replicator.values import PARSERS, Missing, canonical
+from replicator.values import PARSERS, Missing
 
 PARAMETER = re.compile(r"%\(([^)]+)\)s")
 """As psycopg takes parameters by name."""
@@ -49,6 +52,8 @@ class Batch:
     lookups: list[tuple[Dependency, dict[str, str | None], datetime | None]] = field(default_factory=list)
     dates: Dates = field(default_factory=Dates)
     """Filled only while both schemas take writes."""
+    asked: Asked = field(default_factory=Asked)
+    """The forms of the keys in the log, where Python does not know them."""
     overwritten: set[tuple[str, Key]] = field(default_factory=set)
     """By source: rows that the application changed, and the opposite pipeline after it, without having heard of it."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -72,14 +77,21 @@ class Batch:
 
 
 def compact(
-    changes: Iterable[Change], plan: Plan, relations: Relations, *, nulls_are_ambiguous: bool, dated: bool = False
+    changes: Iterable[Change],
+    plan: Plan,
+    relations: Relations,
+    asked: Asked,
+    *,
+    nulls_are_ambiguous: bool,
+    dated: bool = False,
 ) -> Batch:
     """Reduce changes to a Batch.
 
+    :param asked: the forms of what ``to_ask`` gives.
     :param dated: note when the application changed each source key.
     :raises ProtocolError: when a change lacks its key.
     """
-    batch = Batch()
+    batch = Batch(asked=asked)
     for change in changes:
         table = relations[change.relation]
         if table is None:
@@ -89,7 +101,7 @@ def compact(
             batch.counts[name, change.operation] += 1
         at = change.committed_at if dated and not change.own else None
         for dependency in plan.dependencies.get(name, ()):
-            mark(batch, plan, dependency, change, at)
+            mark(batch, plan, dependency, table, change, at)
         source = plan.table_source(name)
         if source is not None:
             _note(batch, source, table, change, at, nulls_are_ambiguous=nulls_are_ambiguous)
@@ -109,7 +121,7 @@ def _note(
         if change.relation != (table.name.schema, table.name.table):
             batch.dirty_all.add(source.name)  # one partition: which rows it held, the log does not say
         return
-    old_key = _image_key(table, change.old) if change.old else None
+    old_key = _image_key(batch, table, change.old) if change.old else None
     if change.operation == "delete":
         if old_key is None:
             raise ProtocolError(f"A deleted row of {table.name} came without its key.", IDENTITY)
@@ -117,7 +129,7 @@ def _note(
         batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         return
-    new_key = _image_key(table, change.new or {}) or old_key
+    new_key = _image_key(batch, table, change.new or {}) or old_key
     if new_key is None:
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
     _note_overwriting(batch, source, new_key, change)
@@ -167,7 +179,7 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
     return row
 
 
-def mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change, at: datetime | None) -> None:
+def mark(batch: Batch, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None) -> None:
     """Mark the keys of a query as dirty that hang on a changed row; ``at``: when the application changed it."""
     if dependency.everything or change.operation == "truncate":
         batch.dates.note_all(dependency.source, at)
@@ -177,19 +189,20 @@ def mark(batch: Batch, plan: Plan, dependency: Dependency, change: Change, at: d
     if dependency.lookup is not None:
         _mark_lookup(batch, dependency, change, at)
         return
-    _mark_keys(batch, plan.sources[dependency.source], dependency.columns or (), change, at)
+    columns = [table.by_name[name] for name in dependency.columns or ()]
+    _mark_keys(batch, plan.sources[dependency.source], columns, change, at)
 
 
-def _mark_keys(batch: Batch, source: Source, columns: tuple[str, ...], change: Change, at: datetime | None) -> None:
+def _mark_keys(batch: Batch, source: Source, columns: Sequence[Column], change: Change, at: datetime | None) -> None:
     """The keys before and after. What an update leaves out of the new row, the old row has, or it may be any key."""
     keys: set[Key] = set()
     if change.old is not None:
-        if not all(name in change.old for name in columns):
+        if not all(column.name in change.old for column in columns):
             raise ProtocolError(f"A changed row of {'.'.join(change.relation)} came without its identity.", IDENTITY)
-        keys |= _dependency_key(source, columns, change.old)
+        keys |= _dependency_key(batch, source, columns, change.old)
     if change.new is not None:
-        if not any(isinstance(change.new.get(name, Missing.UNCHANGED), Missing) for name in columns):
-            keys |= _dependency_key(source, columns, change.new)
+        if not any(isinstance(change.new.get(each.name, Missing.UNCHANGED), Missing) for each in columns):
+            keys |= _dependency_key(batch, source, columns, change.new)
         elif change.old is None:
             batch.dates.note_all(source.name, at)
             batch.dirty_all.add(source.name)
@@ -214,22 +227,49 @@ def _mark_lookup(batch: Batch, dependency: Dependency, change: Change, at: datet
         batch.lookups.append((dependency, found, at))
 
 
-def _dependency_key(source: Source, columns: tuple[str, ...], image: Image) -> set[Key]:
-    """Empty when a column is NULL: no row of the query can hang on it."""
-    parts = []
-    for name, column in zip(source.key, columns, strict=True):
-        text = image[column]
-        if not isinstance(text, str):
-            return set()
-        parts.append(canonical(text, source.by_name[name].kind) or "")
-    return {tuple(parts)}
+def _dependency_key(batch: Batch, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:
+    """Empty when a column is NULL, or no value of the key's type: no row of the query can hang on it."""
+    keys = [source.by_name[name] for name in source.key]
+    key = batch.asked.led_to([each.form for each in columns], keys, _texts(columns, image))
+    return set() if key is None else {key}
 
 
-def _image_key(table: Table, image: Image) -> Key | None:
-    values = {}
-    for name in table.key:
-        text = image.get(name)
-        if not isinstance(text, str):
-            return None
-        values[name] = PARSERS[table.by_name[name].kind](text)
-    return key_of(values, table.key, table.by_name)
+def _image_key(batch: Batch, table: Table, image: Image) -> Key | None:
+    columns = [table.by_name[name] for name in table.key]
+    return batch.asked.led_to([each.form for each in columns], columns, _texts(columns, image))
+
+
+def _texts(columns: Iterable[Column], image: Image) -> list[str | None]:
+    """What the log says of some columns; None where it says NULL or nothing."""
+    found = (image.get(column.name) for column in columns)
+    return [text if isinstance(text, str) else None for text in found]
+
+
+async def ask(changes: Sequence[Change], plan: Plan, relations: Relations, reader: Connection) -> Asked:
+    """Ask the source for the forms of the keys in these changes, where Python does not know them."""
+    asked, ways = Asked(), {name: _leading(plan, table) for name, table in plan.watched.items()}
+    for name, pairs in ways.items():
+        for column, key in pairs:
+            images = (
+                image
+                for each in changes
+                if (table := relations[each.relation]) is not None and table.called == name
+                for image in (each.old, each.new)
+            )
+            texts = [text for image in images for text in _texts([column], image or {})]
+            await asked.ask(reader, key, to_ask(column.form, key, texts))
+    return asked
+
+
+def _leading(plan: Plan, table: Table) -> list[tuple[Column, Column]]:
+    """Which columns of a table's changed rows lead to which columns of keys whose forms must be asked for."""
+    ways: list[tuple[Column, Column]] = []
+    if plan.table_source(table.called) is not None:
+        ways += [(table.by_name[name], table.by_name[name]) for name in table.key]
+    for dependency in plan.dependencies.get(table.called, ()):
+        source = plan.sources[dependency.source]
+        ways += [
+            (table.by_name[name], source.by_name[key])
+            for name, key in zip(dependency.columns or (), source.key, strict=False)
+        ]
+    return [(column, key) for column, key in ways if needs_asking(column.form, key.form)]

@@ -1,19 +1,16 @@
 """From a batch to its effects: what must be read again is read, and the transforms run."""
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.derive import computed_key, derive
-from replicator.errors import MigrationError, TransformError
 from replicator.lsn import LSN
-from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import look_up, read_all, read_keys
@@ -98,24 +95,22 @@ class Deriver:
         copies: Mapping[Key, Sequence[Row]] = MappingProxyType({}),
     ) -> None:
         effects.rows.setdefault(source.name, {}).update(rows)
-        pace = Pace()
         for transform in source.transforms if rows else ():
             if self._context.shadow and not transform.remembers:
                 continue
             produced = await self._remembered(transform, rows) if transform.remembers else None
-            for key, row in rows.items():
-                await pace.step()
-                if (transform.name, key) not in skip:
-                    known = None if produced is None else produced.get(key, set())
-                    if self._dates is None:
-                        effects.row_changed(transform, source, key, row, known)
-                    elif self._dates.of(source.name, key) is not None:
-                        there = set() if known is None else self._may_be_there(transform, source, key, copies)
-                        effects.row_changed(transform, source, key, row, known, there)
-                    elif known is not None:
-                        effects.copied(transform, source, key, row, known)
+            wanted = {key: row for key, row in rows.items() if (transform.name, key) not in skip}
+            for key, given in (await derive_all(self._connection, transform, source, wanted)).items():
+                known = None if produced is None else produced.get(key, set())
+                if self._dates is None:
+                    effects.row_changed(transform, key, given, known)
+                elif self._dates.of(source.name, key) is not None:
+                    there = set() if known is None else await self._may_be_there(transform, source, key, copies)
+                    effects.row_changed(transform, key, given, known, there)
+                elif known is not None:
+                    effects.copied(transform, key, given, known)
 
-    def _may_be_there(
+    async def _may_be_there(
         self, transform: PlannedTransform, source: Source, key: Key, copies: Mapping[Key, Sequence[Row]]
     ) -> set[Key]:
         """While both sides write, target rows may be there for a key that this pipeline does not remember yet.
@@ -123,12 +118,11 @@ class Deriver:
         What the opposite pipeline copied from them came by in the same batch; a computed key is known anyhow.
         """
         found: set[Key] = set()
-        with contextlib.suppress(TransformError, MigrationError):
-            for row in copies.get(key, ()):
-                found |= {each.key for each in derive(transform, source, key, row)}
+        for row in copies.get(key, ()):
+            given = await derive_all(self._connection, transform, source, {key: row})
+            found |= {each.key for each in given[key].rows}
         if transform.key is not None and len(self._context.plan.writers_of(transform.target.name)) == 1:
-            with contextlib.suppress(TransformError):
-                found.add(computed_key(transform, source, key))
+            found.update((await computed_keys(self._connection, transform, source, [key])).values())
         return found
 
     def _refused(self, source: Source) -> dict[Key, Row | None]:

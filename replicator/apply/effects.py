@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow, computed_key, derive
+from replicator.derive import TargetRow
 from replicator.errors import TransformError
-from replicator.plan import PlannedTransform, Source
+from replicator.plan import PlannedTransform
+from replicator.postgres.derived import Derived
 from replicator.postgres.quarantine import Failure
 from replicator.tables import Key, Name, Row, fingerprint
 
@@ -33,38 +34,34 @@ class Effects:
     def row_changed(
         self,
         transform: PlannedTransform,
-        source: Source,
         key: Key,
-        row: Row | None,
+        given: Derived,
         produced: set[Key] | None,
         there: AbstractSet[Key] = frozenset(),
     ) -> None:
-        """The source row with this key is now ``row`` (None: gone).
+        """The source row with this key gives this now.
 
         :param produced: the target keys that it had produced, for a transform that remembers them.
         :param there: target keys that may be there for it, though nothing remembers them.
         """
         try:
-            rows = [] if row is None else derive(transform, source, key, row)
+            if given.error is not None:
+                raise given.error
             if produced is None:
-                self._computed(transform, source, key, rows)
+                self._computed(transform, key, given)
             else:
-                self._remembered(transform, key, rows, produced, there)
+                self._remembered(transform, key, given.rows, produced, there)
         except TransformError as error:
             self.failures.append(self.failure(transform, key, str(error)))
         else:
             self.good.append((transform.name, key))
 
-    def copied(
-        self, transform: PlannedTransform, source: Source, key: Key, row: Row | None, produced: set[Key]
-    ) -> None:
+    def copied(self, transform: PlannedTransform, key: Key, given: Derived, produced: set[Key]) -> None:
         """The opposite pipeline has written this row from what the target holds: only the memory changes."""
-        try:
-            rows = [] if row is None else derive(transform, source, key, row)
-        except TransformError as error:
-            self.failures.append(self.failure(transform, key, str(error)))
+        if given.error is not None:
+            self.failures.append(self.failure(transform, key, str(given.error)))
         else:
-            now = {each.key for each in rows}
+            now = {each.key for each in given.rows}
             self._memory(transform, key, now, produced)
             self.copied_away += [(transform, (key, each)) for each in produced - now]
             self.good.append((transform.name, key))
@@ -77,15 +74,15 @@ class Effects:
             fingerprint=fingerprint(row),
         )  # fmt: skip
 
-    def _computed(self, transform: PlannedTransform, source: Source, key: Key, rows: list[TargetRow]) -> None:
-        if len(rows) > 1:
+    def _computed(self, transform: PlannedTransform, key: Key, given: Derived) -> None:
+        if len(given.rows) > 1:
             raise TransformError(
-                f"The transform {transform.name} has a key= and returned {len(rows)} rows for {list(key)}.",
+                f"The transform {transform.name} has a key= and returned {len(given.rows)} rows for {list(key)}.",
                 "Leave key= out where one source row makes several.",
             )
-        if not rows:
-            self._delete(transform, key, computed_key(transform, source, key))
-        self._upsert(transform, rows)
+        if given.gone is not None:
+            self._delete(transform, key, given.gone)
+        self._upsert(transform, given.rows)
 
     def _remembered(
         self,

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
-from replicator.apply.batch import Batch, mark
+from replicator.apply.batch import Batch, ask, mark
 from replicator.changes import Change, Image
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.keys import ask_keys
 from replicator.postgres.memory import remembered_targets
 from replicator.postgres.redo import Redo
 from replicator.postgres.source import keys_where, read_images
@@ -28,12 +29,26 @@ async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) ->
         if table is None:
             continue  # nothing is derived from it
         images = await read_images(reader, table, {each.key for each in of_table})
-        for each in of_table:
-            _mark_row(batch, plan, table, each, images.get(each.key))
+        changes = [_changed(table, each, images.get(each.key)) for each in of_table]
+        relation = (table.name.schema, table.name.table)
+        batch.asked = await ask(changes, plan, {relation: table}, reader)
+        for each, change in zip(of_table, changes, strict=True):
+            _mark_row(batch, plan, table, each, change)
     return batch
 
 
-async def leftovers(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
+async def claimed(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
+    """By transform, the target keys that an entry's key may have given, and nobody remembers."""
+    found = await _leftovers(entry, context, connection)
+    targets = {each.name: each.target for each in context.plan.transforms}
+    for transform, spelt in entry.claims:  # as the opposite pipeline's source spells it
+        columns = [targets[transform].by_name[name] for name in targets[transform].key]
+        key = (await ask_keys(connection, columns, [spelt])).key_or_none(columns, spelt)
+        found += [] if key is None else [(transform, key)]
+    return found
+
+
+async def _leftovers(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
     """What is left on the target of a thing that is gone: rows that were added there while the other side deleted it.
 
     The opposite pipeline finds nothing to make of them, so this one has never heard of them.
@@ -55,20 +70,26 @@ async def leftovers(entry: Redo, context: Context, connection: Connection) -> li
     return found
 
 
-def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, image: Image | None) -> None:
+def _changed(table: Table, entry: Redo, image: Image | None) -> Change:
+    """The row as the log would bring it: as it is, or gone."""
+    relation = (table.name.schema, table.name.table)
+    if image is None:
+        return Change(relation, "delete", old=_key_image(table, entry.key))
+    return Change(relation, "insert", new=image)
+
+
+def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, change: Change) -> None:
     source = plan.table_source(table.name.table)
     if source is not None:
         batch.dirty.setdefault(source.name, set()).add(entry.key)
         batch.dates.note(source.name, entry.key, entry.dated)
-    relation = (table.name.schema, table.name.table)
-    gone = _key_image(table, entry.key)
+    gone = change.old or {}
     for dependency in plan.dependencies.get(table.name.table, ()):
-        if image is not None:
-            mark(batch, plan, dependency, Change(relation, "insert", new=image), entry.dated)
-        elif dependency.columns is not None and set(dependency.columns) <= gone.keys():
-            mark(batch, plan, dependency, Change(relation, "delete", old=gone), entry.dated)
+        known = dependency.columns is not None and set(dependency.columns) <= gone.keys()
+        if change.operation == "insert" or known:
+            mark(batch, plan, dependency, table, change, entry.dated)
         elif not entry.confirms:  # what the row that is gone was a part of, nobody knows any more
-            mark(batch, plan, dependency, Change(relation, "truncate"), entry.dated)
+            mark(batch, plan, dependency, table, Change(change.relation, "truncate"), entry.dated)
 
 
 def _key_image(table: Table, key: Key) -> Image:

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from replicator.derive import TargetRow, derive
+from replicator.derive import TargetRow
 from replicator.errors import RowError, TransformError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN
-from replicator.pace import Pace
 from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
+from replicator.postgres.derived import derive_all
 from replicator.postgres.memory import remember
 from replicator.postgres.progress import Chunk, enter, finish_chunk
 from replicator.postgres.quarantine import Failure, Place, halted
@@ -70,17 +70,16 @@ class Copier:
         """The rows to write; and the error of each transform and source key that gives none."""
         derived: Derived = {}
         failures: dict[Place, str] = {}
-        pace = Pace()
-        for key, row in rows:
-            for transform in source.transforms:
-                await pace.step()
+        for transform in source.transforms:
+            for key, given in (await derive_all(self._connection, transform, source, dict(rows))).items():
                 try:
-                    found = derive(transform, source, key, row)
-                    refuse_taken(found, derived, transform.target.name)
+                    if given.error is not None:
+                        raise given.error
+                    refuse_taken(given.rows, derived, transform.target.name)
                 except TransformError as error:
                     failures[transform.name, key] = str(error)
                 else:
-                    derived.update({(transform.target.name, each.key): each for each in found})
+                    derived.update({(transform.target.name, each.key): each for each in given.rows})
         return derived, failures
 
     async def _write(

@@ -1,12 +1,15 @@
 """Reads tables, columns, keys and foreign keys from the catalogue (Postgres documentation, chapter 53)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from replicator.equality import Form
 from replicator.errors import MigrationError
-from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.equality import UNDETERMINED, Typed, read_forms
 from replicator.postgres.operators import read_operators
 from replicator.postgres.places import read_places
 from replicator.tables import Column, ForeignKey, Name, Operators, Table
@@ -48,7 +51,7 @@ TABLES = """
 
 COLUMNS = """
     SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type,
-           format_type(a.atttypid, -1) AS bare_type, a.attnotnull,
+           format_type(a.atttypid, -1) AS bare_type, a.attnotnull, a.atttypmod, a.attcollation::int8,
            a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity
     FROM pg_attribute a
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
@@ -104,6 +107,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         oids = [each["oid"] for each in relations]
         columns = await _rows(connection, COLUMNS, oids=oids)
         types = await _types(connection, [each["atttypid"] for each in columns])
+        forms = await read_forms(connection, [_typed(each) for each in columns])
         keys = await _rows(connection, KEYS, oids=oids)
         foreign_keys = await _rows(connection, FOREIGN_KEYS, oids=oids)
         tables = {}
@@ -114,7 +118,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
                 names[oid],
                 called[oid] or "",
                 relation["identity"],
-                [_column(each, types) for each in columns if each["attrelid"] == oid],
+                [_column(each, types, forms) for each in columns if each["attrelid"] == oid],
                 [each for each in keys if each["indrelid"] == oid],
                 [each for each in foreign_keys if each["conrelid"] == oid],
                 [Name(schema=leaf["nspname"], table=leaf["relname"]) for leaf in leaves],
@@ -129,9 +133,16 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
             cursor = await connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_trusted(query)))
     except Exception as error:
         raise MigrationError(f"The query {name} does not run: {error}") from error
-    described = cursor.description or []
+    described, result = cursor.description or [], cursor.pgresult
     types = await _types(connection, [each.type_code for each in described])
     names = await _type_names(connection, [each.type_code for each in described])
+    collations = await _collations(connection, query, [each.name for each in described])
+    typed = [
+        (each.type_code, result.fmod(place) if result is not None else -1, collations.get(each.name, 0))
+        for place, each in enumerate(described)
+    ]
+    with translated():
+        forms = await read_forms(connection, typed)
     return tuple(
         Column(
             name=each.name,
@@ -139,9 +150,29 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
             type_oid=each.type_code,
             kind=types[each.type_code][0],
             operators=types[each.type_code][1],
+            equality=forms[of],
         )
-        for each in described
+        for each, of in zip(described, typed, strict=True)
     )
+
+
+async def _collations(connection: Connection, query: str, names: list[str]) -> dict[str, int]:
+    """The collation that each result column of text has."""
+    shown = comma([
+        sql.SQL("CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_type WHERE oid = pg_typeof({0}) AND typcollation <> 0) "
+                "THEN coalesce(pg_catalog.pg_collation_for({0})::regcollation::oid::int8, {1}) END").format(
+            identifier("q", name), UNDETERMINED
+        )
+        for name in names
+    ])  # fmt: skip
+    with translated():
+        cursor = await connection.execute(
+            sql.SQL(
+                "SELECT {} FROM (VALUES (1)) AS one LEFT JOIN (SELECT * FROM ({}) AS q LIMIT 0) AS q ON true"
+            ).format(shown, _trusted(query))
+        )
+        row = await cursor.fetchone()
+    return {name: int(oid) for name, oid in zip(names, row or (), strict=False) if oid is not None}
 
 
 async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
@@ -204,7 +235,11 @@ def _kind(base: int, *, is_array: bool) -> Kind:
     return "array" if is_array else BASE_KINDS.get(base, "text")
 
 
-def _column(row: dict[str, Any], types: dict[int, tuple[Kind, Operators]]) -> Column:
+def _typed(row: dict[str, Any]) -> Typed:
+    return row["atttypid"], row["atttypmod"], row["attcollation"]
+
+
+def _column(row: dict[str, Any], types: dict[int, tuple[Kind, Operators]], forms: Mapping[Typed, Form]) -> Column:
     kind, operators = types[row["atttypid"]]
     return Column(
         name=row["attname"],
@@ -217,6 +252,7 @@ def _column(row: dict[str, Any], types: dict[int, tuple[Kind, Operators]]) -> Co
         has_default=row["atthasdef"],
         generated=row["generated"],
         identity=row["identity"],
+        equality=forms[_typed(row)],
     )
 
 

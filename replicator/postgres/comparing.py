@@ -40,7 +40,7 @@ async def _compare_group(
     found: dict[int, tuple[bool, list[str]]] = {}
     with translated():
         async for part, others in writer.stage(table).load_numbered(writer.connection, columns, rows):
-            cursor = await writer.connection.execute(_comparison(table, part, others))
+            cursor = await writer.connection.execute(_comparison(table, part, [*others, *table.spelt_apart]))
             for place, missing, differs in await cursor.fetchall():
                 found.setdefault(place, (missing, []))[1].extend(differs)
     return [

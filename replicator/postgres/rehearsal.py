@@ -1,7 +1,7 @@
 """What the migration's SQL does, seen by running it in transactions that are always rolled back."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,9 +10,10 @@ from psycopg import sql
 from replicator.errors import MigrationError, ReplicatorError
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.equality import read_forms
 from replicator.postgres.server import fetch
-from replicator.postgres.source import parse_row
-from replicator.tables import Name, Row, Table
+from replicator.postgres.source import lookup_query, parse_row
+from replicator.tables import Column, Name, Row, Table
 
 LOCK_TIMEOUT = "2s"
 SAMPLE_TIMEOUT = "10s"
@@ -94,10 +95,10 @@ async def read_query(connection: Connection, query: str) -> QueryReads:
     return QueryReads(columns)
 
 
-async def try_lookup(connection: Connection, lookup: str, table: Table, keys: int) -> str | None:
+async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Sequence[Column]) -> str | None:
     """Run a Lookup with NULLs inside a rehearsal; gives what is wrong with it.
 
-    :param keys: how many columns it must give.
+    :param keys: the columns of the key that it must give.
     """
     unknown = sorted(lookup_columns(lookup) - set(table.by_name))
     if unknown:
@@ -106,10 +107,17 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: in
         with translated():
             async with connection.transaction():
                 cursor = await connection.execute(lookup.encode(), dict.fromkeys(table.by_name))
+                described = [(each.type_code, -1, 0) for each in cursor.description or ()]
+                if len(described) != len(keys):
+                    return f"gives {len(described)} columns, the key has {len(keys)}"
+                forms = await read_forms(connection, described)
+                await connection.execute(lookup_query(lookup, keys).encode(), dict.fromkeys(table.by_name))
     except ReplicatorError as error:
         return f"does not run: {error.problem.rstrip('.')}"
-    width = len(cursor.description or ())
-    return None if width == keys else f"gives {width} columns, the key has {keys}"
+    for each, key in zip(described, keys, strict=True):
+        if forms[each].prints_apart and not key.form.prints_apart:
+            return f"gives {forms[each].base}, whose equal values print otherwise, for {key.name}, which is {key.type}"
+    return None
 
 
 def lookup_columns(lookup: str) -> set[str]:

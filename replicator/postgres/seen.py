@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.keys import key_of_row, read_key
 from replicator.tables import Key, Table, decode_key, encode_key
 
 OWNER = "replicator_owner"
@@ -78,7 +79,7 @@ class SeenKeys:
                     "SELECT {keys} FROM {table} AS t WHERE age(t.xmin) > age({oldest}::text::xid) "
                     "AND NOT EXISTS (SELECT FROM {seen} AS s WHERE {same})"
                 ).format(
-                    keys=comma([sql.SQL("t.{}::text").format(identifier(name)) for name in table.key]),
+                    keys=key_of_row(table, "t"),
                     table=identifier(table.name.schema, table.name.table),
                     oldest=sql.Literal(self._oldest),
                     seen=self._tables[table.name],
@@ -87,17 +88,16 @@ class SeenKeys:
                     ]),
                 )
             )  # fmt: skip
-            return [tuple(row) async for row in cursor]
+            return [read_key(table, row) async for row in cursor]
 
     async def shared(self, table: Table) -> list[Shared]:
         """Target keys that several source rows give."""
-        keys = [sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]
         with translated():
             cursor = await self._connection.execute(
                 sql.SQL(
                     "SELECT {}, array_agg(DISTINCT s.{}) FROM {} AS s GROUP BY {} HAVING count(DISTINCT s.{}) > 1"
                 ).format(
-                    comma(keys),
+                    key_of_row(table, "s"),
                     identifier(OWNER),
                     self._tables[table.name],
                     comma([sql.SQL("s.{}").format(identifier(name)) for name in table.key]),
@@ -105,6 +105,9 @@ class SeenKeys:
                 )
             )
             return [
-                Shared(key=tuple(row[:-1]), owners=tuple((key[0], key[1:]) for key in map(decode_key, row[-1])))
+                Shared(
+                    key=read_key(table, row[:-1]),
+                    owners=tuple((key[0], key[1:]) for key in map(decode_key, row[-1])),
+                )
                 async for row in cursor
             ]

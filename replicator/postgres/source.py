@@ -1,6 +1,6 @@
 """Reads source rows: by key range, by keys, or all; tables and queries alike."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -8,8 +8,9 @@ from psycopg import sql
 from replicator.changes import Image
 from replicator.plan import Dependency, Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
-from replicator.tables import Column, Key, Row, Table, key_of
-from replicator.values import PARSERS, canonical
+from replicator.postgres.keys import form_of, key_of_row, read_key
+from replicator.tables import Column, Key, Row, Table, printed_key
+from replicator.values import PARSERS
 
 KEYS_AT_ONCE = 1_000
 
@@ -29,12 +30,12 @@ async def read_range(
     with translated():
         where, parameters = _range(source, lower, upper)
         cursor = await connection.execute(_select(source) + where, parameters)
-        return [_keyed(source, texts) async for texts in cursor]
+        return [(key, _row(source, texts)) for key, texts in _keyed(source, await cursor.fetchall())]
 
 
 async def read_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> dict[Key, Row]:
     """The rows with these keys; a key without a row is left out. ``connection`` gives text."""
-    return dict([_keyed(source, texts) async for texts in _with_keys(connection, source, keys)])
+    return {key: _row(source, texts) async for key, texts in _with_keys(connection, source, keys)}
 
 
 async def read_images(connection: Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Image]:
@@ -42,10 +43,10 @@ async def read_images(connection: Connection, table: Table, keys: Iterable[Key])
     source = Source(
         name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=()
     )  # fmt: skip
-    found: dict[Key, Image] = {}
-    async for texts in _with_keys(connection, source, keys):
-        found[_keyed(source, texts)[0]] = dict(zip((each.name for each in table.columns), texts, strict=True))
-    return found
+    return {
+        key: dict(zip((each.name for each in table.columns), texts, strict=True))
+        async for key, texts in _with_keys(connection, source, keys)
+    }
 
 
 async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
@@ -57,17 +58,15 @@ async def keys_where(connection: Connection, table: Table, texts: Mapping[str, s
     with translated():
         cursor = await connection.execute(
             sql.SQL("SELECT {} FROM {} WHERE {}").format(
-                comma([sql.SQL("{}::text").format(identifier(name)) for name in table.key]),
-                identifier(table.name.schema, table.name.table),
-                same,
+                key_of_row(table, None), identifier(table.name.schema, table.name.table), same
             )
         )
-        return [tuple(row) for row in await cursor.fetchall()]
+        return [read_key(table, row) for row in await cursor.fetchall()]
 
 
 async def _with_keys(
     connection: Connection, source: Source, keys: Iterable[Key]
-) -> AsyncIterator[Sequence[str | None]]:
+) -> AsyncIterator[tuple[Key, Sequence[str | None]]]:
     wanted = list(keys)
     for start in range(0, len(wanted), KEYS_AT_ONCE):
         part = wanted[start : start + KEYS_AT_ONCE]
@@ -78,8 +77,8 @@ async def _with_keys(
         with translated():
             cursor = await connection.execute(query, columns)
             found = await cursor.fetchall()
-        for texts in found:
-            yield texts
+        for keyed in _keyed(source, found):
+            yield keyed
 
 
 async def read_all(connection: Connection, source: Source, rows_at_once: int) -> AsyncIterator[list[tuple[Key, Row]]]:
@@ -92,7 +91,7 @@ async def read_all(connection: Connection, source: Source, rows_at_once: int) ->
                 _select(source) + where + sql.SQL(" ORDER BY {} LIMIT {}").format(_key(source), rows_at_once),
                 parameters,
             )
-            rows = [_keyed(source, texts) async for texts in cursor]
+            rows = [(key, _row(source, texts)) for key, texts in _keyed(source, await cursor.fetchall())]
         if not rows:
             return
         yield rows
@@ -104,13 +103,13 @@ async def next_bound(connection: Connection, source: Source, lower: Key | None, 
     with translated():
         where, parameters = _range(source, lower, None)
         cursor = await connection.execute(
-            sql.SQL("SELECT {} FROM {}").format(_key(source), _from(source))
+            sql.SQL("SELECT {} FROM {}").format(comma([_form(source, name) for name in source.key]), _from(source))
             + where
             + sql.SQL(" ORDER BY {} OFFSET {} LIMIT 1").format(_key(source), rows - 1),
             parameters,
         )
         texts = await cursor.fetchone()
-    return None if texts is None else _canonical(source, texts)
+    return None if texts is None else printed_key(texts, source.key, source.by_name)
 
 
 async def estimate_rows(connection: Connection, source: Source) -> int:
@@ -133,34 +132,48 @@ async def estimate_rows(connection: Connection, source: Source) -> int:
 
 
 async def look_up(connection: Connection, source: Source, dependency: Dependency, image: Mapping[str, Any]) -> set[Key]:
-    """The source keys that a changed row concerns, by the author's SQL."""
+    """The source keys that a changed row concerns, by the author's SQL. A NULL leads to none."""
+    columns = [source.by_name[name] for name in source.key]
     with translated():
-        cursor = await connection.execute((dependency.lookup or "").encode(), dict(image))
-        return {_canonical(source, texts) async for texts in cursor}
+        cursor = await connection.execute(lookup_query(dependency.lookup or "", columns).encode(), dict(image))
+        found = await cursor.fetchall()
+    keys = (printed_key(texts, source.key, source.by_name) for texts in found)
+    return {key for key in keys if key is not None}
 
 
-def image_key(source: Source, columns: Sequence[str], image: Image) -> Key | None:
-    """A source key from the named columns of a changed row; None when the image has not all of them."""
-    texts = [image.get(name) for name in columns]
-    parts = [
-        canonical(text, source.by_name[name].kind)
-        for name, text in zip(source.key, texts, strict=True)
-        if isinstance(text, str)
+def lookup_query(lookup: str, columns: Sequence[Column]) -> str:
+    """An author's SQL, with its values brought to the types of the key's columns, and to their form."""
+    names = [identifier(f"k{place}") for place in range(len(columns))]
+    values = [
+        sql.SQL("l.{}::{}").format(name, sql.SQL(column.form.cast)) for name, column in zip(names, columns, strict=True)
     ]
-    return tuple(part for part in parts if part is not None) if len(parts) == len(source.key) else None
+    forms = [
+        form_of(column, value) if column.form.prints_apart else value
+        for column, value in zip(columns, values, strict=True)
+    ]  # fmt: skip
+    before, after = (beside_parameters(each).as_string() for each in (comma(forms), comma(names)))
+    return f"SELECT {before} FROM (\n{lookup.strip().rstrip(';')}\n) AS l({after})"
 
 
-def _keyed(source: Source, texts: Sequence[str | None]) -> tuple[Key, Row]:
-    row = parse_row(source.columns, texts)
-    return key_of(row, source.key, source.by_name), row
+def _keyed(source: Source, rows: Iterable[Sequence[str | None]]) -> Iterator[tuple[Key, Sequence[str | None]]]:
+    """Rows as ``_select`` gives them, each with its key; one whose key has a NULL is nobody's."""
+    width = len(source.columns)
+    places = {column.name: place for place, column in enumerate(source.columns)}
+    places.update({name: width + place for place, name in enumerate(_apart(source))})
+    for texts in rows:
+        key = printed_key([texts[places[name]] for name in source.key], source.key, source.by_name)
+        if key is not None:
+            yield key, texts[:width]
 
 
-def _canonical(source: Source, texts: Sequence[str | None]) -> Key:
-    return tuple(canonical(text, source.by_name[name].kind) or "" for name, text in zip(source.key, texts, strict=True))
+def _row(source: Source, texts: Sequence[str | None]) -> Row:
+    return parse_row(source.columns, texts)
 
 
 def _select(source: Source) -> sql.Composed:
-    columns = comma([_name(column.name) for column in source.columns])
+    columns = comma(
+        [*(_name(column.name) for column in source.columns), *(_form(source, name) for name in _apart(source))]
+    )
     return sql.SQL("SELECT {} FROM {}").format(columns, _from(source))
 
 
@@ -168,6 +181,17 @@ def _from(source: Source) -> sql.Composable:
     if source.table is not None:
         return _name(source.table.name.schema, source.table.name.table)
     return beside_parameters(sql.SQL("({}) AS q").format(sql.SQL(source.query or "")))
+
+
+def _apart(source: Source) -> list[str]:
+    """The columns of the key whose form is selected beside them."""
+    return [name for name in source.key if source.by_name[name].form.prints_apart]
+
+
+def _form(source: Source, name: str) -> sql.SQL:
+    """What is selected for a column of the key: its form, or what Postgres prints, where that leads to it."""
+    column = source.by_name[name]
+    return beside_parameters(form_of(column, identifier(name)) if column.form.prints_apart else identifier(name))
 
 
 def _key(source: Source) -> sql.Composed:
@@ -198,7 +222,9 @@ def _arrays(source: Source) -> sql.Composed:
 
 
 def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Composed, list[str]]:
-    conditions: list[sql.Composed] = []
+    """Rows of a query that have no key, because of a NULL in it, are in no range."""
+    keyed = [] if source.table is not None else source.key
+    conditions = [sql.SQL("{} IS NOT NULL").format(_name(name)) for name in keyed]
     parameters: list[str] = []
     for bound, operator in ((lower, ">"), (upper, "<=")):
         if bound is not None:

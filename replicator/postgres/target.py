@@ -8,6 +8,7 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.passing import pass_guards
 from replicator.postgres.staging import Stage
 from replicator.tables import ForeignKey, Key, Name, Table
@@ -113,11 +114,10 @@ class TargetWriter:
         with translated():
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {}").format(
-                    comma([sql.SQL("{}::text").format(identifier(name)) for name in table.key]),
-                    identifier(table.name.schema, table.name.table),
+                    key_of_row(table, None), identifier(table.name.schema, table.name.table)
                 )
             )
-            return [tuple(row) async for row in cursor]
+            return [read_key(table, row) async for row in cursor]
 
     async def present(self, table: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these keys are there."""
@@ -126,13 +126,13 @@ class TargetWriter:
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {} AS s JOIN {} AS t ON {}").format(
-                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in table.key]),
+                    key_of_row(table, "s"),
                     stage.keys,
                     identifier(table.name.schema, table.name.table),
                     same_key(table),
                 )
             )
-            return [tuple(row) async for row in cursor]
+            return [read_key(table, row) async for row in cursor]
 
     async def children_of(
         self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key], *, deleted: bool = False
@@ -162,14 +162,14 @@ class TargetWriter:
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {} AS s {}WHERE EXISTS (SELECT FROM {} AS c WHERE {})").format(
-                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in parent.key]),
+                    key_of_row(parent, "s"),
                     stage.keys,
                     join,
                     identifier(child.schema, child.table),
                     on,
                 )
             )
-            return [tuple(row) async for row in cursor]
+            return [read_key(parent, row) async for row in cursor]
 
     async def orphans(self, foreign_key: ForeignKey, child: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these child keys refer to a parent that is not there."""
@@ -187,7 +187,7 @@ class TargetWriter:
                 sql.SQL(
                     "SELECT {} FROM {} AS s JOIN {} AS c ON {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {})"
                 ).format(
-                    comma([sql.SQL("s.{}::text").format(identifier(name)) for name in child.key]),
+                    key_of_row(child, "s"),
                     stage.keys,
                     identifier(child.name.schema, child.name.table),
                     same_key(child, "c"),
@@ -196,7 +196,7 @@ class TargetWriter:
                     on,
                 )
             )
-            return [tuple(row) async for row in cursor]
+            return [read_key(child, row) async for row in cursor]
 
     async def _write(self, table: Table, rows: Iterable[TargetRow], *, absent_only: bool) -> int:
         written = 0
@@ -227,7 +227,8 @@ def same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
 
 def _insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
     names = comma([identifier(name) for name in columns])
-    updated = [name for name in columns if name not in table.key]
+    shown = table.spelt_apart
+    updated = [name for name in columns if name not in table.key or name in shown]
     action = (
         sql.SQL("DO NOTHING")
         if absent_only or not updated

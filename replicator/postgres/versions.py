@@ -7,6 +7,7 @@ from datetime import datetime
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.staging import Stage
 from replicator.tables import Key, Name, Table
 
@@ -52,9 +53,9 @@ async def _versions(connection: Connection, table: Table, stage: Stage) -> dict[
             sql.SQL(
                 'SELECT {}, c."timestamp", coalesce(c.roident, 0)::int8 FROM {} AS s JOIN {} AS t ON {}, '
                 "LATERAL pg_xact_commit_timestamp_origin(t.xmin) AS c"
-            ).format(_texts(table), stage.keys, name, same)
+            ).format(key_of_row(table, "s"), stage.keys, name, same)
         )
-        return {tuple(row[:-2]): Version(at=row[-2], origin=row[-1]) for row in await cursor.fetchall()}
+        return {read_key(table, row[:-2]): Version(at=row[-2], origin=row[-1]) for row in await cursor.fetchall()}
 
 
 async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, datetime]:
@@ -78,7 +79,7 @@ async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys:
                 "SELECT {}, max(pg_xact_commit_timestamp(d.xmin)) FROM {} AS s JOIN replicator.deleted AS d "
                 "ON d.table_schema = {} AND d.table_name = {} AND (d.row_key IS NULL OR {}) GROUP BY {}"
             ).format(
-                _texts(table),
+                key_of_row(table, "s"),
                 stage.keys,
                 sql.Literal(table.name.schema),
                 sql.Literal(table.name.table),
@@ -86,7 +87,7 @@ async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys:
                 comma([sql.SQL("s.{}").format(identifier(each)) for each in table.key]),
             )
         )
-        return {tuple(row[:-1]): row[-1] for row in await cursor.fetchall() if row[-1] is not None}
+        return {read_key(table, row[:-1]): row[-1] for row in await cursor.fetchall() if row[-1] is not None}
 
 
 async def note_deletions(connection: Connection, tables: Iterable[Table]) -> None:
@@ -141,10 +142,6 @@ async def forget_deletions(connection: Connection) -> None:
     """Forget what was noted; the triggers note nothing while only one side writes."""
     with translated():
         await connection.execute("DELETE FROM replicator.deleted")
-
-
-def _texts(table: Table) -> sql.Composed:
-    return comma([sql.SQL("s.{}::text").format(identifier(name)) for name in table.key])
 
 
 async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> list[str]:

@@ -202,7 +202,9 @@ class SchemaChecks:
                 for each in dependencies:
                     if each.lookup is not None:
                         table = plan.watched[name]
-                        wrong = await try_lookup(reader, each.lookup, table, len(plan.sources[each.source].key))
+                        source = plan.sources[each.source]
+                        key = [source.by_name[column] for column in source.key]
+                        wrong = await try_lookup(reader, each.lookup, table, key)
                         trials.append(LookupTrial(table, each.source, lookup_columns(each.lookup), wrong))
         return trials
 

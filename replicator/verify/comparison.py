@@ -3,14 +3,14 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow, computed_key, derive
-from replicator.errors import TransformError
+from replicator.derive import TargetRow
 from replicator.lsn import LSN
-from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.comparing import compare
 from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
+from replicator.postgres.derived import Derived as Given
+from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_keys
@@ -104,17 +104,21 @@ class Comparison:
 
     async def derive(self, source: Source, rows: Mapping[Key, Row | None]) -> Derived:
         """Run the source's transforms on rows; None stands for a row that is gone."""
-        derived, pace = Derived(), Pace()
+        derived = Derived()
         for transform in source.transforms:
             known: dict[Key, set[Key]] = {}
             if transform.remembers and any((transform.name, key) in self.context.quarantine for key in rows):
                 known = await remembered(self.target, self.context.direction, transform.name, rows)
-            for key, row in rows.items():
-                await pace.step()
-                if (transform.name, key) in self.context.quarantine:
-                    self._excuse(derived, transform, source, key, known.get(key, set()))
-                else:
-                    self._derive(derived, transform, source, key, row)
+            held = {key for key in rows if (transform.name, key) in self.context.quarantine}
+            if held and transform.key is not None and not transform.remembers:
+                for key, target in (await computed_keys(self.target, transform, source, held)).items():
+                    known.setdefault(key, set()).add(target)
+            for key in held:
+                excused = derived.excused.setdefault(transform.target.name, [])
+                excused.extend((each, transform.name, key) for each in known.get(key, set()))
+            wanted = {key: row for key, row in rows.items() if key not in held}
+            for key, given in (await derive_all(self.target, transform, source, wanted)).items():
+                self._sort_in(derived, transform, source, key, given)
         return derived
 
     async def compare(self, source: Source, derived: Derived) -> list[Divergence]:
@@ -153,13 +157,8 @@ class Comparison:
             for key in await self._writer.present(table, owners)
         ]
 
-    def _derive(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, row: Row | None) -> None:
-        target = transform.target.name
-        try:
-            rows = [] if row is None else derive(transform, source, key, row)
-            if not rows and not transform.remembers:
-                derived.absent.setdefault(target, []).append((computed_key(transform, source, key), key))
-        except TransformError as error:
+    def _sort_in(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, given: Given) -> None:
+        if given.error is not None:
             derived.broken.append(
                 Divergence(
                     target=transform.target.called,
@@ -167,18 +166,11 @@ class Comparison:
                     key=key,
                     source=source.name,
                     source_key=key,
-                    note=str(error),
+                    note=str(given.error),
                     broken=True,
                 )
             )
-        else:
-            derived.rows.setdefault(target, []).extend(rows)
-
-    def _excuse(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, known: set[Key]) -> None:
-        keys = set(known)
-        if transform.key is not None and not transform.remembers:
-            try:
-                keys.add(computed_key(transform, source, key))
-            except TransformError:
-                return
-        derived.excused.setdefault(transform.target.name, []).extend((each, transform.name, key) for each in keys)
+            return
+        if given.gone is not None:
+            derived.absent.setdefault(transform.target.name, []).append((given.gone, key))
+        derived.rows.setdefault(transform.target.name, []).extend(given.rows)

@@ -1,0 +1,91 @@
+"""``f`` for many rows: each target key in the form that the target's own equality has."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from replicator.derive import TargetRow, computed_key, derive, no_key, other_key
+from replicator.errors import TransformError
+from replicator.pace import Pace
+from replicator.plan import PlannedTransform, Source
+from replicator.postgres.connect import Connection
+from replicator.postgres.keys import Asked, ask_keys
+from replicator.tables import Column, Key, Row
+
+
+@dataclass(slots=True)
+class Derived:
+    """What one source key gives."""
+
+    rows: list[TargetRow] = field(default_factory=list)
+    error: TransformError | None = None
+    """Why nothing can be said."""
+    gone: Key | None = None
+    """The target key that follows from the source key, where there must be no row of it."""
+
+
+async def derive_all(
+    connection: Connection, transform: PlannedTransform, source: Source, rows: Mapping[Key, Row | None]
+) -> dict[Key, Derived]:
+    """Run a transform on rows; None stands for a row that is gone.
+
+    :param connection: leads to the target.
+    :raises MigrationError: as ``derive``.
+    """
+    found: dict[Key, Derived] = {}
+    pace = Pace()
+    for key, row in rows.items():
+        await pace.step()
+        found[key] = _derived(transform, source, key, row)
+    await _in_form(connection, transform, found)
+    return found
+
+
+async def computed_keys(
+    connection: Connection, transform: PlannedTransform, source: Source, keys: Iterable[Key]
+) -> dict[Key, Key]:
+    """The target keys that follow from source keys; those for which ``key=`` fails are left out."""
+    found: dict[Key, Derived] = {}
+    for key in keys:
+        try:
+            found[key] = Derived(gone=computed_key(transform, source, key))
+        except TransformError:
+            continue
+    await _in_form(connection, transform, found)
+    return {key: each.gone for key, each in found.items() if each.gone is not None}
+
+
+def _derived(transform: PlannedTransform, source: Source, key: Key, row: Row | None) -> Derived:
+    try:
+        rows = [] if row is None else derive(transform, source, key, row)
+        gone = None if rows or transform.remembers else computed_key(transform, source, key)
+    except TransformError as error:
+        return Derived(error=error)
+    return Derived(rows, gone=gone)
+
+
+async def _in_form(connection: Connection, transform: PlannedTransform, found: Mapping[Key, Derived]) -> None:
+    """Bring the keys to their form, where Python cannot: the target says which texts are one key."""
+    table = transform.target
+    columns = [table.by_name[name] for name in table.key]
+    if not any(column.form.asked for column in columns):
+        return
+    rows = [row for each in found.values() for row in each.rows]
+    spelt = {row.key for row in rows} | {row.claimed for row in rows if row.claimed is not None}
+    asked = await ask_keys(connection, columns, spelt | {each.gone for each in found.values() if each.gone is not None})
+    for key, each in found.items():
+        try:
+            each.gone = None if each.gone is None else asked.key(columns, each.gone)
+            each.rows = [_row_in_form(transform, key, row, columns, asked) for row in each.rows]
+        except ValueError:
+            each.rows, each.gone, each.error = [], None, no_key(transform, key)
+        except TransformError as error:
+            each.rows, each.gone, each.error = [], None, error
+
+
+def _row_in_form(
+    transform: PlannedTransform, source_key: Key, row: TargetRow, columns: Sequence[Column], asked: Asked
+) -> TargetRow:
+    key = asked.key(columns, row.key)
+    if row.claimed is not None and asked.key(columns, row.claimed) != key:
+        raise other_key(transform, source_key, transform.target.key)
+    return replace(row, key=key, claimed=None)

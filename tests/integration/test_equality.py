@@ -1,0 +1,270 @@
+"""What SQL takes for equal is one key: in a source, a target, a dependency; or the migration is refused."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator import Lookup, Migration, Query, Row
+from replicator.errors import MigrationError
+from replicator.setup import read_plan
+from tests.engine import engine, execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_verify import full_pass
+
+pytestmark = pytest.mark.one_server
+
+NOCASE = (
+    "CREATE COLLATION public.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    "CREATE DOMAIN public.nocase_text AS text COLLATE public.nocase",
+)
+
+
+def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn) as opened:
+        return opened.execute(query.encode()).fetchall()
+
+
+def write_tables(folder: Path, *statements: str) -> None:
+    (folder / "new").mkdir(exist_ok=True)
+    (folder / "new" / "10_tables.sql").write_text(";\n".join(("CREATE SCHEMA IF NOT EXISTS store", *statements)))
+
+
+def citext(database: Database) -> None:
+    execute(database.dsn, ["CREATE EXTENSION citext"])
+
+
+# ---- dependencies
+
+
+def asking(folder: Path, cases: dict[str, str], rule: Any = ("person",)) -> Migration:
+    """What people own, counted by a query; ``owned`` names them by a column of another type, or spells them otherwise.
+
+    :param cases: by the number of their tables, the type of the key.
+    """
+    write_tables(folder, *(f"CREATE TABLE IF NOT EXISTS store.counts{n} (id {key} PRIMARY KEY, things bigint)"
+                           for n, key in cases.items()))  # fmt: skip
+    migration = Migration("asking", old="public", new="store", sql=folder)
+    for n in cases:
+        (folder / f"q{n}.sql").write_text(
+            f"SELECT p.id, (SELECT count(*) FROM public.owned{n} o WHERE o.person = p.id) AS things "
+            f"FROM public.people{n} p"
+        )
+        query = Query(f"q{n}.sql", key=["id"], depends_on={f"people{n}": ["id"], f"owned{n}": rule})
+        migration.transform(source=query, into=f"counts{n}", name=f"counts{n}")(as_it_is)
+    return migration
+
+
+def as_it_is(old: Row) -> dict[str, Any]:
+    return dict(old)
+
+
+def asked_tables(n: str, key: str, column: str) -> list[str]:
+    return [
+        f"CREATE TABLE people{n} (id {key} PRIMARY KEY)",
+        f"CREATE TABLE owned{n} (number integer PRIMARY KEY, person {column})",
+        f"ALTER TABLE owned{n} REPLICA IDENTITY FULL",
+    ]
+
+
+DEPENDENCIES = {
+    "citext": ("citext", "citext", "'Bob@x'", "'bob@X'"),
+    "blank-padded to text": ("text", "char(8)", "'a'", "'a'"),
+    "text to blank-padded": ("char(8)", "text", "'a'", "'a'"),
+    "blank-padded, of two lengths": ("char(3)", "char(8)", "'a'", "'a'"),
+    "varchar to text": ("text", "varchar(9)", "'a '", "'a '"),
+    "numeric to bigint": ("bigint", "numeric(10,2)", "5", "5"),
+    "bigint to numeric": ("numeric(10,2)", "bigint", "5", "5"),
+    "numeric of two scales": ("numeric", "numeric(10,4)", "1.50", "1.5"),
+    "interval": ("interval", "interval", "'1 day'", "'24:00:00'"),
+    "jsonb": ("jsonb", "jsonb", "'{\"a\": 1.0}'", "'{\"a\": 1.00}'"),
+    "an array of numbers": ("numeric[]", "numeric[]", "'{1.0}'", "'{1.00}'"),
+    "timestamp of two precisions": ("timestamptz", "timestamptz(0)", "'2026-01-01 12:00+05:45'", "'2026-01-01 06:15Z'"),
+    "bytea": ("bytea", "bytea", "'\\x00ff'", "'\\x00ff'"),
+    "a domain": ("integer", "small", "5", "5"),
+}
+
+
+async def test_a_dependency_is_led_by_the_types_own_equality(database: Database, tmp_path: Path) -> None:
+    citext(database)
+    execute(database.dsn, ["CREATE DOMAIN public.small AS bigint CHECK (VALUE < 100)"])
+    cases = {str(n): case for n, case in enumerate(DEPENDENCIES.values())}
+    for n, (key, column, one, _) in cases.items():
+        execute(database.dsn, [*asked_tables(n, key, column), f"INSERT INTO people{n} VALUES ({one})"])
+    async with engine(database, asking(tmp_path, {n: case[0] for n, case in cases.items()})) as made:
+        await made.backfill()
+        for change, expected in (
+            ("INSERT INTO owned{n} VALUES (1, {other}), (2, {one}), (3, NULL)", 2),
+            ("DELETE FROM owned{n} WHERE number = 2", 1),
+            ("UPDATE owned{n} SET person = {other} WHERE number = 3", 2),
+            ("UPDATE owned{n} SET person = NULL", 0),
+        ):
+            changes = {n: change.format(n=n, one=one, other=other) for n, (_, _, one, other) in cases.items()}
+            execute(database.dsn, changes.values())
+            await made.drain()
+            found = {n: rows(database.dsn, f"SELECT things FROM store.counts{n}") for n in cases}
+            assert found == {n: [(expected,)] for n in cases}, change
+        assert await full_pass(made) == []
+
+
+REFUSED = {
+    "a collation that takes case for nothing": ("nocase_text", "nocase_text", "nocase takes different texts for equal"),
+    "the same in an array": ("nocase_text[]", "nocase_text[]", "nocase takes different texts for equal"),
+    "float to numeric": ("numeric", "float8", "double precision is not numeric"),
+    "date to timestamp": ("timestamp", "date", "date is not timestamp"),
+    "inet to cidr": ("cidr", "inet", "inet is not cidr"),
+    "citext to text": ("text", "citext", "citext is not text"),
+    "an array of citext": ("citext[]", "citext[]", "holds parts that are equal though they print otherwise"),
+    "an unknown type": ("public.odd", "public.odd", "is not known"),
+}
+ODD_OPERATORS = {
+    "<": ("lt", "text_lt"),
+    "<=": ("le", "text_le"),
+    "=": ("eq", "texteq"),
+    ">=": ("ge", "text_ge"),
+    ">": ("gt", "text_gt"),
+}
+ODD = (
+    "CREATE TYPE public.odd",
+    "CREATE FUNCTION public.odd_in(cstring) RETURNS public.odd LANGUAGE internal IMMUTABLE STRICT AS 'textin'",
+    "CREATE FUNCTION public.odd_out(public.odd) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout'",
+    "CREATE TYPE public.odd (input = public.odd_in, output = public.odd_out, storage = extended)",
+    "CREATE FUNCTION public.odd_cmp(public.odd, public.odd) RETURNS int LANGUAGE internal IMMUTABLE AS 'bttextcmp'",
+    *(
+        f"CREATE FUNCTION public.odd_{name}(public.odd, public.odd) RETURNS bool LANGUAGE internal IMMUTABLE AS '{by}'"
+        for name, by in ODD_OPERATORS.values()
+    ),
+    *(
+        f"CREATE OPERATOR public.{sign} (leftarg = public.odd, rightarg = public.odd, function = public.odd_{name})"
+        for sign, (name, _) in ODD_OPERATORS.items()
+    ),
+    "CREATE OPERATOR CLASS public.odd_ops DEFAULT FOR TYPE public.odd USING btree AS "
+    + "".join(f"OPERATOR {number} public.{sign}, " for number, sign in enumerate(ODD_OPERATORS, 1))
+    + "FUNCTION 1 public.odd_cmp(public.odd, public.odd)",
+)
+
+
+async def test_what_nobody_can_tell_is_refused(database: Database, tmp_path: Path) -> None:
+    """All at once, by column and type."""
+    citext(database)
+    execute(database.dsn, [*NOCASE, *ODD, "CREATE SCHEMA store"])
+    cases = {str(n): case for n, case in enumerate(REFUSED.values())}
+    migration = asking(tmp_path, {n: key for n, (key, _, _) in cases.items()})
+    for n, (key, column, _) in cases.items():
+        execute(database.dsn, asked_tables(n, key, column))
+        execute(database.dsn, [f"CREATE TABLE store.counts{n} (id {key} PRIMARY KEY, things bigint)"])
+        # Whatever operator there is between the types.
+        (tmp_path / f"q{n}.sql").write_text(f"SELECT p.id, 1 AS things FROM public.people{n} p, public.owned{n} o")
+    with pytest.raises(MigrationError) as refused:
+        await read_plan(make_settings(database), migration, "forward")
+    for n, (key, column, says) in cases.items():
+        at_fault = f"owned{n}.person of type" if key != column else f"the query q{n} has the column id of type"
+        assert any(at_fault in each and says in each for each in str(refused.value).split("; transform ")), says
+
+
+async def test_a_lookups_values_become_keys_of_the_querys_type(database: Database, tmp_path: Path) -> None:
+    """Whatever it gives them as; and a NULL leads to no key."""
+    execute(
+        database.dsn,
+        [
+            *asked_tables("", "bigint", "numeric(10,2)"),
+            "INSERT INTO people VALUES (5), (6)",
+        ],
+    )
+    lookup = Lookup("SELECT person FROM (VALUES (%(person)s::numeric(10,2)), (NULL)) AS changed (person);")
+    async with engine(database, asking(tmp_path, {"": "bigint"}, lookup)) as made:
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO owned VALUES (1, 5), (2, NULL)"])
+        await made.drain()
+        execute(database.dsn, ["UPDATE owned SET person = 6 WHERE number = 1"])
+        await made.drain()
+        assert rows(database.dsn, "SELECT id, things FROM store.counts ORDER BY id") == [(5, 0), (6, 1)]
+        assert await full_pass(made) == []
+
+
+# ---- target keys
+
+
+def entering(folder: Path, cases: dict[str, str]) -> Migration:
+    """Texts into keys of other types."""
+    write_tables(folder, *(f"CREATE TABLE IF NOT EXISTS store.names{n} (name {key} PRIMARY KEY, number integer)"
+                           for n, key in cases.items()))  # fmt: skip
+    migration = Migration("entering", old="public", new="store", sql=folder)
+    for n in cases:
+        migration.transform(source=f"names{n}", into=f"names{n}", name=f"names{n}")(as_it_is)
+    return migration
+
+
+def quarantined(dsn: str) -> list[str]:
+    return [error for (error,) in rows(dsn, "SELECT error FROM replicator.quarantine ORDER BY error")]
+
+
+def both_named(dsn: str, n: str, one: int, other: int) -> bool:
+    found = rows(dsn, f"SELECT error FROM replicator.quarantine WHERE transform = 'names{n}'")
+    return len(found) == 1 and all(
+        said in found[0][0] for said in (f"['{one}']", f"['{other}']", "Two source rows give the same row")
+    )
+
+
+COLLISIONS = {
+    "citext": ("citext", "Bob@x", "bob@X"),
+    "blank-padded": ("char(8)", "a", "a  "),
+    "cut": ("varchar(3)", "abc", "abc  "),
+    "numeric": ("numeric", "1.0", "1.00"),
+    "rounded": ("numeric(10,2)", "1.004", "1"),
+    "rounded to hundreds": ("numeric(10,-2)", "149", "100"),
+    "float": ("float8", "0", "-0"),
+    "short float": ("real", "0.1", "0.10000000001"),
+    "date": ("date", "2026-01-01", "20260101"),
+    "timestamp": ("timestamptz", "2026-01-01T00:00:00Z", "2026-01-01 05:45+05:45"),
+    "rounded time": ("timestamp(0)", "2026-01-01 00:00:00.1", "2026-01-01 00:00:00.2"),
+    "interval": ("interval", "1 day", "24:00:00"),
+    "inet": ("inet", "10.0.0.1", "10.0.0.1/32"),
+    "uuid": ("uuid", "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    "bytea": ("bytea", "a", "\\x61"),
+    "boolean": ("boolean", "y", "on"),
+    "jsonb": ("jsonb", '{"a": 1.0, "b": 2}', '{"b":2,"a":1.00}'),
+    "an array": ("text[]", "{a}", '{"a"}'),
+    "a range": ("int4range", "[1,2]", "[1,3)"),
+    "a domain": ("d", "Bob", "BOB"),
+}
+
+
+async def test_two_rows_for_one_target_key_are_both_named(database: Database, tmp_path: Path) -> None:
+    """In a chunk, in one statement of the stream, and one after the other."""
+    citext(database)
+    execute(database.dsn, ["CREATE DOMAIN public.d AS citext CHECK (VALUE <> 'nobody')"])
+    cases = {str(n): case for n, case in enumerate(COLLISIONS.values())}
+
+    def insert(n: str, number: int) -> str:
+        _, one, other = cases[n]
+        return f"INSERT INTO names{n} VALUES ('{one}', {number}), ('{other}', {number + 1})"
+
+    for n in cases:
+        execute(database.dsn, [f"CREATE TABLE names{n} (name text, number integer PRIMARY KEY)", insert(n, 101)])
+
+    def one_row_each() -> bool:
+        return all(rows(database.dsn, f"SELECT count(*) FROM store.names{n}") == [(1,)] for n in cases)
+
+    async with engine(database, entering(tmp_path, {n: case[0] for n, case in cases.items()})) as made:
+        await made.backfill()
+        assert [n for n in cases if not both_named(database.dsn, n, 101, 102)] == []
+        assert one_row_each()
+        execute(database.dsn, [f"DELETE FROM names{n}" for n in cases])
+        await made.drain()
+        assert quarantined(database.dsn) == []
+        execute(database.dsn, [insert(n, 103) for n in cases])
+        await made.drain()
+        assert [n for n in cases if not both_named(database.dsn, n, 103, 104)] == []
+        execute(database.dsn, [f"TRUNCATE names{n}" for n in cases])
+        await made.drain()
+        for place, number in ((1, 105), (2, 106)):
+            execute(
+                database.dsn, [f"INSERT INTO names{n} VALUES ('{case[place]}', {number})" for n, case in cases.items()]
+            )
+            await made.drain()
+        assert one_row_each()
+        notes = {each.target: each.note for each in await full_pass(made) if each.note}
+        assert [n for n in cases if not {"['105']", "['106']"} <= set(re.findall(r"\[.*?\]", notes[f"names{n}"]))] == []
