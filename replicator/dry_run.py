@@ -17,14 +17,13 @@ from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_statement
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
-from replicator.postgres.source import estimate_rows, read_all
+from replicator.postgres.source import estimate_rows, range_groups
 from replicator.postgres.statements import shortened
 from replicator.preflight.schemas import CONCURRENTLY
 from replicator.preflight.traced import TracedRow
 from replicator.settings import Settings
 from replicator.tables import Key, Row, Table
 
-AT_ONCE = 5_000
 TRACED = 20_000
 """Rows of each source in which it is noted what is read: it costs time."""
 EXAMPLES = 5
@@ -210,18 +209,13 @@ class _Trial:
 
     async def run(self, reader: Connection, progress: Callable[[int], None]) -> None:
         """Through all its transforms."""
-        left = self._result.sample
         done = 0
-        async for chunk in read_all(reader, self._source, min(AT_ONCE, left or AT_ONCE)):
-            rows = chunk[:left]
+        async for rows, _, _ in range_groups(reader, self._source, None, None, self._result.sample):
             for transform in self._source.transforms:
                 await self._through(transform, rows, traced=done < TRACED)
             done += len(rows)
             self._result.rows += len(rows)
             progress(self._result.rows)
-            left = None if left is None else left - len(rows)
-            if left == 0:
-                break
         if any(each.key is not None for each in self._source.transforms):
             self._read.update(self._source.key)
         unread = [each.name for each in self._source.columns if each.name not in self._read]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import ModuleType
 from typing import Any
@@ -175,22 +175,26 @@ def attach(pipeline: Pipeline, stepper: Stepper) -> None:
     setattr(applier, "commit", stepped_commit)  # noqa: B010
 
 
+Part = tuple[LSN, list[tuple[Key, Row]], bool]
+"""Of a chunk: as of when, its rows, whether it is the last."""
+
+
 @contextlib.contextmanager
 def points(stepper: Stepper) -> Iterator[None]:
     """Give the engine's classes their points."""
 
     class SteppedCopier(Copier):
-        async def _read(self, chunk: Chunk) -> tuple[LSN, list[tuple[Key, Row]]]:
+        async def _parts(self, chunk: Chunk) -> AsyncGenerator[Part]:
             with stepper.doing(chunk.source):
                 await stepper.pause("open")
-                result = await super()._read(chunk)
-                await stepper.pause("read")
-                return result
+            async with contextlib.aclosing(super()._parts(chunk)) as parts:
+                async for part in _each(parts, stepper, chunk.source):
+                    yield part
 
-        async def _write(self, chunk: Chunk, *arguments: Any) -> None:
+        async def _write(self, chunk: Chunk, *arguments: Any, **named: Any) -> None:
             with stepper.doing(chunk.source):
                 await stepper.pause("write")
-                await super()._write(chunk, *arguments)
+                await super()._write(chunk, *arguments, **named)
                 await stepper.pause("written")
 
     class SteppedQueue(asyncio.Queue[Chunk | None]):
@@ -241,6 +245,17 @@ def points(stepper: Stepper) -> Iterator[None]:
         ):
             stack.enter_context(patch.object(where, name, instead))
         yield
+
+
+async def _each(parts: AsyncGenerator[Part], stepper: Stepper, source: str) -> AsyncIterator[Part]:
+    """The parts of a chunk; each, once it is read, is a point."""
+    while True:
+        with stepper.doing(source):
+            part = await anext(parts, None)
+            if part is None:
+                return
+            await stepper.pause("read")
+        yield part
 
 
 class _Exclusion(Exclusion):

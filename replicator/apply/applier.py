@@ -1,6 +1,7 @@
 """Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 
 from replicator.apply.batch import Batch, ask, compact
 from replicator.apply.conflicts import Conflicts, Mode
@@ -9,6 +10,7 @@ from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.apply.outcome import NewerReadError, Outcome, UniqueClashError
 from replicator.apply.postponed import Postponed
+from replicator.apply.reading import Reading
 from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
 from replicator.apply.writing import Refusal, Written, write_effects
@@ -69,7 +71,8 @@ class Applier:
         self._reader = self._own_reader
         self._connection = await connect(self.context.target_dsn, f"{direction} apply")
         self._ahead = await current_position(self._reader)
-        self._deriver = Deriver(self.context, self._reader, self._connection)
+        self._reading = Reading(self.context, self._reader, self._connection)
+        self._deriver = Deriver(self.context, self._connection)
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
         for join in ("hashjoin", "mergejoin"):  # staged rows are few and have no statistics: go by the target's key
@@ -84,7 +87,7 @@ class Applier:
     def read_through(self, connection: Connection | None) -> None:
         """Read the source on another connection, which gives text; with None, on its own again."""
         self._reader = connection or self._own_reader
-        self._deriver.read_through(self._reader)
+        self._reading.read_through(self._reader)
 
     async def begin(self) -> None:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
@@ -139,7 +142,7 @@ class Applier:
         batch = self._compact(changes)
         complete = whole and not self.outcome.failures
         try:
-            await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
+            complete &= await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
         except UniqueClashError:
             await self._apply_halves(changes, position)
             complete = False
@@ -161,7 +164,7 @@ class Applier:
         refused: dict[str, set[Key]] = {}
         for failure in self.outcome.failures:
             refused.setdefault(failure.source, set()).add(failure.source_key)
-        await self._apply_batch(Batch(dirty=refused), position, whole=True)
+        await self._apply_batch(Batch(dirty=refused), position, whole=True, final=True)
 
     def _compact(self, changes: list[Change]) -> Batch:
         return compact(
@@ -221,21 +224,42 @@ class Applier:
     def _target(self, name: str) -> Table:
         return next(each for each in self.context.plan.targets if each.called == name)
 
-    async def _apply_batch(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False) -> None:
+    async def _apply_batch(
+        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False, final: bool = False
+    ) -> bool:
+        """Apply it part by part, as it is read. Gives whether all is done: else ``_finish`` tries again what failed."""
+        self._dates.update(batch.dates)
+        several = False
+        async with aclosing(self._reading.parts(batch, self._dates if self._conflicts() else None)) as parts:
+            async for part, last in parts:
+                if not (several or last):
+                    several = True
+                    await self._execute("SAVEPOINT parts")
+                try:
+                    halt = self.halt_on_error and (final or not several)
+                    await self._apply_part(part, position, whole=whole, in_order=in_order, halt=halt)
+                except (NewerReadError, UniqueClashError):
+                    if several:  # all of it is to be applied anew
+                        await self._execute("ROLLBACK TO SAVEPOINT parts")
+                    raise
+        if several:
+            await self._execute("RELEASE SAVEPOINT parts")
+        return not (several and self.outcome.failures)
+
+    async def _apply_part(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool) -> None:
         skip: set[tuple[str, Key]] = set()
         failures: dict[tuple[str, Key], Failure] = {}
-        self._dates.update(batch.dates)
+        self._ahead = max(self._ahead, batch.read_at or ZERO)
         for _ in range(ROUNDS):
             conflicts = self._conflicts()
-            effects, read_at = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
-            self._ahead = max(self._ahead, read_at or ZERO)
+            effects = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
             failures.update({each.place: each for each in effects.failures})
             self._postponed.take(effects, whole=whole)
             refusals = await self._try_write(effects, conflicts, whole=whole)
             if not refusals:
                 if conflicts is not None:
                     self.outcome.lost += await conflicts.store(effects, batch.overwritten)
-                await self._keep(effects, failures)
+                await self._keep(effects, failures, halt=halt)
                 # Before the commit, not after: a window that misses a touch would let a stale row through.
                 batch.touch(self.context.touches)
                 return
@@ -283,11 +307,11 @@ class Applier:
         await self._execute("RELEASE SAVEPOINT batch")
         return refusals
 
-    async def _keep(self, effects: Effects, failures: dict[tuple[str, Key], Failure]) -> None:
+    async def _keep(self, effects: Effects, failures: dict[tuple[str, Key], Failure], *, halt: bool) -> None:
         """Change the memory and the quarantine as the rows have changed."""
         quarantine = self.context.quarantine
         refused = quarantine.heeded(failures.values())
-        if refused and self.halt_on_error:
+        if refused and halt:
             raise halted(refused[0])
         for name, pairs in effects.forgotten.items():
             await forget(self._connection, self.context.direction, name, pairs)

@@ -10,6 +10,7 @@ from replicator.apply.dates import Dates
 from replicator.changes import Change, Image, RelationName
 from replicator.equality import needs_asking
 from replicator.errors import ProtocolError
+from replicator.lsn import LSN
 from replicator.plan import Dependency, Plan, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.keys import Asked, to_ask
@@ -28,6 +29,10 @@ IDENTITY = (
 
 Relations = Mapping[RelationName, Table | None]
 """The table that each relation name in the log stands for, partitions too; None for one that does not matter."""
+
+
+Parameters = tuple[tuple[str, str | None], ...]
+"""A lookup's, by name."""
 
 
 @dataclass
@@ -49,7 +54,12 @@ class Batch:
     """Source keys to be read again: of queries, and of tables where the log left a value out."""
     dirty_all: set[str] = field(default_factory=set)
     """Sources to be read again whole."""
-    lookups: list[tuple[Dependency, dict[str, str | None], datetime | None]] = field(default_factory=list)
+    lookups: dict[tuple[Dependency, Parameters], datetime | None] = field(default_factory=dict)
+    """Each once, however many changes ask for it; with the time of the application's last one."""
+    rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
+    """What was read again, by source; None: the row is gone."""
+    read_at: LSN | None = None
+    """When it was read."""
     dates: Dates = field(default_factory=Dates)
     """Filled only while both schemas take writes."""
     asked: Asked = field(default_factory=Asked)
@@ -70,8 +80,9 @@ class Batch:
             if state.truncated:
                 touches.touch_all(name)
             touches.touch(name, state.rows)
-        for name, keys in self.dirty.items():
-            touches.touch(name, keys)
+        for name, rows in self.rows.items():
+            if name not in self.dirty_all:
+                touches.touch(name, rows)
         for name in self.dirty_all:
             touches.touch_all(name)
 
@@ -179,6 +190,12 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
     return row
 
 
+def _told(table: Table, change: Change) -> frozenset[str]:
+    """The columns whose old values an update would have told, had they changed; none of a partition: nobody looks."""
+    own = change.relation == (table.name.schema, table.name.table)
+    return frozenset(table.identity_columns if own else ())
+
+
 def mark(batch: Batch, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None) -> None:
     """Mark the keys of a query as dirty that hang on a changed row; ``at``: when the application changed it."""
     if dependency.everything or change.operation == "truncate":
@@ -187,7 +204,7 @@ def mark(batch: Batch, plan: Plan, dependency: Dependency, table: Table, change:
         batch.dirty.pop(dependency.source, None)
         return
     if dependency.lookup is not None:
-        _mark_lookup(batch, dependency, change, at)
+        _mark_lookup(batch, dependency, change, at, _told(table, change))
         return
     columns = [table.by_name[name] for name in dependency.columns or ()]
     _mark_keys(batch, plan.sources[dependency.source], columns, change, at)
@@ -213,10 +230,13 @@ def _mark_keys(batch: Batch, source: Source, columns: Sequence[Column], change: 
         batch.dates.note(source.name, key, at)
 
 
-def _mark_lookup(batch: Batch, dependency: Dependency, change: Change, at: datetime | None) -> None:
+def _mark_lookup(
+    batch: Batch, dependency: Dependency, change: Change, at: datetime | None, told: frozenset[str]
+) -> None:
     """Look up the keys that the row concerned before and concerns now; what the log leaves out may be any key."""
     wanted = set(PARAMETER.findall(dependency.lookup or ""))
-    before = [] if change.operation == "insert" else [change.old or {}]
+    same = change.operation == "update" and change.old is None and told.issuperset(wanted)
+    before = [] if change.operation == "insert" or same else [change.old or {}]
     after = [] if change.operation == "delete" else [change.new or {}]
     for image in before + after:
         found = {name: text for name in wanted if not isinstance(text := image.get(name, Missing.UNCHANGED), Missing)}
@@ -224,7 +244,9 @@ def _mark_lookup(batch: Batch, dependency: Dependency, change: Change, at: datet
             batch.dates.note_all(dependency.source, at)
             batch.dirty_all.add(dependency.source)
             return
-        batch.lookups.append((dependency, found, at))
+        lookup = dependency, tuple(sorted(found.items()))
+        known = batch.lookups.get(lookup)
+        batch.lookups[lookup] = known if at is None else max(at, known or at)
 
 
 def _dependency_key(batch: Batch, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:

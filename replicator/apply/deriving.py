@@ -1,4 +1,4 @@
-"""From a batch to its effects: what must be read again is read, and the transforms run."""
+"""From a batch, with what it had to read again, to its effects: the transforms run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -6,34 +6,24 @@ from types import MappingProxyType
 from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.memory import remembered
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import look_up, read_all, read_keys
 from replicator.tables import Key, Row
 
 
 class Deriver:
-    """Reads the source on one connection, and the memory on the other, which is the writer's."""
+    """Reads the memory on the writer's connection."""
 
-    def __init__(self, context: Context, reader: Connection, target: Connection) -> None:
+    def __init__(self, context: Context, target: Connection) -> None:
         self._context = context
-        self._reader = reader
         self._connection = target
         self._dates: Dates | None = None
 
-    def read_through(self, reader: Connection) -> None:
-        """Read the source on this connection from now on."""
-        self._reader = reader
-
-    async def effects(
-        self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None = None
-    ) -> tuple[Effects, LSN | None]:
-        """What a batch comes to, and when the source was asked for it, if it was.
+    async def effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None = None) -> Effects:
+        """What a batch comes to.
 
         :param skip: transforms and source keys that are left out.
         :param dates: while both schemas take writes: of what has no date, only the memory is kept.
@@ -45,32 +35,9 @@ class Deriver:
                 effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]
             else:
                 await self._table_changed(effects, self._context.plan.sources[name], state, skip)
-        if not batch.reads:
-            return effects, None
-        async with read_point(self._reader, self._context.visibility) as read_at:
-            for dependency, image, at in batch.lookups:
-                source = self._context.plan.sources[dependency.source]
-                keys = await look_up(self._reader, source, dependency, image)
-                batch.dirty.setdefault(source.name, set()).update(keys)
-                if dates is not None:
-                    for key in keys:
-                        dates.note(source.name, key, at)
-            for name in sorted(batch.dirty_all):
-                await self._read_everything(effects, self._context.plan.sources[name], skip)
-            for name, keys in batch.dirty.items():
-                if keys and name not in batch.dirty_all:
-                    source = self._context.plan.sources[name]
-                    found = await read_keys(self._reader, source, keys)
-                    await self._rows_changed(effects, source, {key: found.get(key) for key in keys}, skip)
-        return effects, read_at
-
-    async def _read_everything(self, effects: Effects, source: Source, skip: set[tuple[str, Key]]) -> None:
-        rows = self._refused(source)
-        for transform in source.transforms:  # a key that is gone has left its trace only there, and in the memory
-            rows.update(dict.fromkeys(await self._remembered(transform, None)))
-        async for some in read_all(self._reader, source, 5_000):
-            rows.update(some)
-        await self._rows_changed(effects, source, rows, skip)
+        for name, rows in batch.rows.items():
+            await self._rows_changed(effects, self._context.plan.sources[name], rows, skip)
+        return effects
 
     async def _table_changed(
         self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]

@@ -1,6 +1,12 @@
-"""Copies one chunk: read under a window, derive, then write what the stream has not touched since (invariant I3)."""
+"""Copies one chunk: read under a window, derive, then write what the stream has not touched since (invariant I3).
 
-from collections.abc import Sequence
+A chunk of wide rows is read and written in parts of bounded size, under one window and from one snapshot. What is
+written of it is stored in the transaction that writes it: the chunk begins behind that from then on.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 
 from replicator.derive import TargetRow
 from replicator.errors import RowError, TransformError
@@ -12,13 +18,13 @@ from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.derived import derive_all
 from replicator.postgres.memory import remember
-from replicator.postgres.progress import Chunk, enter, finish_chunk
+from replicator.postgres.progress import Chunk, advance_chunk, enter, finish_chunk
 from replicator.postgres.quarantine import Failure, Place, halted
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import read_range
+from replicator.postgres.source import range_groups
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table, fingerprint
-from replicator.touches import Touched, WindowSpoiled
+from replicator.touches import Touched, Window, WindowSpoiled
 
 log = get_logger("backfill")
 
@@ -47,24 +53,45 @@ class Copier:
 
     async def copy(self, chunk: Chunk) -> int:
         """Copy one chunk; gives how many source rows it had."""
+        copied = 0
         while True:
             try:
                 with self.context.touches.window() as window:
-                    read_at, rows = await self._read(chunk)
-                    derived, failures = await self._derive(self.context.plan.sources[chunk.source], rows)
-                    await reach(Failpoint.CHUNK_READ)
-                    async with self.context.exclusion.shared():
-                        touched = self.context.touches.touched(chunk.source, window)
-                        await self._write(chunk, read_at, dict(rows), derived, failures, touched)
-                    return len(rows)
+                    async with aclosing(self._parts(chunk)) as parts:
+                        async for read_at, rows, last in parts:
+                            await self._copy_part(chunk, window, read_at, rows, last=last)
+                            copied += len(rows)
+                            if not last:
+                                chunk = replace(chunk, lower=rows[-1][0])
+                return copied
             except WindowSpoiled:
                 log.info("chunk read again: the stream was faster", source=chunk.source, chunk=chunk.ordinal)
 
-    async def _read(self, chunk: Chunk) -> tuple[LSN, list[tuple[Key, Row]]]:
-        async with read_point(self._reader, self.context.visibility) as read_at:
-            return read_at, await read_range(
-                self._reader, self.context.plan.sources[chunk.source], chunk.lower, chunk.upper
-            )
+    async def _parts(self, chunk: Chunk) -> AsyncGenerator[tuple[LSN, list[tuple[Key, Row]], bool]]:
+        """The chunk's rows in parts, with the position they were read at, and whether a part is the last.
+
+        The transaction that reads has ended when the last part is given: mostly there is one, and it may have to wait.
+        """
+        source = self.context.plan.sources[chunk.source]
+        async with (
+            read_point(self._reader, self.context.visibility) as read_at,
+            aclosing(range_groups(self._reader, source, chunk.lower, chunk.upper)) as groups,
+        ):
+            async for rows, _, last in groups:
+                if last:
+                    break
+                if rows:
+                    yield read_at, rows, False
+        yield read_at, rows, True
+
+    async def _copy_part(
+        self, chunk: Chunk, window: Window, read_at: LSN, rows: list[tuple[Key, Row]], *, last: bool
+    ) -> None:
+        derived, failures = await self._derive(self.context.plan.sources[chunk.source], rows)
+        await reach(Failpoint.CHUNK_READ)
+        async with self.context.exclusion.shared():
+            touched = self.context.touches.touched(chunk.source, window)
+            await self._write(chunk, read_at, dict(rows), derived, failures, touched, last=last)
 
     async def _derive(self, source: Source, rows: Sequence[tuple[Key, Row]]) -> tuple[Derived, dict[Place, str]]:
         """The rows to write; and the error of each transform and source key that gives none."""
@@ -90,6 +117,8 @@ class Copier:
         derived: Derived,
         failures: dict[Place, str],
         touched: Touched,
+        *,
+        last: bool,
     ) -> None:
         """Under the exclusion: nothing of this pipeline is applied between the look at the touches and the commit."""
         kept = {place: row for place, row in derived.items() if row.source_key not in touched}
@@ -102,7 +131,11 @@ class Copier:
                 written, refused = await self._insert(kept)
                 await self._remember(written)
                 await self._quarantine(chunk.source, rows, errors | refused)
-                await finish_chunk(self._connection, self.context.direction, chunk, read_at, len(rows))
+                if last:
+                    await finish_chunk(self._connection, self.context.direction, chunk, read_at, len(rows))
+                else:
+                    lower = next(reversed(rows))
+                    await advance_chunk(self._connection, self.context.direction, chunk, read_at, len(rows), lower)
                 await reach(Failpoint.CHUNK_WRITTEN)
         await reach(Failpoint.CHUNK_COMMITTED)
 

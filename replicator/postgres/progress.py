@@ -202,9 +202,21 @@ async def finish_chunk(connection: Connection, pipeline: Direction, chunk: Chunk
     """Mark a chunk as written, in the transaction that writes it."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.chunks SET done_at = clock_timestamp(), read_lsn = %s, row_count = %s "
-            "WHERE pipeline = %s AND source = %s AND ordinal = %s",
+            "UPDATE replicator.chunks SET done_at = clock_timestamp(), read_lsn = greatest(read_lsn, %s::pg_lsn), "
+            "row_count = coalesce(row_count, 0) + %s WHERE pipeline = %s AND source = %s AND ordinal = %s",
             (format_lsn(read_at), rows, pipeline, chunk.source, chunk.ordinal),
+        )
+
+
+async def advance_chunk(
+    connection: Connection, pipeline: Direction, chunk: Chunk, read_at: LSN, rows: int, lower: Key
+) -> None:
+    """Store that a chunk is written up to a key, in the transaction that writes it: what is left begins there."""
+    with translated():
+        await connection.execute(
+            "UPDATE replicator.chunks SET lower_key = %s, read_lsn = greatest(read_lsn, %s::pg_lsn), "
+            "row_count = coalesce(row_count, 0) + %s WHERE pipeline = %s AND source = %s AND ordinal = %s",
+            (_json(lower), format_lsn(read_at), rows, pipeline, chunk.source, chunk.ordinal),
         )
 
 

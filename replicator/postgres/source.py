@@ -1,18 +1,21 @@
 """Reads source rows: by key range, by keys, or all; tables and queries alike."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from psycopg import sql
+from psycopg import pq, sql
 
 from replicator.changes import Image
 from replicator.plan import Dependency, Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.keys import form_of, key_of_row, read_key
+from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
 
 KEYS_AT_ONCE = 1_000
+LIBPQ_17 = 170_000
 
 
 def parse_row(columns: Sequence[Column], texts: Sequence[str | None]) -> Row:
@@ -33,9 +36,42 @@ async def read_range(
         return [(key, _row(source, texts)) for key, texts in _keyed(source, await cursor.fetchall())]
 
 
+async def range_groups(
+    connection: Connection, source: Source, lower: Key | None, upper: Key | None, limit: int | None = None
+) -> AsyncGenerator[tuple[list[tuple[Key, Row]], int, bool]]:
+    """The same in key order, in groups of bounded size, each with its size and whether it is the last.
+
+    The connection is busy until the last group is there. To be closed when it is left early.
+    """
+    where, parameters = _range(source, lower, upper)
+    query = _select(source) + where + sql.SQL(" ORDER BY {}").format(_key(source))
+    if limit is not None:
+        query += sql.SQL(" LIMIT {}").format(limit)
+    async with aclosing(streamed(connection, query, parameters)) as rows, aclosing(grouped(rows)) as groups:
+        async for group, size, last in groups:
+            yield [(key, _row(source, texts)) for key, texts in _keyed(source, group)], size, last
+
+
+async def key_groups(
+    connection: Connection, source: Source, keys: Iterable[Key]
+) -> AsyncGenerator[tuple[dict[Key, Row | None], int]]:
+    """The rows with these keys in such groups, each with its size; the keys without a row, with None, are in the last.
+
+    :raises ReplicatorError: as any read.
+    """
+    missing: dict[Key, Row | None] = dict.fromkeys(keys)
+    async with aclosing(_with_keys(connection, source, list(missing))) as rows, aclosing(grouped(rows)) as groups:
+        async for group, size, last in groups:
+            found: dict[Key, Row | None] = {
+                key: _row(source, texts) for key, texts in _keyed(source, group) if missing.pop(key, key) is None
+            }
+            yield found | missing if last else found, size
+
+
 async def read_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> dict[Key, Row]:
     """The rows with these keys; a key without a row is left out. ``connection`` gives text."""
-    return {key: _row(source, texts) async for key, texts in _with_keys(connection, source, keys)}
+    found = [texts async for texts in _with_keys(connection, source, keys)]
+    return {key: _row(source, texts) for key, texts in _keyed(source, found)}
 
 
 async def read_images(connection: Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Image]:
@@ -43,10 +79,9 @@ async def read_images(connection: Connection, table: Table, keys: Iterable[Key])
     source = Source(
         name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=()
     )  # fmt: skip
-    return {
-        key: dict(zip((each.name for each in table.columns), texts, strict=True))
-        async for key, texts in _with_keys(connection, source, keys)
-    }
+    found = [texts async for texts in _with_keys(connection, source, keys)]
+    names = [each.name for each in table.columns]
+    return {key: dict(zip(names, texts, strict=True)) for key, texts in _keyed(source, found)}
 
 
 async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
@@ -64,9 +99,8 @@ async def keys_where(connection: Connection, table: Table, texts: Mapping[str, s
         return [read_key(table, row) for row in await cursor.fetchall()]
 
 
-async def _with_keys(
-    connection: Connection, source: Source, keys: Iterable[Key]
-) -> AsyncIterator[tuple[Key, Sequence[str | None]]]:
+async def _with_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> AsyncGenerator[Texts]:
+    """Streamed, as ``_select`` gives them: to be closed when it is left early."""
     wanted = list(keys)
     for start in range(0, len(wanted), KEYS_AT_ONCE):
         part = wanted[start : start + KEYS_AT_ONCE]
@@ -74,28 +108,9 @@ async def _with_keys(
             _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
         )
         columns = [[key[position] for key in part] for position in range(len(source.key))]
-        with translated():
-            cursor = await connection.execute(query, columns)
-            found = await cursor.fetchall()
-        for keyed in _keyed(source, found):
-            yield keyed
-
-
-async def read_all(connection: Connection, source: Source, rows_at_once: int) -> AsyncIterator[list[tuple[Key, Row]]]:
-    """All rows, in key order, a list at a time; inside a transaction of the caller's."""
-    lower: Key | None = None
-    while True:
-        with translated():
-            where, parameters = _range(source, lower, None)
-            cursor = await connection.execute(
-                _select(source) + where + sql.SQL(" ORDER BY {} LIMIT {}").format(_key(source), rows_at_once),
-                parameters,
-            )
-            rows = [(key, _row(source, texts)) for key, texts in _keyed(source, await cursor.fetchall())]
-        if not rows:
-            return
-        yield rows
-        lower = rows[-1][0]
+        async with aclosing(streamed(connection, query, columns)) as rows:
+            async for texts in rows:
+                yield texts
 
 
 async def next_bound(connection: Connection, source: Source, lower: Key | None, rows: int) -> Key | None:
@@ -131,14 +146,39 @@ async def estimate_rows(connection: Connection, source: Source) -> int:
         return int(row[0]) if row else 0
 
 
-async def look_up(connection: Connection, source: Source, dependency: Dependency, image: Mapping[str, Any]) -> set[Key]:
-    """The source keys that a changed row concerns, by the author's SQL. A NULL leads to none."""
-    columns = [source.by_name[name] for name in source.key]
+async def look_up(
+    connection: Connection, source: Source, dependency: Dependency, image: Mapping[str, Any], at_once: int
+) -> AsyncGenerator[set[Key]]:
+    """The source keys that a changed row concerns, by the author's SQL, so many at a time; a NULL leads to none.
+
+    Inside a transaction of the caller's, who may read on the same connection in between. To be closed when left early.
+    """
+    query = lookup_query(dependency.lookup or "", [source.by_name[name] for name in source.key]).encode()
     with translated():
-        cursor = await connection.execute(lookup_query(dependency.lookup or "", columns).encode(), dict(image))
-        found = await cursor.fetchall()
-    keys = (printed_key(texts, source.key, source.by_name) for texts in found)
+        async with connection.cursor() as cursor:  # one round trip, for the many that return few keys
+            found: list[Texts] = []
+            many = False
+            async for texts in cursor.stream(query, dict(image), size=_rows_at_once()):
+                many = many or len(found) >= at_once
+                if not many:
+                    found.append(texts)
+        if not many:
+            yield _printed_keys(source, found)
+            return
+        async with connection.cursor("replicator_keys") as held:
+            await held.execute(query, dict(image))
+            while found := await held.fetchmany(at_once):
+                yield _printed_keys(source, found)
+
+
+def _printed_keys(source: Source, rows: Iterable[Texts]) -> set[Key]:
+    keys = (printed_key(texts, source.key, source.by_name) for texts in rows)
     return {key for key in keys if key is not None}
+
+
+def _rows_at_once() -> int:
+    """How many rows libpq hands over together while it streams; before version 17 it can do so only one by one."""
+    return 1_000 if pq.version() >= LIBPQ_17 else 1
 
 
 def lookup_query(lookup: str, columns: Sequence[Column]) -> str:

@@ -139,7 +139,7 @@ async def test_many_bad_rows_are_counted_until_it_is_enough(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.dry_run.MOST_REFUSED", 20)
-    monkeypatch.setattr("replicator.dry_run.AT_ONCE", 30)
+    monkeypatch.setattr("replicator.postgres.streaming.GROUP_BYTES", 15_000)
     result = await tried(database, tmp_path, "UPDATE people SET age = '999'")
     (person,) = (each for each in result.transforms if each.transform == "person")
     assert person.gave_up

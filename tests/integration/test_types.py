@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 
 from replicator import Migration, Row
-from replicator.apply import deriving
+from replicator.apply import reading
 from replicator.postgres.connect import connect, connection
-from replicator.postgres.source import read_keys
+from replicator.postgres.source import key_groups
 from replicator.postgres.walsender import open_walsender
 from replicator.repair import repair
 from tests.engine import Engine, engine, make_settings
@@ -187,11 +187,11 @@ async def test_by_backfill_and_stream(
     made = create(database)
     read_again: set[str] = set()
 
-    async def read(reader: object, source: object, keys: object) -> object:
+    def read(reader: object, source: object, keys: object) -> object:
         read_again.add(source.name)  # type: ignore[attr-defined]
-        return await read_keys(reader, source, keys)  # type: ignore[arg-type]
+        return key_groups(reader, source, keys)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(deriving, "read_keys", read)
+    monkeypatch.setattr(reading, "key_groups", read)
     async with engine(database, same(tmp_path, made)) as following:
         await following.backfill()
         wrong = await differing(database, made)

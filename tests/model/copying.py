@@ -322,7 +322,7 @@ class Copying:
         found = _pairs(self._rows(state.committed, state.hidden))
         rows = found if self.chunks == 1 else frozenset(pair for pair in found if pair[0] == number)
         read = Chunk(then, chunk.touched, rows, state.committed)
-        return Step(f"chunk {number} is read", "replicator.backfill.copier:Copier._read"), _with(state, number, read)
+        return Step(f"chunk {number} is read", "replicator.backfill.copier:Copier._parts"), _with(state, number, read)
 
     def _begin_write(self, state: State, number: int, chunk: Chunk) -> tuple[Step, State]:
         writing = self._looked(chunk)

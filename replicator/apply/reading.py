@@ -1,0 +1,124 @@
+"""Reads again what a batch needs from the source, in parts of bounded size: each is written before the next is read."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import islice
+
+from replicator.apply.batch import Batch
+from replicator.apply.dates import Dates
+from replicator.apply.writing import acting_children
+from replicator.plan import Source
+from replicator.postgres.connect import Connection
+from replicator.postgres.context import Context
+from replicator.postgres.memory import remembered
+from replicator.postgres.snapshots import read_point
+from replicator.postgres.source import key_groups, look_up, range_groups
+from replicator.postgres.streaming import GROUP_BYTES, ROW_BYTES
+from replicator.tables import Key, Row
+
+KEYS_HELD = 20_000
+"""How many keys that lookups have found wait to be read."""
+
+Group = tuple[str, dict[Key, Row | None], int]
+"""Source, rows, and their size in bytes."""
+
+
+class Reading:
+    """Reads the source on one connection, and the memory on the other, which is the writer's."""
+
+    def __init__(self, context: Context, reader: Connection, target: Connection) -> None:
+        self._context = context
+        self._reader = reader
+        self._target = target
+
+    def read_through(self, reader: Connection) -> None:
+        """Read the source on this connection from now on."""
+        self._reader = reader
+
+    async def parts(self, batch: Batch, dates: Dates | None = None) -> AsyncGenerator[tuple[Batch, bool]]:
+        """The batch with what it had to read, mostly in one part; and whether a part is the last.
+
+        All of it is as of one snapshot. The transaction that reads has ended when the last part is given. To be closed
+        when it is left early.
+
+        :param dates: while both schemas take writes: keys that lookups find get the date of the change.
+        """
+        if not batch.reads:
+            yield batch, True
+            return
+        divisible = self._divisible(batch)
+        async with (
+            read_point(self._reader, self._context.visibility) as read_at,
+            aclosing(self._groups(batch, dates)) as groups,
+        ):
+            part, held = replace(batch, dirty={}, lookups={}, rows={}, read_at=read_at), 0
+            async for name, rows, size in groups:
+                if held and held + size > GROUP_BYTES and divisible:
+                    yield part, False
+                    everything = {name} & batch.dirty_all
+                    part, held = Batch(dirty_all=everything, dates=batch.dates, read_at=read_at), 0
+                part.rows.setdefault(name, {}).update(rows)
+                part.dirty_all |= {name} & batch.dirty_all
+                held += size
+        yield part, True
+
+    def _divisible(self, batch: Batch) -> bool:
+        """A TRUNCATE deletes what the batch does not write; where that acts on children, it must know all of it."""
+        plan = self._context.plan
+        truncated = [name for name, state in batch.tables.items() if state.truncated or name in batch.dirty_all]
+        targets = [each.target for name in truncated for each in plan.sources[name].transforms]
+        return not any(acting_children(plan, target) for target in targets)
+
+    async def _groups(self, batch: Batch, dates: Dates | None) -> AsyncGenerator[Group]:
+        async with aclosing(self._looked_up(batch, dates)) as groups:
+            async for group in groups:
+                yield group
+        for name in sorted(batch.dirty_all):
+            async with aclosing(self._everything(self._context.plan.sources[name])) as groups:
+                async for group in groups:
+                    yield group
+        for name, keys in batch.dirty.items():
+            if keys and name not in batch.dirty_all:
+                async with aclosing(self._with_keys(name, keys)) as groups:
+                    async for group in groups:
+                        yield group
+
+    async def _looked_up(self, batch: Batch, dates: Dates | None) -> AsyncGenerator[Group]:
+        """Run the lookups; their keys are added to the dirty ones, and read when they have become many."""
+        for (dependency, parameters), at in batch.lookups.items():
+            name = dependency.source
+            if name in batch.dirty_all and dates is None:
+                continue
+            source = self._context.plan.sources[name]
+            dirty = batch.dirty.setdefault(name, set())
+            async with aclosing(look_up(self._reader, source, dependency, dict(parameters), KEYS_HELD)) as found:
+                async for keys in found:
+                    dirty |= keys
+                    if dates is not None:
+                        for key in keys:
+                            dates.note(name, key, at)
+                    if len(dirty) > KEYS_HELD and name not in batch.dirty_all:
+                        async with aclosing(self._with_keys(name, dirty)) as groups:
+                            async for group in groups:
+                                yield group
+                        dirty.clear()
+
+    async def _with_keys(self, name: str, keys: Iterable[Key]) -> AsyncGenerator[Group]:
+        async with aclosing(key_groups(self._reader, self._context.plan.sources[name], keys)) as groups:
+            async for rows, size in groups:
+                yield name, rows, size
+
+    async def _everything(self, source: Source) -> AsyncGenerator[Group]:
+        """All rows; and as gone, the keys that have left their trace only in the memory and in the quarantine."""
+        gone = self._context.quarantine.keys_of([each.name for each in source.transforms])
+        for transform in source.transforms:
+            if transform.remembers:
+                gone |= (await remembered(self._target, self._context.direction, transform.name, None)).keys()
+        async with aclosing(range_groups(self._reader, source, None, None)) as groups:
+            async for rows, size, _ in groups:
+                gone.difference_update(key for key, _ in rows)
+                yield source.name, dict(rows), size
+        left = iter(gone)
+        while some := list(islice(left, KEYS_HELD)):
+            yield source.name, dict.fromkeys(some), len(some) * ROW_BYTES
