@@ -79,22 +79,8 @@ def _quarantine_of_both(pipelines: list[Pipeline]) -> Gate:
 
 
 def _verified(pipeline: Pipeline) -> Gate:
-    verifier = pipeline.verifier
-    if verifier.clean:
-        return Gate(
-            name="verified", ok=True, detail=f"a full pass was clean at {verifier.clean_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
-    if verifier.context.unseen:
-        tables = ", ".join(sorted(verifier.context.unseen))
-        detail = f"rows of {tables} may have changed past the log; all are compared again, and mended"
-        return Gate(name="verified", ok=False, detail=detail)
-    if verifier.divergences:
-        return Gate(
-            name="verified",
-            ok=False,
-            detail=f"{len(verifier.divergences):,} rows diverge; see `replicator verify --repair`",
-        )
-    return Gate(name="verified", ok=False, detail="no clean pass yet")
+    found = pipeline.verifier.standing
+    return Gate(name="verified", ok=found.ok, detail=found.text)
 
 
 async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:

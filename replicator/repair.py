@@ -74,7 +74,7 @@ async def repair(
     changed = {each.source for each in pipeline.context.plan.transforms if each.target.called in extra}
     async with repairing(pipeline) as applier:
         for source in changed:
-            dirty.setdefault(source, set()).update(key for key, _ in pipeline.context.touches.unsettled(source))
+            dirty.setdefault(source, set()).update(pipeline.context.touches.waiting_keys(source))
         for target, keys in wrong.items():
             await applier.keep_rows(target, keys, why)
         for target, keys in extra.items():

@@ -83,12 +83,12 @@ class Reporter:
         ]
         document["backfill_seconds_remaining"] = self._remaining(progress)
         targets = [table.called for table in pipeline.context.plan.targets]
-        document["divergence"] = summary(list(verifier.divergences.values()), targets)  # type: ignore[typeddict-item]
+        document["divergence"] = summary(verifier.divergences, targets)  # type: ignore[typeddict-item]
         document["verify"] = {
             "passes": verifier.passes,
             "clean_at": verifier.clean_at.isoformat(timespec="seconds") if verifier.clean_at else None,
             "running": {"done": verifier.done, "total": verifier.total} if verifier.running else None,
-            "unsettled": pipeline.context.touches.unsettled_count(),
+            "unsettled": pipeline.context.touches.waiting_count(),
         }
         standing = await count_entries(target, pipeline=pipeline.direction, state="standing")
         document["quarantined"] = [{"transform": name, "rows": rows} for name, rows in standing.items()]

@@ -45,6 +45,24 @@ async def remembered_targets(
         return {decode_key(target_key) for (target_key,) in await cursor.fetchall()}
 
 
+async def source_keys_of(
+    connection: Connection, pipeline: Direction, transform: str, target_keys: Iterable[Key]
+) -> dict[Key, set[Key]]:
+    """By target key, the source keys that have produced it. Reads all that the transform has: for few calls."""
+    listed = [encode_key(key) for key in target_keys]
+    found: dict[Key, set[Key]] = {}
+    if listed:
+        with translated():
+            cursor = await connection.execute(
+                "SELECT target_key, source_key FROM replicator.produced "
+                "WHERE pipeline = %s AND transform = %s AND target_key = ANY (%s)",
+                (pipeline, transform, listed),
+            )
+            for target_key, source_key in await cursor.fetchall():
+                found.setdefault(decode_key(target_key), set()).add(decode_key(source_key))
+    return found
+
+
 async def remember(
     connection: Connection, pipeline: Direction, transform: str, pairs: Iterable[tuple[Key, Key]]
 ) -> None:

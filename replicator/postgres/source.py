@@ -113,6 +113,32 @@ async def _with_keys(connection: Connection, source: Source, keys: Iterable[Key]
                 yield texts
 
 
+async def read_key_lists(
+    connection: Connection, source: Source, keys_at_once: int = 20_000
+) -> AsyncGenerator[list[Key]]:
+    """The keys of all rows, in their order, a list at a time; inside a transaction of the caller's."""
+    lower: Key | None = None
+    while True:
+        with translated():
+            where, parameters = _range(source, lower, None)
+            cursor = await connection.execute(
+                sql.SQL("SELECT {} FROM {}{} ORDER BY {} LIMIT {}").format(
+                    comma([_form(source, name) for name in source.key]),
+                    _from(source),
+                    where,
+                    _key(source),
+                    keys_at_once,
+                ),
+                parameters,
+            )
+            found = [printed_key(texts, source.key, source.by_name) async for texts in cursor]
+            keys = [key for key in found if key is not None]
+        if not keys:
+            return
+        yield keys
+        lower = keys[-1]
+
+
 async def next_bound(connection: Connection, source: Source, lower: Key | None, rows: int) -> Key | None:
     """The key that ends a chunk of so many rows after ``lower``; None when fewer are left."""
     with translated():

@@ -1,10 +1,9 @@
-"""Compares what some source keys give with what the target holds: once, or so that the answer is beyond doubt."""
+"""Compares what some source keys give with what the target holds at that moment."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.derive import TargetRow
-from replicator.lsn import LSN
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.comparing import compare
 from replicator.postgres.connect import Connection, connect, translated
@@ -12,13 +11,9 @@ from replicator.postgres.context import Context
 from replicator.postgres.derived import Derived as Given
 from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.memory import remembered
-from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_keys
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table
-from replicator.touches import WindowSpoiled
-
-WaitApplied = Callable[[LSN], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +31,13 @@ class Divergence:
     note: str = ""
     broken: bool = False
     """The transform failed: ``key`` is the source's, for no target key is known."""
+    owners: tuple[tuple[str, Key], ...] = ()
+    """Transform and source key of each of several source rows that give it: no repair can make both of them true."""
+
+    @property
+    def lingers(self) -> bool:
+        """It has the target key of a source row that gives nothing: another source row may give it."""
+        return self.kind == "extra" and self.source is not None
 
 
 @dataclass
@@ -53,9 +55,8 @@ class Derived:
 class Comparison:
     """Two connections of its own: one reads the source, one the target."""
 
-    def __init__(self, context: Context, wait_applied: WaitApplied) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self._wait_applied = wait_applied
 
     async def open(self) -> None:
         """Connect to both sides."""
@@ -76,31 +77,11 @@ class Comparison:
         """Read the source on another connection, which gives text; with None, on its own again."""
         self.reader = connection or self._own_reader
 
-    async def recheck(self, source: Source, keys: Iterable[Key]) -> tuple[list[Divergence], set[Key]]:
-        """Compare beyond doubt: read, wait until the target has come as far, compare, and leave out what moved.
-
-        Gives the divergences, and the keys that changed meanwhile and so say nothing.
-        """
-        wanted = set(keys)
-        with self.context.touches.window() as window:
-            async with read_point(self.reader, self.context.visibility) as read_at:
-                found = await read_keys(self.reader, source, wanted)
-            derived = await self.derive(source, {key: found.get(key) for key in wanted})
-            await self._wait_applied(read_at)
-            divergences = await self.compare(source, derived)
-            try:
-                touched = self.context.touches.touched(source.name, window)
-            except WindowSpoiled:
-                return [], wanted
-        moved = {key for key in wanted if key in touched}
-        return [each for each in divergences if each.source_key not in moved], moved
-
-    async def settled(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
-        """Compare while nothing moves: in the cutover, drained, with the writers held."""
+    async def read(self, source: Source, keys: Iterable[Key]) -> Derived:
+        """What the source rows with these keys give; inside a read point of the caller's."""
         wanted = list(keys)
-        async with read_point(self.reader, self.context.visibility):
-            found = await read_keys(self.reader, source, wanted)
-        return await self.compare(source, await self.derive(source, {key: found.get(key) for key in wanted}))
+        found = await read_keys(self.reader, source, wanted)
+        return await self.derive(source, {key: found.get(key) for key in wanted})
 
     async def derive(self, source: Source, rows: Mapping[Key, Row | None]) -> Derived:
         """Run the source's transforms on rows; None stands for a row that is gone."""
@@ -122,7 +103,10 @@ class Comparison:
         return derived
 
     async def compare(self, source: Source, derived: Derived) -> list[Divergence]:
-        """Compare with the target as it is now, in one snapshot of it."""
+        """Compare with the target as it is now, in one snapshot of it.
+
+        What it finds may be only on its way. A row of a key that no row gives *lingers*, unless one of these gives it.
+        """
         divergences = list(derived.broken)
         with translated():
             async with self.target.transaction():
@@ -130,8 +114,17 @@ class Comparison:
                 for table in self.context.plan.targets:
                     self._writer.transaction_begins()
                     divergences += await self._differing(source, table, derived.rows.get(table.name, []))
-                    divergences += await self._lingering(source, table, derived.absent.get(table.name, []))
+                    given = {row.key for row in derived.rows.get(table.name, [])}
+                    absent = [each for each in derived.absent.get(table.name, []) if each[0] not in given]
+                    divergences += await self._lingering(source, table, absent)
         return divergences
+
+    async def present(self, table: Table, keys: Iterable[Key]) -> set[Key]:
+        """Which of these rows the target holds now."""
+        with translated():
+            async with self.target.transaction():
+                self._writer.transaction_begins()
+                return set(await self._writer.present(table, keys))
 
     async def _differing(self, source: Source, table: Table, rows: list[TargetRow]) -> list[Divergence]:
         if not rows:

@@ -1,0 +1,119 @@
+"""Looks again at what differs, until the answer is beyond doubt: a change that is on its way is no divergence."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from replicator.lsn import LSN
+from replicator.plan import Source
+from replicator.postgres.context import Context
+from replicator.postgres.snapshots import read_point
+from replicator.tables import Key
+from replicator.touches import WindowSpoiled
+from replicator.verify.comparison import Comparison, Divergence
+from replicator.verify.owners import Owners
+
+WaitApplied = Callable[[LSN], Awaitable[None]]
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """What a comparison of some source keys has come to."""
+
+    divergences: list[Divergence] = field(default_factory=list)
+    moved: set[Key] = field(default_factory=set)
+    """The source keys that say nothing: they changed meanwhile, and are to be compared again."""
+
+
+class Recheck:
+    """One pipeline's, on the connections of a comparison."""
+
+    def __init__(self, context: Context, comparison: Comparison, wait_applied: WaitApplied) -> None:
+        self._context = context
+        self._comparison = comparison
+        self._wait_applied = wait_applied
+        self._owners = Owners(context, comparison)
+        self._searched: set[str] = set()
+        """Sources of which every key has been looked at in this round: not twice, it takes long."""
+
+    def round_begins(self) -> None:
+        """Each source may be searched once more."""
+        self._searched.clear()
+
+    async def glance(self, source: Source, keys: Iterable[Key]) -> set[Key]:
+        """Compare at once; gives the keys that are not equal. What is, is right, however far behind the stream is."""
+        async with read_point(self._comparison.reader, self._context.visibility):
+            derived = await self._comparison.read(source, keys)
+        found = await self._without_heirs(source, await self._comparison.compare(source, derived))
+        return {each.source_key for each in found if each.source_key is not None}
+
+    async def beyond_doubt(self, source: Source, keys: Iterable[Key]) -> Answer:
+        """Read, wait until the target has come as far, compare, and leave out what has moved."""
+        wanted = set(keys)
+        with self._context.touches.window() as window:
+            async with read_point(self._comparison.reader, self._context.visibility) as read_at:
+                derived = await self._comparison.read(source, wanted)
+            await self._wait_applied(read_at)
+            found = await self._comparison.compare(source, derived)
+            try:
+                touched = self._context.touches.touched(source.name, window)
+            except WindowSpoiled:
+                return Answer(moved=wanted)
+            moved = {key for key in wanted if key in touched}
+        answer = Answer(divergences=[each for each in found if each.source_key not in moved], moved=moved)
+        return await self._without_owners(source, answer)
+
+    async def settled(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
+        """Compare while nothing moves: in the cutover, drained, with the writers held."""
+        async with read_point(self._comparison.reader, self._context.visibility):
+            derived = await self._comparison.read(source, keys)
+        found = await self._comparison.compare(source, derived)
+        lingering = [each for each in found if each.lingers]
+        if not lingering:
+            return found
+        async with read_point(self._comparison.reader, self._context.visibility):
+            given = await self._owners.given(source, lingering)
+        return [each for each in found if not each.lingers or (each.target, each.key) not in given]
+
+    async def _without_heirs(self, source: Source, found: list[Divergence]) -> list[Divergence]:
+        if not any(each.lingers for each in found):
+            return found
+        left = await self._owners.without_heirs(source, [each for each in found if each.lingers])
+        return [*left, *(each for each in found if not each.lingers)]
+
+    async def _without_owners(self, source: Source, answer: Answer) -> Answer:
+        """Before a row is called extra: whether another source row gives it, or will have been compared for it."""
+        found = await self._without_heirs(source, answer.divergences)
+        orphans = [each for each in found if each.lingers]
+        kept = [each for each in found if not each.lingers]
+        if orphans:
+            extra, undecided = await self._search(source, orphans)
+            kept += extra
+            answer.moved |= undecided
+        return Answer(divergences=kept, moved=answer.moved)
+
+    async def _search(self, source: Source, orphans: list[Divergence]) -> tuple[list[Divergence], set[Key]]:
+        """Look through the whole source. Gives what is extra, and the source keys that may not be judged yet."""
+        keys = {each.source_key for each in orphans if each.source_key is not None}
+        if source.name in self._searched:
+            return [], keys
+        self._searched.add(source.name)
+        touches = self._context.touches
+        with touches.window() as window:
+            async with read_point(self._comparison.reader, self._context.visibility) as read_at:
+                given = await self._owners.given(source, orphans)
+            await self._wait_applied(read_at)
+            there = await self._owners.present(orphans)
+            try:
+                touched = touches.touched(source.name, window)
+            except WindowSpoiled:
+                return [], keys
+            if touched.everything:
+                return [], keys
+            changing_keys = touched.keys()
+        changing = await self._owners.places_of(source, changing_keys)
+        undecided = {each.source_key for each in orphans if each.source_key and (each.target, each.key) in changing}
+        return [
+            each
+            for each in orphans
+            if (each.target, each.key) in there - given - changing and each.source_key not in undecided
+        ], undecided

@@ -1,0 +1,137 @@
+"""Compares what the stream has touched since it was last compared, and nothing else: so a pass need not stand still."""
+
+from replicator.errors import RetryableError
+from replicator.plan import Source
+from replicator.postgres.context import Context
+from replicator.postgres.seen import Shared
+from replicator.postgres.snapshots import read_point
+from replicator.postgres.source import read_range
+from replicator.tables import Key
+from replicator.touches import Waiting
+from replicator.verify.comparison import Comparison
+from replicator.verify.findings import Findings
+from replicator.verify.given_up import GivenUp
+from replicator.verify.owners import Owners
+from replicator.verify.recheck import Recheck
+
+KEYS_AT_ONCE = 5_000
+FINAL_KEYS = 10_000
+"""How many source keys may be left to compare while a cutover holds the writers: about a second's work."""
+
+
+class Settling:
+    """One pipeline's."""
+
+    def __init__(
+        self,
+        context: Context,
+        comparison: Comparison,
+        recheck: Recheck,
+        findings: Findings,
+        given_up: GivenUp,
+    ) -> None:
+        self._context = context
+        self._comparison = comparison
+        self._recheck = recheck
+        self._findings = findings
+        self._given_up = given_up
+        self._owners = Owners(context, comparison)
+        self.rows: dict[str, int] = {}
+        """How many rows each source had when all of them were last compared."""
+
+    @property
+    def left(self) -> int:
+        """How many source keys would have to be compared if the writers were held now."""
+        whole = sum(self.rows.get(each, FINAL_KEYS + 1) for each in self.waiting_whole)
+        return self._context.touches.waiting_count() + len(self._findings) + whole
+
+    @property
+    def waiting_whole(self) -> list[str]:
+        """The sources of which all rows wait to be compared."""
+        return [each for each in self._context.plan.sources if self._context.touches.waits_whole(each)]
+
+    async def touched(self, *, patient: bool) -> None:
+        """Compare every key that has been touched until now, the oldest first; and look again at what diverged.
+
+        :param patient: wait until the target has come as far as what differs; else that goes on waiting.
+        """
+        self._recheck.round_begins()
+        for source in self._context.plan.sources.values():
+            differing = await self._glance(source)
+            if patient:
+                await self._look_again(source, {*differing, *self._findings.keys_of(source.name, KEYS_AT_ONCE)})
+        if patient and self._findings.collisions:
+            await self._collisions()
+
+    async def final(self) -> None:
+        """With the writers held, and all applied: compare what is left. Raises RetryableError when that is too much."""
+        self._recheck.round_begins()
+        self._refuse_too_much()
+        for source in self._context.plan.sources.values():
+            keys = {*self._context.touches.waiting_keys(source.name), *self._findings.keys_of(source.name)}
+            if self._context.touches.waits_whole(source.name):
+                async with read_point(self._comparison.reader, self._context.visibility):
+                    keys |= {key for key, _ in await read_range(self._comparison.reader, source, None, None)}
+            if keys:
+                found = await self._recheck.settled(source, keys)
+                self._findings.compared(source.name, keys, await self._given_up.without(found))
+        if self._findings.collisions:
+            await self._collisions()
+
+    def _refuse_too_much(self) -> None:
+        """Every writer waits meanwhile: what takes longer is done before."""
+        if self.left > FINAL_KEYS:
+            raise RetryableError(
+                f"{self.left:,} changed rows were left to compare while the writers waited; {FINAL_KEYS:,} may be."
+            )
+
+    async def _glance(self, source: Source) -> set[Key]:
+        """Settle what is equal at once; gives the keys that are not. When these are many, waits for them."""
+        touches = self._context.touches
+        until, after, on_disk = touches.now, 0, touches.on_disk(source.name)
+        differing: set[Key] = set()
+        while on_disk > 0 and (waiting := touches.waiting_on_disk(source.name, KEYS_AT_ONCE)):
+            on_disk -= len(waiting.touched)
+            differing |= await self._settle_equal(source, waiting)
+            differing = await self._not_too_many(source, differing)
+        while waiting := touches.waiting(source.name, KEYS_AT_ONCE, after=after, until=until):
+            after = max(waiting.touched.values())
+            differing |= await self._settle_equal(source, waiting)
+            differing = await self._not_too_many(source, differing)
+        return differing
+
+    async def _settle_equal(self, source: Source, waiting: Waiting) -> set[Key]:
+        differing = await self._recheck.glance(source, waiting.touched)
+        self._findings.compared(source.name, waiting.touched.keys() - differing, [])
+        self._context.touches.settle(waiting, differing)
+        return differing
+
+    async def _not_too_many(self, source: Source, differing: set[Key]) -> set[Key]:
+        if len(differing) < KEYS_AT_ONCE:
+            return differing
+        await self._look_again(source, differing)
+        return set()
+
+    async def _look_again(self, source: Source, keys: set[Key]) -> None:
+        if keys:
+            waiting = self._context.touches.among(source.name, keys)
+            answer = await self._recheck.beyond_doubt(source, keys)
+            found = await self._given_up.without(answer.divergences)
+            self._findings.compared(source.name, keys - answer.moved, found)
+            self._context.touches.settle(waiting, answer.moved)
+
+    async def _collisions(self) -> None:
+        """Whether several source rows still give these rows. What one of them gives is compared, then."""
+        before = self._findings.collisions
+        found = []
+        for table in self._context.plan.targets:
+            suspects = [Shared(key=each.key, owners=each.owners) for each in before if each.target == table.called]
+            if suspects:
+                found += await self._owners.shared(table, suspects)
+        self._findings.collisions_compared(found)
+        standing = {(each.target, each.key) for each in found}
+        sources = {each.name: each.source for each in self._context.plan.transforms}
+        for each in before:
+            if (each.target, each.key) not in standing:
+                for transform, key in each.owners:
+                    self._context.touches.touch(sources[transform], [key])
