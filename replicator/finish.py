@@ -199,8 +199,7 @@ async def _remove_streams(settings: Settings, removed: Removed, report: Report) 
         ends = Ends.of(settings, direction)
         async with connection(ends.source_dsn, "clean up") as source:
             slot = await read_slot(source, ends.slot)
-            if slot is not None and slot.here:
-                await drop_slot(source, ends.slot)
+            if slot is not None and slot.here and await drop_slot(source, ends.slot):
                 removed.slots.append(ends.slot)
             await drop_publication(source, ends.publication)
         if slot is None or slot.here:  # else the name is another migration's, and the origin too

@@ -35,7 +35,7 @@ from replicator.watch import Watch
 log = get_logger("pipeline")
 
 HEARTBEAT_SECONDS = 10.0
-LOOK_SECONDS = 2.0
+LOOK_SECONDS, MOST_BETWEEN_LOOKS = 2.0, 10.0
 """Between two looks at what the tables are: what changes there is noticed in this time, or under the cutover's lock."""
 IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
@@ -280,16 +280,20 @@ class Pipeline:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _look(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
+            began = clock()
             if not self.turns.frozen:  # else a cutover looks itself, and may rename the tables
                 await self.look_at_definitions()
                 await self.watch.look_at_ground(self.turns.holder)
-            await asyncio.sleep(LOOK_SECONDS)
+            took = clock() - began  # on a large catalogue, or a busy server: the looks are no load worth a word
+            await asyncio.sleep(max(LOOK_SECONDS, min(MOST_BETWEEN_LOOKS, took * 10)))
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
         if await self.watch.look_at_definitions(self.turns.holder):
             self._applier.forget_relations()
+            self._follower.forget_left_out()
 
     async def look_at_ground(self, target: Connection | None = None) -> None:
         """Look at every fact once more, before ownership moves. Raises NotReadyError for the first that is wrong."""

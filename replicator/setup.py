@@ -14,6 +14,7 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
 from replicator.postgres.definitions import read_definitions, store_definitions
+from replicator.postgres.ours import noted, taken
 from replicator.postgres.ownership import all_names
 from replicator.postgres.places import read_places
 from replicator.postgres.progress import Progress, create_progress
@@ -99,6 +100,9 @@ async def set_up_slot(
                 f"The slot {ends.slot} belongs to the database {found.database}.",
                 "Set REPLICATOR_SLOT to another name.",
             )
+        if found is not None and ends.slot not in await noted(source, "slot"):
+            drop = f"`SELECT pg_drop_replication_slot('{ends.slot}');`"
+            raise taken("slot", ends.slot, "REPLICATOR_SLOT", drop)
         if plugin == "pgoutput":
             await write_publication(source, ends.publication, plan.watched.values())
         if found is not None:

@@ -50,7 +50,7 @@ class Watch:
         self.definitions = Definitions(context, progress.plugin, publication)
         self.wrong: list[Wrong] = []
         """The facts of the ground that were wrong at the last look, and keep ownership from moving."""
-        self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin))
+        self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin), publication)
         self.lag = LagMeter()
         self.retained_bytes = 0
         self.applied_through = LONG_AGO

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 
 from replicator.changes import Change, RelationName
-from replicator.postgres.catalog import partition_root
+from replicator.postgres.catalog import partition_roots
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.tables import Name, Table
 
 
 class Relations:
-    """Asks the source once for each name."""
+    """Asks the source once for each name, and for all that are new in a batch together."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -24,7 +24,11 @@ class Relations:
 
     async def resolve(self, changes: Iterable[Change], reader: Connection) -> None:
         """Make the names of these changes known: a partition may be younger than the daemon."""
-        for relation in {change.relation for change in changes} - self.known.keys():
-            root = await partition_root(reader, Name(schema=relation[0], table=relation[1]))
-            watched = self._context.plan.watched.values()
-            self.known[relation] = next((table for table in watched if table.name == root), None)
+        unknown = {change.relation for change in changes} - self.known.keys()
+        if not unknown:
+            return
+        names = [Name(schema=schema, table=table) for schema, table in unknown]
+        roots = await partition_roots(reader, names)
+        watched = {table.name: table for table in self._context.plan.watched.values()}
+        for name in names:
+            self.known[name.schema, name.table] = watched.get(roots.get(name, name))

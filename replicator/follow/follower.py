@@ -11,6 +11,7 @@ from replicator.lsn import LSN, format_lsn
 from replicator.postgres.context import Context
 from replicator.postgres.feedback import keep_telling
 from replicator.postgres.replication import Keepalive, ReplicationStream, XLogData
+from replicator.postgres.walsender import is_followed
 
 log = get_logger("follow")
 
@@ -43,7 +44,7 @@ class Follower:
     async def run(self) -> None:
         """Follow. Raises ConnectionLostError, SlotError, ProtocolError or DefinitionError."""
         stream = await ReplicationStream.start(
-            self._context.source_dsn, self._slot, self._flushed, self._decoder.options()
+            self._context.source_dsn, self._slot, self._flushed, self._decoder.options(), self._is_followed
         )
         self._stream = stream
         log.info("following", slot=self._slot, start=format_lsn(self._flushed))
@@ -54,6 +55,16 @@ class Follower:
         finally:
             self._stream = None
             await stream.close()
+
+    def forget_left_out(self) -> None:
+        """Tables have changed: one that was no matter may be a partition of one that is followed."""
+        if self._stream is not None:
+            self._stream.forget_left_out()
+
+    async def _is_followed(self, written: str) -> bool:
+        followed = {each.name for each in self._context.plan.watched.values()}
+        leaves = {leaf for each in self._context.plan.watched.values() for leaf in each.leaves}
+        return await is_followed(self._context.source_dsn, written, followed | leaves)
 
     def confirm(self, flushed: LSN) -> None:
         """All up to here is durable on the target: the server may forget it. Never call this before the commit (I2)."""

@@ -1,6 +1,6 @@
 """Reads tables, columns, keys and foreign keys from the catalogue (Postgres documentation, chapter 53)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from psycopg import sql
@@ -12,6 +12,7 @@ from replicator.postgres.connect import Connection, comma, identifier, translate
 from replicator.postgres.equality import UNDETERMINED, Typed, read_forms
 from replicator.postgres.operators import read_operators
 from replicator.postgres.places import read_places
+from replicator.postgres.server import fetch_plain
 from replicator.tables import Column, ForeignKey, Name, Operators, Table
 from replicator.values import Kind
 
@@ -84,12 +85,26 @@ FOREIGN_KEYS = """
     WHERE con.contype = 'f' AND con.conrelid = ANY (%(oids)s::oid[]) AND con.conparentid = 0
 """
 
+# There may be thousands: the catalogue is read once for all of them.
 LEAVES = """
-    SELECT n.nspname, c.relname
-    FROM pg_partition_tree(%(oid)s::oid::regclass) t JOIN pg_class c ON c.oid = t.relid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE t.isleaf AND c.oid <> %(oid)s
-    ORDER BY 1, 2
+    WITH RECURSIVE tree AS (
+        SELECT oid AS root, oid FROM unnest(%(oids)s::oid[]) AS o (oid)
+        UNION ALL
+        SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+        JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+    )
+    SELECT t.root, n.nspname, c.relname
+    FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE t.oid <> t.root AND c.relkind <> 'p'
+    ORDER BY 1, 2, 3
+"""
+
+ROOTS = """
+    SELECT w.schema, w."table", n.nspname AS root_schema, r.relname AS root
+    FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS w (schema, "table")
+    JOIN pg_namespace cn ON cn.nspname = w.schema
+    JOIN pg_class c ON c.relnamespace = cn.oid AND c.relname = w."table" AND c.relispartition
+    JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace n ON n.oid = r.relnamespace
 """
 
 
@@ -105,25 +120,26 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         called = {oid: places.called(schema, name) for oid, name in names.items()}
         relations = [each for each in found if called[each["oid"]] is not None]
         oids = [each["oid"] for each in relations]
-        columns = await _rows(connection, COLUMNS, oids=oids)
-        types = await _types(connection, [each["atttypid"] for each in columns])
-        forms = await read_forms(connection, [_typed(each) for each in columns])
-        keys = await _rows(connection, KEYS, oids=oids)
-        foreign_keys = await _rows(connection, FOREIGN_KEYS, oids=oids)
-        tables = {}
-        for relation in relations:
-            oid = relation["oid"]
-            leaves = await _rows(connection, LEAVES, oid=oid) if relation["relkind"] == "p" else []
-            tables[called[oid] or ""] = _table(
+        columns = await _by(connection, COLUMNS, "attrelid", oids)
+        every = [each for of_table in columns.values() for each in of_table]
+        types = await _types(connection, [each["atttypid"] for each in every])
+        forms = await read_forms(connection, [_typed(each) for each in every])
+        keys = await _by(connection, KEYS, "indrelid", oids)
+        foreign_keys = await _by(connection, FOREIGN_KEYS, "conrelid", oids)
+        leaves = await _by(connection, LEAVES, "root", oids)
+        return {
+            called[oid] or "": _table(
                 names[oid],
                 called[oid] or "",
                 relation["identity"],
-                [_column(each, types, forms) for each in columns if each["attrelid"] == oid],
-                [each for each in keys if each["indrelid"] == oid],
-                [each for each in foreign_keys if each["conrelid"] == oid],
-                [Name(schema=leaf["nspname"], table=leaf["relname"]) for leaf in leaves],
+                [_column(each, types, forms) for each in columns.get(oid, [])],
+                keys.get(oid, []),
+                foreign_keys.get(oid, []),
+                [Name(schema=leaf["nspname"], table=leaf["relname"]) for leaf in leaves.get(oid, [])],
             )
-        return tables
+            for relation in relations
+            for oid in [relation["oid"]]
+        }
 
 
 async def describe_query(connection: Connection, name: str, query: str) -> tuple[Column, ...]:
@@ -191,16 +207,16 @@ async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
         return {table: int(rows) for table, rows in found.items() if table is not None}
 
 
-async def partition_root(connection: Connection, name: Name) -> Name:
-    """The table at the top of a partition's tree; the table itself when it is no partition, or is gone."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE c.oid = pg_partition_root(to_regclass(%s))",
-            (identifier(name.schema, name.table).as_string(connection),),
-        )
-        row = await cursor.fetchone()
-        return Name(schema=row[0], table=row[1]) if row else name
+async def partition_roots(connection: Connection, names: Iterable[Name]) -> dict[Name, Name]:
+    """The table at the top of each partition's tree; what is no partition, or is gone, is left out."""
+    listed = list(names)
+    found = await fetch_plain(
+        connection, ROOTS, schemas=[each.schema for each in listed], tables=[each.table for each in listed]
+    )
+    return {
+        Name(schema=each["schema"], table=each["table"]): Name(schema=each["root_schema"], table=each["root"])
+        for each in found
+    }
 
 
 def _trusted(query: str) -> sql.SQL:
@@ -212,6 +228,14 @@ async def _rows(connection: Connection, query: str, **parameters: Any) -> list[d
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(sql.SQL(query), parameters)
         return await cursor.fetchall()
+
+
+async def _by(connection: Connection, query: str, table: str, oids: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """The rows about some tables, by the column that says which table."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for each in await _rows(connection, query, oids=oids):
+        found.setdefault(each[table], []).append(each)
+    return found
 
 
 async def _types(connection: Connection, oids: list[int]) -> dict[int, tuple[Kind, Operators]]:

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from replicator.errors import MigrationError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.ours import foreign_schema, schema_is_ours
 from replicator.postgres.trust import refuse_strangers
 
 Owner = Literal["old", "new"]
@@ -54,12 +55,14 @@ async def install(connection: Connection, migration: Migration) -> None:
     """Create the control tables where they are missing, and take back what was granted on them.
 
     :raises MigrationError: they belong to another migration.
-    :raises CheckError: the schema, or something in it, is another role's.
+    :raises CheckError: the schema, or something in it, is another role's, or it is there for something else.
     """
     with translated():
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, 3)", (LEASE_CLASS,))
             await connection.execute("CREATE SCHEMA IF NOT EXISTS replicator")
+            if foreign := await foreign_schema(connection):
+                raise foreign
             await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
             await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
             await connection.execute(
@@ -90,10 +93,7 @@ async def _begin_another(connection: Connection, migration: Migration) -> None:
 
 async def installed(connection: Connection) -> bool:
     """Whether the control tables are there."""
-    with translated():
-        cursor = await connection.execute("SELECT to_regclass('replicator.ownership') IS NOT NULL")
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+    return await schema_is_ours(connection)
 
 
 async def refuse_another(connection: Connection, migration: Migration) -> None:

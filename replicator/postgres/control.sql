@@ -133,6 +133,14 @@ CREATE TABLE IF NOT EXISTS replicator.quarantine (
 COMMENT ON COLUMN replicator.quarantine.fingerprint IS
     'Of the source row that was refused: an entry stays discarded as long as the row is this one.';
 
+-- What we have made outside this schema. Of a slot, which has no number, before it is made; else in that transaction.
+CREATE TABLE IF NOT EXISTS replicator.made (
+    kind text NOT NULL CHECK (kind IN ('publication', 'slot', 'origin')),
+    name text NOT NULL,
+    number bigint,
+    PRIMARY KEY (kind, name)
+);
+
 -- What the DDL in sql/new has made, and giving up drops again.
 CREATE TABLE IF NOT EXISTS replicator.created (
     type text NOT NULL,

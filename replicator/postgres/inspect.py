@@ -7,6 +7,7 @@ from typing import Literal
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.ours import foreign_publications, foreign_schema, schema_is_ours
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch, fetch_plain
 from replicator.tables import Name
@@ -126,6 +127,10 @@ class Database:
     may_stage: bool
     has_schema: bool
     schema: str
+    taken: str | None
+    """What the schema ``replicator`` is, where it is not ours."""
+    foreign_publications: tuple[str, ...]
+    """Those that bear our names, and that we have not made; quoted for SQL."""
     lacking_on_schema: list[str]
     """USAGE or CREATE, where the role has it not."""
 
@@ -171,10 +176,19 @@ class Relation:
     of_extension: bool
 
 
-async def read_database(connection: Connection, schema: str) -> Database:
-    """Facts about the connection's database, and about one of its schemas."""
+async def read_database(connection: Connection, schema: str, publications: Iterable[str] = ()) -> Database:
+    """Facts about the connection's database, and about one of its schemas.
+
+    :param publications: the names of those that will be made in it.
+    """
     (facts,) = await fetch_plain(connection, DATABASE, schema=schema)
-    return Database(**facts)
+    foreign = await foreign_schema(connection)
+    taken = await foreign_publications(connection, publications)
+    return Database(
+        **facts,
+        taken=foreign.problem if foreign is not None else None,
+        foreign_publications=tuple(identifier(each).as_string(connection) for each in taken),
+    )
 
 
 async def read_relations(connection: Connection, schema: str) -> list[Relation]:
@@ -191,8 +205,7 @@ async def read_relations(connection: Connection, schema: str) -> list[Relation]:
 
 async def control_migration(connection: Connection) -> str | None:
     """The migration that the control tables belong to; None without them."""
-    rows = await fetch(connection, "SELECT to_regclass('replicator.ownership') IS NOT NULL AS there")
-    if not rows[0]["there"]:
+    if not await schema_is_ours(connection):
         return None
     found = await fetch(connection, "SELECT migration FROM replicator.ownership")
     return str(found[0]["migration"]) if found else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from replicator.errors import CheckError, DatabaseError
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.ours import forget, note, noted, taken
 
 IN_USE = "55006"
 TRIES = 100
@@ -59,14 +60,26 @@ def origin_of(slot: str) -> str:
 
 
 async def create_origin(connection: Connection, name: str) -> OwnOrigin:
-    """Create an origin, if it is not there. Raises CheckError when the privilege is missing."""
+    """Create an origin, if ours is not there. Raises CheckError when a privilege is missing, or it is another's."""
     with translated():
-        cursor = await connection.execute(
-            "SELECT coalesce(pg_replication_origin_oid(%(name)s), pg_replication_origin_create(%(name)s))::int8",
-            {"name": name},
-        )
-        row = await cursor.fetchone()
-    return OwnOrigin(name=name, number=row[0] if row else 0)
+        async with connection.transaction():
+            number = await _number(connection, name)
+            if number is None:
+                cursor = await connection.execute("SELECT pg_replication_origin_create(%s)::int8", (name,))
+                row = await cursor.fetchone()
+                number = int(row[0]) if row else 0
+                await note(connection, "origin", name, number)
+            elif (await noted(connection, "origin")).get(name) != number:
+                raise taken(
+                    "replication origin", name, "REPLICATOR_SLOT", f"`SELECT pg_replication_origin_drop('{name}');`"
+                )
+    return OwnOrigin(name=name, number=number)
+
+
+async def _number(connection: Connection, name: str) -> int | None:
+    cursor = await connection.execute("SELECT roident::int8 FROM pg_replication_origin WHERE roname = %s", (name,))
+    row = await cursor.fetchone()
+    return int(row[0]) if row else None
 
 
 async def write_under(connection: Connection, name: str) -> None:
@@ -97,11 +110,12 @@ async def write_plainly(connection: Connection) -> None:
 
 
 async def drop_origin(connection: Connection, name: str) -> None:
-    """Drop an origin if it is there; waits for the session that holds it to end. One that stays does no harm."""
+    """Drop an origin of ours if it is there; waits for the session that holds it. One that stays does no harm."""
+    ours = await noted(connection, "origin")
     with translated():
-        cursor = await connection.execute("SELECT FROM pg_replication_origin WHERE roname = %s", (name,))
-        if await cursor.fetchone() is None:
-            return
+        number = await _number(connection, name)
+    if number is None or ours.get(name) != number:
+        return
     for _ in range(TRIES):
         try:
             with translated():
@@ -110,5 +124,6 @@ async def drop_origin(connection: Connection, name: str) -> None:
             if error.sqlstate != IN_USE:
                 raise
         else:
+            await forget(connection, "origin", name)
             return
         await asyncio.sleep(PAUSE)

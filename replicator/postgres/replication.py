@@ -20,13 +20,16 @@ from replicator.lsn import LSN
 from replicator.postgres.connect import Connection, translate, translated
 from replicator.postgres.frames import Frame, Keepalive, XLogData, parse_frame, status_update
 from replicator.postgres.walsender import (
+    Matters,
     SystemIdentity,
     ending,
+    everything_matters,
     identify_system,
-    is_fatal,
     left_out,
+    left_out_of,
     open_walsender,
     refusal,
+    says_left_out,
     start_command,
 )
 
@@ -34,6 +37,9 @@ __all__ = ["Frame", "Keepalive", "ReplicationStream", "SystemIdentity", "XLogDat
 
 BATCH_BYTES: Final = 1 << 20
 """How much is read before it is handed over; one message may be larger."""
+
+MOST_LEFT_OUT: Final = 1_000
+"""Warnings that are remembered as no matter: a statement may bring one for each row."""
 
 LOOK_AGAIN_SECONDS: Final = 0.25
 """The layer that encrypts may hold bytes that no longer make the socket readable: look after this time."""
@@ -45,7 +51,7 @@ POSTGRES_EPOCH: Final = 946_684_800
 class ReplicationStream:
     """One open stream. One task iterates over ``frames``; ``send_status`` may be called from any thread."""
 
-    def __init__(self, connection: Connection, slot: str) -> None:
+    def __init__(self, connection: Connection, slot: str, matters: Matters = everything_matters) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._slot = slot
@@ -59,21 +65,30 @@ class ReplicationStream:
         self._failure: ReplicatorError | None = None
         self._over = False
         self._closed = False
-        self.fatal_notice: str | None = None
-        """A warning that says that changes were left out. ``frames`` raises it before it gives what came with it."""
+        self._matters = matters
+        self._left_out: dict[str, bool] = {}
+        """Warnings that changes were left out, and whether that has been found to be no matter."""
 
     @classmethod
-    async def start(cls, dsn: str, slot: str, start: LSN, options: Sequence[tuple[str, str]]) -> Self:
+    async def start(
+        cls,
+        dsn: str,
+        slot: str,
+        start: LSN,
+        options: Sequence[tuple[str, str]],
+        matters: Matters = everything_matters,
+    ) -> Self:
         """Open the stream of a slot.
 
         :param start: what was confirmed last; below the slot's own position it has no effect.
         :param options: the output plugin's, not quoted.
+        :param matters: whether changes of a table that the server leaves out must end the stream.
         :raises SlotError: the slot cannot go on.
         :raises ConnectionLostError: no answer, or another process still reads the slot.
         """
         connection = await open_walsender(dsn)
         try:
-            stream = cls(connection, slot)
+            stream = cls(connection, slot, matters)
             connection.add_notice_handler(stream._noticed)
             await stream._start(start_command(slot, start, options))
         except BaseException:
@@ -96,8 +111,7 @@ class ReplicationStream:
             if self._closed:
                 return
             frames = self._take()
-            if self.fatal_notice:
-                raise left_out(self.fatal_notice)
+            await self._refuse_what_was_left_out()  # before what came with it is handed over
             if frames:
                 yield frames
             elif self._failure:
@@ -147,8 +161,21 @@ class ReplicationStream:
             )
 
     def _noticed(self, notice: Diagnostic) -> None:
-        if is_fatal(notice):
-            self.fatal_notice = self.fatal_notice or notice.message_primary or "a warning"
+        if says_left_out(notice):
+            self._left_out.setdefault(notice.message_primary or "a warning", False)
+
+    async def _refuse_what_was_left_out(self) -> None:
+        for notice, known in list(self._left_out.items()):
+            table = left_out_of(notice)
+            if not known and (table is None or await self._matters(table)):
+                raise left_out(notice)
+            self._left_out[notice] = True
+        if len(self._left_out) > MOST_LEFT_OUT:
+            self._left_out.clear()
+
+    def forget_left_out(self) -> None:
+        """Ask again about tables that were no matter: one of them may have become a partition."""
+        self._left_out.clear()
 
     # ---- reading
 

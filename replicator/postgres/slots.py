@@ -9,6 +9,7 @@ from psycopg import sql
 from replicator.errors import ConnectionLostError, SlotError
 from replicator.lsn import LSN, ZERO, format_lsn, parse_lsn
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.ours import foreign_publications, forget, note, noted, taken
 from replicator.postgres.progress import Progress
 from replicator.tables import Table
 
@@ -59,7 +60,11 @@ async def read_slot(connection: Connection, name: str) -> Slot | None:
 
 
 async def create_slot(connection: Connection, name: str, plugin: str) -> LSN:
-    """Create a slot; waits for every transaction that runs now. Gives its consistent point."""
+    """Create a slot; waits for every transaction that runs now. Gives its consistent point.
+
+    It is noted as ours before it is there: no crash can leave one that we would not know for ours.
+    """
+    await note(connection, "slot", name, None)
     with translated():
         cursor = await connection.execute(
             "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, %s)", (name, plugin)
@@ -68,11 +73,19 @@ async def create_slot(connection: Connection, name: str, plugin: str) -> LSN:
         return parse_lsn(row[0]) if row else ZERO
 
 
-async def drop_slot(connection: Connection, name: str) -> None:
-    """Drop a slot of this database if it is there, ending the process that still reads it.
+async def drop_slot(connection: Connection, name: str) -> bool:
+    """Drop a slot of this database, ending the process that still reads it; gives whether it is ours to drop.
 
     Slots have their names in the whole cluster: one of another database is another migration's.
     """
+    if name not in await noted(connection, "slot"):
+        return False
+    await _drop_slot(connection, name)
+    await forget(connection, "slot", name)
+    return True
+
+
+async def _drop_slot(connection: Connection, name: str) -> None:
     with translated():
         await connection.execute(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots "
@@ -131,27 +144,38 @@ def check_slot(slot: Slot | None, progress: Progress, system_id: str, timeline: 
 
 
 async def write_publication(connection: Connection, name: str, tables: Iterable[Table]) -> None:
-    """Create a publication of exactly these tables, or make an existing one so.
+    """Create a publication of exactly these tables; one that we have made before is made anew.
 
     Partitions are published under their own names: under their root's, the truncation of one would go unsaid.
+
+    :raises CheckError: there is one of this name that we have not made.
     """
+    if await foreign_publications(connection, [name]):
+        raise taken("publication", name, "REPLICATOR_PUBLICATION", f"`DROP PUBLICATION {name};`")
     listed = comma([identifier(table.name.schema, table.name.table) for table in tables])
     with translated():
-        cursor = await connection.execute("SELECT FROM pg_publication WHERE pubname = %s", (name,))
-        if await cursor.fetchone() is None:
+        async with connection.transaction():
+            await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
             await connection.execute(
                 sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = false)").format(
                     identifier(name), listed
                 )
             )
-        else:
-            await connection.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(identifier(name), listed))
+            cursor = await connection.execute("SELECT oid::bigint FROM pg_publication WHERE pubname = %s", (name,))
+            row = await cursor.fetchone()
+            await note(connection, "publication", name, row[0] if row else None)
 
 
 async def drop_publication(connection: Connection, name: str) -> None:
-    """Drop a publication if it is there."""
+    """Drop a publication of ours if it is there."""
+    if name not in await noted(connection, "publication"):
+        return
+    theirs = await foreign_publications(connection, [name])
     with translated():
-        await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
+        async with connection.transaction():
+            if not theirs:
+                await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
+            await forget(connection, "publication", name)
 
 
 async def emit_message(connection: Connection, content: str) -> None:

@@ -1,6 +1,6 @@
 """Walsender connections: how they are opened, what they are told, and what their complaints mean."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from psycopg.errors import Diagnostic
 
 from replicator.errors import CheckError, ConnectionLostError, DefinitionError, ReplicatorError, SlotError
 from replicator.lsn import LSN, format_lsn, parse_lsn
-from replicator.postgres.connect import Connection, connect, translate, translated
+from replicator.postgres.connect import Connection, connect, connection, translate, translated
+from replicator.postgres.server import fetch_plain
 from replicator.postgres.slots import AGAIN
+from replicator.tables import Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +72,52 @@ def _quoted(text: str, quote: str = _NAME) -> str:
 # ---- what the server complains of
 
 
-def is_fatal(notice: Diagnostic) -> bool:
+Matters = Callable[[str], Awaitable[bool]]
+"""Whether a table is one that is followed; it is asked with what ``left_out_of`` returns."""
+
+
+async def everything_matters(_: str) -> bool:
+    """Where nobody says what is followed."""
+    return True
+
+
+_LEFT_OUT = ("no tuple ", "no old tuple ")
+_IN_TABLE = " in table "
+
+# No name can be read out of the text for certain, for quotes in it are not doubled; but each name can be written so.
+_NAMED_SO = """
+    SELECT n.nspname, r.relname FROM pg_class c JOIN pg_namespace cn ON cn.oid = c.relnamespace
+    JOIN pg_class r ON r.oid = coalesce(pg_partition_root(c.oid)::oid, c.oid)
+    JOIN pg_namespace n ON n.oid = r.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm')
+    AND %(text)s::text IN ('"' || cn.nspname || '"."' || c.relname || '"', '"' || c.relname || '"')
+"""
+
+
+def says_left_out(notice: Diagnostic) -> bool:
     """Whether a notice says that changes are left out of the stream.
 
     wal2json does so for a table without replica identity; its text is never translated. From 18 on, pgoutput does so
     when a publication is missing (where it failed before), with a code of its own.
     """
-    text = notice.message_primary or ""
-    return text.startswith(("no tuple ", "no old tuple ")) or notice.sqlstate == "55000"
+    return (notice.message_primary or "").startswith(_LEFT_OUT) or notice.sqlstate == "55000"
+
+
+def left_out_of(notice: str) -> str | None:
+    """The table whose changes a notice of wal2json is about, as it is written there; None: it is about all of them."""
+    return notice.partition(_IN_TABLE)[2] or None if notice.startswith(_LEFT_OUT) else None
+
+
+async def is_followed(dsn: str, written: str, followed: Collection[Name]) -> bool:
+    """Whether a table, as wal2json writes it, is one of these or a partition of one.
+
+    One that is no longer there is taken for none: a partition that has gone is noticed by that, and all is compared.
+    """
+    if any(written in (f'"{each.schema}"."{each.table}"', f'"{each.table}"') for each in followed):
+        return True
+    async with connection(dsn, "notice") as asking:
+        found = await fetch_plain(asking, _NAMED_SO, text=written)
+    return any(Name(schema=each["nspname"], table=each["relname"]) in followed for each in found)
 
 
 def left_out(notice: str) -> DefinitionError:

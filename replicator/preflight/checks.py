@@ -16,8 +16,8 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
     """
     report = Report()
     async with AsyncExitStack() as stack:
-        source = await open_side(report, stack, "source", settings.source, migration.old)
-        target = await open_side(report, stack, "target", settings.target, migration.new)
+        source = await open_side(report, stack, settings, "source", migration.old)
+        target = await open_side(report, stack, settings, "target", migration.new)
         for side in (source, target):
             if side is not None:
                 side.begins(migration)

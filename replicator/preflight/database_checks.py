@@ -20,6 +20,8 @@ class DatabaseSubject:
     renamed: bool
     """That one is over, and the tables that it has renamed bear these names."""
     side: Label
+    published: bool
+    """Whether publications are needed: the plugin is pgoutput."""
     """The source's schema must be there; the target's is made."""
 
 
@@ -67,6 +69,10 @@ def schema(subject: DatabaseSubject) -> Verdict | None:
 def control_tables(subject: DatabaseSubject) -> Verdict:
     """The engine's own tables hold one migration, and are changed by whoever runs it."""
     database = subject.database
+    if database.taken is not None:
+        return failed(
+            database.taken, "The control tables need that name. Rename it: `ALTER SCHEMA replicator RENAME TO ...;`"
+        )
     if subject.control not in (None, subject.migration) and subject.renamed:
         return failed(
             f"The migration {subject.control} is over, and its control tables still say which tables it has renamed.",
@@ -81,10 +87,25 @@ def control_tables(subject: DatabaseSubject) -> Verdict:
     return passed("of this migration" if subject.control else "none there yet")
 
 
+def publication(subject: DatabaseSubject) -> Verdict | None:
+    """One that we have not made may leave out tables or kinds of changes; it is never taken over, and never dropped."""
+    if not subject.published:
+        return None
+    taken = subject.database.foreign_publications
+    if not taken:
+        return passed("no other one bears our name")
+    return failed(
+        f"There are publications that this migration has not made: {listed(taken)}.",
+        "Set REPLICATOR_PUBLICATION to another name; or, if nobody needs them:",
+        *[f"DROP PUBLICATION {name};" for name in taken],
+    )
+
+
 FACTS: tuple[Fact[DatabaseSubject], ...] = (
     Fact(encoding, Consequence.SHUT),
     Fact(privileges, Consequence.SHUT),
     Fact(control_tables, Consequence.SHUT),
+    Fact(publication, Consequence.SHUT),
 )
 """Of a database, whatever its schemas."""
 

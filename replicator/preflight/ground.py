@@ -53,13 +53,14 @@ class Ground:
     """The facts of both sides, collected with one query for the tables of each.
 
     :param direction: of the pipeline that looks: what it reads must be logged, and all of it accounted for.
-    :param plugin: what that pipeline's log is decoded with.
+    :param plugin: what that pipeline's log is decoded with; ``publication``: what it is read through, under pgoutput.
     """
 
-    def __init__(self, migration: Migration, direction: Direction, plugin: Plugin) -> None:
+    def __init__(self, migration: Migration, direction: Direction, plugin: Plugin, publication: str) -> None:
         self._migration = migration
         self._direction = direction
         self._plugin = plugin
+        self._publication = publication
 
     async def look(self, source: Connection, target: Connection) -> list[Wrong]:
         """All that is wrong now. Connections of any kind do; nobody is kept from the tables, or waited for."""
@@ -69,7 +70,8 @@ class Ground:
     async def _side(self, side: str, connection: Connection) -> list[Wrong]:
         reads: Direction = "forward" if side == "old" else "reverse"
         schema = self._migration.old if side == "old" else self._migration.new
-        database = await read_database(connection, schema)
+        published = self._plugin == "pgoutput" and reads == self._direction
+        database = await read_database(connection, schema, [self._publication] if published else [])
         relations = await read_relations(connection, schema)
         subject = tables_subject(
             self._migration,
@@ -78,15 +80,20 @@ class Ground:
             role=database.role,
             plugin=self._plugin if reads == self._direction else None,
         )
-        found = self._of_the_database("source" if side == "old" else "target", database)
+        found = self._of_the_database("source" if side == "old" else "target", database, published=published)
         found += wrong(f"{side}_tables", table_checks.FACTS, subject)
         if side == "old" and self._direction == "forward":  # later nobody writes to a table that was left behind
             coverage = coverage_subject(self._migration, relations)
             found += wrong("old_tables", migration_checks.COVERAGE, coverage)
         return found
 
-    def _of_the_database(self, label: database_checks.Label, database: Database) -> list[Wrong]:
+    def _of_the_database(self, label: database_checks.Label, database: Database, *, published: bool) -> list[Wrong]:
         subject = DatabaseSubject(
-            database=database, migration=self._migration.name, control=None, renamed=False, side="source"
+            database=database,
+            migration=self._migration.name,
+            control=None,
+            renamed=False,
+            side="source",
+            published=published,
         )
         return [*wrong(label, database_checks.FACTS, subject), *wrong(label, database_checks.SCHEMA, subject)]

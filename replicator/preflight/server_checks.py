@@ -24,6 +24,8 @@ class ServerSubject:
     slots: Mapping[str, str]
     """Our slots that are to be on it, by name, and the database that each belongs to."""
     plugin: Wanted
+    made: frozenset[str]
+    """The slots that this migration has made: another one that bears our name is another's."""
     started: bool
     """Whether the daemon has ever run: before that, what bears our slot's name is another's."""
 
@@ -105,7 +107,7 @@ def slot(subject: ServerSubject) -> Verdict:
     if not problems:
         return passed(f"in place: {listed(each.name for each in subject.own)}" if subject.own else "none there yet")
     detail = "; ".join(problem for _, problem in problems) + "."
-    if subject.started:
+    if subject.started and all(each.name in subject.made for each, _ in problems):
         return failed(detail, AGAIN)
     return failed(
         detail,
@@ -122,6 +124,8 @@ def _slot_problem(subject: ServerSubject, each: Slot) -> str | None:
         return f"the slot {each.name} belongs to the database {each.database}"
     if each.active and not subject.started:
         return f"the slot {each.name} is in use by somebody else"
+    if each.name not in subject.made:
+        return f"this migration has not made the slot {each.name}"
     if each.lost and subject.started:
         return f"the slot {each.name} is lost ({each.condition}): the server has removed WAL that it needed"
     if each.plugin not in known:

@@ -5,11 +5,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from replicator.errors import CheckError, ReplicatorError
-from replicator.migration import Migration
+from replicator.migration import Direction, Migration
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import FINALIZED, read_phase
 from replicator.postgres.dsn import describe
 from replicator.postgres.inspect import Database, control_migration, read_database
+from replicator.postgres.ours import noted
 from replicator.postgres.places import read_places
 from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
 from replicator.postgres.trust import refuse_strangers
@@ -19,6 +20,8 @@ from replicator.preflight.database_checks import Label
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, passed
 from replicator.settings import Settings
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
 
 POOLER = (
     "Give the DSN of the server itself, not of a pooler: PgBouncer before 1.23 and Supavisor cannot carry replication. "
@@ -40,6 +43,8 @@ class Side:
     phase: str | None
     renamed: bool
     """That one has renamed tables, and not given the names back."""
+    made: frozenset[str]
+    """The slots that the migration has made through this database."""
     plugin: Plugin | None = None
     """What its log can be decoded with; None: with nothing, and a finding says so."""
 
@@ -57,9 +62,12 @@ class Side:
         return self.shares_server(other) and self.server.database == other.server.database
 
 
-async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: str, schema: str) -> Side | None:
+async def open_side(
+    report: Report, stack: AsyncExitStack, settings: Settings, label: Label, schema: str
+) -> Side | None:
     """Connect, and read the facts; None when the database does not answer. The connection is left on the stack."""
     check = f"{label}.connection"
+    dsn = settings.source if label == "source" else settings.target
     with report.stage(check):
         where = describe(dsn)
         opened = await _open(stack, dsn, where)
@@ -67,7 +75,7 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
             return None
         await refuse_strangers(opened, to_change=True)
         server = await read_server(opened, older_than=server_checks.LONG)
-        database = await read_database(opened, schema)
+        database = await read_database(opened, schema, {settings.publication_of(each) for each in DIRECTIONS})
         control = await control_migration(opened)
         side = Side(
             label=label,
@@ -78,6 +86,7 @@ async def open_side(report: Report, stack: AsyncExitStack, label: Label, dsn: st
             control=control,
             phase=await read_phase(opened) if control is not None else None,
             renamed=bool((await read_places(opened)).moved),
+            made=frozenset(await noted(opened, "slot")),
         )
         report.say(check, passed(f"{where} as {server.role}"))
         return side
@@ -108,22 +117,23 @@ async def check_servers(report: Report, settings: Settings, source: Side | None,
     started = target is not None and target.phase is not None
     if source is not None and target is not None and source.shares_server(target):
         slots = {forward: source.server.database, reverse: target.server.database}
-        await _check_server(report, settings, source, slots, started=started)
+        await _check_server(report, settings, source, slots, source.made | target.made, started=started)
         target.plugin = source.plugin
         return
     for side, slot in ((source, forward), (target, reverse)):
         if side is not None:
-            await _check_server(report, settings, side, {slot: side.server.database}, started=started)
+            await _check_server(report, settings, side, {slot: side.server.database}, side.made, started=started)
 
 
 async def _check_server(
-    report: Report, settings: Settings, side: Side, slots: Mapping[str, str], *, started: bool
+    report: Report, settings: Settings, side: Side, slots: Mapping[str, str], made: frozenset[str], *, started: bool
 ) -> None:
     subject = server_checks.ServerSubject(
         variable=f"REPLICATOR_{side.label.upper()}_DSN",
         server=side.server,
         slots=slots,
         plugin=settings.plugin,
+        made=made,
         started=started,
     )
     report.judge(side.label, server_checks.CHECKS, subject)
@@ -170,6 +180,7 @@ def check_database(report: Report, side: Side, migration: Migration, *, again: b
         control=side.control,
         side=side.label,
         renamed=side.phase == FINALIZED and side.renamed,
+        published=side.plugin == "pgoutput",
     )
     if not again:
         state(report, side.label, database_checks.FACTS, subject)

@@ -11,7 +11,7 @@ from replicator.daemon import run
 from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError, SlotError
 from replicator.finish import abort, finalize
 from replicator.postgres.connect import connection
-from replicator.postgres.control import request
+from replicator.postgres.control import install, request
 from replicator.postgres.journal import read_journal
 from replicator.postgres.origins import create_origin, origin_of
 from replicator.postgres.slots import create_slot, read_slot
@@ -221,6 +221,7 @@ async def test_abort_lets_anothers_slot_and_origin_alone(database: Database, oth
     seed(database.dsn, 5)
     slot, origin = settings.slot_of("forward"), origin_of(settings.slot_of("forward"))
     async with connection(other_database.dsn, "test") as another:
+        await install(another, Migration("another", old="public", new="party"))
         await create_slot(another, slot, "pgoutput")
         await create_origin(another, origin)
         async with daemon(settings) as running:

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from replicator import Migration
 from replicator.postgres.connect import connection
+from replicator.postgres.control import install
 from replicator.postgres.origins import create_origin, drop_origin, write_plainly, write_under
 from tests.engine import SECONDS
 from tests.fix_postgres import Database
@@ -17,6 +19,7 @@ async def test_an_origin_that_is_still_held_is_waited_for(database: Database) ->
     """The server notices late that the session which wrote under it has ended."""
     name = f"replicator_{database.name}"
     async with connection(database.dsn, "test") as dropping, connection(database.dsn, "test") as holding:
+        await install(holding, Migration("any", old="public", new="store"))
         await create_origin(holding, name)
         await write_under(holding, name)
         tried = (

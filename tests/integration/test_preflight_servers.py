@@ -8,10 +8,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replicator import Migration
 from replicator.demo.embedded import Cluster
 from replicator.errors import CheckError
 from replicator.postgres.connect import Connection, connection
+from replicator.postgres.control import install
 from replicator.postgres.server import choose_plugin, probe_plugin
+from replicator.postgres.slots import create_slot
 from replicator.preflight import server_checks
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, statements, tiny
 from tests.fix_postgres import Database, MakeCluster, Running, fresh_database
@@ -144,18 +147,32 @@ async def test_a_slot_of_our_name_in_another_database(one: Database, tmp_path: P
 async def test_each_of_two_databases_has_a_slot(one: Database, tmp_path: Path) -> None:
     with fresh_database(one.server) as other:
         for database, name in ((one, one.name), (other, f"{one.name}_reverse")):
-            with database.connect() as connected:
-                connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+            await has_made(database, name)
         found = await check(one, tiny(tmp_path), target_dsn=other.dsn, plugin="pgoutput")
         assert found["source.slot"].outcome == "pass", found["source.slot"]
 
 
 async def test_a_slot_that_fits_decides_the_plugin(one: Database, tmp_path: Path) -> None:
-    with one.connect() as connected:
-        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])
+    await has_made(one, one.name)
     found = await check(one, tiny(tmp_path), plugin="auto")
     assert found["source.slot"].detail == f"in place: {one.name}"
     assert found["source.plugin"].detail == "pgoutput"
+
+
+async def has_made(database: Database, slot: str) -> None:
+    """The migration has made a slot, and come no further."""
+    async with connection(database.dsn, "test") as opened:
+        await install(opened, Migration("tiny", old="old", new="new"))
+        await create_slot(opened, slot, "pgoutput")
+
+
+async def test_a_slot_that_we_have_not_made(one: Database, tmp_path: Path) -> None:
+    with one.connect() as connected:
+        connected.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [one.name])
+    found = await check(one, tiny(tmp_path), plugin="pgoutput")
+    assert f"has not made the slot {one.name}" in found["source.slot"].detail
+    follow_remedy(one.dsn, found["source.slot"])
+    assert (await check(one, tiny(tmp_path)))["source.slot"].outcome == "pass"
 
 
 async def test_open_and_prepared_transactions(one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from replicator import Migration
 from replicator.errors import ConnectionLostError, SlotError
 from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.connect import connection
+from replicator.postgres.control import install
 from replicator.postgres.progress import Progress
 from replicator.postgres.slots import check_slot, create_slot, drop_slot, read_slot
 from tests.engine import engine, execute
@@ -72,6 +74,7 @@ async def test_a_slot_that_does_not_go_on(
 
 async def test_what_else_a_slot_may_be(database: Database) -> None:
     async with connection(database.dsn, "test") as opened:
+        await install(opened, Migration("any", old="public", new="store"))
         created = await create_slot(opened, f"s_{database.name}", database.plugin)
         slot = await read_slot(opened, f"s_{database.name}")
         assert slot is not None
@@ -169,6 +172,8 @@ async def test_another_databases_slot_is_let_alone(database: Database, other_dat
     """Names count for the whole cluster: it is another migration's way back."""
     slot = f"t_{database.name[-20:]}"
     async with connection(database.dsn, "test") as here, connection(other_database.dsn, "test") as there:
+        for opened in (here, there):
+            await install(opened, Migration("any", old="public", new="store"))
         await create_slot(there, slot, "pgoutput")
         await drop_slot(here, slot)
         assert await read_slot(there, slot) is not None
