@@ -15,11 +15,10 @@ from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.places import read_places
-from replicator.postgres.rehearsal import read_query, rehearsal, try_statement
+from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.source import estimate_rows, range_groups
 from replicator.postgres.statements import shortened
-from replicator.preflight.schemas import CONCURRENTLY
 from replicator.preflight.traced import TracedRow
 from replicator.settings import Settings
 from replicator.tables import Key, Row, Table
@@ -179,7 +178,7 @@ async def _run(migration: Migration, part: Part, target: Connection, result: Dry
         shown = shortened(statement)
         try:
             async with target.transaction():
-                error = await try_statement(target, CONCURRENTLY.sub("", statement, count=1))
+                error = await try_as_run(target, statement)
                 if error is None and await locks_in(target, migration.old):
                     raise _LocksError
         except _LocksError:

@@ -58,7 +58,10 @@ class Watch:
         self._clocks: deque[tuple[datetime, LSN]] = deque(maxlen=3_600)
         self._lock = asyncio.Lock()
         self._source: Connection | None = None
-        self._target: Connection | None = None
+        # A look may take long on a large catalogue, and no message down the log may wait for it.
+        self._looking = asyncio.Lock()
+        self._ground_source: Connection | None = None
+        self._ground_target: Connection | None = None
 
     async def open(self) -> None:
         """Connect, and look. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
@@ -66,13 +69,14 @@ class Watch:
         identity = await identify_system(self._context.source_dsn)
         slot = await read_slot(self._source, self._progress.slot)
         check_slot(slot, self._progress, identity.system_id, identity.timeline)
-        self._target = await connect(self._context.target_dsn, f"{self._context.direction} ground")
-        await self.definitions.open(self._source)
+        self._ground_source = await connect(self._context.source_dsn, f"{self._context.direction} ground")
+        self._ground_target = await connect(self._context.target_dsn, f"{self._context.direction} ground")
+        await self.definitions.open(self._ground_source)
         await self.look_at_ground()
 
     async def close(self) -> None:
         """Give the connections back."""
-        for each in (self._source, self._target):
+        for each in (self._source, self._ground_source, self._ground_target):
             if each is not None:
                 await each.close()
 
@@ -93,16 +97,16 @@ class Watch:
             return self._reached.position if self._source is None else await current_position(self._source)
 
     def alone(self) -> asyncio.Lock:
-        """Held while nothing is looked at."""
-        return self._lock
+        """Held while no table is looked at."""
+        return self._looking
 
     async def look_at_definitions(self, through: Connection | None = None) -> bool:
         """Whether rows may have changed past the log since the last look. Raises DefinitionError.
 
         :param through: a connection whose transaction keeps all others from the tables, if there is one.
         """
-        async with self._lock:
-            source = through or self._source
+        async with self._looking:
+            source = through or self._ground_source
             return source is not None and await self.definitions.look(source)
 
     async def look_at_ground(self, source: Connection | None = None, target: Connection | None = None) -> list[Wrong]:
@@ -110,8 +114,8 @@ class Watch:
 
         :param source: a connection to look through; ``target`` likewise.
         """
-        async with self._lock:
-            source, target = source or self._source, target or self._target
+        async with self._looking:
+            source, target = source or self._ground_source, target or self._ground_target
             if source is None or target is None:
                 return self.wrong
             found = await self._ground.look(source, target)

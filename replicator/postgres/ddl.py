@@ -201,11 +201,16 @@ async def analyze_tables(connection: Connection, tables: Iterable[Name]) -> None
 
 
 async def invalid_objects(connection: Connection, schema: str) -> list[str]:
-    """Constraints not validated and indexes not valid in a schema: what still keeps the gate shut."""
+    """Constraints not validated and indexes not valid in a schema: what still keeps the gate shut.
+
+    For a foreign key to a partitioned table Postgres makes one constraint more for each partition, and never marks it
+    as validated: the key itself counts.
+    """
     with translated():
         cursor = await connection.execute(
             "SELECT c.conrelid::regclass::text || ': ' || c.conname FROM pg_constraint c "
             "JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = %(s)s AND NOT c.convalidated "
+            "AND c.conparentid = 0 "
             "UNION ALL SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(s)s AND NOT i.indisvalid",
             {"s": schema},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from replicator.errors import MigrationError, ReplicatorError
+from replicator.errors import DatabaseError, MigrationError, ReplicatorError
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.equality import read_forms
@@ -18,6 +18,9 @@ from replicator.tables import Column, Name, Row, Table
 LOCK_TIMEOUT = "2s"
 SAMPLE_TIMEOUT = "10s"
 ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
+CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+NOT_IN_TRANSACTION = ("25001", "55P04")
+"""It cannot run in a transaction block; or it uses the value that the same transaction has added to an enum."""
 PARAMETER = re.compile(r"%\((.+?)\)s")
 
 # Through views that it reads, too. A whole row (``to_jsonb(alias)``) leaves no trace of its columns here.
@@ -73,6 +76,36 @@ async def try_statement(connection: Connection, statement: str) -> ReplicatorErr
     except ReplicatorError as error:
         return error
     return None
+
+
+async def try_as_run(connection: Connection, statement: str) -> ReplicatorError | None:
+    """Try a statement that will be run outside of any transaction, as far as that can be tried inside of one.
+
+    It is tried as it stands. What Postgres runs in no transaction is tried without CONCURRENTLY; what that would have
+    been refused for, a partitioned index, is looked for. What is left, VACUUM for instance, is taken to work.
+    """
+    error = await try_statement(connection, statement)
+    if not _untried(error):
+        return error
+    plain = CONCURRENTLY.sub("", statement, count=1)
+    if plain == statement:
+        return None
+    before = await _partitioned_indexes(connection)
+    error = await try_statement(connection, plain)
+    if error is None and before != await _partitioned_indexes(connection):
+        return MigrationError(
+            "Postgres makes and drops no index of a partitioned table with CONCURRENTLY.",
+            "Take CONCURRENTLY out: until the cutover nobody but the replicator writes there, and it waits.",
+        )
+    return None if _untried(error) else error
+
+
+def _untried(error: ReplicatorError | None) -> bool:
+    return isinstance(error, DatabaseError) and error.sqlstate in NOT_IN_TRANSACTION
+
+
+async def _partitioned_indexes(connection: Connection) -> set[int]:
+    return {each["oid"] for each in await fetch(connection, "SELECT oid FROM pg_class WHERE relkind = 'I'")}
 
 
 async def read_query(connection: Connection, query: str) -> QueryReads:

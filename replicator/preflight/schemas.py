@@ -1,6 +1,5 @@
 """The tables of both sides and the transforms between them; new tables that are not there yet are made for a moment."""
 
-import re
 from dataclasses import dataclass
 
 from replicator.errors import DatabaseError, MigrationError, RetryableError
@@ -16,8 +15,8 @@ from replicator.postgres.rehearsal import (
     lookup_columns,
     read_query,
     rehearsal,
+    try_as_run,
     try_lookup,
-    try_statement,
 )
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
@@ -30,7 +29,6 @@ from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
 from replicator.tables import Column, Table
 
-CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 FOREIGN_KEY_VIOLATION = "23503"
 MEND = "Mend the transforms or queries of this direction, and check again."
 
@@ -147,10 +145,9 @@ class SchemaChecks:
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)
         for statement in statements:
-            plain = CONCURRENTLY.sub("", statement, count=1)
-            error = await try_statement(self.target.connection, plain)
+            error = await try_as_run(self.target.connection, statement)
             if isinstance(error, RetryableError):  # a daemon that starts at this moment makes the same
-                error = await try_statement(self.target.connection, plain)
+                error = await try_as_run(self.target.connection, statement)
             # In a sample, children come without their parents.
             if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
                 continue

@@ -91,7 +91,7 @@ async def test_our_own_goes_and_comes_again(small: Database, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("change", CHANGED)
-@pytest.mark.one_server
+@pytest.mark.two_servers
 async def test_our_publication_is_watched(
     small: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
