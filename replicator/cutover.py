@@ -44,7 +44,7 @@ from replicator.postgres.sequences import set_sequences
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
-from replicator.verify import Divergence
+from replicator.verify import Divergence, advice, sentence
 
 log = get_logger("cutover")
 
@@ -125,7 +125,7 @@ class Cutover:
         for attempt in range(1, ATTEMPTS + 1):
             await self.pipeline.look_at_ground()
             await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.held])} tables")
-            await self.pipeline.verifier.settle()  # what is compared now need not be compared while writers wait
+            await self.pipeline.verifier.settle_down()  # what is compared now need not be while writers wait
             await self._drain_opposite()
             try:
                 pause = await self._attempt(epoch)
@@ -225,7 +225,7 @@ class Cutover:
         if divergences:
             raise NotReadyError(
                 f"The final check found {len(divergences)} rows that diverge; the writers went on.",
-                "See `replicator verify --repair`.",
+                sentence(advice(divergences)),
             )
         if self.pipeline.context.quarantined:
             raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator quarantine list`.")

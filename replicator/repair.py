@@ -18,6 +18,22 @@ from replicator.verify import Divergence, PassResult
 
 log = get_logger("repair")
 
+FEW = 20
+"""So many rows may be deleted even where that is most of the table."""
+
+
+class WouldEmptyError(NotReadyError):
+    """A repair would delete all or most rows of a table: perhaps the source's rows cannot be seen."""
+
+    def __init__(self, target: str, rows: int, left: int) -> None:
+        kept = "no row" if left == 0 else f"only {left:,}"
+        super().__init__(
+            f"The repair would delete {rows:,} of the rows of {target}, because no source row gives them, and leave "
+            f"{kept}. Nothing was repaired.",
+            "See whether the source still has its rows, and the daemon's role can read them all (row security, a view, "
+            "a query). If these rows are to go: `replicator verify --repair --allow-emptying`.",
+        )
+
 
 @asynccontextmanager
 async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
@@ -45,19 +61,27 @@ async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
 
 
 async def repair(
-    pipeline: Pipeline, divergences: list[Divergence], why: str, only: Collection[str] | None = None
+    pipeline: Pipeline,
+    divergences: list[Divergence],
+    why: str,
+    only: Collection[str] | None = None,
+    *,
+    emptying: bool = False,
 ) -> int:
     """Derive anew what source rows give, those in quarantine too; delete what nothing gives. Gives how many rows.
 
     :param only: the sources whose rows in quarantine are tried again; None means all.
+    :param emptying: whether all or most rows of a table may be deleted.
+    :raises WouldEmptyError: more would be deleted than may be; nothing is repaired.
 
     Target rows that are overwritten or deleted by that are copied to ``replicator.kept`` before, in the same
-    transaction.
+    transaction. Rows that several source rows give are let alone: whichever is written, the others are lost.
     """
+    mendable = [each for each in divergences if not each.owners]
     dirty: dict[str, set[Key]] = {}
     extra: dict[str, list[Key]] = {}
     wrong: dict[str, list[Key]] = {}
-    for each in divergences:
+    for each in mendable:
         if each.source is not None and each.source_key is not None:
             dirty.setdefault(each.source, set()).add(each.source_key)
         else:
@@ -77,12 +101,28 @@ async def repair(
             dirty.setdefault(source, set()).update(pipeline.context.touches.waiting_keys(source))
         for target, keys in wrong.items():
             await applier.keep_rows(target, keys, why)
-        for target, keys in extra.items():
-            await applier.delete_rows(target, keys)
+        deleted = Counter({target: await applier.delete_rows(target, keys) for target, keys in extra.items()})
         await applier.redo(dirty)
-    repaired = len(divergences) + len(refused - pipeline.context.quarantined)
-    log.info("repaired", rows=repaired)
+        if not emptying:
+            await _refuse_emptying(applier, deleted)
+    repaired = len(mendable) + len(refused - pipeline.context.quarantined)
+    log.info("repaired", rows=repaired, beyond_repair=len(divergences) - len(mendable))
     return repaired
+
+
+async def _refuse_emptying(applier: Applier, deleted: Counter[str]) -> None:
+    """A source whose rows cannot be seen looks like one whose rows are gone. Raises WouldEmptyError.
+
+    :param deleted: how many rows of each target were deleted because nothing gives them; what reading source rows
+        again has deleted is added.
+    """
+    for (target, step), rows in applier.outcome.written.items():
+        if step == "delete":
+            deleted[target] += rows
+    for target, rows in sorted(deleted.items()):
+        left = await applier.rows_up_to(target, rows + 1)
+        if rows and (left == 0 or (left < rows and rows > FEW)):
+            raise WouldEmptyError(target, rows, left)
 
 
 async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
@@ -111,9 +151,14 @@ async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tabl
         for each in divergences
         if each.source in sources or (each.source is None and each.target in targets)
     ]  # fmt: skip
-    repaired = await repair(pipeline, concerning, "changed past the log", sources)
+    details: dict[str, object] = {"tables": sorted(tables)}
+    try:
+        details["rows"] = await repair(pipeline, concerning, "changed past the log", sources)
+    except WouldEmptyError as error:  # what diverges keeps the gate shut, and is there for the operator to decide
+        log.error("not repaired", error=error.problem, remedy=error.remedy)  # noqa: TRY400  no fault of the program's
+        details |= {"rows": 0, "refused": error.problem}
     async with connection(pipeline.ends.target_dsn, "repair") as target:
-        await journal(target, "changed past the log", {"tables": sorted(tables), "rows": repaired})
+        await journal(target, "changed past the log", details)
 
 
 async def repair_unseen(pipeline: Pipeline) -> None:
@@ -124,13 +169,20 @@ async def repair_unseen(pipeline: Pipeline) -> None:
         await compare(pipeline)
 
 
-async def reconcile(pipeline: Pipeline) -> None:
-    """After a rollback: new rows become what the old ones give; what the old schema cannot hold is kept aside."""
+async def reconcile(pipeline: Pipeline, *, emptying: bool = False) -> None:
+    """After a rollback: new rows become what the old ones give; what the old schema cannot hold is kept aside.
+
+    :param emptying: as ``repair`` takes it; where it is refused, this remains to be done, and the gate shut.
+    """
     if pipeline.progress.reconciled:
         return
     found = (await pipeline.verifier.full_pass()).divergences
-    if found:
-        await repair(pipeline, found, "rollback")
+    try:
+        if found:
+            await repair(pipeline, found, "rollback", emptying=emptying)
+    except WouldEmptyError as error:
+        log.error("not repaired", error=error.problem, remedy=error.remedy)  # noqa: TRY400  no fault of the program's
+        return
     await reach(Failpoint.RECONCILED)
     async with connection(pipeline.ends.target_dsn, "reconcile") as target:
         await journal(target, "reconciled", {"rows": dict(Counter(each.target for each in found))})

@@ -85,6 +85,7 @@ class Reporter:
         targets = [table.called for table in pipeline.context.plan.targets]
         document["divergence"] = summary(verifier.divergences, targets)  # type: ignore[typeddict-item]
         document["verify"] = {
+            "text": verifier.standing.text,
             "passes": verifier.passes,
             "clean_at": verifier.clean_at.isoformat(timespec="seconds") if verifier.clean_at else None,
             "running": {"done": verifier.done, "total": verifier.total} if verifier.running else None,

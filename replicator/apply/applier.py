@@ -221,6 +221,10 @@ class Applier:
         """Copy target rows to where they can be found again, before a repair overwrites or deletes them."""
         return await self._writer.keep(self._target(target), keys, why)
 
+    async def rows_up_to(self, target: str, most: int) -> int:
+        """How many rows a target has, as this transaction sees it, but not more than ``most``."""
+        return await self._writer.rows_up_to(self._target(target), most)
+
     def _target(self, name: str) -> Table:
         return next(each for each in self.context.plan.targets if each.called == name)
 

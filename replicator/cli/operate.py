@@ -71,13 +71,17 @@ def status(
 @app.command(cls=Command)
 def verify(
     repair: Annotated[bool, flag("--repair", "Derive anew the rows that differ, and those in quarantine.")] = False,
+    emptying: Annotated[
+        bool,
+        flag("--allow-emptying", "With --repair: delete all or most rows of a table, if no source row gives them."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compare every row with what it should be.
 
     The running daemon does it, online: what differs only because its change is still on the way is looked at again.
     """
-    answer = ask_daemon("verify", {"repair": repair}, display(Bar, quiet=json))
+    answer = ask_daemon("verify", {"repair": repair, "allow_emptying": emptying}, display(Bar, quiet=json))
     if "clean" not in (answer.result or {}):
         raise RefusedError(answer)
     if json:

@@ -169,9 +169,8 @@ def _slot(document: StatusDocument) -> Text:
 
 def _verify(document: StatusDocument) -> Text:
     verify = document["verify"]
-    clean = text.since(verify["clean_at"])
-    shown = Text(text.counted(verify["passes"], "pass", "passes"))
-    shown.append(f", clean {clean} ago" if clean else ", none of them clean" if verify["passes"] else "")
+    shown = Text(verify.get("text") or "nothing compared yet")
+    shown.append(f"; {text.counted(verify['passes'], 'pass', 'passes')}")
     if verify["unsettled"]:
         shown.append(f", {text.counted(verify['unsettled'], 'key')} changed since")
     if running := verify["running"]:

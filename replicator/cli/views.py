@@ -101,8 +101,8 @@ def verification_sum(result: Mapping[str, Any]) -> str:
     if result["clean"]:
         return f"[bold green]No divergence in {rows}.[/]{repaired}{uncompared}"
     divergent = sum(each[kind] for each in result["tables"] for kind in DIVERGENT)
-    remedy = repaired or " `replicator verify --repair` derives them anew."
-    return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{remedy}{uncompared}"
+    advice = f" {escape(result['advice'])}" if result.get("advice") else ""
+    return f"[bold red]Divergence: {divergent:,} of {rows}.[/]{repaired}{advice}{uncompared}"
 
 
 def moved(name: str, result: Mapping[str, Any]) -> str:
@@ -275,4 +275,5 @@ def _amount(name: str, rows: int) -> Text:
 
 
 def _example(table: str, example: Mapping[str, Any]) -> Text:
-    return Text(f"  {example['kind']}: {table} {', '.join(map(str, example['key']))}", style="red")
+    note = f": {example['note']}" if example.get("note") else ""
+    return Text(f"  {example['kind']}: {table} {', '.join(map(str, example['key']))}{note}", style="red")

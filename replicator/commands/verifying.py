@@ -11,7 +11,7 @@ from replicator.postgres import control
 from replicator.postgres.connect import Connection
 from replicator.postgres.control import Command
 from replicator.repair import reconcile, repair
-from replicator.verify import summary
+from replicator.verify import advice, sentence, summary
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -29,16 +29,17 @@ async def verify(session: "Session", command: Command, own: Connection) -> Answe
             f"There is nothing to verify in the phase {session.phase}.",
             "Wait until the backfill is done, and only one of the schemas takes writes.",
         )
+    wanted, emptying = bool(command.arguments.get("repair")), bool(command.arguments.get("allow_emptying"))
     await session.stop_verifying()
     try:
         await pipeline.verifier.open()
-        await reconcile(pipeline)
+        await reconcile(pipeline, emptying=emptying)
         follow = asyncio.create_task(_follow_pass(session, command, own))
         try:
             result = await pipeline.verifier.full_pass()
             repaired = 0
-            if command.arguments.get("repair") and (result.divergences or pipeline.context.quarantined):
-                repaired = await repair(pipeline, result.divergences, "verify --repair")
+            if wanted and (result.divergences or pipeline.context.quarantined):
+                repaired = await repair(pipeline, result.divergences, "verify --repair", emptying=emptying)
                 result = await pipeline.verifier.full_pass()
         finally:
             follow.cancel()
@@ -46,12 +47,14 @@ async def verify(session: "Session", command: Command, own: Connection) -> Answe
     finally:
         session.start_verifying()
     tables = summary(result.divergences, list(result.rows))
+    told = {"advice": sentence(advice(result.divergences, repaired=repaired > 0))} if result.divergences else {}
     return {
         "tables": [{**table, "rows": result.rows[str(table["table"])]} for table in tables],
         "repaired": repaired,
         "quarantined": len(pipeline.context.quarantine.standing),
         "discarded": len(pipeline.context.quarantine.discarded),
         "clean": result.clean,
+        **told,
         "exit_code": ExitCode.DONE if result.clean else ExitCode.FAILED,
     }
 

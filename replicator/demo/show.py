@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.output import messages
-from replicator.cli.text import counted, lasting, pause, since, sized
+from replicator.cli.text import counted, lasting, pause, sized
 from replicator.demo.tally import Tally
 from replicator.observe.status import Backfill, StatusDocument, divergent_rows
 
@@ -147,8 +147,7 @@ def _bar(source: Backfill) -> RenderableType:
 
 def _verify(document: StatusDocument) -> Text:
     verify, divergent = document["verify"], divergent_rows(document)
-    clean = since(verify["clean_at"])
-    text = Text(f"{counted(verify['passes'], 'pass', 'passes')}{f', clean {clean} ago' if clean else ''}")
+    text = Text(f"{verify.get('text') or 'nothing compared yet'}; {counted(verify['passes'], 'pass', 'passes')}")
     if verify["unsettled"]:
         text.append(f", {counted(verify['unsettled'], 'key')} changed since")
     if (running := verify["running"]) and running["total"]:

@@ -25,10 +25,12 @@ class Backfill(TypedDict):
 
 
 class Example(TypedDict):
-    """The key of one divergent row; ``kind`` is missing, extra or different."""
+    """The key of one divergent row; ``kind`` is missing, extra or different; ``note`` says why, where that is known."""
 
     kind: str
     key: list[str]
+    columns: list[str]
+    note: str
 
 
 class Divergence(TypedDict):
@@ -49,8 +51,12 @@ class Running(TypedDict):
 
 
 class Verify(TypedDict):
-    """What verification has found so far; ``unsettled`` keys have changed since the last clean pass."""
+    """What verification has found so far.
 
+    ``text`` is what the gate ``verified`` says. ``unsettled`` keys have changed since they were compared last.
+    """
+
+    text: str
     passes: int
     clean_at: str | None
     running: Running | None
@@ -133,7 +139,7 @@ def blank(migration: str) -> StatusDocument:
         backfill=[],
         backfill_seconds_remaining=None,
         divergence=[],
-        verify=Verify(passes=0, clean_at=None, running=None, unsettled=0),
+        verify=Verify(text="", passes=0, clean_at=None, running=None, unsettled=0),
         quarantined=[],
         discarded=[],
         gates=[],

@@ -109,6 +109,17 @@ class TargetWriter:
             )
             return cursor.rowcount
 
+    async def rows_up_to(self, table: Table, most: int) -> int:
+        """How many rows there are, but not more than ``most``."""
+        with translated():
+            cursor = await self.connection.execute(
+                sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) AS found").format(
+                    identifier(table.name.schema, table.name.table), most
+                )
+            )
+            row = await cursor.fetchone()
+            return int(row[0]) if row else 0
+
     async def all_keys(self, table: Table) -> list[Key]:
         """Every key."""
         with translated():

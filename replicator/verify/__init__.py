@@ -2,7 +2,7 @@
 
 from replicator.verify.comparison import Divergence
 from replicator.verify.result import PassResult, summary
-from replicator.verify.standing import Standing, advice
+from replicator.verify.standing import Standing, advice, sentence
 from replicator.verify.verifier import Verifier, rounds
 
-__all__ = ["Divergence", "PassResult", "Standing", "Verifier", "advice", "rounds", "summary"]
+__all__ = ["Divergence", "PassResult", "Standing", "Verifier", "advice", "rounds", "sentence", "summary"]

@@ -23,7 +23,7 @@ class PassResult:
 
 
 def summary(divergences: list[Divergence], targets: list[str], examples: int = 5) -> list[dict[str, object]]:
-    """Per target: counts by kind, and a few keys."""
+    """Per target: counts by kind, and a few keys, first of rows that several source rows give."""
     return [
         {
             "table": target,
@@ -33,7 +33,7 @@ def summary(divergences: list[Divergence], targets: list[str], examples: int = 5
             },
             "examples": [
                 {"kind": each.kind, "key": list(each.key), "columns": list(each.columns), "note": each.note}
-                for each in divergences
+                for each in sorted(divergences, key=lambda each: not each.owners)
                 if each.target == target
             ][:examples],
         }

@@ -1,6 +1,6 @@
 """Compares what the stream has touched since it was last compared, and nothing else: so a pass need not stand still."""
 
-from replicator.errors import RetryableError
+from replicator.errors import NotReadyError
 from replicator.plan import Source
 from replicator.postgres.context import Context
 from replicator.postgres.seen import Shared
@@ -17,6 +17,15 @@ from replicator.verify.recheck import Recheck
 KEYS_AT_ONCE = 5_000
 FINAL_KEYS = 10_000
 """How many source keys may be left to compare while a cutover holds the writers: about a second's work."""
+
+
+def too_much(left: int) -> NotReadyError:
+    """What keeps the writers from being held."""
+    return NotReadyError(
+        f"{left:,} rows have changed since they were compared; at most {FINAL_KEYS:,} may be compared while the "
+        "writers wait. They went on.",
+        "Try again when less is written at a time; `replicator status` shows how many keys have changed.",
+    )
 
 
 class Settling:
@@ -64,7 +73,7 @@ class Settling:
             await self._collisions()
 
     async def final(self) -> None:
-        """With the writers held, and all applied: compare what is left. Raises RetryableError when that is too much."""
+        """With the writers held, and all applied: compare what is left. Raises NotReadyError when that is too much."""
         self._recheck.round_begins()
         self._refuse_too_much()
         for source in self._context.plan.sources.values():
@@ -81,9 +90,7 @@ class Settling:
     def _refuse_too_much(self) -> None:
         """Every writer waits meanwhile: what takes longer is done before."""
         if self.left > FINAL_KEYS:
-            raise RetryableError(
-                f"{self.left:,} changed rows were left to compare while the writers waited; {FINAL_KEYS:,} may be."
-            )
+            raise too_much(self.left)
 
     async def _glance(self, source: Source) -> set[Key]:
         """Settle what is equal at once; gives the keys that are not. When these are many, waits for them."""

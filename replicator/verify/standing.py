@@ -50,13 +50,19 @@ def standing(
     return Standing(ok=True, text=f"a full pass was clean at {clean_at:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def advice(divergences: Sequence[Divergence]) -> str:
-    """How many rows diverge, and what to do about it: a repair, where one helps."""
+def advice(divergences: Sequence[Divergence], *, repaired: bool = False) -> str:
+    """How many rows diverge, and what to do about it: a repair, where one helps. Empty when none do.
+
+    :param repaired: a repair has just been made.
+    """
     collisions = [each for each in divergences if each.owners]
     told = []
     if mendable := len(divergences) - len(collisions):
         rows = "1 row diverges" if mendable == 1 else f"{mendable:,} rows diverge"
-        told.append(f"{rows}; see `replicator verify --repair`")
+        remedy = (
+            "again, after the repair: find out what writes there" if repaired else "see `replicator verify --repair`"
+        )
+        told.append(f"{rows} {remedy}" if repaired else f"{rows}; {remedy}")
     if collisions:
         rows = "1 row is" if len(collisions) == 1 else f"{len(collisions):,} rows are"
         first = collisions[0]
@@ -65,6 +71,11 @@ def advice(divergences: Sequence[Divergence]) -> str:
             f"{first.note}. Change or delete all but one of these, or have the transform leave them out"
         )
     return "; ".join(told)
+
+
+def sentence(text: str) -> str:
+    """A gate's text as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _shut(text: str) -> Standing:

@@ -20,11 +20,13 @@ from replicator.verify.given_up import GivenUp
 from replicator.verify.owners import Owners
 from replicator.verify.recheck import Recheck, WaitApplied
 from replicator.verify.result import PassResult
-from replicator.verify.settling import KEYS_AT_ONCE, Settling
+from replicator.verify.settling import FINAL_KEYS, KEYS_AT_ONCE, Settling, too_much
 from replicator.verify.standing import Standing, standing
 
 log = get_logger("verify")
 
+SETTLINGS = 10
+"""How often what is touched is compared before writers are held, until little is left."""
 SETTLE_SECONDS = 5.0
 """How long a pass goes on at most before it compares what was touched meanwhile."""
 
@@ -206,10 +208,22 @@ class Verifier:
             await self._settling.touched(patient=True)
             self._note_clean()
 
+    async def settle_down(self) -> None:
+        """Before writers are held: compare until little is left for ``final_check``, however much is written meanwhile.
+
+        :raises NotReadyError: more is touched in the time of a comparison than may be left.
+        """
+        for _ in range(SETTLINGS):
+            await self.settle()
+            if self._settling.left <= FINAL_KEYS // 2:
+                return
+        if self._settling.left > FINAL_KEYS:
+            raise too_much(self._settling.left)
+
     async def final_check(self) -> list[Divergence]:
         """In the cutover, drained, with the writers held: all that has changed since it was last compared.
 
-        :raises RetryableError: more is left than may be compared while writers wait.
+        :raises NotReadyError: more is left than may be compared while writers wait.
         """
         async with self.lock:
             await self._settling.final()

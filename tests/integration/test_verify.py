@@ -1,14 +1,20 @@
 """Verification finds what was changed behind the engine's back, and nothing else; repair mends just that."""
 
 import asyncio
+import io
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from rich.console import Console
 
-from replicator.repair import repair, repairing
-from replicator.verify import Divergence
+from replicator.cli import views
+from replicator.errors import NotReadyError
+from replicator.postgres.connect import connection
+from replicator.repair import compare, repair, repairing
+from replicator.verify import Divergence, advice, summary
 from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
@@ -155,3 +161,104 @@ async def test_repair_takes_no_row_that_has_come_to_be_given_meanwhile(database:
         await made.drain()
         await repair(made.running, divergences, "test")
         assert await differences(made) == []
+
+
+# ---- what no repair can mend, and what none may do
+
+
+async def test_two_source_rows_that_give_one_row_are_named_everywhere_and_no_repair_is_advised(
+    database: Database, tmp_path: Path
+) -> None:
+    create_small(database.dsn, "INSERT INTO people VALUES (1, 'a', '1', '#same')")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO people VALUES (2, 'b', '2', '#same')"])
+        await made.drain()
+        divergences = await full_pass(made)
+        verifier = made.running.verifier
+        assert [each.owners for each in divergences] == [(("tags", ("1",)), ("tags", ("2",)))]
+        assert await repair(made.running, divergences, "test") == 0
+        await made.within(verifier.settle())
+        assert not verifier.standing.ok
+        for named in ("tags ['#same']", "people ['1'] (tags) and people ['2'] (tags)", "no repair can mend"):
+            assert named in verifier.standing.text
+        assert "--repair" not in verifier.standing.text
+        answer: dict[str, Any] = {
+            "tables": [{**each, "rows": 2} for each in summary(divergences, ["people", "tags"])],
+            "repaired": 0,
+            "clean": False,
+            "advice": advice(divergences),
+        }
+        shown = printed(views.divergence(answer["tables"])) + printed(views.verification_sum(answer))
+        assert (
+            "different: tags #same: 2 source rows give this row: people ['1'] (tags) and people ['2'] (tags)" in shown
+        )
+        assert "no repair can mend" in shown
+        assert "--repair" not in shown
+        execute(database.dsn, ["UPDATE people SET note = '#other' WHERE id = 2"])
+        await made.drain()
+        for _ in range(2):  # the first finds that one is left, the second compares what that one gives
+            await made.within(verifier.settle())
+        assert {(each.target, each.kind, each.key) for each in verifier.divergences} == set(await differences(made))
+        await repair(made.running, verifier.divergences, "test")
+        await made.within(verifier.settle())
+        assert verifier.clean
+        assert await differences(made) == []
+
+
+def printed(shown: object) -> str:
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(shown)
+    return console.export_text()
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize(("there", "strangers"), [(0, 1), (0, 30), (10, 21)])
+async def test_no_repair_empties_a_table_unasked(
+    database: Database, tmp_path: Path, there: int, strangers: int
+) -> None:
+    create_small(database.dsn, f"INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, {there}) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        many = f"INSERT INTO store.people SELECT i, 'x' || i, 1 FROM generate_series(901, {900 + strangers}) i"
+        execute(database.dsn, [BEHIND, many])
+        divergences = await full_pass(made)
+        assert len(divergences) == strangers
+        with pytest.raises(NotReadyError, match="because no source row gives them") as refused:
+            await repair(made.running, divergences, "test")
+        assert "--allow-emptying" in refused.value.remedy
+        assert await count(made, "store.people") == there + strangers
+        made.running.context.unseen.add("people")  # as if they had changed past the log: the daemon's own repair
+        assert not (await made.within(compare(made.running))).clean
+        assert await count(made, "store.people") == there + strangers
+        assert not made.running.context.unseen
+        assert not made.running.verifier.clean
+        await repair(made.running, divergences, "test", emptying=True)
+        assert await count(made, "store.people") == there
+        assert await count(made, "replicator.kept") == strangers
+        assert await full_pass(made) == []
+
+
+@pytest.mark.one_server
+async def test_no_repair_empties_a_table_because_the_source_can_be_read_no_longer(
+    database: Database, tmp_path: Path
+) -> None:
+    create_small(database.dsn, "INSERT INTO people SELECT i, 'p' || i, i::text FROM generate_series(1, 30) i")
+    async with engine(database, small_migration(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, [BEHIND, "UPDATE store.people SET name = 'spoiled'"])
+        divergences = await full_pass(made)
+        await made.drain()
+        await made.running.turns.freeze()  # what is deleted now is not applied before the repair
+        execute(database.dsn, ["DELETE FROM people"])
+        with pytest.raises(NotReadyError, match="would delete 30 of the rows of people"):
+            await repair(made.running, divergences, "test")
+        made.running.turns.thaw()
+        await made.drain()
+        assert await count(made, "store.people") == 0
+
+
+async def count(made: Engine, table: str) -> int:
+    async with connection(made.target_dsn, "test") as opened:
+        [(rows,)] = await (await opened.execute(f"SELECT count(*) FROM {table}".encode())).fetchall()
+        return int(rows)

@@ -650,6 +650,7 @@ def full() -> StatusDocument:
                 }
             ],
             "verify": {
+                "text": "a full pass was clean at 2020-01-01 00:00:00 UTC",
                 "passes": 12_345,
                 "clean_at": "2020-01-01T00:00:00+00:00",
                 "running": {"done": 1, "total": 3},
@@ -688,7 +689,7 @@ def test_the_page_says_all_of_it() -> None:
         "12.3 GB, 1 d 1 h",
         "applied FFFF/FFFFFFFF",
         "keeps 1.0 TB of WAL",
-        "12,345 passes, clean ",
+        "a full pass was clean at 2020-01-01 00:00:00 UTC; 12,345 passes",
         "9 keys changed since; the next is at 33 %",
         "6 rows",
         "2 rows: request 2",

@@ -87,7 +87,7 @@ def test_what_is_over_goes_to_0() -> None:
 
 def test_the_clean_pass_is_a_unix_time() -> None:
     metrics = Metrics()
-    verify = {"passes": 1, "clean_at": "2026-01-02T03:04:05+00:00", "running": None, "unsettled": 0}
+    verify = {"text": "", "passes": 1, "clean_at": "2026-01-02T03:04:05+00:00", "running": None, "unsettled": 0}
     publish(document(verify=verify), metrics)
     assert value(metrics, "verify_pass_completed_timestamp_seconds") == 1767323045
     publish(document(), metrics)
