@@ -60,9 +60,9 @@ def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
         return Gate(name="lag", ok=False, detail="not measured yet")
     ok = lag.low_for >= settings.ready_for
     limit = f"{settings.ready_lag_bytes:,} bytes for {settings.ready_for:g} s"
-    return Gate(
-        name="lag", ok=ok, detail=f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}"
-    )
+    slow = f"; {pipeline.slow}" if pipeline.slow and not ok else ""
+    detail = f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}{slow}"
+    return Gate(name="lag", ok=ok, detail=detail)
 
 
 def _lag_of_both(pipelines: list[Pipeline], settings: Settings) -> Gate:

@@ -39,6 +39,11 @@ LOOK_SECONDS, MOST_BETWEEN_LOOKS = 2.0, 10.0
 """Between two looks at what the tables are: what changes there is noticed in this time, or under the cutover's lock."""
 IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
+ALL_THAT_WAITS = 1_000_000
+SLOW_BATCH = 1.0
+LONGEST_BREAK = 10.0
+"""Seconds that are left to the backfill after a batch that took as long: a wide change may take minutes, again and
+again."""
 BETWEEN_PASSES = 60.0
 BETWEEN_LOOKS = 1.0
 
@@ -97,6 +102,9 @@ class Pipeline:
         self._batches = Batches(self.context, self._inbox, self._applier, self.nudge)
         self.turns = Turns(self.context, self.watch, self._applier, self.verifier)
         self._stored_at = float("-inf")
+        self._began: float | None = None
+        """When the batch that is under way was begun."""
+        self._slow = ""
 
     @property
     def position(self) -> LSN:
@@ -107,6 +115,14 @@ class Pipeline:
     def received(self) -> LSN:
         """How far the stream has been read."""
         return max(self._inbox.received, self.position)
+
+    @property
+    def slow(self) -> str:
+        """Which source keeps the stream waiting: of the batch that is under way, or was the last one; or nothing."""
+        if self._began is None:
+            return self._slow
+        took = asyncio.get_running_loop().time() - self._began
+        return _slow(self._applier.outcome, took) or self._slow
 
     async def open(self) -> None:
         """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
@@ -225,7 +241,8 @@ class Pipeline:
 
     async def _apply_forever(self) -> None:
         while True:
-            piece = await self._inbox.take(self.context.batch_rows)
+            # What came during a slow batch is taken together: a wide lookup is then run once for all of it.
+            piece = await self._inbox.take(ALL_THAT_WAITS if self._slow else self.context.batch_rows)
             if piece.end is not None and not piece.transactions:
                 await self._idle(piece.end)
             else:
@@ -242,8 +259,8 @@ class Pipeline:
         await self.reached.advance(position)
 
     async def _apply(self, piece: Piece) -> None:
-        began = asyncio.get_running_loop().time()
         async with self.turns.turn():
+            began = self._began = asyncio.get_running_loop().time()
             last = await self._batches.apply(piece)
             end = last.end or ZERO
             reached_start = await self._reaches_start(last)
@@ -256,7 +273,12 @@ class Pipeline:
         self._confirm(end)
         await reach(Failpoint.CONFIRMED)
         await self.reached.advance(end, last.messages)
-        self.observers.on_batch(outcome, last, asyncio.get_running_loop().time() - began)
+        took = asyncio.get_running_loop().time() - began
+        self._slow, self._began = _slow(outcome, took), None
+        self.observers.on_batch(outcome, last, took)
+        if self.context.copying and took > SLOW_BATCH:
+            # In turn with batches that take a minute, chunks would be written at one a minute.
+            await asyncio.sleep(min(took, LONGEST_BREAK))
 
     async def _reaches_start(self, piece: Piece) -> bool:
         """Whether the stream counts from here on. A message alone is not believed: the state row must say so too."""
@@ -305,3 +327,8 @@ class Pipeline:
         while True:
             await self.watch.measure()
             await asyncio.sleep(1.0)
+
+
+def _slow(outcome: Outcome, seconds: float) -> str:
+    source = outcome.heaviest() if seconds > SLOW_BATCH else ""
+    return f"a batch takes {seconds:.0f} s because of {source}" if source else ""

@@ -71,7 +71,8 @@ class TouchLog:
         self._clock = 0
         self._sources: dict[str, SourceTouches] = {}
         self._windows: list[Window] = []
-        self._spoiled_before = 0
+        self._spoiled_before: dict[str, int] = {}
+        """By source: what was touched up to then has been forgotten."""
         self._keep_for_check = False
 
     def touch(self, source: str, keys: Iterable[Key]) -> None:
@@ -83,7 +84,7 @@ class TouchLog:
         for key in keys:
             touches.keys.pop(key, None)  # the youngest goes last
             touches.keys[key] = self._clock
-        if sum(len(each.keys) for each in self._sources.values()) > self._capacity:
+        while sum(len(each.keys) for each in self._sources.values()) > self._capacity:
             self._overflow()
 
     def touch_all(self, source: str) -> None:
@@ -105,7 +106,7 @@ class TouchLog:
 
     def touched(self, source: str, window: Window) -> "Touched":
         """What the stream has touched of a source since the window opened. Raises WindowSpoiled."""
-        if window.opened < self._spoiled_before:
+        if window.opened < self._spoiled_before.get(source, 0):
             raise WindowSpoiled
         touches = self._sources.get(source, SourceTouches())
         return Touched(touches, window.opened)
@@ -191,16 +192,14 @@ class TouchLog:
         touches.all_compared_at = max(touches.all_compared_at, at)
 
     def _overflow(self) -> None:
-        """Keep the younger half."""
-        for touches in self._sources.values():
-            oldest = list(islice(touches.keys.items(), (len(touches.keys) + 1) // 2))
-            if not oldest:
-                continue
-            self._spoiled_before = max(self._spoiled_before, oldest[-1][1])
-            for key, _ in oldest:
-                del touches.keys[key]
-            if self._keep_for_check:
-                self._spill(touches, [key for key, _ in oldest])
+        """Keep the younger half of the source that has most: a wide change to one spoils no window on the others."""
+        source, touches = max(self._sources.items(), key=lambda item: len(item[1].keys))
+        oldest = list(islice(touches.keys.items(), (len(touches.keys) + 1) // 2))
+        self._spoiled_before[source] = max(self._spoiled_before.get(source, 0), oldest[-1][1])
+        for key, _ in oldest:
+            del touches.keys[key]
+        if self._keep_for_check:
+            self._spill(touches, [key for key, _ in oldest])
 
     def _spill(self, touches: SourceTouches, keys: list[Key]) -> None:
         try:

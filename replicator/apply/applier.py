@@ -246,6 +246,7 @@ class Applier:
                     if several:  # all of it is to be applied anew
                         await self._execute("ROLLBACK TO SAVEPOINT parts")
                     raise
+                self.outcome.read_again.update({name: len(rows) for name, rows in part.rows.items() if rows})
         if several:
             await self._execute("RELEASE SAVEPOINT parts")
         return not (several and self.outcome.failures)

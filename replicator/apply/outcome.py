@@ -22,10 +22,22 @@ class NewerReadError(RowError):
 
 @dataclass
 class Outcome:
-    """What was written, for the metrics."""
+    """What was read and written, for the metrics."""
 
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)
     written: Counter[tuple[str, str]] = field(default_factory=Counter)
+    read_again: Counter[str] = field(default_factory=Counter)
+    """Rows by source: a query hangs on what changed, or the log left a value out."""
     failures: list[Failure] = field(default_factory=list)
     lost: int = 0
     """Changes that were not written because the application wrote the other side later."""
+
+    def heaviest(self) -> str:
+        """The source that has made most of the work, and how much."""
+        if self.read_again:
+            [(name, rows)] = self.read_again.most_common(1)
+            return f"{name}, of which {rows:,} rows were read again"
+        changed = Counter[str]()
+        for (table, _), rows in self.changes.items():
+            changed[table] += rows
+        return "".join(f"{name}, of which {rows:,} rows were changed" for name, rows in changed.most_common(1))

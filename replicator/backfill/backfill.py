@@ -1,7 +1,7 @@
 """Plans the chunks of each source, and lets several workers copy them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from replicator.backfill.copier import Copier
 from replicator.failpoints import Failpoint, reach
@@ -48,10 +48,14 @@ class Backfill:
             connection(self.context.target_dsn, f"{self.context.direction} chunks") as target,
         ):
             await self._add_sources(source, target)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._plan(source, target), name="plan chunks")
-                for number in range(self.context.workers):
-                    group.create_task(self._work(), name=f"copy {number}")
+            self.context.copying = True
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._plan(source, target), name="plan chunks")
+                    for number in range(self.context.workers):
+                        group.create_task(self._work(), name=f"copy {number}")
+            finally:
+                self.context.copying = False
 
     async def _add_sources(self, source: Connection, target: Connection) -> None:
         known = {each.source: each.rows for each in await backfill_progress(target, self.context.direction)}
@@ -62,15 +66,35 @@ class Backfill:
 
     async def _plan(self, source: Connection, target: Connection) -> None:
         progress = {each.source: each for each in await backfill_progress(target, self.context.direction)}
-        for each in self.sources:
-            for chunk in await chunks_to_do(target, self.context.direction, each.name):
-                await self._chunks.put(chunk)
-            if not progress[each.name].planned:
-                await self._plan_source(source, target, each)
+        planned = [
+            self._planned(source, target, each, done=progress[each.name].planned) for each in self.sources
+        ]  # fmt: skip
+        if self._refer_to_each_other():
+            for chunks in planned:
+                async for chunk in chunks:
+                    await self._chunks.put(chunk)
+        while planned:  # in turn, so that one source that is large, or slow, keeps none of the others waiting
+            for chunks in list(planned):
+                next_chunk = await anext(chunks, None)
+                if next_chunk is None:
+                    planned.remove(chunks)
+                else:
+                    await self._chunks.put(next_chunk)
         for _ in range(self.context.workers):
             await self._chunks.put(None)
 
-    async def _plan_source(self, source: Connection, target: Connection, each: Source) -> None:
+    def _refer_to_each_other(self) -> bool:
+        """Where there are foreign keys already, the order of the migration is kept: parents may come first in it."""
+        return any(table.foreign_keys for table in self.context.plan.targets)
+
+    async def _planned(
+        self, source: Connection, target: Connection, each: Source, *, done: bool
+    ) -> AsyncGenerator[Chunk]:
+        """The chunks of a source that are left to do; those that are planned now are stored before they are given."""
+        for chunk in await chunks_to_do(target, self.context.direction, each.name):
+            yield chunk
+        if done:
+            return
         last = await last_chunk(target, self.context.direction, each.name)
         lower, ordinal = (last.upper, last.ordinal + 1) if last else (None, 0)
         while True:
@@ -78,7 +102,7 @@ class Backfill:
             chunk = Chunk(source=each.name, ordinal=ordinal, lower=lower, upper=upper)
             await add_chunk(target, self.context.direction, chunk, last=upper is None)
             await reach(Failpoint.CHUNK_PLANNED)
-            await self._chunks.put(chunk)
+            yield chunk
             if upper is None:
                 return
             lower, ordinal = upper, ordinal + 1

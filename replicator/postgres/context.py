@@ -49,6 +49,8 @@ class Context:
     visibility: Visibility = field(default_factory=Visibility)
     touches: TouchLog = field(default_factory=TouchLog)
     exclusion: Exclusion = field(default_factory=Exclusion)
+    copying: bool = False
+    """Chunks are being copied."""
     rolling: Rolling | None = None
     """Set while both schemas take writes."""
     unseen: set[str] = field(default_factory=set)

@@ -2,20 +2,25 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from replicator.errors import DatabaseError, MigrationError, ReplicatorError
 from replicator.plan import Source
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.equality import read_forms
 from replicator.postgres.server import fetch
 from replicator.postgres.source import lookup_query, parse_row
+from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Name, Row, Table
 
 LOCK_TIMEOUT = "2s"
+LOOKED_UP = 10
+"""Rows for which a Lookup is tried."""
+MOST_COUNTED = 100_000
+"""Of the keys that it gives."""
 SAMPLE_TIMEOUT = "10s"
 ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
@@ -153,31 +158,60 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Se
     return None
 
 
+async def most_looked_up(connection: Connection, lookup: str, table: Table) -> int:
+    """The most keys that a Lookup gives for a few of the table's rows; counted up to ``MOST_COUNTED``.
+
+    What takes longer than a sample may is taken for as many.
+    """
+    names = sorted(lookup_columns(lookup))
+    columns = comma([identifier(name) for name in names]) if names else sql.SQL("")
+    limited = f"SELECT FROM (\n{lookup.strip().rstrip(';')}\n) AS l LIMIT {MOST_COUNTED}"
+    counted = f"SELECT pg_catalog.count(*)::text FROM ({limited}) AS n".encode()
+    most = 0
+    try:
+        with translated():
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
+                cursor = await connection.execute(
+                    sql.SQL("SELECT {} FROM {} LIMIT {}").format(
+                        columns, identifier(table.name.schema, table.name.table), LOOKED_UP
+                    )
+                )
+                for texts in await cursor.fetchall():
+                    found = await connection.execute(counted, dict(zip(names, texts, strict=True)))
+                    (keys,) = await found.fetchone() or ("0",)
+                    most = max(most, int(keys))
+    except ReplicatorError as error:
+        slow = isinstance(error, DatabaseError) and error.sqlstate == "57014"
+        return MOST_COUNTED if slow else 0
+    return most
+
+
 def lookup_columns(lookup: str) -> set[str]:
     """The columns of the changed row that a Lookup takes."""
     return set(PARAMETER.findall(lookup))
 
 
 async def read_sample(connection: Connection, source: Source, limit: int) -> list[Row]:
-    """The first rows of a source, in no order: what is cheapest to read. Waits ten seconds at most."""
+    """The first rows of a source, in no order: what is cheapest to read. Waits ten seconds at most.
+
+    Of wide rows as many as a group holds.
+    """
     where = (
         identifier(source.table.name.schema, source.table.name.table)
         if source.table is not None
         else sql.SQL("({}) AS q").format(sql.SQL(source.query or ""))
     )
     columns = comma([identifier(column.name) for column in source.columns])
+    query = sql.SQL("SELECT {} FROM {} LIMIT {}").format(
+        beside_parameters(columns), beside_parameters(where), sql.Literal(limit)
+    )
+    found: list[Texts] = []
     with translated():
-        async with connection.transaction():
+        async with connection.transaction(force_rollback=True):  # what is left early is cancelled
             await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
-            cursor = await connection.execute(sql.SQL("SELECT {} FROM {} LIMIT {}").format(columns, where, limit))
-    result = cursor.pgresult
-    if result is None:
-        return []
-    return [
-        parse_row(source.columns, [_text(result.get_value(row, place)) for place in range(result.nfields)])
-        for row in range(result.ntuples)
-    ]
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+            async with aclosing(streamed(connection, query, [])) as rows, aclosing(grouped(rows)) as groups:
+                async for group, _, _ in groups:
+                    found = group
+                    break
+    return [parse_row(source.columns, texts) for texts in found]

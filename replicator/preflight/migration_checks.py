@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan
-from replicator.postgres.rehearsal import QueryReads
+from replicator.postgres.rehearsal import MOST_COUNTED, QueryReads
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.preflight.sample import ROWS, Sample, Trial
 from replicator.tables import Table
 
+MANY_KEYS = 10_000
+"""A lookup that leads to more keys makes one small change a large one."""
 SHOWN = 5
 """Examples in one finding."""
 
@@ -22,6 +24,8 @@ class LookupTrial:
     source: str
     columns: set[str]
     wrong: str | None
+    most: int = 0
+    """The most keys that one of a few rows leads to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +115,27 @@ def lookups(subject: DirectionSubject) -> Verdict | None:
     if bad:
         return failed(f"Lookups that do not work: {'; '.join(bad)}.", "Mend them in depends_on=.")
     blind = {each.table.name: each for each in subject.lookups if each.columns - set(each.table.identity_columns)}
-    if not blind:
-        return passed("they run, and the log carries what they need")
-    return failed(
-        f"The log does not carry what lookups need of a deleted row of {listed(str(name) for name in blind)}.",
-        *[f'ALTER TABLE "{name.schema}"."{name.table}" REPLICA IDENTITY FULL;' for name in blind],
-    )
+    if blind:
+        return failed(
+            f"The log does not carry what lookups need of a deleted row of {listed(str(name) for name in blind)}.",
+            *[f'ALTER TABLE "{name.schema}"."{name.table}" REPLICA IDENTITY FULL;' for name in blind],
+        )
+    wide = [
+        f"one changed row of {each.table.name} makes {_at_least(each.most)} rows of {each.source} be derived again"
+        for each in subject.lookups
+        if each.most > MANY_KEYS
+    ]
+    if wide:
+        return warned(
+            f"Wide lookups: {'; '.join(wide)}. The stream waits meanwhile.",
+            "Where such rows change often, take the column that changes out of the query, or let the lookup name fewer "
+            "keys.",
+        )
+    return passed("they run, and the log carries what they need")
+
+
+def _at_least(rows: int) -> str:
+    return f"{rows:,}" if rows < MOST_COUNTED else f"{MOST_COUNTED:,} or more"
 
 
 def sample(subject: DirectionSubject) -> Verdict:

@@ -13,6 +13,7 @@ from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
     QueryReads,
     lookup_columns,
+    most_looked_up,
     read_query,
     rehearsal,
     try_as_run,
@@ -202,7 +203,8 @@ class SchemaChecks:
                         source = plan.sources[each.source]
                         key = [source.by_name[column] for column in source.key]
                         wrong = await try_lookup(reader, each.lookup, table, key)
-                        trials.append(LookupTrial(table, each.source, lookup_columns(each.lookup), wrong))
+                        most = 0 if wrong else await most_looked_up(reader, each.lookup, table)
+                        trials.append(LookupTrial(table, each.source, lookup_columns(each.lookup), wrong, most))
         return trials
 
     async def _try(self, resolved: Resolved, *, reader: Connection, writer: Connection | None) -> None:

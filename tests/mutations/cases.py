@@ -209,7 +209,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "touches.py",
-        "if window.opened < self._spoiled_before:",
+        "if window.opened < self._spoiled_before.get(source, 0):",
         "if False:",
         "touches that were forgotten count as none",
         "unit/test_touches.py spoil",
