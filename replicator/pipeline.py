@@ -41,6 +41,8 @@ IDLE_PROGRESS_SECONDS = 10.0
 """How often the position is stored while nothing of ours is in the stream."""
 ALL_THAT_WAITS = 1_000_000
 SLOW_BATCH = 1.0
+"""Seconds. A longer one is noted, with the source that is to blame for most of it."""
+SLOW_SHOWN = 60.0
 LONGEST_BREAK = 10.0
 """Seconds that are left to the backfill after a batch that took as long: a wide change may take minutes, again and
 again."""
@@ -104,7 +106,9 @@ class Pipeline:
         self._stored_at = float("-inf")
         self._began: float | None = None
         """When the batch that is under way was begun."""
+        self._took = 0.0
         self._slow = ""
+        self._slow_at = float("-inf")
 
     @property
     def position(self) -> LSN:
@@ -118,11 +122,10 @@ class Pipeline:
 
     @property
     def slow(self) -> str:
-        """Which source keeps the stream waiting: of the batch that is under way, or was the last one; or nothing."""
-        if self._began is None:
-            return self._slow
-        took = asyncio.get_running_loop().time() - self._began
-        return _slow(self._applier.outcome, took) or self._slow
+        """Which source keeps the stream waiting: in the batch that is under way, or lately; or nothing."""
+        now = asyncio.get_running_loop().time()
+        under_way = "" if self._began is None else _slow(self._applier.outcome, now - self._began)
+        return under_way or (self._slow if now - self._slow_at < SLOW_SHOWN else "")
 
     async def open(self) -> None:
         """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
@@ -242,7 +245,7 @@ class Pipeline:
     async def _apply_forever(self) -> None:
         while True:
             # What came during a slow batch is taken together: a wide lookup is then run once for all of it.
-            piece = await self._inbox.take(ALL_THAT_WAITS if self._slow else self.context.batch_rows)
+            piece = await self._inbox.take(ALL_THAT_WAITS if self._took > SLOW_BATCH else self.context.batch_rows)
             if piece.end is not None and not piece.transactions:
                 await self._idle(piece.end)
             else:
@@ -273,8 +276,9 @@ class Pipeline:
         self._confirm(end)
         await reach(Failpoint.CONFIRMED)
         await self.reached.advance(end, last.messages)
-        took = asyncio.get_running_loop().time() - began
-        self._slow, self._began = _slow(outcome, took), None
+        now = asyncio.get_running_loop().time()
+        took, self._began = now - began, None
+        self._note(outcome, took, now)
         self.observers.on_batch(outcome, last, took)
         if self.context.copying and took > SLOW_BATCH:
             # In turn with batches that take a minute, chunks would be written at one a minute.
@@ -290,6 +294,12 @@ class Pipeline:
         if not moved:
             log.warning("a start marker that the state row knows nothing of is passed over", direction=self.direction)
         return moved
+
+    def _note(self, outcome: Outcome, took: float, now: float) -> None:
+        self._took = took
+        slow = _slow(outcome, took)
+        if slow:
+            self._slow, self._slow_at = slow, now
 
     def _confirm(self, end: LSN) -> None:
         self._stored_at = asyncio.get_running_loop().time()

@@ -68,12 +68,6 @@ async def key_groups(
             yield found | missing if last else found, size
 
 
-async def read_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> dict[Key, Row]:
-    """The rows with these keys; a key without a row is left out. ``connection`` gives text."""
-    found = [texts async for texts in _with_keys(connection, source, keys)]
-    return {key: _row(source, texts) for key, texts in _keyed(source, found)}
-
-
 async def read_images(connection: Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Image]:
     """The same of a table, each row as its text."""
     source = Source(

@@ -1,12 +1,13 @@
 """Tells rows that belong to one side only from rows that the other side lacks."""
 
 from collections.abc import Iterable
+from contextlib import aclosing
 
 from replicator.derive import derive
 from replicator.errors import TransformError
 from replicator.plan import Plan, Source
 from replicator.postgres.connect import connection
-from replicator.postgres.source import read_keys
+from replicator.postgres.source import key_groups
 from replicator.tables import Key, Row, Table
 
 
@@ -21,9 +22,14 @@ async def carried(opposite: Plan, dsn: str, table: Table, keys: Iterable[Key]) -
     source = opposite.table_source(table.called)
     if source is None:
         return wanted if table.called in opposite.watched else []
-    async with connection(dsn, "verify carried", text=True) as reader:
-        rows = await read_keys(reader, source, wanted)
-    return [key for key in wanted if key in rows and _gives(source, key, rows[key])]
+    found: set[Key] = set()
+    async with (
+        connection(dsn, "verify carried", text=True) as reader,
+        aclosing(key_groups(reader, source, wanted)) as groups,
+    ):
+        async for rows, _ in groups:
+            found |= {key for key, row in rows.items() if row is not None and _gives(source, key, row)}
+    return [key for key in wanted if key in found]
 
 
 def _gives(source: Source, key: Key, row: Row) -> bool:

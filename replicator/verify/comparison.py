@@ -1,6 +1,7 @@
 """Compares what some source keys give with what the target holds at that moment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from replicator.derive import TargetRow
@@ -11,7 +12,7 @@ from replicator.postgres.context import Context
 from replicator.postgres.derived import Derived as Given
 from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.memory import remembered
-from replicator.postgres.source import read_keys
+from replicator.postgres.source import key_groups
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table
 
@@ -77,11 +78,14 @@ class Comparison:
         """Read the source on another connection, which gives text; with None, on its own again."""
         self.reader = connection or self._own_reader
 
-    async def read(self, source: Source, keys: Iterable[Key]) -> Derived:
-        """What the source rows with these keys give; inside a read point of the caller's."""
-        wanted = list(keys)
-        found = await read_keys(self.reader, source, wanted)
-        return await self.derive(source, {key: found.get(key) for key in wanted})
+    async def parts(self, source: Source, keys: Iterable[Key]) -> AsyncGenerator[tuple[set[Key], Derived]]:
+        """What the source rows with these keys give, in parts of bounded size, each with its keys; at least one part.
+
+        Inside a read point of the caller's. To be closed when it is left early.
+        """
+        async with aclosing(key_groups(self.reader, source, keys)) as groups:
+            async for rows, _ in groups:
+                yield set(rows), await self.derive(source, rows)
 
     async def derive(self, source: Source, rows: Mapping[Key, Row | None]) -> Derived:
         """Run the source's transforms on rows; None stands for a row that is gone."""

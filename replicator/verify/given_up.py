@@ -1,10 +1,12 @@
 """Rows of the target that were discarded when it was the source: the other side lacks them, or holds them otherwise."""
 
+from contextlib import aclosing
+
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context
 from replicator.postgres.quarantine import discarded_rows
-from replicator.postgres.source import read_keys
+from replicator.postgres.source import key_groups
 from replicator.tables import Key, Table, fingerprint
 from replicator.verify.comparison import Divergence
 
@@ -38,10 +40,12 @@ class GivenUp:
             for table in self._context.plan.targets:
                 name = table.called
                 keys = {each.key for each in suspects if each.target == name}
-                now = await read_keys(target, _as_source(table), keys)
-                excused |= {
-                    (name, key) for key, row in now.items() if fingerprint(row) == self._rows[name, key]
-                }  # fmt: skip
+                async with aclosing(key_groups(target, _as_source(table), keys)) as groups:
+                    async for rows, _ in groups:
+                        there = {key: row for key, row in rows.items() if row is not None}
+                        excused |= {
+                            (name, key) for key, row in there.items() if fingerprint(row) == self._rows[name, key]
+                        }
         return [each for each in divergences if (each.target, each.key) not in excused]
 
 

@@ -1,6 +1,7 @@
 """Which source rows give a target row: asked before a row is called extra, and before two are said to give one row."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import aclosing
 
 from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
@@ -70,11 +71,12 @@ class Owners:
         candidates: set[Key] = set()
         async for keys in read_key_lists(self._comparison.reader, source):
             candidates.update([key async for place, key in self._places(source, keys) if place in wanted])
-        derived = await self._comparison.read(source, candidates)
         found = set()
-        for table in self._context.plan.targets:
-            found |= {(table.called, row.key) for row in derived.rows.get(table.name, [])}
-            found |= {(table.called, key) for key, _, _ in derived.excused.get(table.name, [])}
+        async with aclosing(self._comparison.parts(source, candidates)) as parts:
+            async for _, derived in parts:
+                for table in self._context.plan.targets:
+                    found |= {(table.called, row.key) for row in derived.rows.get(table.name, [])}
+                    found |= {(table.called, key) for key, _, _ in derived.excused.get(table.name, [])}
         return found & set(wanted)
 
     async def _places(self, source: Source, keys: Sequence[Key]) -> AsyncIterator[tuple[Place, Key]]:
@@ -109,11 +111,14 @@ class Owners:
         found: set[Key] = set()
         for _ in range(LOOKS):
             owners = await source_keys_of(self._comparison.target, self._context.direction, transform.name, keys)
-            async with read_point(self._comparison.reader, self._context.visibility):
-                derived = await self._comparison.read(source, {key for each in owners.values() for key in each})
             name = transform.target.name
-            found |= {row.key for row in derived.rows.get(name, []) if row.transform == transform.name}
-            found |= {key for key, _, _ in derived.excused.get(name, [])}
+            async with (
+                read_point(self._comparison.reader, self._context.visibility),
+                aclosing(self._comparison.parts(source, {key for each in owners.values() for key in each})) as parts,
+            ):
+                async for _, derived in parts:
+                    found |= {row.key for row in derived.rows.get(name, []) if row.transform == transform.name}
+                    found |= {key for key, _, _ in derived.excused.get(name, [])}
             if owners.keys() <= found:
                 break
         return found & set(keys)
@@ -141,9 +146,10 @@ class Owners:
         giving: dict[Key, set[tuple[str, Key]]] = {}
         async with read_point(self._comparison.reader, self._context.visibility):
             for name, keys in wanted.items():
-                derived = await self._comparison.read(self._context.plan.sources[name], keys)
-                for row in derived.rows.get(table.name, []):
-                    giving.setdefault(row.key, set()).add((row.transform, row.source_key))
+                async with aclosing(self._comparison.parts(self._context.plan.sources[name], keys)) as parts:
+                    async for _, derived in parts:
+                        for row in derived.rows.get(table.name, []):
+                            giving.setdefault(row.key, set()).add((row.transform, row.source_key))
         return giving
 
     def _collision(self, table: Table, key: Key, owners: tuple[tuple[str, Key], ...]) -> Divergence:

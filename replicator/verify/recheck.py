@@ -1,6 +1,7 @@
 """Looks again at what differs, until the answer is beyond doubt: a change that is on its way is no divergence."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from replicator.lsn import LSN
@@ -22,6 +23,8 @@ class Answer:
     divergences: list[Divergence] = field(default_factory=list)
     moved: set[Key] = field(default_factory=set)
     """The source keys that say nothing: they changed meanwhile, and are to be compared again."""
+    left: set[Key] = field(default_factory=set)
+    """The source keys that were not looked at, for their rows are too wide."""
 
 
 class Recheck:
@@ -41,38 +44,55 @@ class Recheck:
 
     async def glance(self, source: Source, keys: Iterable[Key]) -> set[Key]:
         """Compare at once; gives the keys that are not equal. What is, is right, however far behind the stream is."""
-        async with read_point(self._comparison.reader, self._context.visibility):
-            derived = await self._comparison.read(source, keys)
-        found = await self._without_heirs(source, await self._comparison.compare(source, derived))
+        found = await self._without_heirs(source, await self._compared(source, keys))
         return {each.source_key for each in found if each.source_key is not None}
 
     async def beyond_doubt(self, source: Source, keys: Iterable[Key]) -> Answer:
-        """Read, wait until the target has come as far, compare, and leave out what has moved."""
+        """Read, wait until the target has come as far, compare, and leave out what has moved.
+
+        Of wide rows, not all are read at once: the others are left over.
+        """
         wanted = set(keys)
         with self._context.touches.window() as window:
-            async with read_point(self._comparison.reader, self._context.visibility) as read_at:
-                derived = await self._comparison.read(source, wanted)
+            async with (
+                read_point(self._comparison.reader, self._context.visibility) as read_at,
+                aclosing(self._comparison.parts(source, wanted)) as parts,
+            ):
+                read, derived = await anext(parts)
             await self._wait_applied(read_at)
             found = await self._comparison.compare(source, derived)
             try:
                 touched = self._context.touches.touched(source.name, window)
             except WindowSpoiled:
                 return Answer(moved=wanted)
-            moved = {key for key in wanted if key in touched}
+            moved = {key for key in read if key in touched}
         answer = Answer(divergences=[each for each in found if each.source_key not in moved], moved=moved)
-        return await self._without_owners(source, answer)
+        answer = await self._without_owners(source, answer)
+        if read:
+            answer.left = wanted - read
+        else:
+            answer.moved |= wanted
+        return answer
 
     async def settled(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
         """Compare while nothing moves: in the cutover, drained, with the writers held."""
-        async with read_point(self._comparison.reader, self._context.visibility):
-            derived = await self._comparison.read(source, keys)
-        found = await self._comparison.compare(source, derived)
+        found = await self._compared(source, keys)
         lingering = [each for each in found if each.lingers]
         if not lingering:
             return found
         async with read_point(self._comparison.reader, self._context.visibility):
             given = await self._owners.given(source, lingering)
         return [each for each in found if not each.lingers or (each.target, each.key) not in given]
+
+    async def _compared(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
+        found: list[Divergence] = []
+        async with (
+            read_point(self._comparison.reader, self._context.visibility),
+            aclosing(self._comparison.parts(source, keys)) as parts,
+        ):
+            async for _, derived in parts:
+                found += await self._comparison.compare(source, derived)
+        return found
 
     async def _without_heirs(self, source: Source, found: list[Divergence]) -> list[Divergence]:
         if not any(each.lingers for each in found):

@@ -5,7 +5,7 @@ from replicator.plan import Source
 from replicator.postgres.context import Context
 from replicator.postgres.seen import Shared
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import read_range
+from replicator.postgres.source import read_key_lists
 from replicator.tables import Key
 from replicator.touches import Waiting
 from replicator.verify.comparison import Comparison
@@ -80,7 +80,8 @@ class Settling:
             keys = {*self._context.touches.waiting_keys(source.name), *self._findings.keys_of(source.name)}
             if self._context.touches.waits_whole(source.name):
                 async with read_point(self._comparison.reader, self._context.visibility):
-                    keys |= {key for key, _ in await read_range(self._comparison.reader, source, None, None)}
+                    async for listed in read_key_lists(self._comparison.reader, source):
+                        keys.update(listed)
             if keys:
                 found = await self._recheck.settled(source, keys)
                 self._findings.compared(source.name, keys, await self._given_up.without(found))
@@ -120,12 +121,13 @@ class Settling:
         return set()
 
     async def _look_again(self, source: Source, keys: set[Key]) -> None:
-        if keys:
+        while keys:
             waiting = self._context.touches.among(source.name, keys)
             answer = await self._recheck.beyond_doubt(source, keys)
             found = await self._given_up.without(answer.divergences)
-            self._findings.compared(source.name, keys - answer.moved, found)
-            self._context.touches.settle(waiting, answer.moved)
+            self._findings.compared(source.name, keys - answer.moved - answer.left, found)
+            self._context.touches.settle(waiting, answer.moved | answer.left)
+            keys = answer.left
 
     async def _collisions(self) -> None:
         """Whether several source rows still give these rows. What one of them gives is compared, then."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from replicator.log import get_logger
@@ -11,8 +12,8 @@ from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import estimate_rows, next_bound, read_range
-from replicator.tables import Key, Table
+from replicator.postgres.source import estimate_rows, next_bound, range_groups
+from replicator.tables import Key, Row, Table
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Derived, Divergence
 from replicator.verify.findings import Findings
@@ -144,13 +145,10 @@ class Verifier:
             began = asyncio.get_running_loop().time()
             async with read_point(self._comparison.reader, self.context.visibility) as read_at:
                 upper = await next_bound(self._comparison.reader, source, lower, self.context.chunk_rows)
-                chunk = await read_range(self._comparison.reader, source, lower, upper)
-            derived = await self._comparison.derive(source, dict(chunk))
-            await self._compare_chunk(source, set(dict(chunk)), derived)
-            if seen is not None:
-                await self._count(derived, seen, rows)
-                self.done += len(chunk)
-            count += len(chunk)
+                async with aclosing(range_groups(self._comparison.reader, source, lower, upper)) as groups:
+                    async for chunk, _, _ in groups:
+                        await self._compare_part(source, dict(chunk), seen, rows)
+                        count += len(chunk)
             if upper is None:
                 break
             lower = upper
@@ -159,6 +157,15 @@ class Verifier:
         self._settling.rows[source.name] = count
         self.context.touches.settle_whole(source.name, whole)
         return read_at
+
+    async def _compare_part(
+        self, source: Source, part: dict[Key, Row], seen: SeenKeys | None, rows: dict[str, int]
+    ) -> None:
+        derived = await self._comparison.derive(source, part)
+        await self._compare_chunk(source, set(part), derived)
+        if seen is not None:
+            await self._count(derived, seen, rows)
+            self.done += len(part)
 
     async def _compare_chunk(self, source: Source, keys: set[Key], derived: Derived) -> None:
         differing = {each.source_key for each in await self._comparison.compare(source, derived)}

@@ -11,16 +11,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import ALL, Lookup, Migration, Query, Row
+from replicator import ALL, Lookup, Migration, Query, Row, gates
 from replicator.apply import reading
 from replicator.backfill.copier import Copier
 from replicator.follow.decoder import MESSAGE_PREFIX
+from replicator.postgres.progress import Chunk
 from replicator.postgres.source import look_up
+from replicator.touches import TouchLog, WindowSpoiled
+from tests.checking import check
 from tests.engine import Engine, create_old_tables, differences, engine, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.small import TABLES, create_small, small_migration
 
 MEGABYTE = 1 << 20
+BEHIND = "SET replicator.writer = 'daemon'"
 
 
 @contextmanager
@@ -131,8 +135,8 @@ async def test_a_slow_transform_lets_other_tasks_go_on_while_rows_are_copied(
 
 # ---- wide rows make small parts
 
-WIDE = "SELECT i, i::text || repeat(md5(i::text), 16384) FROM generate_series(1, 128) i"
-"""64 MB."""
+WIDE = "SELECT i, i::text || repeat(md5(i::text), 16384) FROM generate_series(1, 96) i"
+"""48 MB."""
 
 
 def create_wide(dsn: str) -> None:
@@ -173,12 +177,20 @@ async def test_wide_rows_are_never_in_memory_together(database: Database, tmp_pa
             await made.backfill()
             execute(database.dsn, ["UPDATE docs SET n = 1"])
             await made.drain()
-        assert one(database.dsn, "SELECT count(*) FROM store.docs NATURAL JOIN public.docs") == 128
+        assert one(database.dsn, "SELECT count(*) FROM store.docs NATURAL JOIN public.docs") == 96
         assert one(database.dsn, "SELECT min(length) FROM store.lengths") > 500_000
         with allocated(40 * MEGABYTE):
             execute(database.dsn, ["UPDATE docs SET body = 'x' || body"])
             await made.drain()
-        assert one(database.dsn, "SELECT count(*) FROM store.docs NATURAL JOIN public.docs") == 128
+        assert one(database.dsn, "SELECT count(*) FROM store.docs NATURAL JOIN public.docs") == 96
+        await made.running.verifier.open()
+        execute(
+            database.dsn,
+            [BEHIND, "UPDATE store.docs SET body = 'x' WHERE id < 40", "UPDATE docs SET n = 2 WHERE id > 80"],
+        )
+        with allocated(40 * MEGABYTE):
+            result = await made.within(made.running.verifier.full_pass())
+        assert {each.key for each in result.divergences} == {(str(number),) for number in range(1, 40)}
 
 
 @pytest.mark.two_servers
@@ -261,6 +273,43 @@ async def test_what_is_read_in_parts_comes_to_the_same(
         assert one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
 
 
+# ---- one source keeps no other waiting
+
+
+def test_touches_that_fill_the_log_spoil_the_windows_of_their_source_only() -> None:
+    log = TouchLog(capacity=10)
+    with log.window() as window:
+        log.touch("narrow", [("a",)])
+        log.touch("wide", [(str(number),) for number in range(100)])
+        assert ("a",) in log.touched("narrow", window)
+        assert ("b",) not in log.touched("narrow", window)
+        with pytest.raises(WindowSpoiled):
+            log.touched("wide", window)
+
+
+async def test_a_small_source_is_not_copied_last(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_small(
+        database.dsn,
+        "INSERT INTO people SELECT i, 'p' FROM generate_series(1, 500) i",
+        "INSERT INTO pets SELECT i, i, 'a' FROM generate_series(1, 3) i",
+    )
+    copied_sources: list[str] = []
+    copy = Copier.copy
+
+    async def noting(self: Copier, chunk: Chunk) -> int:
+        copied_sources.append(chunk.source)
+        return await copy(self, chunk)
+
+    monkeypatch.setattr(Copier, "copy", noting)
+    async with engine(database, small_migration(tmp_path), workers=1) as made:
+        await made.backfill()
+        assert await differences(made) == []
+    assert copied_sources[1] != "people"
+    assert copied_sources.count("people") == 11
+
+
 # ---- lookups that lead to many keys
 
 
@@ -305,3 +354,28 @@ async def test_a_lookup_runs_once_for_all_changes_that_ask_for_it(
         await made.drain()
         assert await differences(made) == []
     assert len(runs) == 2
+
+
+async def test_a_wide_lookup_is_told_before_and_the_source_that_is_slow_meanwhile(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.preflight.migration_checks.MANY_KEYS", 40)
+    monkeypatch.setattr("replicator.pipeline.SLOW_BATCH", 0.0)
+    create_small(
+        database.dsn,
+        "INSERT INTO people SELECT i, 'p' FROM generate_series(1, 2) i",
+        "INSERT INTO pets SELECT i, i % 2 + 1, 'a' FROM generate_series(1, 100) i",
+    )
+    migration = looked_up(tmp_path)
+    for table in ("people", "pets"):
+        migration.retire(table, because="read by a query")
+    async with engine(database, migration) as made:
+        await made.backfill()
+        execute(database.dsn, ["UPDATE people SET name = 'q'"])
+        await made.drain()
+        assert "of which 100 rows were read again" in made.running.slow
+        await made.running.watch.measure()
+        assert "of which 100 rows were read again" in gates._lag(made.running, made.settings).detail
+    finding = (await check(database, migration))["forward.lookups"]
+    assert finding.outcome == "warn"
+    assert "makes 50 rows of" in finding.detail
