@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.equality import formed
-from replicator.errors import MigrationError, TransformError
+from replicator.errors import ShapeError, TransformError
 from replicator.migration import as_rows
 from replicator.plan import PlannedTransform, Source
 from replicator.tables import Column, Key, Row, key_of
@@ -28,45 +28,60 @@ class TargetRow:
 def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Row) -> list[TargetRow]:
     """Run a transform on one row.
 
-    :raises TransformError: when the function raises, or gives a value that cannot be written or a key that is not its
-        own; names the transform and the source key, never a value of the row.
-    :raises MigrationError: when it gives a column that the target has not.
+    :raises TransformError: whatever goes wrong: when the function raises, or gives a value that cannot be written, a
+        column that is not there, or a key that is not its own; names the transform and the source key, never a value
+        of the row. ShapeError when what it gives has not the form of a row of the target.
     """
     try:
         results = list(as_rows(transform.function(row)))
-    except Exception as error:
-        raise TransformError(
-            f"The transform {transform.name} raised {type(error).__name__} for {source.name} {list(source_key)}"
-            f"{_where(error)}.",
-            "Mend the transform or the row.",
-        ) from error
+    except BaseException as error:  # noqa: BLE001
+        raise _blame(error, f"The transform {transform.name}", source, source_key) from None
     computed = computed_key(transform, source, source_key) if transform.key else None
-    return [_target_row(transform, source_key, computed, result) for result in results]
+    try:
+        return [_target_row(transform, source_key, computed, result) for result in results]
+    except TransformError:
+        raise
+    except BaseException as error:  # noqa: BLE001  a value may be of any class: its methods are the author's code too
+        raise _blame(error, f"What the transform {transform.name} gives", source, source_key) from None
 
 
 def computed_key(transform: PlannedTransform, source: Source, source_key: Key) -> Key:
     """The target key that follows from a source key. Raises TransformError when ``key=`` fails or does not fit."""
     if transform.key is None:
         raise ValueError(f"{transform.name} has no key function")
-    row = parse_key(source, source_key)
     try:
-        result = transform.key(row)
-    except Exception as error:
-        raise TransformError(
-            f"The key= of the transform {transform.name} raised {type(error).__name__} for {source.name} "
-            f"{list(source_key)}{_where(error)}.",
-            "It may read only the source's key columns.",
-        ) from error
+        return _computed(transform, transform.key(parse_key(source, source_key)), source_key)
+    except TransformError:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        raise _blame(error, f"The key= of the transform {transform.name}", source, source_key) from None
+
+
+def _computed(transform: PlannedTransform, result: Any, source_key: Key) -> Key:
     if isinstance(result, Mapping):
         result = tuple(result.get(name) for name in transform.target.key)
     parts = result if isinstance(result, tuple) else (result,)
     if len(parts) != len(transform.target.key):
-        raise MigrationError(
+        raise ShapeError(
             f"The key= of the transform {transform.name} gives {len(parts)} values; the primary key of "
             f"{transform.target.name} has {len(transform.target.key)} columns."
         )
     named = dict(zip(transform.target.key, parts, strict=True))
     return _key(transform, source_key, named)
+
+
+def _blame(error: BaseException, what: str, source: Source, source_key: Key) -> TransformError:
+    """The error of this one row, whatever the author's code raised: ``sys.exit()`` must not end the daemon.
+
+    Nothing is awaited where this is called, so no cancellation of ours comes by; an interrupt from the keyboard does.
+    The caller drops the cause: its text is made of the row.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return TransformError(
+        f"{what} raised {type(error).__name__} for {source.name} {list(source_key)}{_where(error)}.",
+        "Mend the transform or the row.",
+    )
 
 
 def parse_key(source: Source, key: Key) -> Row:
@@ -76,7 +91,7 @@ def parse_key(source: Source, key: Key) -> Row:
 
 def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | None, result: Any) -> TargetRow:
     if not isinstance(result, Mapping):
-        raise MigrationError(f"The transform {transform.name} returned a {type(result).__name__}, not a dict.")
+        raise ShapeError(f"The transform {transform.name} returned a {type(result).__name__}, not a dict.")
     table = transform.target
     by_name, unwritable = table.by_name, table.unwritable
     columns: dict[str, str | None] = {}
@@ -85,8 +100,10 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
         if column is None or name in unwritable:
             raise _no_such_column(transform, name, column)
         # Most values are text or null already; this is the innermost loop of a backfill.
-        plain = value is None or value.__class__ is str
-        columns[name] = value if plain else _text(transform, column, source_key, value)
+        text = value if value is None or value.__class__ is str else _text(transform, column, source_key, value)
+        if text is not None and ("\0" in text or not text.isascii()):
+            _refuse_unsendable(transform, column, source_key, text)
+        columns[name] = text
     claimed = None
     if computed is None:
         key = _key(transform, source_key, result)
@@ -98,8 +115,8 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
     return TargetRow(transform.name, source_key, key, columns, claimed)
 
 
-def _no_such_column(transform: PlannedTransform, name: str, column: Column | None) -> MigrationError:
-    return MigrationError(
+def _no_such_column(transform: PlannedTransform, name: str, column: Column | None) -> ShapeError:
+    return ShapeError(
         f"The transform {transform.name} gives the column {name}, which "
         f"{transform.target.name} {'does not have' if column is None else 'generates itself'}."
     )
@@ -135,14 +152,17 @@ def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Valu
     table = transform.target
     missing = [name for name in table.key if name not in result]
     if missing:
-        raise MigrationError(
+        raise ShapeError(
             f"The transform {transform.name} gives no {', '.join(missing)}, which is in the primary key of "
             f"{table.name}."
         )
     try:
-        return key_of(result, table.key, table.by_name)
-    except (TypeError, ValueError) as error:
-        raise no_key(transform, source_key) from error
+        key = key_of(result, table.key, table.by_name)
+    except (TypeError, ValueError, ArithmeticError):
+        raise no_key(transform, source_key) from None
+    for name, text in zip(table.key, key, strict=True):
+        _refuse_unsendable(transform, table.by_name[name], source_key, text)
+    return key
 
 
 def no_key(transform: PlannedTransform, source_key: Key) -> TransformError:
@@ -155,15 +175,37 @@ def no_key(transform: PlannedTransform, source_key: Key) -> TransformError:
 
 def _text(transform: PlannedTransform, column: Column, source_key: Key, value: Value) -> str | None:
     try:
-        return to_text(value, column.kind)
-    except (TypeError, ValueError) as error:
+        text = to_text(value, column.kind)
+        return None if text is None else str.__str__(text)  # of a subclass of str, the text alone
+    except (TypeError, ValueError, ArithmeticError):
         raise TransformError(
             f"The transform {transform.name} gives a {type(value).__name__} for {transform.target.name}.{column.name} "
             f"({column.type}), which cannot be written, for {list(source_key)}."
-        ) from error
+        ) from None
 
 
-def _where(error: Exception) -> str:
+def _refuse_unsendable(transform: PlannedTransform, column: Column, source_key: Key, text: str) -> None:
+    """No column of any type can hold these, and the driver raises at them: in a batch, that says nothing about whose.
+
+    JSON escapes both, so ``as_json`` gives them where Postgres held a document that it could not have held as text.
+    """
+    if "\0" in text:
+        found = "a NUL character"
+    else:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            found = "half of a surrogate pair"
+        else:
+            return
+    raise TransformError(
+        f"The transform {transform.name} gives text with {found} for {transform.target.name}.{column.name}, which "
+        f"Postgres cannot hold, for {list(source_key)}.",
+        "Mend the transform or the row.",
+    )
+
+
+def _where(error: BaseException) -> str:
     """The line of the author's code that raised: no value, only the place."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:

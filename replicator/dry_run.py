@@ -90,7 +90,7 @@ class DryRun:
 async def dry_run(settings: Settings, migration: Migration, sample: int | None, progress: Progress) -> DryRun:
     """Try all rows, or the first ``sample`` of each source by key.
 
-    :raises MigrationError: a transform or a statement of sql/new is wrong, whatever the row.
+    :raises MigrationError: a statement of sql/new is wrong.
     """
     result = DryRun(sample=sample)
     async with connection(settings.target, "dry run") as target, rehearsal(target):

@@ -133,6 +133,10 @@ class TransformError(ReplicatorError):
     kind = "transform"
 
 
+class ShapeError(TransformError):
+    """What a transform returned for one source row is no row of its target: no dict, another column, no key."""
+
+
 class CutoverError(ReplicatorError):
     """A cutover attempt was rolled back; the writers went on."""
 

@@ -74,7 +74,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignKey:
-    """A foreign key from this table; ``acts`` when deleting the parent changes this table's rows (CASCADE, SET ...)."""
+    """A foreign key from this table; ``acts`` when deleting the parent changes this table's rows (CASCADE, SET ...).
+
+    ``deferrable`` when all of it can wait for the transaction's end: RESTRICT never does.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -84,6 +87,16 @@ class ForeignKey:
     acts: bool
     operators: tuple[Operators, ...] = ()
     """For each pair of columns, what compares the parent's column (left) with this table's (right)."""
+    detachable: tuple[str, ...] = ()
+    """The columns that hold a row to no parent once they are NULL; none where it cannot be let go of so."""
+
+    follows: bool = False
+    """ON UPDATE CASCADE: a parent may be given another key."""
+
+    @property
+    def binds(self) -> bool:
+        """Whether a parent cannot simply be deleted and written again while a child refers to it."""
+        return self.acts or self.follows or not self.deferrable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,17 @@ from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
-from replicator.apply.outcome import NewerReadError, Outcome, UniqueClashError
+from replicator.apply.order import CLASHES, Written
+from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
+from replicator.apply.parts import Parts
 from replicator.apply.postponed import Postponed
 from replicator.apply.reading import Reading
 from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
-from replicator.apply.writing import Refusal, Written, write_effects
+from replicator.apply.search import Refusal
+from replicator.apply.writing import write_effects
 from replicator.changes import Change
-from replicator.errors import RetryableError, RowError
+from replicator.errors import DatabaseError, RetryableError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.lsn import LSN, ZERO
@@ -30,18 +33,15 @@ from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.slots import current_position
 from replicator.postgres.snapshots import look
 from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Table
+from replicator.tables import Key, Name, Table
 
 log = get_logger("apply")
 
-ROUNDS = 20
-"""How often a batch is tried again with refused rows left out before the daemon gives up."""
+LOOKS = 20
+"""How often a batch is written again because the application wrote meanwhile."""
 
 REDO_ROWS = 5_000
 """How many rows are read again at a time."""
-
-UNIQUE_VIOLATION = "23505"
-CLASHES = (UNIQUE_VIOLATION, "23503")
 
 
 class Applier:
@@ -53,6 +53,7 @@ class Applier:
         self.halt_on_error = context.halt_on_error
         self.outcome = Outcome()
         self._postponed = Postponed(context.plan)
+        self._parts: Parts | None = None
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._dates = Dates()
@@ -93,6 +94,7 @@ class Applier:
         """Open the transaction. Raises LeaseError when another daemon has taken over."""
         self.outcome = Outcome()
         self._postponed = Postponed(self.context.plan)
+        self._parts = None
         self._dates = Dates()
         self._mode = "following"
         with translated():
@@ -127,6 +129,10 @@ class Applier:
     async def _commit(self) -> None:
         with translated():
             await self._connection.execute("COMMIT")
+        if self.outcome.failures:
+            transforms = sorted({each.transform for each in self.outcome.failures})
+            log.warning("rows quarantined", pipeline=self.context.direction, rows=len(self.outcome.failures),
+                        transforms=transforms)  # fmt: skip
 
     async def apply(self, changes: list[Change], *, position: LSN | None, whole: bool) -> None:
         """Apply changes inside the open transaction.
@@ -141,30 +147,55 @@ class Applier:
         self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
         complete = whole and not self.outcome.failures
+        if not whole:
+            await self._in_parts()
         try:
             complete &= await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
-        except UniqueClashError:
+        except PendingError:
+            await self._at_once()
+        except OutOfOrderError:
+            await self._in_parts()
             await self._apply_halves(changes, position)
             complete = False
         if whole and not complete:
             await self._finish(position)
         self.outcome.changes += batch.counts
 
+    async def _in_parts(self) -> None:
+        """What is written from now on until the transaction's end is to hold only then."""
+        if self._parts is None:
+            self._parts = Parts(self._connection, self.context.quarantine)
+            await self._parts.begin()
+
+    async def _at_once(self) -> None:
+        """Write all that the parts have written as one batch, in which it can be found out what does not hold."""
+        parts, self._parts = self._parts, None
+        if parts is None:
+            raise DatabaseError("A constraint is violated that was not when the transaction began.")
+        batch = await parts.undo()
+        self.outcome.failures, self._postponed = [], Postponed(self.context.plan)
+        if not await self._apply_batch(batch, None, whole=True):
+            await self._finish(None)
+
     async def _apply_halves(self, changes: list[Change], position: LSN | None) -> None:
-        """In commit order, in ever smaller parts: a unique value may have changed hands within the batch."""
+        """In commit order, in ever smaller parts, as the application did it: so the constraints admitted it there."""
         middle = (len(changes) + 1) // 2
         for half in (changes[:middle], changes[middle:]):
             try:
                 await self._apply_batch(self._compact(half), position, whole=False, in_order=len(half) > 1)
-            except UniqueClashError:
+            except OutOfOrderError:
                 await self._apply_halves(half, position)
 
     async def _finish(self, position: LSN | None) -> None:
         """At the end of what was applied in parts: what was refused on the way may fit now, and deletions are due."""
         refused: dict[str, set[Key]] = {}
-        for failure in self.outcome.failures:
+        failures, self.outcome.failures = self.outcome.failures, []
+        for failure in failures:
             refused.setdefault(failure.source, set()).add(failure.source_key)
-        await self._apply_batch(Batch(dirty=refused), position, whole=True, final=True)
+        try:
+            await self._apply_batch(Batch(dirty=refused), position, whole=True, final=True)
+        except PendingError:
+            await self._at_once()
 
     def _compact(self, changes: list[Change]) -> Batch:
         return compact(
@@ -182,6 +213,7 @@ class Applier:
         What is refused stays in quarantine, or goes there, even with ``halt_on_error``: somebody is there to see it.
         """
         self.halt_on_error = False
+        await self._in_parts()
         for source, keys in dirty.items():
             for start in range(0, len(listed := list(keys)), REDO_ROWS):
                 await self._apply_batch(
@@ -240,9 +272,10 @@ class Applier:
                     several = True
                     await self._execute("SAVEPOINT parts")
                 try:
-                    halt = self.halt_on_error and (final or not several)
+                    # what is refused before the rest is there is tried once more at the end
+                    halt = self.halt_on_error and whole and (final or not several)
                     await self._apply_part(part, position, whole=whole, in_order=in_order, halt=halt)
-                except (NewerReadError, UniqueClashError):
+                except (NewerReadError, OutOfOrderError):
                     if several:  # all of it is to be applied anew
                         await self._execute("ROLLBACK TO SAVEPOINT parts")
                     raise
@@ -254,10 +287,12 @@ class Applier:
     async def _apply_part(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool) -> None:
         skip: set[tuple[str, Key]] = set()
         failures: dict[tuple[str, Key], Failure] = {}
+        spared: set[tuple[Name, Key]] = set()
         self._ahead = max(self._ahead, batch.read_at or ZERO)
-        for _ in range(ROUNDS):
+        while True:  # ends: each time round, at least one more is left out
             conflicts = self._conflicts()
             effects = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
+            effects.spared |= spared
             failures.update({each.place: each for each in effects.failures})
             self._postponed.take(effects, whole=whole)
             refusals = await self._try_write(effects, conflicts, whole=whole)
@@ -267,18 +302,23 @@ class Applier:
                 await self._keep(effects, failures, halt=halt)
                 # Before the commit, not after: a window that misses a touch would let a stale row through.
                 batch.touch(self.context.touches)
+                if self._parts is not None:
+                    self._parts.note(batch)
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
             if clash is not None and position is not None and position < self._ahead:
                 raise NewerReadError(clash, self._ahead)
-            if clash is not None and clash.sqlstate == UNIQUE_VIOLATION and in_order:
-                raise UniqueClashError(clash.problem, clash.remedy, clash.sqlstate)
+            if clash is not None and in_order:
+                raise OutOfOrderError(clash.problem, clash.remedy, clash.sqlstate)
             for refusal in refusals:
-                found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
-                failures[found.place] = found
-                skip.add(found.place)
+                spared |= refusal.spared
+                if refusal.blames_a_source_row(self.context.plan):
+                    found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
+                    failures[found.place] = found
+                    skip.add(found.place)
+                else:
+                    log.error("a row outlived a TRUNCATE; verification will name it", error=refusal.error.problem)
             self._postponed.withdraw(skip)
-        raise RowError(f"Rows are refused again and again: {next(iter(failures.values())).error}")
 
     def _conflicts(self) -> Conflicts | None:
         """Who decides while both schemas take writes."""
@@ -290,7 +330,7 @@ class Applier:
     async def _write_undisputed(
         self, effects: Effects, conflicts: Conflicts | None, *, whole: bool
     ) -> tuple[Written, list[Refusal]]:
-        for _ in range(ROUNDS):
+        for _ in range(LOOKS):
             if conflicts is not None:
                 await conflicts.look(effects)
             written, refusals = await write_effects(self._writer, self.context.plan, effects, whole=whole)
@@ -323,8 +363,6 @@ class Applier:
         for name, pairs in effects.remembered.items():
             await remember(self._connection, self.context.direction, name, pairs)
         if refused:
-            log.warning("rows quarantined", pipeline=self.context.direction, rows=len(refused),
-                        transforms=sorted({each.transform for each in refused}))  # fmt: skip
             await quarantine.keep(self._connection, refused)
             self.outcome.failures += refused
         await quarantine.release(

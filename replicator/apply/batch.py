@@ -43,6 +43,8 @@ class TableState:
     rows: dict[Key, Row | None] = field(default_factory=dict)
     copies: dict[Key, list[Row]] = field(default_factory=dict)
     """Rows as the opposite pipeline wrote them, which may have changed since: what they give is on the target."""
+    moves: dict[Key, Key] = field(default_factory=dict)
+    """The key that a row had before, by the one that it has now."""
 
 
 @dataclass
@@ -128,6 +130,7 @@ def _note(
         state.truncated = True
         batch.dates.note_all(source.name, at)
         state.rows.clear()
+        state.moves.clear()
         dirty.clear()
         if change.relation != (table.name.schema, table.name.table):
             batch.dirty_all.add(source.name)  # one partition: which rows it held, the log does not say
@@ -148,6 +151,7 @@ def _note(
     if old_key is not None and old_key != new_key:
         batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
+        state.moves[new_key] = state.moves.pop(old_key, old_key)
     row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
     if row is None:
         state.rows.pop(new_key, None)

@@ -13,7 +13,7 @@ from typing import Literal
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
 from replicator.derive import TargetRow, derive
-from replicator.errors import MigrationError, TransformError
+from replicator.errors import TransformError
 from replicator.migration import Direction
 from replicator.plan import PlannedTransform
 from replicator.postgres.connect import Connection, translated
@@ -224,7 +224,7 @@ class Conflicts:
         values = parse_row(source.columns, [row.columns.get(column.name) for column in source.columns])
         found: list[tuple[str, Key]] = []
         for transform in source.transforms:
-            with contextlib.suppress(TransformError, MigrationError):
+            with contextlib.suppress(TransformError):
                 if transform.remembers:
                     found += [(transform.name, each.key) for each in derive(transform, source, row.key, values)]
         return tuple(found)

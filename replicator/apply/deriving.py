@@ -43,6 +43,7 @@ class Deriver:
         self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]
     ) -> None:
         rows = state.rows
+        effects.moves[source.name] = state.moves
         if state.truncated:
             gone = self._refused(source)
             for transform in source.transforms:

@@ -26,6 +26,10 @@ class Effects:
     forgotten: dict[str, list[Pair]] = field(default_factory=dict)
     copied_away: list[tuple[PlannedTransform, Pair]] = field(default_factory=list)
     """Those of ``forgotten`` that the opposite pipeline has caused."""
+    moves: dict[str, dict[Key, Key]] = field(default_factory=dict)
+    """By source, the key that a row had before, by the one that it has now."""
+    spared: set[tuple[Name, Key]] = field(default_factory=set)
+    """Rows that a TRUNCATE of the source would delete, but cannot."""
     failures: list[Failure] = field(default_factory=list)
     good: list[tuple[str, Key]] = field(default_factory=list)
     rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
@@ -124,6 +128,25 @@ class Effects:
         """The keys to delete that are not written again."""
         written = self.upserts.get(target, {})
         return [key for key in self.deletes.get(target, {}) if key not in written]
+
+    def moved(self, target: Name) -> dict[Key, Key]:
+        """The old key of each target row whose source row has another key now, by the new one: it is the same row."""
+        gone: dict[tuple[str, Key], list[Key]] = {}
+        for key in self.deletes_of(target):
+            transform, source_key = self.deletes[target][key]
+            gone.setdefault((transform.name, source_key), []).append(key)
+        found: dict[Key, Key] = {}
+        for source, moves in self.moves.items():
+            for row in self.upserts_of(target):
+                before = moves.get(row.source_key)
+                keys = gone.get((row.transform, before), []) if before is not None else []
+                if len(keys) == 1 and self._reads(row.transform, source, keys[0], target):
+                    found[row.key] = keys[0]
+        return found
+
+    def _reads(self, transform: str, source: str, key: Key, target: Name) -> bool:
+        planned, _ = self.deletes[target][key]
+        return planned.name == transform and planned.source == source
 
     def upserts_of(self, target: Name) -> Iterable[TargetRow]:
         """The rows to write."""

@@ -8,8 +8,12 @@ from replicator.lsn import LSN
 from replicator.postgres.quarantine import Failure
 
 
-class UniqueClashError(RowError):
-    """A unique value seems to have two owners; applied change by change, it may turn out to have moved."""
+class OutOfOrderError(RowError):
+    """All at once it cannot be written; applied change by change, as the application did it, it may well be."""
+
+
+class PendingError(RowError):
+    """A constraint that waits for the transaction's end is violated by an earlier part of the transaction."""
 
 
 class NewerReadError(RowError):

@@ -1,7 +1,7 @@
 """Deletions that would take children along wait for the transaction's end: it may delete these itself."""
 
 from replicator.apply.effects import Effects
-from replicator.apply.writing import acting_children
+from replicator.apply.order import acting_children
 from replicator.plan import Plan, PlannedTransform
 from replicator.tables import Key, Name
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 from replicator.apply.batch import Batch
 from replicator.apply.dates import Dates
-from replicator.apply.writing import acting_children
+from replicator.apply.order import acting_children
 from replicator.plan import Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context

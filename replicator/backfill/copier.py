@@ -17,9 +17,12 @@ from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.derived import derive_all
+from replicator.postgres.halving import Halving
 from replicator.postgres.memory import remember
 from replicator.postgres.progress import Chunk, advance_chunk, enter, finish_chunk
 from replicator.postgres.quarantine import Failure, Place, halted
+from replicator.postgres.rearranging import without_rows
+from replicator.postgres.refusals import refusing
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import range_groups
 from replicator.postgres.target import TargetWriter
@@ -162,27 +165,26 @@ class Copier:
                     left = {place: row for place, row in derived.items() if _owner(row) not in refused}
                     if len(derived) - len(left) > len(found):
                         raise _InPartError
+                    with refusing():
+                        await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
                     return left, refused
             except _InPartError:
                 derived = left
+            except RowError:  # what waits for the end of the transaction is to be checked with each statement instead
+                await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return derived, refused
 
     async def _try(self, table: Table, derived: Derived) -> list[tuple[TargetRow, RowError]]:
-        return await self._insert_halving(table, [row for (name, _), row in derived.items() if name == table.name])
-
-    async def _insert_halving(self, table: Table, rows: list[TargetRow]) -> list[tuple[TargetRow, RowError]]:
-        """Insert all rows but those that Postgres refuses; gives these."""
-        if not rows:
-            return []
-        try:
+        """Insert all rows but those that Postgres refuses; gives these. DatabaseError when it is no row's fault."""
+        rows = [row for (name, _), row in derived.items() if name == table.name]
+        search: Halving[TargetRow] = Halving(
+            self._connection, table, lambda part: self._writer.insert_absent(table, part)
+        )
+        if rows and not await search.whole(rows):
             async with self._connection.transaction():
-                await self._writer.insert_absent(table, rows)
-        except RowError as error:
-            if len(rows) == 1:
-                return [(rows[0], error)]
-            middle = len(rows) // 2
-            return await self._insert_halving(table, rows[:middle]) + await self._insert_halving(table, rows[middle:])
-        return []
+                await without_rows(self._writer, table, tuple(rows[0].columns))
+            await search.halves(rows)
+        return search.refused
 
     async def _remember(self, derived: Derived) -> None:
         for transform in self.context.plan.transforms:

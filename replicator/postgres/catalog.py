@@ -74,8 +74,9 @@ FOREIGN_KEYS = """
                SELECT jsonb_agg(jsonb_build_array(s.nspname, o.oprname) ORDER BY k.place)
                FROM unnest(con.conpfeqop) WITH ORDINALITY k(oid, place)
                JOIN pg_operator o ON o.oid = k.oid JOIN pg_namespace s ON s.oid = o.oprnamespace
-           ) AS operators, p.relname, con.condeferrable,
-           con.confdeltype::text IN ('c', 'n', 'd') AS acts,
+           ) AS operators, p.relname, con.confmatchtype::text = 'f' AS full_match,
+           con.condeferrable AND 'r' NOT IN (con.confdeltype::text, con.confupdtype::text) AS deferrable,
+           con.confdeltype::text IN ('c', 'n', 'd') AS acts, con.confupdtype::text = 'c' AS follows,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.conkey) WITH ORDINALITY k(num, place)
             JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.num) AS columns,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.confkey) WITH ORDINALITY k(num, place)
@@ -306,10 +307,20 @@ def _table(
                 columns=tuple(each["columns"]),
                 parent=Name(schema=each["nspname"], table=each["relname"]),
                 parent_columns=tuple(each["parent_columns"]),
-                deferrable=each["condeferrable"],
+                deferrable=each["deferrable"],
                 acts=each["acts"],
                 operators=tuple(Operators(schema=schema, equal=name) for schema, name in each["operators"]),
+                detachable=_detachable(each, columns, primary),
+                follows=each["follows"],
             )
             for each in foreign_keys
         ),
     )
+
+
+def _detachable(foreign_key: dict[str, Any], columns: list[Column], primary: tuple[str, ...]) -> tuple[str, ...]:
+    """Its columns that may be NULL; of MATCH FULL, one NULL among others is a violation."""
+    given: list[str] = foreign_key["columns"]
+    fixed = {each.name for each in columns if each.not_null or each.generated or each.identity} | set(primary)
+    free = tuple(name for name in given if name not in fixed)
+    return () if foreign_key["full_match"] and len(free) < len(given) else free

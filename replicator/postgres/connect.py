@@ -30,6 +30,8 @@ Connection = AsyncConnection[Any]
 LOST = ("08", "57P01", "57P02", "57P03", "57P05")
 RETRYABLE = ("40001", "40P01", "55P03")
 TAKEN_OVER = "RP001"
+VIOLATED = {"23001": "foreign key", "23503": "foreign key", "23505": "unique", "23514": "check", "23P01": "exclusion"}
+"""The kind of constraint, by SQLSTATE."""
 
 
 async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_only: bool = False) -> Connection:
@@ -158,13 +160,21 @@ def _unreachable(error: psycopg.Error) -> str:
 
 
 def _row_problem(error: psycopg.Error) -> str:
-    diag = error.diag
-    if (error.sqlstate or "").startswith("23"):
-        return f"Postgres refused a row: {diag.message_primary}."
-    # A data exception's message quotes the value; the context says at least which column it was for.
+    """In our own words: a message may quote the row, as a data exception's does, or one that a function raises."""
+    state, diag = error.sqlstate or "", error.diag
+    of = f'relation "{diag.table_name}"' if diag.table_name else f'type "{diag.datatype_name}"'
+    if state == "23502" and diag.column_name:
+        return (
+            f'Postgres refused a row: null value in column "{diag.column_name}" of {of} violates not-null constraint.'
+        )
+    if state in VIOLATED and diag.constraint_name:
+        kind = f'{VIOLATED[state]} constraint "{diag.constraint_name}" of {of}'
+        return f"Postgres refused a row: it violates {kind} ({state})."
+    # The context of a data exception says at least which column it was for.
     column = re.search(r"column (\S+?)(:|$)", diag.context or "", re.MULTILINE)
     where = f" for the column {column.group(1)}" if column else ""
-    return f"Postgres refused a value{where}: {type(error).__name__}."
+    what = "row" if state.startswith("23") else "value"
+    return f"Postgres refused a {what}{where}: {type(error).__name__} ({state})."
 
 
 def identifier(*parts: str) -> sql.Identifier:

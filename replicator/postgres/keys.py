@@ -7,7 +7,8 @@ from psycopg import sql
 
 from replicator.equality import Form, formed, needs_asking, written_as
 from replicator.errors import RowError
-from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
+from replicator.postgres.connect import Connection, beside_parameters, comma, identifier
+from replicator.postgres.refusals import refusing
 from replicator.tables import Column, Key, Table, printed_key
 
 Known = dict[tuple[str, str], str | None]
@@ -99,7 +100,7 @@ async def _ask(connection: Connection, column: Column, texts: Sequence[str]) -> 
     query = sql.SQL("SELECT {} FROM pg_catalog.unnest(%s::pg_catalog.text[]) WITH ORDINALITY AS k(text, place) "
                     "ORDER BY k.place").format(beside_parameters(form_of(column, value)))  # fmt: skip
     try:
-        with translated():
+        with refusing():
             async with connection.transaction():
                 cursor = await connection.execute(query, (list(texts),))
                 return [row[0] for row in await cursor.fetchall()]

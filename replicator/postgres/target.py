@@ -10,6 +10,7 @@ from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.passing import pass_guards
+from replicator.postgres.refusals import refusing
 from replicator.postgres.staging import Stage
 from replicator.tables import ForeignKey, Key, Name, Table
 
@@ -17,7 +18,7 @@ from replicator.tables import ForeignKey, Key, Name, Table
 class TargetWriter:
     """Staging tables and statements for one pipeline's targets, on one connection, inside the caller's transaction.
 
-    All its methods raise RowError when Postgres refuses a row.
+    All its methods raise RowError for whatever one of the rows or keys that they are given may have caused.
     """
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
@@ -57,6 +58,10 @@ class TargetWriter:
         self.appeared |= inserted < len(fresh)
         return inserted + await self._write(table, [row for row in listed if row.key in there], absent_only=False)
 
+    async def overwrite(self, table: Table, rows: Iterable[TargetRow]) -> int:
+        """Write rows once more that this transaction has written."""
+        return await self._write(table, rows, absent_only=False)
+
     async def insert_absent(self, table: Table, rows: Iterable[TargetRow]) -> int:
         """Insert the rows whose key is not there yet; gives how many were written."""
         return await self._write(table, rows, absent_only=True)
@@ -64,7 +69,7 @@ class TargetWriter:
     async def delete(self, table: Table, keys: Iterable[Key]) -> int:
         """Delete by key; gives how many rows went."""
         stage = self._stages[table.name]
-        with translated():
+        with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {}").format(
@@ -80,7 +85,7 @@ class TargetWriter:
         """
         stage = self._stages[table.name]
         names = [column.name for column in table.columns]
-        with translated():
+        with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL(
@@ -103,7 +108,7 @@ class TargetWriter:
 
     async def clear(self, table: Table) -> int:
         """Delete every row."""
-        with translated():
+        with refusing():
             cursor = await self.connection.execute(
                 sql.SQL("DELETE FROM {}").format(identifier(table.name.schema, table.name.table))
             )
@@ -122,7 +127,7 @@ class TargetWriter:
 
     async def all_keys(self, table: Table) -> list[Key]:
         """Every key."""
-        with translated():
+        with refusing():
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {}").format(
                     key_of_row(table, None), identifier(table.name.schema, table.name.table)
@@ -133,7 +138,7 @@ class TargetWriter:
     async def present(self, table: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these keys are there."""
         stage = self._stages[table.name]
-        with translated():
+        with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {} AS s JOIN {} AS t ON {}").format(
@@ -169,7 +174,7 @@ class TargetWriter:
                 stage.keys,
                 sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(identifier(name)) for name in parent.key),
             )
-        with translated():
+        with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL("SELECT {} FROM {} AS s {}WHERE EXISTS (SELECT FROM {} AS c WHERE {})").format(
@@ -192,7 +197,7 @@ class TargetWriter:
         not_null = sql.SQL(" AND ").join([
             sql.SQL("c.{} IS NOT NULL").format(identifier(name)) for name in foreign_key.columns
         ])  # fmt: skip
-        with translated():
+        with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL(
@@ -212,11 +217,11 @@ class TargetWriter:
     async def _write(self, table: Table, rows: Iterable[TargetRow], *, absent_only: bool) -> int:
         written = 0
         stage = self._stages[table.name]
-        with translated():
+        with refusing():
             for columns, group in by_columns(rows).items():
                 await stage.load(self.connection, columns, group)
                 await reach(Failpoint.STAGED)
-                cursor = await self.connection.execute(_insert(table, stage, columns, absent_only=absent_only))
+                cursor = await self.connection.execute(insert(table, stage, columns, absent_only=absent_only))
                 written += cursor.rowcount
         return written
 
@@ -236,7 +241,8 @@ def same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
     ])  # fmt: skip
 
 
-def _insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
+def insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
+    """The statement that writes the staged rows."""
     names = comma([identifier(name) for name in columns])
     shown = table.spelt_apart
     updated = [name for name in columns if name not in table.key or name in shown]

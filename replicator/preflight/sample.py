@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from replicator.derive import TargetRow, derive
-from replicator.errors import DatabaseError, MigrationError, RowError, TransformError
+from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
 from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.rehearsal import read_sample
@@ -93,11 +93,11 @@ def _try(
         try:
             rows = derive(transform, source, key, TracedRow(row, read))
             trial.unstable = trial.unstable or derive(transform, source, key, TracedRow(row, read)) != rows
-        except TransformError as error:
-            trial.refused.append(error.problem)
-        except MigrationError as error:
+        except ShapeError as error:
             trial.wrong = error.problem
             return trial
+        except TransformError as error:
+            trial.refused.append(error.problem)
         else:
             _keep(trial, rows, sample)
     return trial

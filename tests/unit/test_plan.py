@@ -8,7 +8,7 @@ import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.derive import TargetRow, derive
-from replicator.errors import MigrationError, TransformError
+from replicator.errors import MigrationError, ShapeError, TransformError
 from replicator.plan import Plan, parents_first, resolve
 from replicator.tables import Column, ForeignKey, Name, Table
 from replicator.values import Kind
@@ -159,7 +159,7 @@ def test_the_key_may_be_left_to_the_key_function() -> None:
     ],
 )
 def test_wrong_shape_is_the_authors_mistake(result: object, key: object, says: str) -> None:
-    with pytest.raises(MigrationError) as refused:
+    with pytest.raises(ShapeError) as refused:
         derived(result, key=key)
     assert says in str(refused.value)
 

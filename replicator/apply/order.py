@@ -1,0 +1,199 @@
+"""In which order a batch's effects are written: two ways, so that what the application did at once can be done here."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from replicator.apply.effects import Effects
+from replicator.derive import TargetRow
+from replicator.errors import RowError
+from replicator.plan import Plan
+from replicator.postgres.connect import translated
+from replicator.postgres.rearranging import detach, move
+from replicator.postgres.refusals import refusing
+from replicator.postgres.target import TargetWriter
+from replicator.tables import ForeignKey, Key, Name, Table
+
+FOREIGN_KEY_VIOLATION = "23503"
+
+CLASHES = ("23505", "23P01", FOREIGN_KEY_VIOLATION, "23001", "P0001")
+"""What may be a matter of order: unique and exclusion constraints, foreign keys (23001: RESTRICT), triggers."""
+
+MOVE_THEM = "If the source still gives them, delete or move them there first."
+
+Written = Counter[tuple[str, str]]
+
+
+async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool) -> Written:
+    """Each row once, parents before their children; each deletion once, children before their parents.
+
+    Where foreign keys can wait for the end of the transaction, each table's deletions come before its rows: so a unique
+    value may pass from a row that goes to one that comes. Where they cannot, all deletions come last: a child may have
+    moved from a parent that goes to one that comes.
+    """
+    written: Written = Counter()
+    children_first = list(reversed(plan.targets))
+    if all(foreign_key.deferrable for table in plan.targets for foreign_key in table.foreign_keys):
+        for table in children_first:
+            await _delete(writer, plan, table, effects, written)
+            await _upsert(writer, table, effects, written)
+    else:
+        for table in plan.targets:
+            await _upsert(writer, table, effects, written)
+        for table in children_first:
+            await _delete(writer, plan, table, effects, written)
+    await check_constraints(writer, whole=whole)
+    return written
+
+
+async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool) -> Written:
+    """Make room first: what is to be written is deleted as well, but for parents that other rows hold on to.
+
+    So values that must be unique, or exclude each other, may change hands; and rows that refer to each other, in a
+    circle or to themselves, lose what refers by a column that may be NULL, and get it back in the end.
+    """
+    written: Written = Counter()
+    for table in plan.targets:
+        await _move(writer, plan, table, effects)
+    for table in plan.targets:
+        await _detach(writer, table, effects)
+    late: dict[Name, list[Key]] = {}
+    for table in reversed(plan.targets):
+        rows = effects.upserts.get(table.name, {})
+        gone = await keys_to_go(writer, table, effects)
+        free = await _free(writer, plan, table, [*rows, *gone])
+        going = [key for key in gone if key in free]
+        written[table.called, "delete"] += await writer.delete(table, going) if going else 0
+        again = [key for key in rows if key in free]
+        if again:
+            await writer.delete(table, again)
+        late[table.name] = [key for key in gone if key not in free]
+    for table in plan.targets:
+        await _upsert_loosely(writer, plan, table, list(effects.upserts_of(table.name)), written)
+    for table in plan.targets:
+        if _looping(plan, table):
+            await writer.overwrite(table, effects.upserts_of(table.name))
+    for table in reversed(plan.targets):
+        await _delete_keys(writer, plan, table, late[table.name], written)
+    await check_constraints(writer, whole=whole)
+    return written
+
+
+async def check_constraints(writer: TargetWriter, *, whole: bool) -> None:
+    """Check what could wait until now; only where a transaction of the source ends must it hold."""
+    if whole:
+        with refusing():
+            await writer.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        with translated():
+            await writer.connection.execute("SET CONSTRAINTS ALL DEFERRED")
+
+
+async def _upsert(writer: TargetWriter, table: Table, effects: Effects, written: Written) -> None:
+    rows = effects.upserts.get(table.name, {})
+    if rows:
+        written[table.called, "upsert"] += await writer.upsert(table, rows.values())
+
+
+async def _upsert_loosely(
+    writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], written: Written
+) -> None:
+    """Without what refers to rows that may come later."""
+    loose = _looping(plan, table)
+    rows = [replace(row, columns={**row.columns, **dict.fromkeys(loose & row.columns.keys())}) for row in rows]
+    if rows:
+        written[table.called, "upsert"] += await writer.upsert(table, rows)
+
+
+def _looping(plan: Plan, table: Table) -> set[str]:
+    """The columns that may be NULL by which rows refer to their own table, or to one that is written later."""
+    names = [each.name for each in plan.targets]
+    later = set(names[names.index(table.name) :])
+    return {
+        name
+        for each in table.foreign_keys
+        if each.parent in later and not each.deferrable
+        for name in each.detachable
+    }  # fmt: skip
+
+
+async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> None:
+    """Give rows their new keys where that takes their children along, which may have children of their own."""
+    if not any(foreign_key.follows for _, foreign_key in _binding_children(plan, table)):
+        return
+    left = effects.moved(table.name)
+    while left:
+        taken = set(await writer.present(table, left))
+        free = {new: old for new, old in left.items() if new not in taken}
+        if not free:
+            return  # they change places: then they are deleted and written
+        await move(writer, table, free)
+        left = {new: old for new, old in left.items() if new in taken}
+
+
+async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
+    columns = {name for each in table.foreign_keys if not each.deferrable for name in each.detachable}
+    keys = [*effects.upserts.get(table.name, {}), *effects.deletes_of(table.name)]
+    if columns and keys:
+        await detach(writer, table, sorted(columns), keys)
+
+
+async def _free(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key]) -> set[Key]:
+    """The keys whose rows can be deleted now: nothing that stays holds on to them, or would go with them."""
+    free = set(keys)
+    for child, foreign_key in _binding_children(plan, table):
+        while free:  # of a table that refers to itself, what must stay holds its own parent
+            held = free & set(await writer.children_of(foreign_key, child.name, table, free))
+            free -= held
+            if not held or child.name != table.name:
+                break
+    return free
+
+
+async def _delete(writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written) -> None:
+    if is_cleared(table, effects) and not effects.spared and not acting_children(plan, table):
+        written[table.called, "delete"] += await writer.clear(table)
+        return
+    await _delete_keys(writer, plan, table, await keys_to_go(writer, table, effects), written)
+
+
+async def _delete_keys(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key], written: Written) -> None:
+    for child, foreign_key in acting_children(plan, table) if keys else ():
+        if await writer.children_of(foreign_key, child.name, table, keys):
+            raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
+    if keys:
+        written[table.called, "delete"] += await writer.delete(table, keys)
+
+
+def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
+    """The targets' foreign keys that would delete or change rows when a row of ``parent`` goes."""
+    return [(table, each) for table, each in _binding_children(plan, parent) if each.acts]
+
+
+def _binding_children(plan: Plan, parent: Table) -> Iterable[tuple[Table, ForeignKey]]:
+    return [
+        (table, foreign_key)
+        for table in plan.targets
+        for foreign_key in table.foreign_keys
+        if foreign_key.binds and foreign_key.parent == parent.name
+    ]
+
+
+def is_cleared(table: Table, effects: Effects) -> bool:
+    """Whether all rows of the table are to go, for its source was truncated."""
+    return any(transform.target.name == table.name for transform in effects.cleared)
+
+
+async def keys_to_go(writer: TargetWriter, table: Table, effects: Effects) -> list[Key]:
+    """What is to be deleted; after a TRUNCATE of the source, all that is not written."""
+    if not is_cleared(table, effects):
+        return effects.deletes_of(table.name)
+    written = effects.upserts.get(table.name, {})
+    stays = {key for name, key in effects.spared if name == table.name} | written.keys()
+    return [key for key in await writer.all_keys(table) if key not in stays]
+
+
+def _takes_along(table: Table, child: Table, foreign_key: ForeignKey) -> str:
+    return (
+        f"Deleting a row of {table.name} would take rows of {child.name} along ({foreign_key.name}), which the source "
+        "still gives."
+    )

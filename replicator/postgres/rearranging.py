@@ -1,0 +1,60 @@
+"""What a TargetWriter does to rows so that others can be written or deleted: it makes room for them."""
+
+from collections.abc import Iterable, Mapping
+
+from psycopg import sql
+
+from replicator.postgres.connect import beside_parameters, comma, identifier, translated
+from replicator.postgres.operators import equal
+from replicator.postgres.refusals import refusing
+from replicator.postgres.target import TargetWriter, insert, same_key
+from replicator.tables import Key, Table
+
+
+async def without_rows(writer: TargetWriter, table: Table, columns: tuple[str, ...]) -> None:
+    """Write and delete nothing: raises, as what it is, an error that no row can explain, for it needs none."""
+    stage = writer.stage(table)
+    delete = sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {}").format(_name(table), stage.keys, same_key(table))
+    with translated():
+        await stage.load(writer.connection, columns, ())
+        # Not prepared: a plan that is kept would not notice that the table has changed.
+        await writer.connection.execute(insert(table, stage, columns, absent_only=False), prepare=False)
+        await stage.load_keys(writer.connection, ())
+        await writer.connection.execute(delete, prepare=False)
+
+
+async def detach(writer: TargetWriter, table: Table, columns: Iterable[str], keys: Iterable[Key]) -> None:
+    """Set these columns to NULL, so that the rows with these keys refer to no parent through them."""
+    stage, names = writer.stage(table), [identifier(name) for name in columns]
+    with refusing():
+        await stage.load_keys(writer.connection, keys)
+        await writer.connection.execute(
+            sql.SQL("UPDATE {} AS t SET {} FROM {} AS s WHERE {} AND NOT ({})").format(
+                _name(table),
+                comma([sql.SQL("{} = NULL").format(name) for name in names]),
+                stage.keys,
+                same_key(table),
+                sql.SQL(" AND ").join([sql.SQL("t.{} IS NULL").format(name) for name in names]),
+            )
+        )
+
+
+async def move(writer: TargetWriter, table: Table, keys: Mapping[Key, Key]) -> None:
+    """Give rows another key: the old one by the new one."""
+    columns = [table.by_name[name] for name in table.key]
+    values = [sql.SQL("%s::pg_catalog.text::{}").format(beside_parameters(sql.SQL(each.bare_type))) for each in columns]
+    names = [beside_parameters(identifier(each.name)) for each in columns]
+    statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(
+        beside_parameters(_name(table)),
+        comma([sql.SQL("{} = {}").format(*pair) for pair in zip(names, values, strict=True)]),
+        sql.SQL(" AND ").join([
+            equal(name, value, each.operators) for name, value, each in zip(names, values, columns, strict=True)
+        ]),
+    )  # fmt: skip
+    async with writer.connection.cursor() as cursor:
+        with refusing():
+            await cursor.executemany(statement, [(*new, *old) for new, old in keys.items()])
+
+
+def _name(table: Table) -> sql.Identifier:
+    return identifier(table.name.schema, table.name.table)
