@@ -295,7 +295,12 @@ class Applier:
             effects.spared |= spared
             failures.update({each.place: each for each in effects.failures})
             self._postponed.take(effects, whole=whole)
-            refusals = await self._try_write(effects, conflicts, whole=whole)
+            try:
+                refusals = await self._try_write(effects, conflicts, whole=whole)
+            except PendingError as error:
+                if position is not None and position < self._ahead:
+                    raise NewerReadError(error, self._ahead) from None
+                raise
             if not refusals:
                 if conflicts is not None:
                     self.outcome.lost += await conflicts.store(effects, batch.overwritten)

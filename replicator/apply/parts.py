@@ -35,8 +35,8 @@ class Parts:
             if state.truncated:
                 self.dirty_all.add(name)
             self._add(name, set(state.rows))
-        for name, keys in batch.dirty.items():
-            self._add(name, keys)
+        for name, rows in batch.rows.items():
+            self._add(name, set(rows))
 
     def _add(self, name: str, keys: set[Key]) -> None:
         if sum(map(len, self.dirty.values())) <= MOST_KEYS:

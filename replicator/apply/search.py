@@ -96,6 +96,7 @@ class Search:
                 return self._written, []
             await self._execute("ROLLBACK TO SAVEPOINT batch")
             if await self._try_constraints() is not None:
+                await self._execute("ROLLBACK TO SAVEPOINT batch")
                 raise PendingError(error.problem, error.remedy, error.sqlstate)
             self._written = Counter()
             refused = await self._rounds(checked=True)
