@@ -196,6 +196,9 @@ class Applier:
             await self._apply_batch(Batch(dirty=refused), position, whole=True, final=True)
         except PendingError:
             await self._at_once()
+        except NewerReadError:  # it ends later, and what was refused is to be tried then
+            self.outcome.failures = failures
+            raise
 
     def _compact(self, changes: list[Change]) -> Batch:
         return compact(
