@@ -14,6 +14,7 @@ from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.inspect import tables_with_rows
+from replicator.postgres.keyless import keyless, keyless_rows
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
@@ -69,6 +70,8 @@ class DryRun:
     conflicts: list[Conflict] = field(default_factory=list)
     unread: dict[str, list[str]] = field(default_factory=dict)
     """The columns that no transform has read, by source."""
+    keyless: dict[str, str] = field(default_factory=dict)
+    """What is wrong with queries that give rows without a key, by their name."""
     notes: list[str] = field(default_factory=list)
     rows: int = 0
     rows_expected: int = 0
@@ -79,7 +82,7 @@ class DryRun:
     @property
     def ok(self) -> bool:
         """Nothing would fail."""
-        return not self.conflicts and not any(each.refused for each in self.transforms)
+        return not self.conflicts and not self.keyless and not any(each.refused for each in self.transforms)
 
     @property
     def backfill_seconds(self) -> float | None:
@@ -209,6 +212,8 @@ class _Trial:
     async def run(self, reader: Connection, progress: Callable[[int], None]) -> None:
         """Through all its transforms."""
         done = 0
+        if missing := await keyless_rows(reader, self._source):
+            self._result.keyless[self._source.name] = f"{keyless(self._source)}. There are {missing}."
         async for rows, _, _ in range_groups(reader, self._source, None, None, self._result.sample):
             for transform in self._source.transforms:
                 await self._through(transform, rows, traced=done < TRACED)

@@ -84,7 +84,7 @@ async def repair(
     for each in mendable:
         if each.source is not None and each.source_key is not None:
             dirty.setdefault(each.source, set()).add(each.source_key)
-        else:
+        elif each.kind != "missing":
             extra.setdefault(each.target, []).append(each.key)
         if each.kind != "missing" and not each.broken:
             wrong.setdefault(each.target, []).append(each.key)

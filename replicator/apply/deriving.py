@@ -68,7 +68,9 @@ class Deriver:
                 continue
             produced = await self._remembered(transform, rows) if transform.remembers else None
             wanted = {key: row for key, row in rows.items() if (transform.name, key) not in skip}
-            for key, given in (await derive_all(self._connection, transform, source, wanted)).items():
+            for key, given in (
+                await derive_all(self._connection, transform, source, wanted, self._context.given)
+            ).items():
                 known = None if produced is None else produced.get(key, set())
                 if self._dates is None:
                     effects.row_changed(transform, key, given, known)
@@ -87,7 +89,7 @@ class Deriver:
         """
         found: set[Key] = set()
         for row in copies.get(key, ()):
-            given = await derive_all(self._connection, transform, source, {key: row})
+            given = await derive_all(self._connection, transform, source, {key: row}, self._context.given)
             found |= {each.key for each in given[key].rows}
         if transform.key is not None and len(self._context.plan.writers_of(transform.target.name)) == 1:
             found.update((await computed_keys(self._connection, transform, source, [key])).values())

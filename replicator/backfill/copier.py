@@ -101,7 +101,9 @@ class Copier:
         derived: Derived = {}
         failures: dict[Place, str] = {}
         for transform in source.transforms:
-            for key, given in (await derive_all(self._connection, transform, source, dict(rows))).items():
+            for key, given in (
+                await derive_all(self._connection, transform, source, dict(rows), self.context.given)
+            ).items():
                 try:
                     if given.error is not None:
                         raise given.error

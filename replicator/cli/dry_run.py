@@ -73,6 +73,7 @@ def _shown(result: "DryRun") -> RenderableType:
         parts += [Text(f"  {each.source} {', '.join(key)}: {error}", style="red") for key, error in each.examples]
     for conflict in result.conflicts:
         parts += _conflict(conflict)
+    parts += [Text(problem, style="bold red") for problem in result.keyless.values()]
     for source, columns in result.unread.items():
         parts.append(Text(f"No transform reads, of {source}: {', '.join(columns)}", style="yellow"))
     parts += [Text(note, style="yellow") for note in result.notes]

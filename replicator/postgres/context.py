@@ -8,6 +8,7 @@ from datetime import datetime
 from replicator.exclusion import Exclusion
 from replicator.migration import Direction
 from replicator.plan import Plan
+from replicator.postgres.given import GivenColumns
 from replicator.postgres.origins import OwnOrigin
 from replicator.postgres.quarantine import Place, Quarantine
 from replicator.postgres.snapshots import Visibility
@@ -56,8 +57,10 @@ class Context:
     unseen: set[str] = field(default_factory=set)
     """Source tables whose rows may have changed past the log, and have not all been compared since."""
     quarantine: Quarantine = field(init=False)
+    given: GivenColumns = field(init=False)
 
     def __post_init__(self) -> None:
+        self.given = GivenColumns(self.direction, self.target_dsn)
         self.quarantine = Quarantine(self.direction)
 
     @property

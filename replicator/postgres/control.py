@@ -17,6 +17,7 @@ from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.ours import foreign_schema, schema_is_ours
 from replicator.postgres.trust import refuse_strangers
+from replicator.postgres.upgrading import bring_along
 
 Owner = Literal["old", "new"]
 
@@ -55,7 +56,8 @@ async def install(connection: Connection, migration: Migration) -> None:
     """Create the control tables where they are missing, and take back what was granted on them.
 
     :raises MigrationError: they belong to another migration.
-    :raises CheckError: the schema, or something in it, is another role's, or it is there for something else.
+    :raises CheckError: the schema, or something in it, is another role's or an older version's, or it is there for
+        something else.
     """
     with translated():
         async with connection.transaction():
@@ -64,6 +66,7 @@ async def install(connection: Connection, migration: Migration) -> None:
             if foreign := await foreign_schema(connection):
                 raise foreign
             await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
+            await bring_along(connection)
             await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
             await connection.execute(
                 "INSERT INTO replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "

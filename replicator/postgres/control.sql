@@ -106,16 +106,27 @@ CREATE TABLE IF NOT EXISTS replicator.chunks (
     PRIMARY KEY (pipeline, source, ordinal)
 );
 
+-- Keys may be longer than an index takes: it holds a hash, which finds few rows, and the text in these decides.
 CREATE TABLE IF NOT EXISTS replicator.produced (
+    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT produced_id PRIMARY KEY,
     pipeline text NOT NULL,
     transform text NOT NULL,
     source_key text NOT NULL,
-    target_key text NOT NULL,
-    PRIMARY KEY (pipeline, transform, source_key, target_key)
+    target_key text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS produced_source
+    ON replicator.produced (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
+
+-- Columns of new rows that a transform has given once: where they are left out, the default stands.
+CREATE TABLE IF NOT EXISTS replicator.given (
+    pipeline text NOT NULL,
+    target text NOT NULL,
+    column_name text NOT NULL,
+    PRIMARY KEY (pipeline, target, column_name)
 );
 
 CREATE TABLE IF NOT EXISTS replicator.quarantine (
-    id bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT quarantine_id PRIMARY KEY,
     pipeline text NOT NULL,
     transform text NOT NULL,
     source text NOT NULL,
@@ -127,9 +138,10 @@ CREATE TABLE IF NOT EXISTS replicator.quarantine (
     attempts integer NOT NULL DEFAULT 1,
     discarded_at timestamptz,
     discarded_by text,
-    because text,
-    PRIMARY KEY (pipeline, transform, source_key)
+    because text
 );
+CREATE INDEX IF NOT EXISTS quarantine_source
+    ON replicator.quarantine (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
 COMMENT ON COLUMN replicator.quarantine.fingerprint IS
     'Of the source row that was refused: an entry stays discarded as long as the row is this one.';
 

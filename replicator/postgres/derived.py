@@ -8,6 +8,7 @@ from replicator.errors import TransformError
 from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
+from replicator.postgres.given import GivenColumns
 from replicator.postgres.keys import Asked, ask_keys
 from replicator.tables import Column, Key, Row
 
@@ -24,11 +25,16 @@ class Derived:
 
 
 async def derive_all(
-    connection: Connection, transform: PlannedTransform, source: Source, rows: Mapping[Key, Row | None]
+    connection: Connection,
+    transform: PlannedTransform,
+    source: Source,
+    rows: Mapping[Key, Row | None],
+    given: GivenColumns,
 ) -> dict[Key, Derived]:
     """Run a transform on rows; None stands for a row that is gone.
 
     :param connection: leads to the target.
+    :param given: the columns that rows of the target are given.
     :raises MigrationError: as ``derive``.
     """
     found: dict[Key, Derived] = {}
@@ -36,8 +42,22 @@ async def derive_all(
     for key, row in rows.items():
         await pace.step()
         found[key] = _derived(transform, source, key, row)
+    await _completed(connection, transform, found, given)
     await _in_form(connection, transform, found)
     return found
+
+
+async def _completed(
+    connection: Connection, transform: PlannedTransform, found: Mapping[Key, Derived], given: GivenColumns
+) -> None:
+    """What a row leaves out and others give is its default, for whoever writes or compares it."""
+    table = transform.target
+    rows = iter(await given.complete(connection, table, (row for each in found.values() for row in each.rows)))
+    for each in found.values():
+        each.rows = [next(rows) for _ in each.rows]
+        each.error = each.error or next((error for row in each.rows if (error := given.lacking(table, row))), None)
+        if each.error is not None:
+            each.rows = []
 
 
 async def computed_keys(

@@ -6,26 +6,29 @@ from replicator.migration import Direction
 from replicator.postgres.connect import Connection, translated
 from replicator.tables import Key, decode_key, encode_key
 
+OF_SOURCES = (
+    "pipeline = %(pipeline)s AND transform = %(transform)s AND pg_catalog.hashtextextended(source_key, 0) = ANY "
+    "(ARRAY(SELECT pg_catalog.hashtextextended(k, 0) FROM pg_catalog.unnest(%(sources)s::text[]) AS k))"
+)
+"""By the index; another key may have the same hash. Of a join alone, the planner makes a scan of all that there is."""
+
 
 async def remembered(
     connection: Connection, pipeline: Direction, transform: str, source_keys: Iterable[Key] | None
 ) -> dict[Key, set[Key]]:
     """Which target keys each of these source keys (None: all) has produced."""
-    condition = "" if source_keys is None else " AND source_key = ANY (%s)"
-    parameters: list[object] = [pipeline, transform]
-    if source_keys is not None:
-        parameters.append([encode_key(key) for key in source_keys])
+    wanted = None if source_keys is None else {encode_key(key): key for key in source_keys}
+    condition = "pipeline = %(pipeline)s AND transform = %(transform)s" if wanted is None else OF_SOURCES
     found: dict[Key, set[Key]] = {}
     with translated():
         cursor = await connection.execute(
-            (
-                "SELECT source_key, target_key FROM replicator.produced "
-                "WHERE pipeline = %s AND transform = %s" + condition
-            ).encode(),
-            parameters,
-        )  # fmt: skip
+            f"SELECT source_key, target_key FROM replicator.produced WHERE {condition}".encode(),
+            {"pipeline": pipeline, "transform": transform, "sources": list(wanted or ())},
+        )
         for source_key, target_key in await cursor.fetchall():
-            found.setdefault(decode_key(source_key), set()).add(decode_key(target_key))
+            key = decode_key(source_key) if wanted is None else wanted.get(source_key)
+            if key is not None:
+                found.setdefault(key, set()).add(decode_key(target_key))
     return found
 
 
@@ -69,9 +72,11 @@ async def remember(
     """Store that these source keys produced these target keys."""
     await _pairs(
         connection,
+        f"WITH known AS MATERIALIZED (SELECT source_key, target_key FROM replicator.produced WHERE {OF_SOURCES}) "
         "INSERT INTO replicator.produced (pipeline, transform, source_key, target_key) "
-        "SELECT %(pipeline)s, %(transform)s, s, t FROM unnest(%(sources)s::text[], %(targets)s::text[]) AS k(s, t) "
-        "ON CONFLICT DO NOTHING",
+        "SELECT %(pipeline)s, %(transform)s, s, t FROM ("
+        "SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]) EXCEPT SELECT * FROM known"
+        ") AS k(s, t)",
         pipeline,
         transform,
         pairs,
@@ -82,10 +87,9 @@ async def forget(connection: Connection, pipeline: Direction, transform: str, pa
     """Store that they do so no longer."""
     await _pairs(
         connection,
-        # "= ANY" for the index: of a join alone, the planner makes a scan of all that the transform has produced.
-        "DELETE FROM replicator.produced "
-        "WHERE pipeline = %(pipeline)s AND transform = %(transform)s AND source_key = ANY (%(sources)s::text[]) "
-        "AND (source_key, target_key) IN (SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]))",
+        f"DELETE FROM replicator.produced WHERE {OF_SOURCES} "
+        "AND (source_key, target_key) IN "
+        "(SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]))",
         pipeline,
         transform,
         pairs,

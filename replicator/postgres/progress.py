@@ -108,7 +108,7 @@ async def drop_progress(connection: Connection, pipeline: Direction, *, keep_dis
     :param keep_discarded: what was discarded from quarantine stays: for whoever asks why the sides differ.
     """
     with translated():
-        for table in ("progress", "definitions", "sources", "chunks", "produced"):
+        for table in ("progress", "definitions", "sources", "chunks", "produced", "given"):
             await connection.execute(f"DELETE FROM replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
         await connection.execute(
             "DELETE FROM replicator.quarantine WHERE pipeline = %s AND NOT (%s AND discarded_at IS NOT NULL)",

@@ -17,6 +17,11 @@ from replicator.tables import Key, decode_key, encode_key
 Place = tuple[str, Key]
 """A transform and a source key."""
 
+PLACE = (
+    "pipeline = %(pipeline)s AND transform = %(transform)s AND source_key = %(key)s "
+    "AND pg_catalog.hashtextextended(source_key, 0) = pg_catalog.hashtextextended(%(key)s, 0)"
+)
+
 State = Literal["standing", "discarded", "any"]
 
 STATES: Mapping[State, str] = {
@@ -123,17 +128,16 @@ class Quarantine:
         with translated():
             for each in failures:
                 await connection.execute(
-                    "INSERT INTO replicator.quarantine AS q "
-                    "(pipeline, transform, source, source_key, error, fingerprint) VALUES (%s, %s, %s, %s, %s, %s) "
-                    "ON CONFLICT (pipeline, transform, source_key) DO UPDATE SET error = EXCLUDED.error, "
-                    "fingerprint = EXCLUDED.fingerprint, tried_at = EXCLUDED.tried_at, "
+                    "WITH tried AS (UPDATE replicator.quarantine AS q SET error = %(error)s, "
+                    "fingerprint = %(fingerprint)s, tried_at = now(), "
                     # a row may be tried several times in one transaction: that is one attempt
-                    "attempts = q.attempts + (q.tried_at < EXCLUDED.tried_at)::integer, "
-                    "discarded_at = NULL, discarded_by = NULL, because = NULL",
-                    (
-                        self._pipeline, each.transform, each.source, encode_key(each.source_key), each.error,
-                        each.fingerprint,
-                    ),
+                    "attempts = q.attempts + (q.tried_at < now())::integer, "
+                    f"discarded_at = NULL, discarded_by = NULL, because = NULL WHERE {PLACE} RETURNING q.id) "
+                    "INSERT INTO replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
+                    "SELECT %(pipeline)s, %(transform)s, %(source)s, %(key)s, %(error)s, %(fingerprint)s "
+                    "WHERE NOT EXISTS (SELECT FROM tried)".encode(),
+                    {**self._place(each.place), "source": each.source, "error": each.error,
+                     "fingerprint": each.fingerprint},
                 )  # fmt: skip
                 self.standing.add(each.place)
                 self.discarded.pop(each.place, None)
@@ -143,11 +147,13 @@ class Quarantine:
         with translated():
             for place in places:
                 await connection.execute(
-                    "DELETE FROM replicator.quarantine WHERE pipeline = %s AND transform = %s AND source_key = %s",
-                    (self._pipeline, place[0], encode_key(place[1])),
+                    f"DELETE FROM replicator.quarantine WHERE {PLACE}".encode(), self._place(place)
                 )
                 self.standing.discard(place)
                 self.discarded.pop(place, None)
+
+    def _place(self, place: Place) -> dict[str, object]:
+        return {"pipeline": self._pipeline, "transform": place[0], "key": encode_key(place[1])}
 
     async def discard(self, connection: Connection, ids: Collection[int], *, by: str, because: str) -> list[Entry]:
         """Discard entries that stand, and enter it into the journal; gives them.

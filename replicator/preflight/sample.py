@@ -7,6 +7,7 @@ from replicator.derive import TargetRow, derive
 from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
 from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.keyless import keyless, sampled_keyless
 from replicator.postgres.rehearsal import read_sample
 from replicator.postgres.target import TargetWriter
 from replicator.preflight.finding import counted
@@ -53,10 +54,13 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
     for source in plan.sources.values():
         try:
             rows = await read_sample(connection, source, ROWS)
+            without_key = await sampled_keyless(connection, source)
         except DatabaseError as error:
             sample.unread[source.name] = error.problem
             continue
         keyed = _keyed(source, rows, sample)
+        if without_key:
+            sample.wrong.append(f"{keyless(source)}; leave them out in its SQL, or give them a key")
         if not rows:
             sample.empty.append(source.name)
             continue
@@ -69,13 +73,11 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
 
 
 def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, Row]]:
-    keyed = []
-    for row in rows:
-        try:
-            keyed.append((key_of(row, source.key, source.by_name), row))
-        except ValueError as error:
-            sample.wrong.append(f"the source {source.name} gives a row without a key ({error})")
-            return []
+    keyed = [
+        (key_of(row, source.key, source.by_name), row)
+        for row in rows
+        if not any(row[name] is None for name in source.key)
+    ]  # fmt: skip
     twice = [key for key, count in Counter(key for key, _ in keyed).items() if count > 1]
     if twice:
         sample.wrong.append(

@@ -102,7 +102,7 @@ class Comparison:
                 excused = derived.excused.setdefault(transform.target.name, [])
                 excused.extend((each, transform.name, key) for each in known.get(key, set()))
             wanted = {key: row for key, row in rows.items() if key not in held}
-            for key, given in (await derive_all(self.target, transform, source, wanted)).items():
+            for key, given in (await derive_all(self.target, transform, source, wanted, self.context.given)).items():
                 self._sort_in(derived, transform, source, key, given)
         return derived
 

@@ -10,6 +10,7 @@ from replicator.lsn import LSN, ZERO
 from replicator.plan import Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.keyless import keyless, keyless_rows
 from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import estimate_rows, next_bound, range_groups
@@ -195,7 +196,19 @@ class Verifier:
         for table in self.context.plan.targets:
             found += await self._extra(table, seen)
             found += await self._owners.shared(table, await seen.shared(table))
+        for source in self.context.plan.sources.values():
+            found += await self._keyless(source)
         self._findings.searched(await self._given_up.without(found))
+
+    async def _keyless(self, source: Source) -> list[Divergence]:
+        """Rows of a query that nothing is made of: the target lacks them, whatever the transforms would give."""
+        if not await keyless_rows(self._comparison.reader, source, 1):
+            return []
+        targets = dict.fromkeys(each.target.called for each in source.transforms)
+        return [
+            Divergence(target=each, kind="missing", key=(), source=None, source_key=None, note=keyless(source))
+            for each in targets
+        ]  # fmt: skip
 
     async def _extra(self, table: Table, seen: SeenKeys) -> list[Divergence]:
         keys = await seen.extra(table)

@@ -8,11 +8,17 @@ import psycopg
 import pytest
 
 from replicator import Lookup, Migration, Query, Row
-from replicator.errors import MigrationError
+from replicator.dry_run import dry_run
+from replicator.errors import CheckError, MigrationError
+from replicator.postgres.connect import connection
+from replicator.postgres.upgrading import bring_along
+from replicator.repair import repair
 from replicator.setup import read_plan
+from tests.checking import check
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_verify import full_pass
+from tests.integration.test_keys import keyed
+from tests.integration.test_verify import BEHIND, full_pass
 
 pytestmark = pytest.mark.one_server
 
@@ -268,3 +274,204 @@ async def test_two_rows_for_one_target_key_are_both_named(database: Database, tm
         assert one_row_each()
         notes = {each.target: each.note for each in await full_pass(made) if each.note}
         assert [n for n in cases if not {"['105']", "['106']"} <= set(re.findall(r"\[.*?\]", notes[f"names{n}"]))] == []
+
+
+# ---- NULL, and long keys
+
+
+def owners(folder: Path, query: str) -> Migration:
+    """People by what they own, with or without anything."""
+    write_tables(folder, "CREATE TABLE IF NOT EXISTS store.counts (id integer PRIMARY KEY, things bigint)")
+    migration = Migration("owners", old="public", new="store", sql=folder)
+    (folder / "owners.sql").write_text(query)
+    source = Query("owners.sql", key=["id"], depends_on={"owned": ["person"]})
+    migration.transform(source=source, into="counts", name="counts")(as_it_is)
+    return migration
+
+
+WITH_NULLS = "SELECT person AS id, count(*) AS things FROM public.owned GROUP BY person"
+
+
+async def test_a_null_in_a_querys_key_leads_to_no_row(database: Database, tmp_path: Path) -> None:
+    """It is said by check, by the dry run and by verification, which does not come out clean; nothing dies of it."""
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE owned (number integer PRIMARY KEY, person integer)",
+            "ALTER TABLE owned REPLICA IDENTITY FULL",
+            "INSERT INTO owned SELECT n, CASE WHEN n > 3 THEN n / 2 END FROM generate_series(1, 300) n",
+        ],
+    )
+    migration = owners(tmp_path, WITH_NULLS)
+    says = "The query owners gives rows with a NULL in their key (id)"
+    found = await check(database, migration)
+    assert says in found["forward.sample"].detail
+    assert found["forward.sample"].outcome == "fail"
+    tried = await dry_run(make_settings(database), migration, None, lambda *_: None)
+    assert not tried.ok
+    assert tried.keyless == {"owners": f"{says}: no row comes of them. There are 1."}
+    async with engine(database, migration) as made:
+        await made.backfill()
+        execute(database.dsn, ["UPDATE owned SET person = NULL WHERE number < 50"])
+        await made.drain()
+        assert rows(database.dsn, "SELECT min(id) FROM store.counts") == [(25,)]
+        (keyless,) = await full_pass(made)
+        assert (keyless.kind, keyless.key, keyless.note) == ("missing", (), f"{says}: no row comes of them")
+        execute(database.dsn, ["UPDATE owned SET person = 7 WHERE person IS NULL"])
+        await made.drain()
+        assert await full_pass(made) == []
+    (tmp_path / "owners.sql").write_text(f"{WITH_NULLS} HAVING person IS NOT NULL")
+    assert (await check(database, migration))["forward.sample"].outcome == "pass"
+
+
+async def test_keys_as_long_as_an_index_takes(database: Database, tmp_path: Path) -> None:
+    """Ours holds two of them; and what is noted of one is told from what is noted of another."""
+    execute(database.dsn, ['CREATE TABLE things (id text COLLATE "C" PRIMARY KEY, note text)'])
+
+    def insert(*names: str) -> str:
+        texts = (
+            "SELECT string_agg(md5($1 || n), '') FROM generate_series(1, 81) n"  # 2,592 characters, not to be packed
+        )
+        return ";".join(f"INSERT INTO things VALUES (({texts.replace('$1', repr(each))}), '{each}')" for each in names)
+
+    def raising(old: Row) -> dict[str, Any]:
+        if old["note"] == "bad":
+            raise LookupError
+        return dict(old)
+
+    migration = keyed(tmp_path, "text")
+    write_tables(tmp_path, *(f"CREATE TABLE IF NOT EXISTS store.{each} (id text PRIMARY KEY, note text)"
+                             for each in ("computed", "remembered", "asked", "raising")))  # fmt: skip
+    migration.transform(source="things", into="raising", name="raising")(raising)
+    tables = ("computed", "remembered", "asked", "raising")
+    async with engine(database, migration) as made:
+        execute(database.dsn, [insert("a", "b", "bad")])
+        await made.backfill()
+        execute(database.dsn, [insert("c"), "UPDATE things SET note = 'bad' WHERE note = 'b'"])
+        await made.drain()
+        assert rows(database.dsn, "SELECT count(*), count(DISTINCT source_key) FROM replicator.quarantine") == [(2, 2)]
+        execute(database.dsn, ["UPDATE things SET note = 'good' WHERE note = 'bad'"])
+        await made.drain()
+        assert quarantined(database.dsn) == []
+        execute(database.dsn, ["DELETE FROM things WHERE note <> 'c'"])
+        await made.drain()
+        for table in tables:
+            assert rows(database.dsn, f"SELECT note FROM store.{table}") == [("c",)], table
+        assert rows(database.dsn, "SELECT count(*) FROM replicator.produced") == [(3,)]
+        assert await full_pass(made) == []
+
+
+async def test_control_tables_of_an_older_version(database: Database, tmp_path: Path) -> None:
+    """In the middle of a migration they are refused: their keys are spelt otherwise."""
+    execute(
+        database.dsn,
+        [
+            "CREATE SCHEMA replicator",
+            "CREATE TABLE replicator.progress (pipeline text PRIMARY KEY)",
+            "CREATE TABLE replicator.produced (pipeline text, transform text, source_key text, target_key text, "
+            "PRIMARY KEY (pipeline, transform, source_key, target_key))",
+            "CREATE TABLE replicator.quarantine (id bigint GENERATED ALWAYS AS IDENTITY UNIQUE, pipeline text, "
+            "transform text, source text, source_key text, PRIMARY KEY (pipeline, transform, source_key))",
+            "INSERT INTO replicator.progress VALUES ('forward')",
+        ],
+    )
+    async with connection(database.dsn, "test") as opened:
+        with pytest.raises(CheckError, match="an older version's, in the middle of a migration"):
+            async with opened.transaction():
+                await bring_along(opened)
+        await opened.execute("DELETE FROM replicator.progress")
+        await bring_along(opened)
+        await bring_along(opened)
+    key = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'quarantine_id'"
+    assert rows(database.dsn, key) == [("quarantine_id", "PRIMARY KEY (id)")]
+    assert rows(database.dsn, "SELECT to_regclass('replicator.produced')::text") == [(None,)]
+
+
+# ---- columns that are left out
+
+
+def leaving_out(folder: Path) -> Migration:
+    """A row of the new table has what the old one says, and for what it does not say, nothing."""
+    write_tables(
+        folder,
+        "CREATE TABLE IF NOT EXISTS store.things (id integer PRIMARY KEY, note text DEFAULT 'none, ' || 'yet', "
+        "size numeric(10,2) DEFAULT 0, tag text, of public.five, never text DEFAULT 'never', "
+        "at timestamptz DEFAULT now(), number integer GENERATED BY DEFAULT AS IDENTITY)",
+    )
+    migration = Migration("leaving", old="public", new="store", sql=folder)
+
+    @migration.transform(source="things", into="things", key=lambda old: old["id"])
+    def thing(old: Row) -> dict[str, Any]:
+        row = {"id": old["id"]}
+        if old["note"] is not None:
+            row |= {"note": old["note"], "size": 9, "tag": "t", "of": 7}
+        if old["at"] is not None:
+            row |= {"at": old["at"], "number": 9}
+        return row
+
+    return migration
+
+
+async def test_a_column_that_is_left_out_is_its_default_again(database: Database, tmp_path: Path) -> None:
+    execute(
+        database.dsn,
+        [
+            "CREATE DOMAIN public.five AS integer DEFAULT 5",
+            "CREATE TABLE things (id integer PRIMARY KEY, note text, at timestamptz)",
+            "INSERT INTO things VALUES (1, 'a'), (2, NULL)",
+        ],
+    )
+    asked = "SELECT note, size::text, tag, of FROM store.things WHERE id = "
+    given, default = [("a", "9.00", "t", 7)], [("none, yet", "0.00", None, 5)]
+    async with engine(database, leaving_out(tmp_path)) as made:
+        await made.backfill()
+        assert (rows(database.dsn, f"{asked}1"), rows(database.dsn, f"{asked}2")) == (given, default)
+        execute(database.dsn, ["UPDATE things SET note = NULL"])
+        await made.drain()
+        assert rows(database.dsn, f"{asked}1") == default
+        assert await full_pass(made) == []
+        execute(
+            database.dsn,
+            [
+                BEHIND,
+                "UPDATE store.things SET note = 'x', size = 3 WHERE id = 2",
+                "UPDATE store.things SET never = 'mine', number = 77",
+            ],
+        )
+        found = await full_pass(made)
+        assert [(each.key, set(each.columns)) for each in found] == [(("2",), {"note", "size"})]
+        assert await made.within(repair(made.running, found, "test")) == 1
+        assert rows(database.dsn, f"{asked}2") == default
+        execute(database.dsn, ["UPDATE things SET note = 'a' WHERE id = 2"])
+        await made.drain()
+        await made.stop()
+        await made.start()  # nothing gives it now but what was there before
+        execute(database.dsn, ["UPDATE things SET note = NULL WHERE id = 2"])
+        await made.drain()
+        assert rows(database.dsn, f"{asked}2") == default
+        assert rows(database.dsn, "SELECT DISTINCT never, number FROM store.things") == [("mine", 77)]
+        assert await full_pass(made) == []
+
+
+async def test_a_default_that_is_another_each_time_is_no_value(database: Database, tmp_path: Path) -> None:
+    """Given for some rows, and left out for others: nobody could say what should be there."""
+    execute(
+        database.dsn,
+        [
+            "CREATE DOMAIN public.five AS integer DEFAULT 5",
+            "CREATE TABLE things (id integer PRIMARY KEY, note text, at timestamptz)",
+            "INSERT INTO things VALUES (1, 'a', '2026-01-01'), (2, NULL, '2026-01-01'), (3, 'c', '2026-01-01')",
+        ],
+    )
+    async with engine(database, leaving_out(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, ["UPDATE things SET at = NULL WHERE id < 3"])
+        await made.drain()
+        errors = " ".join(quarantined(database.dsn))
+        for number in (1, 2):
+            assert f"leaves at, number of store.things out for ['{number}'], which other rows are given" in errors
+        assert "Give it always, or never." in errors
+        execute(database.dsn, ["UPDATE things SET at = '2026-01-02'"])
+        await made.drain()
+        assert quarantined(database.dsn) == []
+        assert await full_pass(made) == []

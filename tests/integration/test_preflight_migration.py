@@ -163,7 +163,7 @@ async def test_queries(old: Database, tmp_path: Path) -> None:
 
     nulls = "SELECT nullif(id, 2) AS id, id AS hours FROM old.people"
     finding = only_failure(await with_total(Query(nulls, key=["id"], depends_on={"people": ALL})))
-    assert "key column id is null" in finding.detail
+    assert "gives rows with a NULL in their key (id)" in finding.detail
 
     assert outcomes(await with_total(totals("SELECT nothing")), "fail") == {"forward.transforms"}
 

@@ -1,0 +1,128 @@
+"""Columns that transforms give for some rows of a table and leave out for others: there the default stands."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from psycopg import sql
+
+from replicator.derive import TargetRow
+from replicator.errors import TransformError
+from replicator.migration import Direction
+from replicator.postgres.connect import Connection, connection, identifier, translated
+from replicator.tables import Name, Table
+
+# A function that is not immutable, CURRENT_TIMESTAMP and its like, or a sequence: another value each time.
+DEFAULT = """
+    WITH found AS (
+        SELECT a.attidentity <> '' AS identity,
+            coalesce(d.adbin::text, t.typdefaultbin::text) AS tree,
+            coalesce(
+                pg_catalog.pg_get_expr(d.adbin, d.adrelid), pg_catalog.pg_get_expr(t.typdefaultbin, 0)
+            ) AS expression
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = %(table)s::regclass AND a.attname = %(column)s
+    )
+    SELECT identity OR coalesce(tree ~ '\\{(SQLVALUEFUNCTION|NEXTVALUEEXPR)', false) OR EXISTS (
+            SELECT FROM pg_catalog.regexp_matches(tree, ':(?:opfuncid|funcid) (\\d+)', 'g') AS m
+            JOIN pg_catalog.pg_proc p ON p.oid = m[1]::oid WHERE p.provolatile <> 'i'
+        ), expression
+    FROM found
+"""
+
+
+@dataclass(frozen=True)
+class Default:
+    """A column's default as text; ``varies`` when it is another each time, and there is no such text."""
+
+    text: str | None
+    varies: bool = False
+
+
+class GivenColumns:
+    """Those of one pipeline's targets. Noted for good: what was given once must be taken back where it is left out.
+
+    A column that no transform has ever given is not in here: it is let alone once its row is there.
+    """
+
+    def __init__(self, pipeline: Direction, dsn: str | None) -> None:
+        """``dsn`` leads to the target; with None, nothing is noted."""
+        self._pipeline = pipeline
+        self._dsn = dsn
+        self._known: dict[str, set[str]] = {}
+        self._defaults: dict[tuple[Name, str], Default] = {}
+        self._loaded = dsn is None
+        self._lock = asyncio.Lock()
+
+    async def complete(self, target: Connection, table: Table, rows: Iterable[TargetRow]) -> list[TargetRow]:
+        """The rows, with the defaults of what they leave out and others give.
+
+        Those that leave out a column whose default varies are left as they are: ``lacking`` tells.
+        """
+        listed = list(rows)
+        await self._learn(table, {name for row in listed for name in row.columns})
+        known = self._known.get(table.called, set())
+        for name in {name for row in listed for name in known - row.columns.keys()}:
+            if (table.name, name) not in self._defaults:
+                self._defaults[table.name, name] = await read_default(target, table, name)
+        return [self._completed(table, row, known) for row in listed]
+
+    def lacking(self, table: Table, row: TargetRow) -> TransformError | None:
+        """What is wrong with a row that ``complete`` has given back, if it is."""
+        left_out = sorted(self._known.get(table.called, set()) - row.columns.keys())
+        if not left_out:
+            return None
+        return TransformError(
+            f"The transform {row.transform} leaves {', '.join(left_out)} of {table.name} out for "
+            f"{list(row.source_key)}, which other rows are given, and whose default is another each time.",
+            "Give it always, or never.",
+        )
+
+    def _completed(self, table: Table, row: TargetRow, known: set[str]) -> TargetRow:
+        defaults = {name: self._defaults[table.name, name] for name in known - row.columns.keys()}
+        added = {name: each.text for name, each in defaults.items() if not each.varies}
+        return replace(row, columns=row.columns | added) if added else row
+
+    async def _learn(self, table: Table, names: set[str]) -> None:
+        """Committed before the rows are: whoever comes after us must know, and one too many does no harm."""
+        names -= set(table.key)
+        if self._loaded and names <= self._known.get(table.called, set()):
+            return
+        async with self._lock:
+            await self._load()
+            fresh = names - self._known.setdefault(table.called, set())
+            if fresh and self._dsn is not None:
+                async with connection(self._dsn, f"{self._pipeline} columns") as opened:
+                    await opened.execute(
+                        "INSERT INTO replicator.given (pipeline, target, column_name) "
+                        "SELECT %s, %s, name FROM unnest(%s::text[]) AS name ON CONFLICT DO NOTHING",
+                        (self._pipeline, table.called, sorted(fresh)),
+                    )
+            self._known[table.called] |= fresh
+
+    async def _load(self) -> None:
+        if self._loaded or self._dsn is None:
+            return
+        async with connection(self._dsn, f"{self._pipeline} columns") as opened:
+            cursor = await opened.execute(
+                "SELECT target, column_name FROM replicator.given WHERE pipeline = %s", (self._pipeline,)
+            )
+            for target, name in await cursor.fetchall():
+                self._known.setdefault(target, set()).add(name)
+        self._loaded = True
+
+
+async def read_default(target: Connection, table: Table, column: str) -> Default:
+    """What a column gets that is left out of an INSERT."""
+    name = identifier(table.name.schema, table.name.table).as_string(target)
+    with translated():
+        cursor = await target.execute(DEFAULT.encode(), {"table": name, "column": column})
+        varies, expression = await cursor.fetchone() or (True, None)
+        if varies or expression is None:
+            return Default(None, varies)
+        cursor = await target.execute(
+            sql.SQL("SELECT ({})::{}::pg_catalog.text").format(sql.SQL(expression), sql.SQL(table.by_name[column].type))
+        )
+        row = await cursor.fetchone()
+    return Default(row[0] if row else None)
