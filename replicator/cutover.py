@@ -27,12 +27,11 @@ from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
+from replicator.postgres.guards import guard, open_to_writers
 from replicator.postgres.ownership import (
     Ownership,
-    guard,
     limit_transaction,
     lock_writers,
-    open_to_writers,
     read_ownership,
     same_database,
     settled_ownership,

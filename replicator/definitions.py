@@ -71,6 +71,10 @@ class Definitions:
         """The tables whose rows may have changed past the log, as they are now."""
         return {name: self._now[name] for name in self._context.unseen}
 
+    def suspect(self) -> None:
+        """Have all rows compared again: something that the log does not tell of may have changed the target's."""
+        self._context.unseen |= set(self._now)
+
     async def settle(self, noticed: Mapping[str, Definition]) -> None:
         """All rows of these tables have been compared and mended since they were noticed so."""
         known = {name: self._of_the_plan(name, each) for name, each in noticed.items()}

@@ -4,7 +4,7 @@ Each may be run again after it was interrupted.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,10 +17,12 @@ from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import installed, journal, read_phase, refuse_another, write_phase
 from replicator.postgres.created import drop_created
+from replicator.postgres.guards import drop_guard, forget_closed, guarded_tables
 from replicator.postgres.lease import Lease
 from replicator.postgres.origins import drop_origin, origin_of
-from replicator.postgres.ownership import drop_guard, guarded_tables
+from replicator.postgres.ownership import limit_lock
 from replicator.postgres.progress import drop_progress
+from replicator.postgres.resting import give_back
 from replicator.postgres.slots import drop_publication, drop_slot, read_slot
 from replicator.settings import Settings
 from replicator.setup import Ends
@@ -210,21 +212,45 @@ async def _remove_streams(settings: Settings, removed: Removed, report: Report) 
 async def _remove_guards(settings: Settings, removed: Removed, report: Report) -> None:
     for dsn in dict.fromkeys((settings.source, settings.target)):
         async with connection(dsn, "clean up") as opened:
+            await _give_back(opened)
             for table in await guarded_tables(opened):
                 await report(f"taking the guard off {table}")
                 await _remove_guard(opened, table)
                 removed.guards.append(str(table))
 
 
+async def _give_back(opened: Connection) -> None:
+    """Nothing is closed any more, and no trigger rests."""
+    if not await installed(opened):
+        return
+
+    async def in_one() -> None:
+        async with opened.transaction():
+            await limit_lock(opened, LOCK_SECONDS)
+            await forget_closed(opened)
+            await give_back(opened)
+
+    await _in_short_turns(
+        in_one, "The triggers that were switched off cannot be switched on: a table is always in use."
+    )
+
+
 async def _remove_guard(opened: Connection, table: Any) -> None:
-    """In short turns only: whoever waits for the lock holds up everybody behind it."""
+    await _in_short_turns(
+        lambda: drop_guard(opened, table, LOCK_SECONDS),
+        f"The guard of {table} cannot be taken off: the table is always in use.",
+    )
+
+
+async def _in_short_turns(work: Callable[[], Awaitable[None]], problem: str) -> None:
+    """Whoever waits for the lock holds up everybody behind it."""
     for attempt in range(TRIES):
         try:
-            await drop_guard(opened, table, LOCK_SECONDS)
+            await work()
         except RetryableError as error:
             if attempt == TRIES - 1:
                 raise CheckError(
-                    f"The guard of {table} cannot be taken off: the table is always in use.",
+                    problem,
                     "End the long transactions on it (pg_stat_activity), and run the same command again.",
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
+from replicator.postgres.guards import open_to_writers
 from replicator.postgres.ownership import (
     Ownership,
     lock_writers,
-    open_to_writers,
     read_ownership,
     settled_ownership,
     write_ownership,

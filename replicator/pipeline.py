@@ -333,6 +333,10 @@ class Pipeline:
         if wrong:
             raise NotReadyError(f"{wrong[0].problem} The writers went on.", wrong[0].remedy)
 
+    def compare_all(self) -> None:
+        """Shut the gate ``verified`` until all rows have been compared, and mended."""
+        self.watch.definitions.suspect()
+
     async def _measure(self) -> None:
         while True:
             await self.watch.measure()

@@ -11,8 +11,9 @@ from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
+from replicator.postgres.guards import open_to_writers
 from replicator.postgres.origins import lacking, tracks_commits
-from replicator.postgres.ownership import clock, limit_lock, open_to_writers, write_ownership
+from replicator.postgres.ownership import clock, limit_lock, write_ownership
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.versions import foreign_triggers, note_deletions
 from replicator.settings import Settings

@@ -1,6 +1,7 @@
 """Builds the new schema: tables with their guards before the backfill, indexes and constraints after it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from uuid import uuid4
 
@@ -13,10 +14,13 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import install, installed_for, read_ownership, read_phase
 from replicator.postgres.created import note_created, objects_in
 from replicator.postgres.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
-from replicator.postgres.ownership import all_names, guard
+from replicator.postgres.guards import guard, guard_rest
+from replicator.postgres.ownership import all_names
 from replicator.postgres.places import read_places
 from replicator.settings import Settings
 from replicator.tables import Table
+
+LOCK_SECONDS = 5.0
 
 
 async def build(
@@ -32,7 +36,8 @@ async def build(
 
     :param pipeline: the one that writes to the tables meanwhile; in the end it knows what was built.
     """
-    writer = Writer(pipeline.kept_from_writing, partial(_catch_up, pipeline)) if pipeline else None
+    kept_off = partial(_kept_off, settings, pipeline) if pipeline else nullcontext
+    writer = Writer(kept_off, partial(_catch_up, pipeline)) if pipeline else None
     done: list[str] = []
 
     def told(line: str) -> None:
@@ -52,6 +57,7 @@ async def build(
                 await guard_new_tables(settings, migration)
             else:
                 await apply_part(target, migration, part, told, writer)
+                await guard_rest(target, LOCK_SECONDS)
     if pipeline is not None:
         async with pipeline.kept_from_writing():
             pass
@@ -66,6 +72,15 @@ async def _make_tables(target: Connection, migration: Migration, told: Callable[
     finally:
         if not target.closed:
             await note_created(target, await objects_in(target, migration.new) - before)
+
+
+@asynccontextmanager
+async def _kept_off(settings: Settings, pipeline: Pipeline) -> AsyncIterator[None]:
+    """Let the pipeline write nothing meanwhile; a trigger that was made rests before it does so again."""
+    async with pipeline.kept_from_writing():
+        yield
+        async with connection(settings.target, "schema") as target:
+            await guard_rest(target, LOCK_SECONDS)
 
 
 async def _catch_up(pipeline: Pipeline) -> None:

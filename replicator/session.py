@@ -8,6 +8,7 @@ from functools import partial
 
 from replicator import schema
 from replicator.both_ways import BothWays
+from replicator.closing import close_again, close_as_before
 from replicator.commands import Commands
 from replicator.errors import ReplicatorError, unexpected
 from replicator.failpoints import Failpoint, reach
@@ -38,6 +39,8 @@ from replicator.supervisor import Supervisor
 log = get_logger("session")
 
 STATUS_SECONDS = 1.0
+CLOSED_SECONDS = 10.0
+"""Between two looks at what is closed to the application."""
 
 
 class Session:
@@ -121,6 +124,7 @@ class Session:
         self._on_up()
         self._supervisor.start("report", self._report())
         self._supervisor.start("commands", Commands(self).run())
+        self._supervisor.start("guards", self._keep_closed())
 
     async def _take_leases(self) -> None:
         for dsn in dict.fromkeys((self.settings.target, self.settings.source)):
@@ -142,6 +146,8 @@ class Session:
             await self.moves.settle()
         if self.phase == Phase.NEW:
             await self._set_up()
+        elif self.phase != Phase.FINALIZED:
+            await close_as_before(self.settings, self.migration)
         if self.phase == Phase.ROLLING:
             await self.start_rolling(await self.open_both())
         elif self.phase == Phase.SOAK:
@@ -239,6 +245,12 @@ class Session:
         """Writers have been held for so long."""
         self.reporter.pause_seconds = seconds
         self.metrics.cutover_write_pause_seconds.set(seconds)
+
+    async def _keep_closed(self) -> None:
+        while True:
+            await asyncio.sleep(CLOSED_SECONDS)
+            if await close_again(self.settings) and self.pipeline is not None:
+                self.pipeline.compare_all()
 
     # ---- the stages before the cutover
 

@@ -44,7 +44,7 @@ CLEAR_NEW = b"""
     ALTER TABLE party.spotify_tokens DROP CONSTRAINT IF EXISTS spotify_tokens_admin_id_fkey;
     ALTER TABLE party.requests DROP CONSTRAINT IF EXISTS requests_event_id_fkey;
     DROP INDEX IF EXISTS party.admins_email_key;
-    SET replicator.writer = daemon;
+    SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets;
     TRUNCATE party.events, party.requests, party.admins, party.spotify_tokens;
 """
 """The new tables as they are before the backfill; what no row can violate may stay."""

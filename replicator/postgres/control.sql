@@ -44,6 +44,23 @@ CREATE TABLE IF NOT EXISTS replicator.renames (
     to_name text NOT NULL
 );
 
+-- Triggers of the application's that are switched off on tables which the daemon writes to, as they were before.
+CREATE TABLE IF NOT EXISTS replicator.resting (
+    trigger oid PRIMARY KEY,
+    relation oid NOT NULL,
+    name text NOT NULL,
+    was "char" NOT NULL
+);
+COMMENT ON COLUMN replicator.resting.was IS 'As in pg_trigger.tgenabled.';
+
+-- The tables that only the daemon writes to; written by the transactions that close and open them.
+CREATE TABLE IF NOT EXISTS replicator.closed (
+    relation oid PRIMARY KEY,
+    side text NOT NULL CHECK (side IN ('old', 'new')),
+    old_schema text NOT NULL,
+    new_schema text NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS replicator.lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL,
@@ -278,13 +295,11 @@ BEGIN
 END
 $$;
 
--- The guard is on or off in the catalogue, never by a row that an old snapshot may not see.
+-- The guard is on or off in the catalogue, never by a row that an old snapshot may not see; and the triggers' condition,
+-- which stands there too, lets the daemon's own writes pass.
 CREATE OR REPLACE FUNCTION replicator.refuse_write() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_setting('replicator.writer', true) = 'daemon' THEN
-        RETURN NULL;
-    END IF;
     RAISE EXCEPTION 'table %.% is not open for writes: the schema in use is %',
             quote_ident(TG_TABLE_SCHEMA), quote_ident(TG_TABLE_NAME),
             CASE WHEN TG_ARGV[0] = 'old' THEN TG_ARGV[2] ELSE TG_ARGV[1] END

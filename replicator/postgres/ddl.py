@@ -24,6 +24,12 @@ NAME = rf"({_PART}(?:\.{_PART})*)"
 """A name as SQL writes it, with its schema or without."""
 
 ADD_CONSTRAINT = re.compile(rf"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?{NAME}\s+ADD\s+CONSTRAINT\s+{NAME}\s", re.IGNORECASE)
+DISTURBING = re.compile(
+    rf"{ADD_CONSTRAINT.pattern}|^\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:CONSTRAINT\s+)?TRIGGER\s"
+    r"|^\s*ALTER\s+TABLE\s.*\sTRIGGER\s",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What the writer must know of before it writes on: a constraint, or a trigger, which is not to fire for it."""
 VALIDATE_CONSTRAINT = re.compile(
     rf"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?{NAME}\s+VALIDATE\s+CONSTRAINT\s+{NAME}\s*$", re.IGNORECASE
 )
@@ -129,7 +135,7 @@ async def _execute(connection: Connection, statement: str, writer: Writer | None
     try:
         for attempt in range(LOCK_TRIES):
             try:
-                async with writer.kept_off() if writer and ADD_CONSTRAINT.match(statement) else nullcontext():
+                async with writer.kept_off() if writer and DISTURBING.match(statement) else nullcontext():
                     with translated():
                         await connection.execute(statement.encode())
             except RetryableError:

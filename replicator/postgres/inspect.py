@@ -165,7 +165,7 @@ class Relation:
     lacking: list[Privilege]
     locked_sequences: list[str]
     triggers: list[str]
-    """Of others than us, and blind to the setting replicator.writer."""
+    """Of others than us, switched on, and blind to the setting replicator.writer."""
     rules: list[str]
     """Whether they are switched on or off: Postgres refuses ON CONFLICT for one that is off, too."""
     subscriptions: list[str]

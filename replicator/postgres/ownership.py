@@ -7,14 +7,10 @@ from datetime import datetime
 from psycopg import sql
 
 from replicator.errors import ConnectionLostError
-from replicator.migration import Migration
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.control import CUTOVER_CHANNEL, Owner
 from replicator.postgres.slots import emit_message
-from replicator.postgres.versions import NOTES
 from replicator.tables import Name, Table
-
-GUARD = "replicator_guard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,78 +103,6 @@ async def limit_transaction(connection: Connection, seconds: float) -> None:
             await connection.execute(
                 sql.SQL("SET LOCAL {} = {}").format(sql.SQL(setting), sql.Literal(milliseconds))
             )  # fmt: skip
-
-
-async def guard(
-    connection: Connection, migration: Migration, side: Owner, tables: Iterable[Name], new: str | None = None
-) -> None:
-    """Refuse writes to these tables, save for the replicator's own. Takes SHARE ROW EXCLUSIVE on each.
-
-    :param side: the schema that the tables are of; whoever is refused is told to write to the other one.
-    :param new: where the new tables will be found, if not in their schema.
-    """
-    with translated():
-        for name in tables:
-            table = identifier(name.schema, name.table)
-            await connection.execute(
-                sql.SQL(
-                    "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} "
-                    "FOR EACH STATEMENT EXECUTE FUNCTION replicator.refuse_write({}, {}, {})"
-                ).format(
-                    identifier(GUARD),
-                    table,
-                    sql.Literal(side),
-                    sql.Literal(migration.old),
-                    sql.Literal(new or migration.new),
-                )
-            )
-            # ALWAYS: a session in replica mode must not slip by.
-            await connection.execute(
-                sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier(GUARD))
-            )
-
-
-async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> None:
-    """Switch the guards of these tables off; DROP TRIGGER would lock readers out, this does not."""
-    with translated():
-        for name in tables:
-            cursor = await connection.execute(
-                "SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = %s AND tgenabled <> 'D'",
-                (identifier(name.schema, name.table).as_string(connection), GUARD),
-            )
-            if await cursor.fetchone() is not None:
-                await connection.execute(
-                    sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(
-                        identifier(name.schema, name.table), identifier(GUARD)
-                    )
-                )
-
-
-async def guarded_tables(connection: Connection) -> list[Name]:
-    """Every table of this database that carries the guard, switched on or off."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT DISTINCT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY (%s) AND t.tgparentid = 0 "
-            "ORDER BY 1, 2",
-            ([GUARD, *NOTES],),
-        )
-        return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]
-
-
-async def drop_guard(connection: Connection, table: Name, seconds: float) -> None:
-    """Take the guard off a table for good. Locks readers out for a moment; raises RetryableError if it must wait."""
-    with translated():
-        async with connection.transaction():
-            await connection.execute(
-                sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
-            )  # fmt: skip
-            for trigger in (GUARD, *NOTES):
-                await connection.execute(
-                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
-                        identifier(trigger), identifier(table.schema, table.table)
-                    )
-                )
 
 
 async def write_ownership(

@@ -11,6 +11,7 @@ from replicator.errors import DatabaseError, MigrationError, ReplicatorError
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.equality import read_forms
+from replicator.postgres.passing import pass_guards
 from replicator.postgres.server import fetch
 from replicator.postgres.source import lookup_query, parse_row
 from replicator.postgres.streaming import Texts, grouped, streamed
@@ -60,7 +61,7 @@ async def rehearsal(connection: Connection) -> AsyncIterator[None]:
     with translated():
         async with connection.transaction(force_rollback=True):
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-            await connection.execute("SELECT set_config('replicator.writer', 'daemon', true)")
+            await pass_guards(connection, in_transaction=True)
             yield
 
 

@@ -32,7 +32,7 @@ class TargetWriter:
     async def prepare(self) -> None:
         """Create the staging tables; they last as long as the connection."""
         with translated():
-            await self.connection.execute("SELECT set_config('replicator.writer', 'daemon', false)")
+            await self.connection.execute("SELECT set_config('replicator.writer', 'daemon', false)")  # for triggers
             await pass_guards(self.connection)
             await self.connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
             for stage in self._stages.values():

@@ -149,7 +149,8 @@ async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> li
     with translated():
         cursor = await connection.execute(
             "SELECT t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
-            "WHERE t.tgrelid = ANY (%(tables)s::regclass[]) AND NOT t.tgisinternal AND t.tgenabled <> 'D' "
+            "WHERE t.tgrelid = ANY (%(tables)s::regclass[]) AND NOT t.tgisinternal AND (t.tgenabled <> 'D' "
+            "OR EXISTS (SELECT FROM replicator.resting r WHERE r.trigger = t.oid AND r.was <> 'D')) "
             "AND p.pronamespace <> 'replicator'::regnamespace UNION ALL "
             "SELECT rulename || ' on ' || ev_class::regclass FROM pg_rewrite "
             "WHERE ev_class = ANY (%(tables)s::regclass[]) AND ev_enabled <> 'D' ORDER BY 1",

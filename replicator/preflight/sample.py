@@ -9,6 +9,7 @@ from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.keyless import keyless, sampled_keyless
 from replicator.postgres.rehearsal import read_sample
+from replicator.postgres.resting import switch_off
 from replicator.postgres.target import TargetWriter
 from replicator.preflight.finding import counted
 from replicator.preflight.traced import TracedRow
@@ -123,6 +124,7 @@ async def write_sample(connection: Connection, sample: Sample, targets: list[Tab
     """Write the derived rows inside a rehearsal; gives how many went in, and notes what was refused."""
     writer = TargetWriter(connection, targets)
     await writer.prepare()
+    await switch_off(connection, [table.name for table in targets])
     trials = {trial.transform.name: trial for trial in sample.trials}
     written = 0
     for table in targets:

@@ -9,8 +9,6 @@ from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.tables import Table
 
-OWN_WRITES = "current_setting('replicator.writer', true) = 'daemon'"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TablesSubject:
@@ -255,14 +253,16 @@ def subscriptions(subject: TablesSubject) -> Verdict:
 
 
 def triggers(subject: TablesSubject) -> Verdict:
-    """A trigger of the application's acts on the rows that we write too, and changes what was derived."""
+    """A trigger of the application's would act on our writes too: so it rests on what we write, while we do."""
     written = subject.of(subject.written)
     found = [f"{name} on {each.quoted}" for each in written for name in each.triggers]
     if not found:
-        return passed("none acts on what we write")
+        return passed("none is on what we write")
     return warned(
-        f"Triggers act on rows that we write: {listed(found)}.",
-        f"Let each do nothing where {OWN_WRITES}, or drop it until the soak is over.",
+        f"Triggers are switched off on tables while only we write there: {listed(found)}. They are given back with the "
+        "tables.",
+        "Nothing, if all that they do follows from what the application has written. What they put into the row itself "
+        "the transforms must give, or a generated column.",
     )
 
 

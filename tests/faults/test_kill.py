@@ -206,7 +206,7 @@ def remove_from_target(dsn: str) -> set[str]:
             "WHERE c.source = 'requests' AND c.done_at IS NOT NULL GROUP BY c.ordinal"
         ).fetchall()
         keys = {str(key) for (key,) in found}
-        target.execute("SET replicator.writer = 'daemon'")
+        target.execute("SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets")
         target.execute("DELETE FROM party.requests WHERE id = ANY (%s::uuid[])", ([request_id(key) for key in keys],))
     return keys
 

@@ -86,7 +86,13 @@ async def test_a_child_without_a_parent_is_still_an_error(database: Database, tm
     create_small(database.dsn, PEOPLE, PETS)
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
-        execute(database.dsn, ["SET replicator.writer = 'daemon'", "INSERT INTO store.homes VALUES (404, '{cat}')"])
+        execute(
+            database.dsn,
+            [
+                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
+                "INSERT INTO store.homes VALUES (404, '{cat}')",
+            ],
+        )
         with pytest.raises(MigrationError, match="violates foreign key"):
             await made.within(made.build())
 

@@ -267,7 +267,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
         execute(
             database.dsn,
             [
-                "SET replicator.writer = 'daemon'",
+                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
                 "UPDATE party.requests SET status = 'pending' WHERE legacy->>'id' = 'r5'",
             ],
         )

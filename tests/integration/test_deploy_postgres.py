@@ -187,7 +187,7 @@ def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> Non
         )
     replicator.execute("SELECT pg_replication_origin_session_reset()")
     replicator.execute("SELECT pg_replication_origin_drop('replicator')")
-    replicator.execute("SET replicator.writer = 'daemon'")
+    replicator.execute("SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets")
     replicator.execute("UPDATE public.settings SET value = 'back'")
     assert replicator.execute("SELECT value FROM public.settings").fetchall() == [("back",)]
 

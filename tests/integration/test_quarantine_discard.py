@@ -322,7 +322,7 @@ async def test_discarding_on_the_way_back(database: Database, tmp_path: Path) ->
 
 
 def write_new(dsn: str, statement: str) -> None:
-    execute(dsn, ["SET replicator.writer = 'daemon'", statement])
+    execute(dsn, ["SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets", statement])
 
 
 async def reversed_engine(database: Database, tmp_path: Path, **others: Any) -> Engine:

@@ -176,7 +176,11 @@ async def test_what_belongs_to_one_side_only_is_left_alone(database: Database, t
         await running.clean()
         assert one(database.dsn, "SELECT count(*) FROM people WHERE name = 'nobody'") == 2
         execute(
-            database.dsn, ["SET replicator.writer = 'daemon'", "INSERT INTO people VALUES (99, 'left behind', '1')"]
+            database.dsn,
+            [
+                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
+                "INSERT INTO people VALUES (99, 'left behind', '1')",
+            ],
         )
         assert running.session.pipeline is not None
         await running.session.stop_verifying()

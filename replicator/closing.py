@@ -1,0 +1,47 @@
+"""What is closed stays closed: partitions made since, guards that somebody switches, triggers that appear."""
+
+from replicator.errors import RetryableError
+from replicator.log import get_logger
+from replicator.migration import Migration
+from replicator.ownership import owner_now
+from replicator.postgres.connect import connection
+from replicator.postgres.control import Owner
+from replicator.postgres.guards import any_closed, guard, guard_rest
+from replicator.postgres.ownership import limit_lock
+from replicator.settings import Settings
+from replicator.setup import all_tables
+
+log = get_logger("closing")
+
+LOCK_SECONDS = 0.5
+"""How long a look may queue for a lock: writers queue behind it. The next look comes soon."""
+FIRST_LOCK_SECONDS = 30.0
+
+
+async def close_again(settings: Settings) -> bool:
+    """Look in both databases; whether anything was not closed, so that rows may have been written by somebody else."""
+    found = []
+    for dsn in dict.fromkeys((settings.source, settings.target)):
+        async with connection(dsn, "guards") as opened:
+            try:
+                found += await guard_rest(opened, LOCK_SECONDS)
+            except RetryableError as error:
+                log.warning("what is not closed could not be closed: tried again soon", error=error.problem)
+    for each in found:
+        log.warning("only the daemon writes to these tables: what it found there is switched off again", found=each)
+    return bool(found)
+
+
+async def close_as_before(settings: Settings, migration: Migration) -> None:
+    """Close what an earlier version of the daemon has closed: its guards would not let this one pass."""
+    now = await owner_now(settings)
+    if now.rolling:
+        return
+    side: Owner = "new" if now.owner == "old" else "old"
+    async with connection(settings.target if side == "new" else settings.source, "guards") as opened:
+        if await any_closed(opened):
+            return
+        tables = (await all_tables(settings, migration))[side]
+        async with opened.transaction():
+            await limit_lock(opened, FIRST_LOCK_SECONDS)
+            await guard(opened, migration, side, tables, migration.old if now.renamed else None)
