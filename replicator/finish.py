@@ -22,6 +22,7 @@ from replicator.postgres.lease import Lease
 from replicator.postgres.origins import drop_origin, origin_of
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.progress import drop_progress
+from replicator.postgres.removal import drop_control, refuse_control_dependents
 from replicator.postgres.resting import give_back
 from replicator.postgres.slots import drop_publication, drop_slot, read_slot
 from replicator.settings import Settings
@@ -166,7 +167,10 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
 
 
 async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
-    """Rehearse the drop."""
+    """Rehearse the drop. Raises CheckError when something of somebody else's is in the way."""
+    async with connection(settings.source, "abort") as source:
+        if await installed(source) and settings.source != settings.target:
+            await refuse_control_dependents(source)
     async with connection(settings.target, "abort") as target:
         if not await installed(target):
             return
@@ -174,6 +178,7 @@ async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
             await target.execute("BEGIN")
             await target.execute("SET LOCAL lock_timeout = '5s'")
         _, left = await drop_created(target)
+        await refuse_control_dependents(target)
         with translated():
             await target.execute("ROLLBACK")
     stays = [(each, why) for each, why in left if each.type != "schema"]
@@ -188,8 +193,7 @@ async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
 async def _drop_control(dsn: str) -> None:
     async with connection(dsn, "abort") as opened:
         if await installed(opened):
-            with translated():
-                await opened.execute("DROP SCHEMA replicator CASCADE")
+            await drop_control(opened)
 
 
 # ---- both

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psycopg.rows import dict_row
 
-from replicator.errors import MigrationError
+from replicator.errors import MigrationError, RetryableError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.ours import foreign_schema, schema_is_ours
@@ -23,9 +23,7 @@ Owner = Literal["old", "new"]
 
 COMMAND_CHANNEL = "replicator_command"
 CUTOVER_CHANNEL = "replicator_cutover"
-LEASE_CLASS = 1919250540
-"""``repl`` in ASCII: the first half of our advisory lock keys."""
-LEASE_LOCK, FENCE_LOCK = 1, 2
+TRIES = 5
 FINALIZED = "finalized"
 """The phase after which another migration may begin in the same database."""
 
@@ -59,10 +57,15 @@ async def install(connection: Connection, migration: Migration) -> None:
     :raises CheckError: the schema, or something in it, is another role's or an older version's, or it is there for
         something else.
     """
+    for tries_left in reversed(range(TRIES)):
+        try:
+            await _make_schema(connection)
+            break
+        except RetryableError:
+            if not tries_left:
+                raise
     with translated():
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(%s, 3)", (LEASE_CLASS,))
-            await connection.execute("CREATE SCHEMA IF NOT EXISTS replicator")
             if foreign := await foreign_schema(connection):
                 raise foreign
             await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
@@ -80,6 +83,12 @@ async def install(connection: Connection, migration: Migration) -> None:
                 name = migration.name
     if name != migration.name:
         raise _in_the_middle(name)
+
+
+async def _make_schema(connection: Connection) -> None:
+    """Two that make it at the same time are no error: the second finds it there."""
+    with translated():
+        await connection.execute("CREATE SCHEMA IF NOT EXISTS replicator")
 
 
 async def _begin_another(connection: Connection, migration: Migration) -> None:
@@ -198,13 +207,13 @@ async def read_status(connection: Connection) -> Status | None:
 
 
 async def daemon_alive(connection: Connection) -> bool:
-    """Whether some session holds the daemon's lease in this database."""
+    """Whether the session that has the daemon's lease in this database is there."""
     with translated():
+        if not await installed(connection):
+            return False
         cursor = await connection.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s "
-            "AND mode = 'ExclusiveLock' AND granted "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            (LEASE_CLASS, LEASE_LOCK),
+            "SELECT EXISTS (SELECT FROM replicator.lease l JOIN pg_stat_activity a ON a.pid = l.pid "
+            "AND (a.backend_start = l.backend_start OR a.backend_start IS NULL))"
         )
         row = await cursor.fetchone()
         return bool(row and row[0])

@@ -3,6 +3,9 @@
 -- what is granted at the end.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Whoever makes this at the same time waits here, for only the owner gets beyond it.
+COMMENT ON SCHEMA replicator IS 'The control tables of the replicator.';
+
 -- What makes our messages in the log, and our writes past the guards, ours. Whoever reads this can forge both.
 CREATE TABLE IF NOT EXISTS replicator.secrets (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -65,8 +68,19 @@ CREATE TABLE IF NOT EXISTS replicator.lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL,
     holder text NOT NULL,
-    since timestamptz NOT NULL DEFAULT clock_timestamp()
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    pid integer,
+    backend_start timestamptz
 );
+-- Only where they are missing: it locks out everybody.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'replicator.lease'::regclass AND attname = 'pid') THEN
+        ALTER TABLE replicator.lease ADD COLUMN pid integer, ADD COLUMN backend_start timestamptz;
+    END IF;
+END
+$$;
+COMMENT ON COLUMN replicator.lease.pid IS 'Of the session that has the lease, as long as there is one that began then.';
 
 CREATE TABLE IF NOT EXISTS replicator.state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -283,12 +297,12 @@ LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT use_new_schema FROM replicator.active), false)
 $$;
 
--- Every write transaction of the daemon begins here: it holds the fence shared, so that a new daemon can wait for a
+-- Every write transaction of the daemon begins here: it holds the lease's table shared, so that a new daemon can wait for a
 -- dead one's last write, and it fails when the lease has passed on.
 CREATE OR REPLACE FUNCTION replicator.enter(expected bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(1919250540, 2);
+    LOCK TABLE replicator.lease IN ROW SHARE MODE;
     IF (SELECT epoch FROM replicator.lease) IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'another daemon has taken over' USING ERRCODE = 'RP001';
     END IF;

@@ -42,5 +42,5 @@ async def refuse_strangers(connection: AsyncConnection[Any], *, to_change: bool 
         raise CheckError(
             f"{what} {whose}; the role {connection.info.user} must not run what is there, nor change it.",
             "If that role has run the migration until now, run it as that role. Else find out who has made this, and "
-            "what for, and drop it: `DROP SCHEMA replicator CASCADE;` drops all of the schema.",
+            "what for; then rename the schema, or drop it: `DROP SCHEMA replicator CASCADE;` drops all of it.",
         )

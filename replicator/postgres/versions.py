@@ -145,7 +145,10 @@ async def forget_deletions(connection: Connection) -> None:
 
 
 async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> list[str]:
-    """Triggers and rules of others on these tables."""
+    """Triggers and rules of others on these tables, also those that rest until the application writes there."""
+    quoted = [identifier(name.schema, name.table).as_string(connection) for name in tables]
+    if not quoted:
+        return []
     with translated():
         cursor = await connection.execute(
             "SELECT t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
@@ -154,6 +157,6 @@ async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> li
             "AND p.pronamespace <> 'replicator'::regnamespace UNION ALL "
             "SELECT rulename || ' on ' || ev_class::regclass FROM pg_rewrite "
             "WHERE ev_class = ANY (%(tables)s::regclass[]) AND ev_enabled <> 'D' ORDER BY 1",
-            {"tables": [identifier(name.schema, name.table).as_string(connection) for name in tables]},
+            {"tables": quoted},
         )
         return [row[0] for row in await cursor.fetchall()]

@@ -9,14 +9,17 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from replicator.errors import CheckError
-from replicator.finish import finalize
+from replicator.errors import CheckError, LeaseError
+from replicator.finish import abort, finalize
 from replicator.follow.inbox import Piece
 from replicator.phases import COMPLETION, CUTOVER, OPENING, Phase
 from replicator.pipeline import Pipeline
+from replicator.postgres import lease
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install
+from replicator.postgres.control import daemon_alive, install
+from replicator.postgres.lease import Lease
 from replicator.preflight import preflight
+from tests.engine import Engine
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon
 from tests.roles import Roles, identity, readme_roles
@@ -322,3 +325,79 @@ async def test_a_forged_start_does_not_open_the_way_back(roles: Roles, tmp_path:
             app.execute("UPDATE shop.t SET v = 'and back'")
         back = "SELECT DISTINCT v FROM public.t"
         await running.until(lambda: names_of(roles, back) == ["and back"])
+
+
+async def test_locks_of_others_hold_nothing_up(roles: Roles, tmp_path: Path) -> None:
+    """The advisory locks that there once were, and whatever lock others get on the control tables."""
+    roles.superuser("INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 20) AS i")
+    with roles.connect(roles.stranger) as stranger, roles.connect(roles.app) as app:
+        for number in (1, 2, 3):
+            stranger.execute("SELECT pg_advisory_lock(1919250540, %s)", (number,))
+        async with daemon(roles.settings(), identity(tmp_path)) as running:
+            await running.ready()
+            for taker in (stranger, app):
+                taker.execute("BEGIN")
+                taker.execute("SELECT replicator.active_schema()")
+                for statement in ("COMMENT ON SCHEMA replicator IS 'mine'", "DROP SCHEMA replicator"):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege), taker.transaction():
+                        taker.execute(statement.encode())
+            async with connection(roles.settings().target, "test") as opened:
+                await install(opened, identity(tmp_path))
+                assert await daemon_alive(opened)
+            app.execute("COMMIT")
+            app.execute("INSERT INTO public.t VALUES (21, 'written')")
+            await running.until(lambda: names_of(roles, "SELECT v FROM shop.t WHERE id = 21") == ["written"])
+            await running.cut_over()
+
+
+async def test_who_keeps_the_lease_from_passing_on_is_named(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "FENCE_SECONDS", 0.2)
+    settings, migration = roles.settings(), identity(tmp_path)
+    async with connection(settings.target, "test") as opened:
+        await install(opened, migration)
+        held = await Lease.acquire(settings.target)
+        assert await daemon_alive(opened)
+        monkeypatch.setattr(lease, "TRIES", 2)
+        with pytest.raises(LeaseError, match="Another daemon is running this migration"):
+            await Lease.acquire(settings.target)
+        await held.release()
+        monkeypatch.setattr(lease, "TRIES", 50)
+        async with opened.transaction():
+            await opened.execute("SELECT replicator.enter(1)")
+            with pytest.raises(LeaseError, match=f"not over .pid {opened.info.backend_pid}, role {roles.replicator}"):
+                await Lease.acquire(settings.target)
+        taken = await Lease.acquire(settings.target)
+        assert taken.epoch == 2
+        await taken.release()
+
+
+USERS: Final = {
+    "view public.mine": "CREATE VIEW public.mine AS SELECT replicator.active_schema()",
+    "default value for column s of table public.d": "CREATE TABLE public.d (s text DEFAULT replicator.active_schema())",
+    "policy own on table public.p": "CREATE TABLE public.p (s text); "
+    "CREATE POLICY own ON public.p USING (s = replicator.active_schema())",
+    "table replicator.notes": "SET ROLE {replicator}; CREATE TABLE replicator.notes (s text)",
+}
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("named", USERS)
+async def test_giving_up_takes_nothing_of_others_along(roles: Roles, tmp_path: Path, named: str) -> None:
+    settings, migration = roles.settings(), identity(tmp_path)
+    await Engine(settings, migration).make_tables()
+    before = names_of(roles, "SELECT oid FROM pg_class WHERE relname = 't'")
+    roles.superuser(USERS[named].format(replicator=roles.replicator))
+
+    async def tell(_: str) -> None:
+        """Nobody asks."""
+
+    with pytest.raises(CheckError, match=f"(still used by|has not made): {named}"):
+        await abort(settings, migration, tell)
+    assert set(before) <= set(names_of(roles, "SELECT oid FROM pg_class"))
+    assert names_of(roles, "SELECT migration FROM replicator.ownership") == ["identity"]
+    kind = "VIEW" if named.startswith("view") else "TABLE"
+    roles.superuser(f"DROP {kind} {named.rsplit(maxsplit=1)[-1]}")
+    await abort(settings, migration, tell)
+    assert names_of(roles, "SELECT 1 WHERE to_regnamespace('replicator') IS NOT NULL") == []

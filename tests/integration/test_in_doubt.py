@@ -141,7 +141,8 @@ async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database, m
     taking: list[asyncio.Task[Lease]] = []
     holds_lease = "SELECT pid FROM pg_stat_activity WHERE application_name = 'replicator lease'"
     waits = (
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = 'ExclusiveLock'"
+        "SELECT count(*) FROM pg_locks WHERE relation = to_regclass('replicator.lease') AND NOT granted "
+        "AND mode = 'ExclusiveLock'"
     )  # fmt: skip
 
     async def lose_the_lease(self: Cutover, *arguments: Any, **named: Any) -> None:

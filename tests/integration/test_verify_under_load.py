@@ -19,7 +19,7 @@ from tests.fix_postgres import Database
 
 pytestmark = pytest.mark.one_server
 
-BEHIND = "SET replicator.writer = 'daemon'"
+BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets"
 VISITS = """
 CREATE TABLE visits (id integer, day integer, place text, PRIMARY KEY (id, day));
 INSERT INTO visits SELECT i, 0, 'p' || i FROM generate_series(1, 300) i;
