@@ -1,8 +1,9 @@
 """What SQL takes for equal is one key: in a source, a target, a dependency; or the migration is refused."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -20,8 +21,6 @@ from tests.fix_postgres import Database
 from tests.integration.test_keys import keyed
 from tests.integration.test_verify import BEHIND, full_pass
 
-pytestmark = pytest.mark.one_server
-
 NOCASE = (
     "CREATE COLLATION public.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
     "CREATE DOMAIN public.nocase_text AS text COLLATE public.nocase",
@@ -38,8 +37,28 @@ def write_tables(folder: Path, *statements: str) -> None:
     (folder / "new" / "10_tables.sql").write_text(";\n".join(("CREATE SCHEMA IF NOT EXISTS store", *statements)))
 
 
-def citext(database: Database) -> None:
-    execute(database.dsn, ["CREATE EXTENSION citext"])
+def make_nocase(database: Database) -> bool:
+    """A collation that takes case for nothing, where the server is made with ICU."""
+    try:
+        execute(database.dsn, NOCASE)
+    except psycopg.errors.FeatureNotSupported:
+        return False
+    return True
+
+
+Case = TypeVar("Case", bound=tuple[str, ...])
+
+
+def taken(database: Database, cases: Iterable[Case]) -> dict[str, Case]:
+    """Those for which the server has what they need, by the number of their tables."""
+    offered = rows(database.dsn, "SELECT name FROM pg_available_extensions WHERE name = 'citext'")
+    icu = make_nocase(database)
+    lacking = [*([] if offered else ["citext"]), *([] if icu else ["nocase"])]
+    if offered:
+        execute(database.dsn, ["CREATE EXTENSION citext"])
+        execute(database.dsn, ["CREATE DOMAIN public.citext_domain AS citext CHECK (VALUE <> 'nobody')"])
+    found = (case for case in cases if not any(each in part for each in lacking for part in case))
+    return {str(n): case for n, case in enumerate(found)}
 
 
 # ---- dependencies
@@ -93,10 +112,10 @@ DEPENDENCIES = {
 }
 
 
+@pytest.mark.two_servers
 async def test_a_dependency_is_led_by_the_types_own_equality(database: Database, tmp_path: Path) -> None:
-    citext(database)
     execute(database.dsn, ["CREATE DOMAIN public.small AS bigint CHECK (VALUE < 100)"])
-    cases = {str(n): case for n, case in enumerate(DEPENDENCIES.values())}
+    cases = taken(database, DEPENDENCIES.values())
     for n, (key, column, one, _) in cases.items():
         execute(database.dsn, [*asked_tables(n, key, column), f"INSERT INTO people{n} VALUES ({one})"])
     async with engine(database, asking(tmp_path, {n: case[0] for n, case in cases.items()})) as made:
@@ -152,11 +171,11 @@ ODD = (
 )
 
 
+@pytest.mark.two_servers
 async def test_what_nobody_can_tell_is_refused(database: Database, tmp_path: Path) -> None:
     """All at once, by column and type."""
-    citext(database)
-    execute(database.dsn, [*NOCASE, *ODD, "CREATE SCHEMA store"])
-    cases = {str(n): case for n, case in enumerate(REFUSED.values())}
+    execute(database.dsn, [*ODD, "CREATE SCHEMA store"])
+    cases = taken(database, REFUSED.values())
     migration = asking(tmp_path, {n: key for n, (key, _, _) in cases.items()})
     for n, (key, column, _) in cases.items():
         execute(database.dsn, asked_tables(n, key, column))
@@ -170,6 +189,7 @@ async def test_what_nobody_can_tell_is_refused(database: Database, tmp_path: Pat
         assert any(at_fault in each and says in each for each in str(refused.value).split("; transform ")), says
 
 
+@pytest.mark.one_server
 async def test_a_lookups_values_become_keys_of_the_querys_type(database: Database, tmp_path: Path) -> None:
     """Whatever it gives them as; and a NULL leads to no key."""
     execute(
@@ -234,15 +254,14 @@ COLLISIONS = {
     "jsonb": ("jsonb", '{"a": 1.0, "b": 2}', '{"b":2,"a":1.00}'),
     "an array": ("text[]", "{a}", '{"a"}'),
     "a range": ("int4range", "[1,2]", "[1,3)"),
-    "a domain": ("d", "Bob", "BOB"),
+    "a domain": ("citext_domain", "Bob", "BOB"),
 }
 
 
+@pytest.mark.two_servers
 async def test_two_rows_for_one_target_key_are_both_named(database: Database, tmp_path: Path) -> None:
     """In a chunk, in one statement of the stream, and one after the other."""
-    citext(database)
-    execute(database.dsn, ["CREATE DOMAIN public.d AS citext CHECK (VALUE <> 'nobody')"])
-    cases = {str(n): case for n, case in enumerate(COLLISIONS.values())}
+    cases = taken(database, COLLISIONS.values())
 
     def insert(n: str, number: int) -> str:
         _, one, other = cases[n]
@@ -292,6 +311,7 @@ def owners(folder: Path, query: str) -> Migration:
 WITH_NULLS = "SELECT person AS id, count(*) AS things FROM public.owned GROUP BY person"
 
 
+@pytest.mark.one_server
 async def test_a_null_in_a_querys_key_leads_to_no_row(database: Database, tmp_path: Path) -> None:
     """It is said by check, by the dry run and by verification, which does not come out clean; nothing dies of it."""
     execute(
@@ -324,6 +344,7 @@ async def test_a_null_in_a_querys_key_leads_to_no_row(database: Database, tmp_pa
     assert (await check(database, migration))["forward.sample"].outcome == "pass"
 
 
+@pytest.mark.one_server
 async def test_keys_as_long_as_an_index_takes(database: Database, tmp_path: Path) -> None:
     """Ours holds two of them; and what is noted of one is told from what is noted of another."""
     execute(database.dsn, ['CREATE TABLE things (id text COLLATE "C" PRIMARY KEY, note text)'])
@@ -361,6 +382,7 @@ async def test_keys_as_long_as_an_index_takes(database: Database, tmp_path: Path
         assert await full_pass(made) == []
 
 
+@pytest.mark.one_server
 async def test_control_tables_of_an_older_version(database: Database, tmp_path: Path) -> None:
     """In the middle of a migration they are refused: their keys are spelt otherwise."""
     execute(
@@ -412,6 +434,7 @@ def leaving_out(folder: Path) -> Migration:
     return migration
 
 
+@pytest.mark.one_server
 async def test_a_column_that_is_left_out_is_its_default_again(database: Database, tmp_path: Path) -> None:
     execute(
         database.dsn,
@@ -453,6 +476,7 @@ async def test_a_column_that_is_left_out_is_its_default_again(database: Database
         assert await full_pass(made) == []
 
 
+@pytest.mark.one_server
 async def test_a_default_that_is_another_each_time_is_no_value(database: Database, tmp_path: Path) -> None:
     """Given for some rows, and left out for others: nobody could say what should be there."""
     execute(
