@@ -1,7 +1,6 @@
 """Whether source tables are still what they were: what cannot be gone on with stops the daemon, the rest is told."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from replicator.changes import RelationDefinition
 from replicator.errors import DefinitionError
@@ -12,11 +11,15 @@ from replicator.postgres.context import Context
 from replicator.postgres.definitions import (
     ColumnDefinition,
     Definition,
+    account_for,
+    accounted_columns,
+    as_planned,
     read_definitions,
     store_definitions,
     stored_definitions,
 )
 from replicator.postgres.slots import AGAIN as ANEW
+from replicator.preflight.accounting import newly_accounted
 from replicator.tables import Table
 
 log = get_logger("definitions")
@@ -33,6 +36,9 @@ class Definitions:
         self._partitions_by_name = plugin != "pgoutput"
         self._known: dict[str, Definition] = {}
         self._now: dict[str, Definition] = {}
+        self._accounted: dict[str, set[str]] = {}
+        self._newly: dict[str, set[str]] = {}
+        """Columns that the migration accounts for since this start: stored when all rows have been compared."""
         self._told: set[tuple[str, int]] = set()
 
     @property
@@ -45,11 +51,13 @@ class Definitions:
         async with connection(self._context.target_dsn, "definitions") as target:
             self._known = await stored_definitions(target, self._context.direction)
             if new := {name: each for name, each in now.items() if name not in self._known}:
-                await store_definitions(target, self._context.direction, new)
-                self._known |= new
+                self._known |= (planned := as_planned(self._plan, new))
+                await store_definitions(target, self._context.direction, planned)
+            self._accounted = await accounted_columns(target, self._context.direction)
+        self._newly = await newly_accounted(source, self._plan, self._accounted)
         self._compare(now)
         for name, each in now.items():
-            if each.columns.keys() != self._known[name].columns.keys():
+            if name in self._newly or each.columns.keys() != self._known[name].columns.keys():
                 self._context.unseen.add(name)  # a transform may see columns that it has not seen before
         self._now = now
         self._tell()
@@ -67,6 +75,15 @@ class Definitions:
             self._tell()
         return bool(new)
 
+    def unaccounted(self) -> list[str]:
+        """The columns that have come since the first start, and that the migration says nothing about."""
+        return [
+            f"{self._plan.watched[name].name}.{column.name}"
+            for name, each in self._now.items()
+            for column in each.columns.values()
+            if column.name not in self._accounted.get(name, set()) | self._newly.get(name, set())
+        ]
+
     def noticed(self) -> dict[str, Definition]:
         """The tables whose rows may have changed past the log, as they are now."""
         return {name: self._now[name] for name in self._context.unseen}
@@ -77,9 +94,14 @@ class Definitions:
 
     async def settle(self, noticed: Mapping[str, Definition]) -> None:
         """All rows of these tables have been compared and mended since they were noticed so."""
-        known = {name: self._of_the_plan(name, each) for name, each in noticed.items()}
+        known = as_planned(self._plan, noticed)
         async with connection(self._context.target_dsn, "definitions") as target:
             await store_definitions(target, self._context.direction, known)
+            newly = {name: columns for name, columns in self._newly.items() if name in known}
+            await account_for(target, self._context.direction, newly)
+        for name, columns in newly.items():
+            self._accounted.setdefault(name, set()).update(columns)
+            del self._newly[name]
         self._known |= known
         self._context.unseen -= {name for name, each in noticed.items() if each == self._now[name]}
 
@@ -126,13 +148,6 @@ class Definitions:
                 log.warning(
                     "a new column is left out until the daemon starts again", table=str(table.name), column=each.name
                 )
-
-    def _of_the_plan(self, name: str, definition: Definition) -> Definition:
-        """Without the columns that the plan does not know: the next start is to see that they are new."""
-        known = self._plan.watched[name].by_name
-        return replace(
-            definition, columns={number: each for number, each in definition.columns.items() if each.name in known}
-        )
 
     def _tell(self) -> None:
         if self._context.unseen:

@@ -102,6 +102,7 @@ class Migration:
     sql: Path | None = None
     transforms: list[Transform] = field(default_factory=list, init=False)
     retired: dict[str, str] = field(default_factory=dict, init=False)
+    retired_columns: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
 
     def transform(
         self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None
@@ -122,11 +123,15 @@ class Migration:
         """Declare a transform from the new schema back to the old one; the parameters are those of ``transform``."""
         return self._declare("reverse", source, into, key, name)
 
-    def retire(self, table: str, *, because: str) -> None:
-        """Declare that an old table has no place in the new schema."""
+    def retire(self, table: str, *, because: str, column: str | None = None) -> None:
+        """Declare that an old table, or one column of a table, has no place on the other side."""
+        what = f"The old table {table}" if column is None else f"The column {table}.{column}"
         if not because.strip():
-            raise MigrationError(f"The old table {table} is retired without a reason.", "Say why in because=.")
-        self.retired[table] = because
+            raise MigrationError(f"{what} is retired without a reason.", "Say why in because=.")
+        if column is None:
+            self.retired[table] = because
+        else:
+            self.retired_columns.setdefault(table, {})[column] = because
 
     def of(self, direction: Direction) -> list[Transform]:
         """The transforms of one direction, in the order of their declaration."""

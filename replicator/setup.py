@@ -13,7 +13,7 @@ from replicator.plan import Plan, queries_of, resolve, schemas_of
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
-from replicator.postgres.definitions import read_definitions, store_definitions
+from replicator.postgres.definitions import as_planned, read_definitions, store_definitions
 from replicator.postgres.ours import noted, taken
 from replicator.postgres.ownership import all_names
 from replicator.postgres.places import read_places
@@ -127,7 +127,7 @@ async def set_up_slot(
         await create_progress(target, plan.direction, progress)
         named = ends.publication if plugin == "pgoutput" else ""
         definitions = await read_definitions(source, plan.source_schema, plan.watched, named)
-        await store_definitions(target, plan.direction, definitions)
+        await store_definitions(target, plan.direction, as_planned(plan, definitions))
         await reach(Failpoint.PROGRESS_MADE)
         return progress
 

@@ -118,7 +118,7 @@ class Watch:
             source, target = source or self._ground_source, target or self._ground_target
             if source is None or target is None:
                 return self.wrong
-            found = await self._ground.look(source, target)
+            found = [*await self._ground.look(source, target), *self._new_columns()]
         for each in found:
             if each.consequence == Consequence.STOP:
                 raise DefinitionError(each.problem, each.remedy)
@@ -128,6 +128,22 @@ class Watch:
             log.info("the gate 'ground' is open again")
         self.wrong = found
         return found
+
+    def _new_columns(self) -> list[Wrong]:
+        found = self.definitions.unaccounted()
+        if not found:
+            return []
+        side = "old" if self._context.direction == "forward" else "new"
+        return [
+            Wrong(
+                name=f"{side}_tables.new_columns",
+                consequence=Consequence.SHUT,
+                problem=f"The migration says nothing about columns that have come since the first start: "
+                f"{', '.join(found)}. Their values would be left behind.",
+                remedy="Let a transform read each, or retire it: migration.retire('TABLE', column='COLUMN', "
+                "because='...'). Then start the daemon again.",
+            )
+        ]
 
     async def measure(self) -> None:
         """Look at the source's position and at the slot. Raises SlotError when that is lost."""

@@ -112,8 +112,11 @@ CREATE TABLE IF NOT EXISTS replicator.definitions (
     pipeline text NOT NULL,
     source_table text NOT NULL,
     definition jsonb NOT NULL,
+    accounted text[] NOT NULL,
     PRIMARY KEY (pipeline, source_table)
 );
+COMMENT ON COLUMN replicator.definitions.accounted IS
+    'The columns that the migration has accounted for: those of the first start, and later ones that it reads or retires.';
 COMMENT ON TABLE replicator.definitions IS
     'The source tables as they were when all rows were last known to have come: what has changed since is compared.';
 

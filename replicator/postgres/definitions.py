@@ -1,14 +1,15 @@
 """What the catalogue says of the tables that are read, stored with the progress: by it, changes past the log show."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psycopg import AsyncCursor, sql
 from psycopg.pq import TransactionStatus
 
 from replicator.migration import Direction
+from replicator.plan import Plan
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.places import read_places
 from replicator.tables import Name
@@ -170,6 +171,17 @@ def _definition(
     )
 
 
+def as_planned(plan: Plan, definitions: Mapping[str, Definition]) -> dict[str, Definition]:
+    """Without the columns that the plan does not know: whoever compares with it is to see that they are new."""
+    known = {name: plan.watched[name].by_name for name in definitions}
+    return {
+        name: replace(
+            each, columns={number: column for number, column in each.columns.items() if column.name in known[name]}
+        )
+        for name, each in definitions.items()
+    }
+
+
 async def stored_definitions(connection: Connection, pipeline: Direction) -> dict[str, Definition]:
     """The definitions as they were when the rows were last compared, or first read."""
     with translated():
@@ -180,13 +192,34 @@ async def stored_definitions(connection: Connection, pipeline: Direction) -> dic
 
 
 async def store_definitions(connection: Connection, pipeline: Direction, definitions: Mapping[str, Definition]) -> None:
-    """Store the definitions of some tables."""
+    """Store the definitions of some tables; the columns that are there the first time count as accounted for."""
     with translated():
         for name, definition in definitions.items():
             await connection.execute(
-                "INSERT INTO replicator.definitions (pipeline, source_table, definition) VALUES (%s, %s, %s) "
+                "INSERT INTO replicator.definitions (pipeline, source_table, definition, accounted) "
+                "VALUES (%s, %s, %s, %s) "
                 "ON CONFLICT (pipeline, source_table) DO UPDATE SET definition = EXCLUDED.definition",
-                (pipeline, name, json.dumps(asdict(definition))),
+                (pipeline, name, json.dumps(asdict(definition)), [each.name for each in definition.columns.values()]),
+            )
+
+
+async def accounted_columns(connection: Connection, pipeline: Direction) -> dict[str, set[str]]:
+    """The columns of each table that the migration has accounted for."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT source_table, accounted FROM replicator.definitions WHERE pipeline = %s", (pipeline,)
+        )
+        return {name: set(columns) for name, columns in await cursor.fetchall()}
+
+
+async def account_for(connection: Connection, pipeline: Direction, columns: Mapping[str, Collection[str]]) -> None:
+    """Store that the migration accounts for these columns too, by table."""
+    with translated():
+        for name, each in columns.items():
+            await connection.execute(
+                "UPDATE replicator.definitions SET accounted = accounted || %s::text[] "
+                "WHERE pipeline = %s AND source_table = %s",
+                (sorted(each), pipeline, name),
             )
 
 

@@ -191,7 +191,7 @@ def unread_columns(subject: DirectionSubject) -> Verdict | None:
         return passed(f"every column is read, in the first {ROWS} rows of each source")
     return warned(
         f"No transform read, in the first {ROWS} rows: {listed(unread)}.",
-        "Carry them over, or make sure that they may be lost.",
+        "Carry them over; or, where they may be lost, say so: migration.retire('TABLE', column='...', because='...')",
     )
 
 
@@ -205,6 +205,7 @@ def _unread_of_tables(subject: DirectionSubject, hopeless: set[str]) -> list[str
         for reads in subject.reads.values():
             columns = reads.columns.get(table.name, set())
             read |= set(table.by_name) if columns is None else columns
+        read |= set(plan.migration.retired_columns.get(name, ()))
         unread += [f"{name}.{column}" for column in table.by_name if column not in read]
     return unread
 
