@@ -1,6 +1,6 @@
 """Which target keys each source key has produced, in the same transactions as the rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, translated
@@ -64,6 +64,25 @@ async def source_keys_of(
             for target_key, source_key in await cursor.fetchall():
                 found.setdefault(decode_key(target_key), set()).add(decode_key(source_key))
     return found
+
+
+async def shared_targets(
+    connection: Connection, pipeline: Direction, transforms: Sequence[str], most: int = 10_000
+) -> dict[Key, list[tuple[str, Key]]]:
+    """The target keys that several source keys have produced, with transform and source key of each.
+
+    Reads all that these transforms have, which are those into one target.
+    """
+    with translated():
+        cursor = await connection.execute(
+            "SELECT target_key, array_agg(transform), array_agg(source_key) FROM replicator.produced "
+            "WHERE pipeline = %s AND transform = ANY (%s) GROUP BY target_key HAVING count(*) > 1 LIMIT %s",
+            (pipeline, list(transforms), most),
+        )
+        return {
+            decode_key(target_key): list(zip(names, map(decode_key, source_keys), strict=True))
+            for target_key, names, source_keys in await cursor.fetchall()
+        }
 
 
 async def remember(

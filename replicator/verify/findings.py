@@ -46,6 +46,11 @@ class Findings:
         """The rows that several source rows gave have been looked at again."""
         self._collisions = {(each.target, each.key): each for each in found}
 
+    def collided(self, found: Collection[Divergence]) -> None:
+        """These rows have been found to have several source rows."""
+        self.collisions_compared([*self._collisions.values(), *found])
+        self._replace(lambda _: False, found=[])
+
     def _replace(self, gone: Callable[[Divergence], bool], found: Collection[Divergence]) -> None:
         if not self._found and not found:
             return

@@ -7,7 +7,7 @@ from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.context import Context
 from replicator.postgres.derived import computed_keys
-from replicator.postgres.memory import source_keys_of
+from replicator.postgres.memory import shared_targets, source_keys_of
 from replicator.postgres.seen import Shared
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_key_lists
@@ -135,6 +135,17 @@ class Owners:
                 owners = tuple(sorted(giving.get(each.key, ())))
                 if len(owners) > 1:
                     found.append(self._collision(table, each.key, owners))
+        return found
+
+    async def remembered_shared(self) -> list[Divergence]:
+        """Of the rows that transforms gave which remember: those that several source rows give now."""
+        found = []
+        for table in self._context.plan.targets:
+            names = [each.name for each in self._context.plan.writers_of(table.name) if each.remembers]
+            if names:
+                told = await shared_targets(self._comparison.target, self._context.direction, names)
+                suspects = [Shared(key=key, owners=tuple(owners)) for key, owners in told.items()]
+                found += await self.shared(table, suspects)
         return found
 
     async def _giving(self, table: Table, owners: Iterable[tuple[str, Key]]) -> dict[Key, set[tuple[str, Key]]]:

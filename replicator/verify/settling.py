@@ -65,17 +65,19 @@ class Settling:
         :param patient: wait until the target has come as far as what differs; else that goes on waiting.
         """
         self._recheck.round_begins()
+        if patient and self._findings.collisions:
+            await self._collisions()
         for source in self._context.plan.sources.values():
             differing = await self._glance(source)
             if patient:
                 await self._look_again(source, {*differing, *self._findings.keys_of(source.name, KEYS_AT_ONCE)})
-        if patient and self._findings.collisions:
-            await self._collisions()
 
     async def final(self) -> None:
         """With the writers held, and all applied: compare what is left. Raises NotReadyError when that is too much."""
         self._recheck.round_begins()
         self._refuse_too_much()
+        if self._findings.collisions:
+            await self._collisions()
         for source in self._context.plan.sources.values():
             keys = {*self._context.touches.waiting_keys(source.name), *self._findings.keys_of(source.name)}
             if self._context.touches.waits_whole(source.name):
@@ -85,8 +87,6 @@ class Settling:
             if keys:
                 found = await self._recheck.settled(source, keys)
                 self._findings.compared(source.name, keys, await self._given_up.without(found))
-        if self._findings.collisions:
-            await self._collisions()
 
     def _refuse_too_much(self) -> None:
         """Every writer waits meanwhile: what takes longer is done before."""

@@ -29,6 +29,8 @@ log = get_logger("verify")
 
 SETTLINGS = 10
 """How often what is touched is compared before writers are held, until little is left."""
+COLLISION_SECONDS = 10.0
+"""How long it takes at least from one look for source rows that give the same row to the next."""
 SETTLE_SECONDS = 5.0
 """How long a pass goes on at most before it compares what was touched meanwhile."""
 
@@ -61,6 +63,7 @@ class Verifier:
         self._recheck = Recheck(context, self._comparison, wait_applied)
         self._settling = Settling(context, self._comparison, self._recheck, self._findings, self._given_up)
         self._settled_at = 0.0
+        self._collisions_due = 0.0
         self._diverged = False
 
     async def open(self) -> None:
@@ -226,13 +229,23 @@ class Verifier:
             for name in self._settling.waiting_whole:
                 await self._sweep(self.context.plan.sources[name], None, {}, 0.0)
             await self._settling.touched(patient=True)
+            await self._look_for_collisions()
             self._note_clean()
+
+    async def _look_for_collisions(self) -> None:
+        """Two source rows that come to give one row are equal to it by turns: comparing them tells nothing."""
+        began = asyncio.get_running_loop().time()
+        if began >= self._collisions_due:
+            self._findings.collided(await self._owners.remembered_shared())
+            took = asyncio.get_running_loop().time() - began
+            self._collisions_due = began + max(COLLISION_SECONDS, 20 * took)
 
     async def settle_down(self) -> None:
         """Before writers are held: compare until little is left for ``final_check``, however much is written meanwhile.
 
         :raises NotReadyError: more is touched in the time of a comparison than may be left.
         """
+        self._collisions_due = 0.0
         for _ in range(SETTLINGS):
             await self.settle()
             if self._settling.left <= FINAL_KEYS // 2:
