@@ -107,6 +107,29 @@ async def _with_keys(connection: Connection, source: Source, keys: Iterable[Key]
                 yield texts
 
 
+async def keys_with(connection: Connection, source: Source, columns: Sequence[str], values: Iterable[Key]) -> set[Key]:
+    """The keys of the rows in which these columns of the key have one of these lists of values."""
+    listed, found = list(values), set[Key]()
+    for start in range(0, len(listed), KEYS_AT_ONCE):
+        part = listed[start : start + KEYS_AT_ONCE]
+        typed = [
+            sql.SQL("k.{}::{}").format(identifier(f"k{place}"), _type(source, name))
+            for place, name in enumerate(columns)
+        ]  # fmt: skip
+        query = sql.SQL("SELECT {} FROM {} WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
+            comma([_form(source, name) for name in source.key]),
+            _from(source),
+            comma([_name(name) for name in columns]),
+            comma(typed),
+            sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns)),
+            comma([identifier(f"k{place}") for place in range(len(columns))]),
+        )
+        with translated():
+            cursor = await connection.execute(query, [list(each) for each in zip(*part, strict=True)])
+            found |= _printed_keys(source, await cursor.fetchall())
+    return found
+
+
 async def read_key_lists(
     connection: Connection, source: Source, keys_at_once: int = 20_000
 ) -> AsyncGenerator[list[Key]]:

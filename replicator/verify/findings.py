@@ -48,8 +48,9 @@ class Findings:
 
     def collided(self, found: Collection[Divergence]) -> None:
         """These rows have been found to have several source rows."""
-        self.collisions_compared([*self._collisions.values(), *found])
-        self._replace(lambda _: False, found=[])
+        if found:
+            self.collisions_compared([*self._collisions.values(), *found])
+            self._replace(lambda _: False, found=[])
 
     def _replace(self, gone: Callable[[Divergence], bool], found: Collection[Divergence]) -> None:
         if not self._found and not found:

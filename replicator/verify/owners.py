@@ -134,7 +134,7 @@ class Owners:
             for each in part:
                 owners = tuple(sorted(giving.get(each.key, ())))
                 if len(owners) > 1:
-                    found.append(self._collision(table, each.key, owners))
+                    found.append(self.collision(table, each.key, owners))
         return found
 
     async def remembered_shared(self) -> list[Divergence]:
@@ -163,7 +163,8 @@ class Owners:
                             giving.setdefault(row.key, set()).add((row.transform, row.source_key))
         return giving
 
-    def _collision(self, table: Table, key: Key, owners: tuple[tuple[str, Key], ...]) -> Divergence:
+    def collision(self, table: Table, key: Key, owners: tuple[tuple[str, Key], ...]) -> Divergence:
+        """That several source rows give this row."""
         sources = {each.name: each.source for each in self._context.plan.transforms}
         named = " and ".join(f"{sources[name]} {list(source_key)} ({name})" for name, source_key in owners[:3])
         more = f" and {len(owners) - 3} more" if len(owners) > 3 else ""

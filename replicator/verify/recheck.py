@@ -1,17 +1,19 @@
 """Looks again at what differs, until the answer is beyond doubt: a change that is on its way is no divergence."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from replicator.lsn import LSN
 from replicator.plan import Source
 from replicator.postgres.context import Context
+from replicator.postgres.quarantine import Place
 from replicator.postgres.snapshots import read_point
 from replicator.tables import Key
 from replicator.touches import WindowSpoiled
-from replicator.verify.comparison import Comparison, Divergence
+from replicator.verify.comparison import Comparison, Derived, Divergence
 from replicator.verify.owners import Owners
+from replicator.verify.siblings import siblings
 
 WaitApplied = Callable[[LSN], Awaitable[None]]
 
@@ -37,12 +39,15 @@ class Recheck:
         self._owners = Owners(context, comparison)
         self._searched: set[str] = set()
         """Sources of which every key has been looked at in this round: not twice, it takes long."""
+        self.collisions: list[Divergence] = []
+        """Rows that two source rows give, as far as this round has come upon them."""
 
     def round_begins(self) -> None:
         """Each source may be searched once more."""
         self._searched.clear()
+        self.collisions.clear()
 
-    async def glance(self, source: Source, keys: Iterable[Key]) -> set[Key]:
+    async def glance(self, source: Source, keys: Collection[Key]) -> set[Key]:
         """Compare at once; gives the keys that are not equal. What is, is right, however far behind the stream is."""
         found = await self._without_heirs(source, await self._compared(source, keys))
         return {each.source_key for each in found if each.source_key is not None}
@@ -74,7 +79,7 @@ class Recheck:
             answer.moved |= wanted
         return answer
 
-    async def settled(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
+    async def settled(self, source: Source, keys: Collection[Key]) -> list[Divergence]:
         """Compare while nothing moves: in the cutover, drained, with the writers held."""
         found = await self._compared(source, keys)
         lingering = [each for each in found if each.lingers]
@@ -84,15 +89,34 @@ class Recheck:
             given = await self._owners.given(source, lingering)
         return [each for each in found if not each.lingers or (each.target, each.key) not in given]
 
-    async def _compared(self, source: Source, keys: Iterable[Key]) -> list[Divergence]:
+    async def _compared(self, source: Source, keys: Collection[Key]) -> list[Divergence]:
         found: list[Divergence] = []
         async with (
             read_point(self._comparison.reader, self._context.visibility),
             aclosing(self._comparison.parts(source, keys)) as parts,
         ):
+            givers: dict[tuple[str, Key], Place] = {}
+            others: set[Key] = set()
             async for _, derived in parts:
                 found += await self._comparison.compare(source, derived)
+                others |= await siblings(self._comparison.reader, source, derived)
+                self._note_givers(derived, givers)
+            others -= set(keys)
+            if others:
+                async with aclosing(self._comparison.parts(source, others)) as parts_of_others:
+                    async for _, derived in parts_of_others:
+                        found += [each for each in await self._comparison.compare(source, derived) if not each.lingers]
+                        self._note_givers(derived, givers)
         return found
+
+    def _note_givers(self, derived: Derived, givers: dict[tuple[str, Key], Place]) -> None:
+        """What two rows of one snapshot give, only one of them can be: comparing either may well find it equal."""
+        for table in self._context.plan.targets:
+            for row in derived.rows.get(table.name, []):
+                place = row.transform, row.source_key
+                other = givers.setdefault((table.called, row.key), place)
+                if other != place:
+                    self.collisions.append(self._owners.collision(table, row.key, (other, place)))
 
     async def _without_heirs(self, source: Source, found: list[Divergence]) -> list[Divergence]:
         if not any(each.lingers for each in found):

@@ -86,6 +86,7 @@ class Settling:
                         keys.update(listed)
             if keys:
                 found = await self._recheck.settled(source, keys)
+                self._findings.collided(self._recheck.collisions)
                 self._findings.compared(source.name, keys, await self._given_up.without(found))
 
     def _refuse_too_much(self) -> None:
@@ -110,8 +111,10 @@ class Settling:
 
     async def _settle_equal(self, source: Source, waiting: Waiting) -> set[Key]:
         differing = await self._recheck.glance(source, waiting.touched)
+        self._findings.collided(self._recheck.collisions)
         self._findings.compared(source.name, waiting.touched.keys() - differing, [])
         self._context.touches.settle(waiting, differing)
+        self._context.touches.touch(source.name, differing - waiting.touched.keys())  # others that these bring up
         return differing
 
     async def _not_too_many(self, source: Source, differing: set[Key]) -> set[Key]:

@@ -171,6 +171,56 @@ async def test_a_row_that_a_source_row_gives_which_was_compared_before_is_not_ex
         assert await verifier.final_check() == []
 
 
+@pytest.mark.parametrize("at_last", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["INSERT INTO visits VALUES (7, -1, 'nowhere')"],
+        ["INSERT INTO visits VALUES (7, 1, 'next')", "DELETE FROM visits WHERE id = 7 AND day = 0"],
+    ],
+    ids=["by one that gives nothing", "by one that goes later"],
+)
+async def test_a_row_that_is_lost_by_the_change_of_another_is_found_at_once(
+    database: Database, tmp_path: Path, changes: list[str], at_last: bool
+) -> None:
+    """No ``key=`` should lead from two rows to one; where it does, no row is lost with the gate open."""
+    async with visits(database, visits_migration(tmp_path)) as made:
+        verifier = made.running.verifier
+        await made.within(verifier.full_pass())
+        for change in changes:
+            await made.within(verifier.settle())
+            execute(database.dsn, [change])
+            await made.drain()
+        assert await differences(made) == [("visits", "missing", ("7",))]
+        if at_last:
+            await verifier.final_check()
+        else:
+            await until(made, lambda: found(made) == {("missing", ("7",))}, verifier.settle)
+        assert found(made) == {("missing", ("7",))}
+
+
+@pytest.mark.parametrize("at_last", [False, True])
+async def test_two_rows_that_come_to_give_one_are_found_at_once(
+    database: Database, tmp_path: Path, at_last: bool
+) -> None:
+    async with visits(database, visits_migration(tmp_path)) as made:
+        verifier = made.running.verifier
+        await made.within(verifier.full_pass())
+        execute(database.dsn, ["INSERT INTO visits VALUES (7, 1, 'next')"])
+        await made.drain()
+        if at_last:
+            await verifier.final_check()
+        else:
+            await made.within(verifier.settle())
+            await made.within(verifier.settle())
+        owners = {each.owners for each in verifier.divergences}
+        assert [set(each) for each in owners] == [{("visit", ("7", "0")), ("visit", ("7", "1"))}]
+        assert "no repair can mend" in verifier.standing.text
+        execute(database.dsn, ["UPDATE visits SET id = 1000 WHERE id = 7 AND day = 0"])
+        await made.drain()
+        await until(made, lambda: found(made) == {("missing", ("7",))}, verifier.settle)
+
+
 async def test_what_memory_has_no_room_for_is_compared_all_the_same_while_writers_write_on(
     database: Database, tmp_path: Path
 ) -> None:
