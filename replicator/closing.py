@@ -6,7 +6,7 @@ from replicator.migration import Migration
 from replicator.ownership import owner_now
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
-from replicator.postgres.guards import any_closed, guard, guard_rest
+from replicator.postgres.guards import any_closed, awake_on_both_sides, guard, guard_rest
 from replicator.postgres.ownership import limit_lock
 from replicator.settings import Settings
 from replicator.setup import all_tables
@@ -25,6 +25,8 @@ async def close_again(settings: Settings) -> bool:
         async with connection(dsn, "guards") as opened:
             try:
                 found += await guard_rest(opened, LOCK_SECONDS)
+                for each in await awake_on_both_sides(opened):
+                    log.warning("a trigger acts on what both schemas write, on one side only: drop it", trigger=each)
             except RetryableError as error:
                 log.warning("what is not closed could not be closed: tried again soon", error=error.problem)
     for each in found:

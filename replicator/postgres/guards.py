@@ -109,6 +109,17 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
     return found
 
 
+async def awake_on_both_sides(connection: Connection) -> list[str]:
+    """The triggers of others on tables that the application and the daemon both write to now."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT relation::int8 FROM replicator.noted "
+            "WHERE EXISTS (SELECT FROM replicator.ownership WHERE rolling_since IS NOT NULL)"
+        )
+        oids = [int(row[0]) for row in await cursor.fetchall()]
+    return await awake(connection, oids) if oids else []
+
+
 async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> None:
     """Switch the guards of these tables off, and give their triggers back, in one transaction.
 

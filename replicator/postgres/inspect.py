@@ -20,6 +20,9 @@ DATABASE = """
            getdatabaseencoding()::text AS encoding,
            has_database_privilege(current_database(), 'CREATE') AS may_create,
            has_database_privilege(current_database(), 'TEMPORARY') AS may_stage,
+           ARRAY(SELECT DISTINCT coalesce(nullif(application_name, ''), '(no name)') FROM pg_stat_activity
+                 WHERE usename = current_user AND datname = current_database() AND backend_type = 'client backend'
+                   AND application_name NOT LIKE 'replicator %%' ORDER BY 1) AS others_as_us,
            EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
            format('%%I', %(schema)s::text) AS schema,
            ARRAY(SELECT p FROM pg_namespace CROSS JOIN unnest('{USAGE,CREATE}'::text[]) p
@@ -125,6 +128,8 @@ class Database:
     encoding: str
     may_create: bool
     may_stage: bool
+    others_as_us: list[str]
+    """The applications whose sessions run as this role, and are none of ours."""
     has_schema: bool
     schema: str
     taken: str | None

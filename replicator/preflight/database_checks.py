@@ -5,7 +5,7 @@ from typing import Literal
 
 from replicator.postgres.inspect import Database
 from replicator.preflight.facts import Consequence, Fact
-from replicator.preflight.finding import Verdict, failed, listed, passed
+from replicator.preflight.finding import Verdict, failed, listed, passed, warned
 
 Label = Literal["source", "target"]
 
@@ -46,6 +46,18 @@ def privileges(subject: DatabaseSubject) -> Verdict:
     return failed(
         f"The role {database.role} lacks {lacking} on the database {database.name}.",
         f"GRANT {lacking} ON DATABASE {database.quoted} TO {database.role};",
+    )
+
+
+def own_role(subject: DatabaseSubject) -> Verdict:
+    """Who is the daemon's role reads and changes the control tables: rows that were kept, and what lets writes pass."""
+    others = subject.database.others_as_us
+    if not others:
+        return passed("no session of others runs as our role")
+    return warned(
+        f"Sessions of others run as the role {subject.database.role}, and may do all that the daemon may: "
+        f"{listed(others)}.",
+        "Give the application a role of its own: see README, Roles.",
     )
 
 
@@ -105,6 +117,7 @@ FACTS: tuple[Fact[DatabaseSubject], ...] = (
     Fact(encoding, Consequence.SHUT),
     Fact(privileges, Consequence.SHUT),
     Fact(control_tables, Consequence.SHUT),
+    Fact(own_role, Consequence.TELL),
     Fact(publication, Consequence.SHUT),
 )
 """Of a database, whatever its schemas."""

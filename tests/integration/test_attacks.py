@@ -401,3 +401,15 @@ async def test_giving_up_takes_nothing_of_others_along(roles: Roles, tmp_path: P
     roles.superuser(f"DROP {kind} {named.rsplit(maxsplit=1)[-1]}")
     await abort(settings, migration, tell)
     assert names_of(roles, "SELECT 1 WHERE to_regnamespace('replicator') IS NOT NULL") == []
+
+
+async def test_an_application_with_the_daemons_role_is_told_of(roles: Roles, tmp_path: Path) -> None:
+    settings, migration = roles.settings(), identity(tmp_path)
+    with psycopg.connect(roles.dsn(roles.replicator), application_name="shop", autocommit=True) as shop:
+        found = {each.check: each for each in await preflight(settings, migration)}
+        assert found["source.own_role"].outcome == "warn"
+        assert "shop" in found["source.own_role"].detail
+        shop.close()
+    async with asyncio.timeout(30):
+        while found["source.own_role"].outcome == "warn":  # the server needs a moment to notice
+            found = {each.check: each for each in await preflight(settings, migration)}

@@ -122,6 +122,27 @@ async def test_what_comes_later_is_closed_too(
         await running.until(lambda: running.session.pipeline is not None and running.session.pipeline.context.unseen)
 
 
+async def test_guards_of_an_earlier_version_let_the_daemon_pass(database: Database, tmp_path: Path) -> None:
+    """They asked for a word, and their function did; nothing was noted as closed, and no trigger at rest."""
+    execute(database.dsn, [OLD])
+    settings, migration = make_settings(database), identity(tmp_path, NEW, ("t", "u"))
+    migration.retire("elsewhere", because="it is written to by others")
+    async with daemon(settings, migration) as running:
+        await running.ready()
+    execute(database.dsn, [
+        "DELETE FROM replicator.closed",
+        *(f"DROP TRIGGER {GUARD_ROWS} ON shop.{table}" for table in ("t", "u")),
+        *(f"CREATE OR REPLACE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON shop.{table} "
+          "EXECUTE FUNCTION replicator.refuse_write('new', 'public', 'shop')" for table in ("t", "u")),
+        "UPDATE t SET v = 'meanwhile'",
+    ])  # fmt: skip
+    async with daemon(settings, migration) as running:
+        await running.until(lambda: one(database.dsn, "SELECT min(v) FROM shop.t") == "meanwhile")
+        with database.connect() as opened:
+            assert refusal(opened, "DELETE FROM shop.t") == "RP002"
+        await running.ready()
+
+
 async def test_a_subscription_does_not_get_by(database: Database, other_database: Database, tmp_path: Path) -> None:
     """Its worker is a replica's session that fires row triggers only; it is the daemon's own role's here."""
     execute(database.dsn, [OLD])
