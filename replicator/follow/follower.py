@@ -92,6 +92,7 @@ class Follower:
                 await self._inbox.put(events, received)
             if idle is not None:
                 await self._inbox.idle(idle)
+            frames.clear()  # else they would be in memory until the next ones are there
 
     def _decode(self, payload: bytes) -> list[Event]:
         events = self._decoder.decode(payload)

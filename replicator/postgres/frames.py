@@ -32,20 +32,20 @@ class Keepalive:
 Frame = XLogData | Keepalive
 
 
-def parse_frame(message: bytes) -> Frame:
-    """Read one message of the stream. Raises ProtocolError."""
+def parse_frame(message: bytes | memoryview) -> Frame:
+    """Read one message of the stream; what it carries is copied once, for it may be large. Raises ProtocolError."""
     try:
         if message[:1] == b"w":
             start, end, _ = _XLOG_DATA.unpack_from(message)
-            return XLogData(LSN(start), LSN(end), message[_XLOG_DATA.size :])
+            return XLogData(LSN(start), LSN(end), bytes(message[_XLOG_DATA.size :]))
         if message[:1] == b"k":
             end, _, reply = _KEEPALIVE.unpack(message)
             return Keepalive(LSN(end), reply != 0)
     except struct.error:
         pass
     raise ProtocolError(
-        f"The replication stream carried a message of kind {message[:1]!r}, {len(message)} bytes long, that is not "
-        "part of the protocol.",
+        f"The replication stream carried a message of kind {bytes(message[:1])!r}, {len(message)} bytes long, that is "
+        "not part of the protocol.",
         "Check that nothing but Postgres answers at the source's address.",
     )
 

@@ -188,7 +188,7 @@ class ReplicationStream:
                 with self._lock:
                     length, data = self._pgconn.get_copy_data(1)
                 if length > 0:
-                    frames.append(parse_frame(bytes(data)))
+                    frames.append(parse_frame(data))
                     room, dry = room - length, False
                 elif length < 0:
                     self._over = True
