@@ -263,9 +263,9 @@ class _Exclusion(Exclusion):
         super().__init__()
         self._stepper = stepper
 
-    async def _enter(self, *, alone: bool) -> None:
+    async def _enter(self, source: str | None) -> None:
         with self._stepper.waiting("exclusion", lambda: any(not admitted.done() for _, admitted in self._queue)):
-            await super()._enter(alone=alone)
+            await super()._enter(source)
 
 
 def _readers() -> list[ModuleType]:

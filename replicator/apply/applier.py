@@ -12,7 +12,7 @@ from replicator.apply.order import CLASHES, Written
 from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
 from replicator.apply.parts import Parts
 from replicator.apply.postponed import Postponed
-from replicator.apply.reading import Reading
+from replicator.apply.reading import Reading, keep_out
 from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
 from replicator.apply.search import Refusal
@@ -146,6 +146,7 @@ class Applier:
         await self._relations.resolve(changes, self._reader)
         self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
+        await keep_out(self.context, batch.sources)
         complete = whole and not self.outcome.failures
         if not whole:
             await self._in_parts()

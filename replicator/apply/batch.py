@@ -76,6 +76,12 @@ class Batch:
         """Whether the source must be asked."""
         return bool(any(self.dirty.values()) or self.dirty_all or self.lookups)
 
+    @property
+    def sources(self) -> set[str]:
+        """All that it concerns."""
+        looked_up = {dependency.source for dependency, _ in self.lookups}
+        return {*self.tables, *(name for name, keys in self.dirty.items() if keys), *self.dirty_all, *looked_up}
+
     def touch(self, touches: TouchLog) -> None:
         """Note the source keys that are the stream's now, for the windows that are open."""
         for name, state in self.tables.items():

@@ -122,3 +122,17 @@ class Reading:
         left = iter(gone)
         while some := list(islice(left, KEYS_HELD)):
             yield source.name, dict.fromkeys(some), len(some) * ROW_BYTES
+
+
+async def keep_out(context: Context, sources: set[str]) -> None:
+    """Let chunks be written while a batch is applied that concerns only these sources, of what it has no part in.
+
+    Not of sources that fill the same targets, nor where foreign keys lead from one target to another: there the two
+    transactions could wait for each other.
+    """
+    plan = context.plan
+    if not context.copying or context.rolling is not None or any(table.foreign_keys for table in plan.targets):
+        return
+    targets = {each.target.name for name in sources for each in plan.sources[name].transforms}
+    filling = {each.source for each in plan.transforms if each.target.name in targets}
+    await context.exclusion.narrow(sources | filling)

@@ -92,7 +92,7 @@ class Copier:
     ) -> None:
         derived, failures = await self._derive(self.context.plan.sources[chunk.source], rows)
         await reach(Failpoint.CHUNK_READ)
-        async with self.context.exclusion.shared():
+        async with self.context.exclusion.shared(chunk.source):
             touched = self.context.touches.touched(chunk.source, window)
             await self._write(chunk, read_at, dict(rows), derived, failures, touched, last=last)
 

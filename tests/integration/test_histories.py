@@ -111,7 +111,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """I3 without its second half: the applier does not wait for a chunk that is being written, nor that for it."""
 
     @asynccontextmanager
-    async def at_once(_: Exclusion) -> AsyncIterator[None]:
+    async def at_once(*_: object) -> AsyncIterator[None]:
         yield
 
     monkeypatch.setattr(Exclusion, "shared", at_once)

@@ -202,8 +202,8 @@ MUTATIONS: Final = (
     ),
     _m(
         "exclusion.py",
-        "if self._alone or (alone and self._sharers):",
-        "if self._alone:",
+        "return not self._alone and not self._sharers.total()",
+        "return not self._alone",
         "the applier does not wait for a chunk that is being written (I3)",
         "unit/test_exclusion.py sharers_share",
     ),

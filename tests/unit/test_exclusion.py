@@ -89,3 +89,49 @@ async def test_cancelled_in_the_moment_of_entering() -> None:
     await asyncio.gather(next_one.task, unlucky.task, return_exceptions=True)
     async with asyncio.timeout(5), exclusion.alone():
         pass
+
+
+async def test_who_holds_it_alone_lets_in_those_whom_it_does_not_concern() -> None:
+    exclusion = Exclusion()
+    inside: list[str] = []
+
+    async def share(source: str, leave: asyncio.Event) -> None:
+        async with exclusion.shared(source):
+            inside.append(source)
+            await leave.wait()
+            inside.remove(source)
+
+    leave = asyncio.Event()
+    async with exclusion.alone():
+        tasks = [asyncio.create_task(share(source, leave)) for source in ("a", "b")]
+        next_alone = Holder(exclusion, alone=True)
+        await settle()
+        assert inside == []
+        await exclusion.narrow({"a"})
+        await settle()
+        assert inside == ["b"]
+        narrowing = asyncio.create_task(exclusion.narrow({"b"}))
+        await settle()
+        assert not narrowing.done(), "the holder must not go on to what another is at"
+        leave.set()
+        await narrowing
+        assert inside == []
+        tasks.append(asyncio.create_task(share("b", leave)))
+        await settle()
+        assert len([each for each in tasks if each.done()]) == 1
+    await settle()
+    assert next_alone.entered
+    next_alone.leave.set()
+    await asyncio.gather(*tasks, next_alone.task)
+
+
+async def test_who_holds_it_alone_after_that_lets_nobody_in() -> None:
+    exclusion = Exclusion()
+    async with exclusion.alone():
+        await exclusion.narrow({"a"})
+    async with exclusion.alone():
+        sharer = Holder(exclusion, alone=False)
+        await settle()
+        assert not sharer.entered
+    sharer.leave.set()
+    await sharer.task
