@@ -25,6 +25,14 @@ class TargetRow:
     """The key as the columns spell it, where the server must say whether ``key`` is the same."""
 
 
+class UnreadableRow(dict[str, Value]):
+    """Stands for a row that the server cannot give: a query or a generated column fails for it. ``problem``: why."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__()
+        self.problem = problem
+
+
 def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Row) -> list[TargetRow]:
     """Run a transform on one row.
 
@@ -32,6 +40,10 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
         column that is not there, or a key that is not its own; names the transform and the source key, never a value
         of the row. ShapeError when what it gives has not the form of a row of the target.
     """
+    if isinstance(row, UnreadableRow):
+        raise TransformError(
+            f"{source.name} {list(source_key)} cannot be read: {row.problem}", "Mend the row, or the query."
+        )
     try:
         results = list(as_rows(transform.function(row)))
     except BaseException as error:  # noqa: BLE001

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from replicator.derive import TargetRow, derive
+from replicator.derive import TargetRow, UnreadableRow, derive
 from replicator.errors import DatabaseError, MigrationError, NotReadyError, RowError, TransformError
 from replicator.migration import Migration
 from replicator.plan import Plan, PlannedTransform, Source, queries_of, resolve
@@ -13,12 +13,13 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
+from replicator.postgres.groups import range_groups
 from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.keyless import keyless, keyless_rows
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
-from replicator.postgres.source import estimate_rows, range_groups
+from replicator.postgres.source import estimate_rows
 from replicator.postgres.statements import shortened
 from replicator.preflight.traced import TracedRow
 from replicator.settings import Settings
@@ -232,7 +233,8 @@ class _Trial:
         began = perf_counter()
         for key, row in rows:
             try:
-                found = derive(transform, self._source, key, TracedRow(row, self._read) if traced else row)
+                plain = not traced or isinstance(row, UnreadableRow)
+                found = derive(transform, self._source, key, row if plain else TracedRow(row, self._read))
                 _refuse_several(transform, key, found)
             except TransformError as error:
                 tried.refuse(key, str(error))

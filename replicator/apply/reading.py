@@ -11,9 +11,10 @@ from replicator.apply.order import acting_children
 from replicator.plan import Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.groups import key_groups, range_groups
 from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import key_groups, look_up, range_groups
+from replicator.postgres.source import look_up
 from replicator.postgres.streaming import GROUP_BYTES, ROW_BYTES
 from replicator.tables import Key, Row
 

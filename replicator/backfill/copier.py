@@ -17,6 +17,7 @@ from replicator.plan import Source
 from replicator.postgres.connect import connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.derived import derive_all
+from replicator.postgres.groups import range_groups
 from replicator.postgres.halving import Halving
 from replicator.postgres.memory import remember
 from replicator.postgres.progress import Chunk, advance_chunk, enter, finish_chunk
@@ -24,7 +25,6 @@ from replicator.postgres.quarantine import Failure, Place, halted
 from replicator.postgres.rearranging import without_rows
 from replicator.postgres.refusals import refusing
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import range_groups
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table, fingerprint
 from replicator.touches import Touched, Window, WindowSpoiled

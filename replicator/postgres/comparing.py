@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from psycopg import sql
 
 from replicator.derive import TargetRow
-from replicator.postgres.connect import identifier, translated
+from replicator.postgres.connect import identifier
+from replicator.postgres.halving import Halving
+from replicator.postgres.refusals import refusing
 from replicator.postgres.staging import POSITION
 from replicator.postgres.target import TargetWriter, by_columns, same_key
 from replicator.tables import Key, Table
@@ -24,21 +27,39 @@ class Mismatch:
     key: Key
     columns: tuple[str, ...] = ()
     """The columns that differ."""
+    note: str = ""
+    """Why it cannot be compared."""
 
 
 async def compare(writer: TargetWriter, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
-    """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them."""
-    mismatches = []
+    """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them.
+
+    A row that the table cannot hold at all differs. Inside a transaction of the caller's.
+    """
+    found: list[Mismatch] = []
     for columns, group in by_columns(rows).items():
-        mismatches += await _compare_group(writer, table, columns, group)
-    return mismatches
+        search: Halving[TargetRow] = Halving(
+            writer.connection, table, partial(_compare_into, found, writer, table, columns)
+        )
+        await search.halves(group)
+        found += [
+            Mismatch(kind="different", source_key=row.source_key, key=row.key, note=error.problem)
+            for row, error in search.refused
+        ]
+    return found
+
+
+async def _compare_into(
+    found: list[Mismatch], writer: TargetWriter, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]
+) -> None:
+    found += await _compare_group(writer, table, columns, rows)
 
 
 async def _compare_group(
     writer: TargetWriter, table: Table, columns: tuple[str, ...], rows: Sequence[TargetRow]
 ) -> list[Mismatch]:
     found: dict[int, tuple[bool, list[str]]] = {}
-    with translated():
+    with refusing():
         async for part, others in writer.stage(table).load_numbered(writer.connection, columns, rows):
             cursor = await writer.connection.execute(_comparison(table, part, [*others, *table.spelt_apart]))
             for place, missing, differs in await cursor.fetchall():

@@ -9,6 +9,7 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.errors import RowError
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.refusals import refusing
 from replicator.postgres.server import fetch
 from replicator.tables import ForeignKey, Key, Name, Table, decode_key, encode_key
 
@@ -81,7 +82,7 @@ class Scratch:
         for row in rows:
             groups.setdefault(tuple(row.columns), []).append(row)
         try:
-            with translated():
+            with refusing():
                 async with self._connection.transaction():
                     for columns, group in groups.items():
                         await self._copy(table, columns, group)

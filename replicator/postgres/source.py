@@ -1,7 +1,7 @@
 """Reads source rows: by key range, by keys, or all; tables and queries alike."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 from psycopg import pq, sql
@@ -10,6 +10,7 @@ from replicator.changes import Image
 from replicator.plan import Dependency, Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.keys import form_of, key_of_row, read_key
+from replicator.postgres.refusals import refusing
 from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
@@ -47,7 +48,7 @@ async def range_groups(
     query = _select(source) + where + sql.SQL(" ORDER BY {}").format(_key(source))
     if limit is not None:
         query += sql.SQL(" LIMIT {}").format(limit)
-    async with aclosing(streamed(connection, query, parameters)) as rows, aclosing(grouped(rows)) as groups:
+    async with aclosing(streamed(connection, query, parameters, refusing)) as rows, aclosing(grouped(rows)) as groups:
         async for group, size, last in groups:
             yield [(key, _row(source, texts)) for key, texts in _keyed(source, group)], size, last
 
@@ -60,7 +61,8 @@ async def key_groups(
     :raises ReplicatorError: as any read.
     """
     missing: dict[Key, Row | None] = dict.fromkeys(keys)
-    async with aclosing(_with_keys(connection, source, list(missing))) as rows, aclosing(grouped(rows)) as groups:
+    reading = _with_keys(connection, source, list(missing), refusing)
+    async with aclosing(reading) as rows, aclosing(grouped(rows)) as groups:
         async for group, size, last in groups:
             found: dict[Key, Row | None] = {
                 key: _row(source, texts) for key, texts in _keyed(source, group) if missing.pop(key, key) is None
@@ -93,7 +95,18 @@ async def keys_where(connection: Connection, table: Table, texts: Mapping[str, s
         return [read_key(table, row) for row in await cursor.fetchall()]
 
 
-async def _with_keys(connection: Connection, source: Source, keys: Iterable[Key]) -> AsyncGenerator[Texts]:
+async def without_rows(connection: Connection, source: Source) -> None:
+    """Read nothing: raises an error that no row can explain, for it needs none."""
+    with translated():
+        await connection.execute(_select(source) + sql.SQL(" WHERE false"), [])
+
+
+async def _with_keys(
+    connection: Connection,
+    source: Source,
+    keys: Iterable[Key],
+    edge: Callable[[], AbstractContextManager[None]] = translated,
+) -> AsyncGenerator[Texts]:
     """Streamed, as ``_select`` gives them: to be closed when it is left early."""
     wanted = list(keys)
     for start in range(0, len(wanted), KEYS_AT_ONCE):
@@ -102,7 +115,7 @@ async def _with_keys(connection: Connection, source: Source, keys: Iterable[Key]
             _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
         )
         columns = [[key[position] for key in part] for position in range(len(source.key))]
-        async with aclosing(streamed(connection, query, columns)) as rows:
+        async with aclosing(streamed(connection, query, columns, edge)) as rows:
             async for texts in rows:
                 yield texts
 
@@ -131,13 +144,16 @@ async def keys_with(connection: Connection, source: Source, columns: Sequence[st
 
 
 async def read_key_lists(
-    connection: Connection, source: Source, keys_at_once: int = 20_000
+    connection: Connection,
+    source: Source,
+    keys_at_once: int = 20_000,
+    lower: Key | None = None,
+    upper: Key | None = None,
 ) -> AsyncGenerator[list[Key]]:
-    """The keys of all rows, in their order, a list at a time; inside a transaction of the caller's."""
-    lower: Key | None = None
+    """The keys of rows in a range, in their order, a list at a time; inside a transaction of the caller's."""
     while True:
         with translated():
-            where, parameters = _range(source, lower, None)
+            where, parameters = _range(source, lower, upper)
             cursor = await connection.execute(
                 sql.SQL("SELECT {} FROM {}{} ORDER BY {} LIMIT {}").format(
                     comma([_form(source, name) for name in source.key]),

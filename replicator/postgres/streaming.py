@@ -4,7 +4,8 @@ A cursor's ``execute`` holds the whole result. Here the server waits while a gro
 one group, and a row beyond it.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from psycopg import sql
@@ -20,17 +21,23 @@ ROW_BYTES: Final = 500
 Texts = Sequence[str | None]
 
 
-async def streamed(connection: Connection, query: sql.Composed, parameters: Sequence[object]) -> AsyncGenerator[Texts]:
+async def streamed(
+    connection: Connection,
+    query: sql.Composed,
+    parameters: Sequence[object],
+    edge: Callable[[], AbstractContextManager[None]] = translated,
+) -> AsyncGenerator[Texts]:
     """The rows of a SELECT, each value as the text that Postgres prints; the connection is busy until the end.
 
     To be closed when it is left early: that cancels the query, and with it the transaction.
 
     :param query: composed for parameters, so that each ``%`` in it is doubled.
+    :param edge: makes errors ours: ``translated``, or ``refusing`` where they may be a row's.
     """
     copying = sql.SQL("COPY ({}) TO STDOUT").format(query)
     if not parameters:  # psycopg leaves such a statement as it is
         copying = sql.SQL("{}").format(sql.SQL(copying.as_string(connection).replace("%%", "%")))
-    with translated():
+    with edge():
         async with connection.cursor() as cursor, cursor.copy(copying, list(parameters)) as copy:
             async for texts in copy.rows():
                 yield texts

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from replicator.derive import TargetRow, derive
 from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
 from replicator.plan import Plan, PlannedTransform, Source
-from replicator.postgres.connect import Connection, translated
+from replicator.postgres.connect import Connection
 from replicator.postgres.keyless import keyless, sampled_keyless
+from replicator.postgres.refusals import refusing
 from replicator.postgres.rehearsal import read_sample
 from replicator.postgres.resting import switch_off
 from replicator.postgres.target import TargetWriter
@@ -143,7 +144,7 @@ async def write_sample(connection: Connection, sample: Sample, targets: list[Tab
 
 async def _write(writer: TargetWriter, table: Table, rows: list[TargetRow]) -> RowError | None:
     try:
-        with translated():
+        with refusing():
             async with writer.connection.transaction():
                 await writer.insert_absent(table, rows)
     except RowError as error:

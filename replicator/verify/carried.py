@@ -7,7 +7,7 @@ from replicator.derive import derive
 from replicator.errors import TransformError
 from replicator.plan import Plan, Source
 from replicator.postgres.connect import connection
-from replicator.postgres.source import key_groups
+from replicator.postgres.groups import key_groups
 from replicator.tables import Key, Row, Table
 
 

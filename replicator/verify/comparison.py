@@ -11,8 +11,8 @@ from replicator.postgres.connect import Connection, connect, translated
 from replicator.postgres.context import Context
 from replicator.postgres.derived import Derived as Given
 from replicator.postgres.derived import computed_keys, derive_all
+from replicator.postgres.groups import key_groups
 from replicator.postgres.memory import remembered
-from replicator.postgres.source import key_groups
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table
 
@@ -141,6 +141,7 @@ class Comparison:
                 source=source.name,
                 source_key=each.source_key,
                 columns=each.columns,
+                note=each.note,
             )
             for each in await compare(self._writer, table, rows)
         ]

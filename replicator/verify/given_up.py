@@ -5,8 +5,8 @@ from contextlib import aclosing
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context
+from replicator.postgres.groups import key_groups
 from replicator.postgres.quarantine import discarded_rows
-from replicator.postgres.source import key_groups
 from replicator.tables import Key, Table, fingerprint
 from replicator.verify.comparison import Divergence
 

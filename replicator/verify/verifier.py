@@ -10,10 +10,11 @@ from replicator.lsn import LSN, ZERO
 from replicator.plan import Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.groups import range_groups
 from replicator.postgres.keyless import keyless, keyless_rows
 from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import estimate_rows, next_bound, range_groups
+from replicator.postgres.source import estimate_rows, next_bound
 from replicator.tables import Key, Row, Table
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Derived, Divergence

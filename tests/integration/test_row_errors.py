@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 
-from replicator import Migration, Row
+from replicator import Migration, Query, Row
 from replicator.errors import DatabaseError
 from replicator.values import as_json
 from tests.engine import differences, engine, execute
@@ -245,3 +245,45 @@ async def test_what_every_row_meets_is_no_rows(database: Database, tmp_path: Pat
         await made.start()
         await made.drain()
         assert await differences(made) == []
+
+
+QUOTIENTS = "SELECT id, CASE what WHEN 'bad' THEN 1 / (id - id) ELSE 1 END AS quotient, what FROM things"
+
+
+async def test_what_a_query_cannot_give_is_the_rows(database: Database, tmp_path: Path) -> None:
+    """Read by range, by key, and all at once; and by the verifier."""
+    execute(database.dsn, [OLD, MANY.replace("9)", "600)")])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(NEW)
+    migration = Migration("things", old="public", new="shop", sql=tmp_path)
+    query = Query(QUOTIENTS, key=["id"], depends_on={"things": ["id"]})
+
+    @migration.transform(source=query, into="things")
+    def thing(old: Row) -> Any:
+        return {"id": old["id"], "what": old["what"], "number": old["quotient"]}
+
+    async with engine(database, migration) as made:
+        await made.backfill()
+        ((_, key, error),) = entries(database.dsn)
+        assert (key, "DivisionByZero" in error) == ('["7"]', True)
+        execute(database.dsn, ["UPDATE things SET what = what || '' WHERE id IN (3, 6, 7, 8)"])
+        await made.drain()
+        assert len(entries(database.dsn)) == 1
+        assert ids(database.dsn) == [each for each in range(1, 601) if each != 7]
+        await made.running.verifier.open()
+        assert (await made.within(made.running.verifier.full_pass())).divergences == []
+        execute(database.dsn, ["UPDATE things SET what = 'mended' WHERE id = 7"])
+        await made.drain()
+        assert entries(database.dsn) == []
+
+
+async def test_a_row_that_the_verifier_cannot_compare_differs(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, MANY])
+    async with engine(database, things(tmp_path, as_it_is)) as made:
+        await made.backfill()
+        await made.running.verifier.open()
+        plan = made.running.context.plan
+        object.__setattr__(plan.transforms[0], "function", lambda row: as_it_is(row) | {"number": row["what"]})
+        found = (await made.within(made.running.verifier.full_pass())).divergences
+        assert {each.key for each in found} == {(str(each),) for each in range(1, 10)}
+        assert all("InvalidTextRepresentation" in each.note for each in found)
