@@ -15,7 +15,7 @@ from replicator.migration import Direction, Migration
 from replicator.ownership import owner_now
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
-from replicator.postgres.control import installed, journal, read_phase, refuse_another, write_phase
+from replicator.postgres.control import installed, journal, read_phase, refuse_another, upgrade, write_phase
 from replicator.postgres.created import drop_created
 from replicator.postgres.guards import drop_guard, forget_closed, guarded_tables
 from replicator.postgres.lease import Lease
@@ -57,6 +57,8 @@ async def leases(settings: Settings) -> AsyncIterator[None]:
             async with connection(dsn, "lease") as asking:
                 there = await installed(asking)
             if there:
+                async with connection(dsn, "lease") as asking:
+                    await upgrade(asking)
                 lease = await Lease.acquire(dsn)
                 stack.push_async_callback(lease.release)
         yield

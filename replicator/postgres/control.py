@@ -66,11 +66,7 @@ async def install(connection: Connection, migration: Migration) -> None:
                 raise
     with translated():
         async with connection.transaction():
-            if foreign := await foreign_schema(connection):
-                raise foreign
-            await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
-            await bring_along(connection)
-            await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+            await upgrade(connection)
             await connection.execute(
                 "INSERT INTO replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "
                 "ON CONFLICT DO NOTHING",
@@ -83,6 +79,20 @@ async def install(connection: Connection, migration: Migration) -> None:
                 name = migration.name
     if name != migration.name:
         raise _in_the_middle(name)
+
+
+async def upgrade(connection: Connection) -> None:
+    """Make the control tables what this version needs: an earlier one may have made them. The schema is there.
+
+    Raises CheckError as ``install`` does.
+    """
+    with translated():
+        async with connection.transaction():
+            if foreign := await foreign_schema(connection):
+                raise foreign
+            await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
+            await bring_along(connection)
+            await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
 
 
 async def _make_schema(connection: Connection) -> None:
@@ -212,8 +222,10 @@ async def daemon_alive(connection: Connection) -> bool:
         if not await installed(connection):
             return False
         cursor = await connection.execute(
-            "SELECT EXISTS (SELECT FROM replicator.lease l JOIN pg_stat_activity a ON a.pid = l.pid "
-            "AND (a.backend_start = l.backend_start OR a.backend_start IS NULL))"
+            # An earlier version's table has not these columns; through jsonb they are null then.
+            "SELECT EXISTS (SELECT FROM replicator.lease l, jsonb_to_record(to_jsonb(l)) AS s(pid integer, "
+            "backend_start timestamptz) JOIN pg_stat_activity a ON a.pid = s.pid "
+            "WHERE a.backend_start = s.backend_start OR a.backend_start IS NULL)"
         )
         row = await cursor.fetchone()
         return bool(row and row[0])

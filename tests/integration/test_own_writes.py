@@ -41,6 +41,8 @@ NEW: Final = """
     CREATE SCHEMA IF NOT EXISTS shop;
     CREATE TABLE IF NOT EXISTS shop.posts (id integer PRIMARY KEY, n integer NOT NULL DEFAULT 0);
     CREATE TABLE IF NOT EXISTS shop.comments (id integer PRIMARY KEY, post integer NOT NULL);
+"""
+TRIGGER: Final = """
     CREATE OR REPLACE TRIGGER counts AFTER INSERT OR DELETE ON shop.comments
         FOR EACH ROW EXECUTE FUNCTION public.count_comment();
 """
@@ -54,9 +56,10 @@ ENABLED: Final = (
 )
 
 
-def counting(folder: Path) -> Migration:
-    migration = identity(folder, NEW, ("posts", "comments"))
-    (folder / "new" / "30_constraints.sql").write_text(CONSTRAINTS)
+def counting(folder: Path, *, late: bool = False) -> Migration:
+    """The new tables' trigger is made with them, or, ``late``, while the daemon follows."""
+    migration = identity(folder, NEW + ("" if late else TRIGGER), ("posts", "comments"))
+    (folder / "new" / "30_constraints.sql").write_text(CONSTRAINTS + (TRIGGER if late else ""))
     migration.retire("audit", because="it is a log")
     return migration
 
@@ -89,7 +92,7 @@ async def test_a_counter_cache_there_and_back_and_there(database: Database, tmp_
     dsn = database.dsn
     execute(dsn, [COUNTER])
     moved = ("public_old", "public", "public") if strategy == "rename" else ("public", "shop", "shop")
-    async with daemon(make_settings(database), counting(tmp_path)) as running:
+    async with daemon(make_settings(database), counting(tmp_path, late=strategy == "schema")) as running:
         await running.ready()
         assert one(dsn, ENABLED.format("shop.comments")) == "countsD"
         write(dsn, "public", 101)
@@ -186,7 +189,7 @@ async def test_the_end_gives_back_what_rests(database: Database, tmp_path: Path,
     execute(database.dsn, [COUNTER])
     settings, migration = make_settings(database), counting(tmp_path)
     if end == "abort":  # what is not ours stays: so its triggers must be as they were
-        execute(database.dsn, [each for each in NEW.split(";\n") if each.strip()])
+        execute(database.dsn, [NEW, TRIGGER])
         await Engine(settings, migration).make_tables()
         assert one(database.dsn, ENABLED.format("shop.comments")) == "countsD"
         await abort(settings, migration, _tell)
@@ -212,8 +215,10 @@ async def test_check_says_that_they_rest_and_its_own_trial_fires_none(database: 
         "CREATE OR REPLACE FUNCTION public.fails() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'fired'; END $$"
     )
-    ddl = NEW + (
-        "CREATE OR REPLACE TRIGGER fails BEFORE INSERT ON shop.posts FOR EACH ROW EXECUTE FUNCTION public.fails();"
+    ddl = (
+        NEW
+        + TRIGGER
+        + ("CREATE OR REPLACE TRIGGER fails BEFORE INSERT ON shop.posts FOR EACH ROW EXECUTE FUNCTION public.fails();")
     )
     execute(database.dsn, [failing])
     (tmp_path / "new" / "10_tables.sql").write_text(ddl)
