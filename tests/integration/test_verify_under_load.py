@@ -13,9 +13,11 @@ import pytest
 
 from replicator import Migration, Row
 from replicator.touches import TouchLog
+from replicator.verify import Verifier
 from replicator.verify import verifier as passes
 from tests.engine import SECONDS, Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
+from tests.integration.test_cutover import Running, daemon, one
 
 pytestmark = pytest.mark.one_server
 
@@ -289,3 +291,69 @@ async def test_all_rows_of_a_source_wait_when_even_the_disk_takes_nothing_and_th
         execute(database.dsn, [BEHIND, "UPDATE store.visits SET place = 'spoiled' WHERE id = 7"])
         await until(made, lambda: bool(found(made)), verifier.settle)
         assert found(made) == {("different", ("7",))}
+
+
+# ---- as a daemon does it
+
+
+def verifier_of(running: Running) -> Verifier:
+    assert running.session.pipeline is not None
+    return running.session.pipeline.verifier
+
+
+def days_migration(folder: Path) -> Migration:
+    """There, the day becomes a part of the key; on the way back, the key is computed without it."""
+    new = folder / "new"
+    new.mkdir()
+    (new / "10_tables.sql").write_text(
+        "CREATE SCHEMA store; CREATE TABLE store.stays (id integer, day integer, place text, PRIMARY KEY (id, day));"
+    )
+    migration = Migration("days", old="public", new="store", sql=folder)
+
+    @migration.transform(source="stays", into="stays")
+    def stay(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    @migration.reverse(source="stays", into="stays", key=lambda new: new["id"])
+    def old_stay(new: Row) -> dict[str, Any]:
+        return dict(new)
+
+    return migration
+
+
+async def test_writers_who_change_keys_all_the_time_are_in_the_way_of_no_move(
+    database: Database, tmp_path: Path
+) -> None:
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE stays (id integer PRIMARY KEY, day integer, place text)",
+            "INSERT INTO stays SELECT i, 0, 'p' || i FROM generate_series(1, 100) i",
+        ],
+    )
+    schema = "public"
+
+    def write(opened: psycopg.Connection[Any], number: int) -> None:
+        with contextlib.suppress(psycopg.Error):  # RP002, until the daemon has told us the other one
+            opened.execute(f"UPDATE {schema}.stays SET day = day + 1 WHERE id IN (1, {number % 100 + 1})".encode())
+        time.sleep(0.01)
+
+    async with daemon(make_settings(database), days_migration(tmp_path)) as running:
+        await running.ready()
+        with writing(database.dsn, write) as written:
+            await running.cut_over()
+            schema = "store"
+            passes_before, before = verifier_of(running).passes, written()
+            await running.until(lambda: written() > before + 100 and verifier_of(running).passes > passes_before)
+            await running.clean()
+            assert verifier_of(running).divergences == []
+            result = await running.roll_back()
+            assert result.epoch == 2
+            schema = "public"
+            await running.clean()
+        await running.until(
+            lambda: (
+                one(database.dsn, "SELECT sum(day) FROM stays") == one(database.dsn, "SELECT sum(day) FROM store.stays")
+            )
+        )
+        await running.clean()
