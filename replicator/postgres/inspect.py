@@ -23,6 +23,10 @@ DATABASE = """
            ARRAY(SELECT DISTINCT coalesce(nullif(application_name, ''), '(no name)') FROM pg_stat_activity
                  WHERE usename = current_user AND datname = current_database() AND backend_type = 'client backend'
                    AND application_name NOT LIKE 'replicator %%' ORDER BY 1) AS others_as_us,
+           ARRAY(SELECT format('%%s AS %%s', format_type(c.castsource, NULL), format_type(c.casttarget, NULL))
+                 FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_roles r ON r.oid = p.proowner
+                 WHERE c.casttarget IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
+                   AND NOT r.rolsuper AND r.rolname <> current_user ORDER BY 1) AS foreign_casts,
            EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
            format('%%I', %(schema)s::text) AS schema,
            ARRAY(SELECT p FROM pg_namespace CROSS JOIN unnest('{USAGE,CREATE}'::text[]) p
@@ -130,6 +134,8 @@ class Database:
     may_stage: bool
     others_as_us: list[str]
     """The applications whose sessions run as this role, and are none of ours."""
+    foreign_casts: list[str]
+    """Casts to text that call a function of another role, no superuser; types quoted for SQL."""
     has_schema: bool
     schema: str
     taken: str | None

@@ -61,6 +61,18 @@ def own_role(subject: DatabaseSubject) -> Verdict:
     )
 
 
+def casts(subject: DatabaseSubject) -> Verdict:
+    """We read values as text: a cast that calls a function would run it as us, and is not what the type reads."""
+    found = subject.database.foreign_casts
+    if not found:
+        return passed("none to text calls a function of others")
+    return failed(
+        f"Casts to text call functions of other roles, which would run as {subject.database.role}: {listed(found)}.",
+        "Drop them; without, a value becomes the text that its type reads:",
+        *[f"DROP CAST ({each});" for each in found],
+    )
+
+
 def schema(subject: DatabaseSubject) -> Verdict | None:
     """Without USAGE none of a schema's tables can be read; without CREATE nothing new can be made in it."""
     database = subject.database
@@ -118,6 +130,7 @@ FACTS: tuple[Fact[DatabaseSubject], ...] = (
     Fact(privileges, Consequence.SHUT),
     Fact(control_tables, Consequence.SHUT),
     Fact(own_role, Consequence.TELL),
+    Fact(casts, Consequence.STOP),
     Fact(publication, Consequence.SHUT),
 )
 """Of a database, whatever its schemas."""

@@ -19,6 +19,7 @@ from replicator.postgres.connect import connection
 from replicator.postgres.control import daemon_alive, install
 from replicator.postgres.lease import Lease
 from replicator.preflight import preflight
+from tests.checking import follow_remedy
 from tests.engine import Engine
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon
@@ -413,3 +414,42 @@ async def test_an_application_with_the_daemons_role_is_told_of(roles: Roles, tmp
     async with asyncio.timeout(30):
         while found["source.own_role"].outcome == "warn":  # the server needs a moment to notice
             found = {each.check: each for each in await preflight(settings, migration)}
+
+
+async def test_a_cast_to_text_that_would_run_as_the_daemon_is_refused(roles: Roles, tmp_path: Path) -> None:
+    """Every value of such a type that is read as text would call it."""
+    settings, migration = roles.settings(), identity(tmp_path)
+    with roles.connect(roles.app) as app:
+        app.execute("CREATE TYPE public.mood AS ENUM ('good')")
+        app.execute(
+            "CREATE FUNCTION public.spell(public.mood) RETURNS text LANGUAGE sql AS $$ SELECT current_user::text $$"
+        )
+        app.execute("CREATE CAST (public.mood AS text) WITH FUNCTION public.spell(public.mood)")
+    found = {each.check: each for each in await preflight(settings, migration)}
+    assert found["source.casts"].outcome == "fail"
+    follow_remedy(roles.database.dsn, found["source.casts"])
+    assert not [each for each in await preflight(settings, migration) if each.outcome == "fail"]
+
+
+async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writes(
+    database: Database, tmp_path: Path
+) -> None:
+    """Its triggers come with it, and their function is nobody's else to hang on a table: still it can be made."""
+    parent = "CREATE TABLE public.t (id integer PRIMARY KEY, v text) PARTITION BY RANGE (id)"
+    first = "CREATE TABLE public.t_1 PARTITION OF public.t FOR VALUES FROM (0) TO (100)"
+    with readme_roles(database, parent, first) as roles:
+        roles.superuser(f"GRANT EXECUTE ON FUNCTION {', '.join(ORIGINS)} TO {roles.replicator}")
+        settings, migration = roles.settings(), identity(tmp_path)
+        async with daemon(settings, migration) as running:
+            await running.ready()
+            await running.session.moves.run(OPENING, running.report)
+            async with connection(settings.target, "test") as opened:
+                await install(opened, migration)  # takes back what was granted, but for this
+            with roles.connect(roles.app) as app:
+                app.execute("CREATE TABLE public.t_2 PARTITION OF public.t FOR VALUES FROM (100) TO (200)")
+                app.execute("INSERT INTO public.t VALUES (1, 'one'), (150, 'late')")
+                await running.until(lambda: names_of(roles, "SELECT id FROM shop.t ORDER BY 1") == ["1", "150"])
+                app.execute("DELETE FROM public.t WHERE id = 150")
+                noted = "SELECT row_key FROM replicator.deleted WHERE table_schema = 'public'"
+                assert names_of(roles, noted) == ["['150']"]
+                await running.until(lambda: names_of(roles, "SELECT id FROM shop.t") == ["1"])
