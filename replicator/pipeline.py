@@ -246,7 +246,7 @@ class Pipeline:
         while True:
             # What came during a slow batch is taken together: a wide lookup is then run once for all of it.
             piece = await self._inbox.take(ALL_THAT_WAITS if self._took > SLOW_BATCH else self.context.batch_rows)
-            if piece.end is not None and not piece.transactions:
+            if piece.end is not None and not piece.transactions and not self._applier.owes(piece.end):
                 await self._idle(piece.end)
             else:
                 await self._apply(piece)

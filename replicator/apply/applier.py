@@ -8,6 +8,7 @@ from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
+from replicator.apply.later import Later
 from replicator.apply.order import CLASHES, Written
 from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
 from replicator.apply.parts import Parts
@@ -54,6 +55,7 @@ class Applier:
         self.outcome = Outcome()
         self._postponed = Postponed(context.plan)
         self._parts: Parts | None = None
+        self._later = Later()
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._dates = Dates()
@@ -95,6 +97,7 @@ class Applier:
         self.outcome = Outcome()
         self._postponed = Postponed(self.context.plan)
         self._parts = None
+        self._later.begin()
         self._dates = Dates()
         self._mode = "following"
         with translated():
@@ -119,7 +122,12 @@ class Applier:
         )  # fmt: skip
         await reach(Failpoint.BATCH_COMMITTING)
         await self._commit()
+        self._later.commit(self.outcome.failures, end, self._ahead)
         return self.outcome
+
+    def owes(self, position: LSN) -> bool:
+        """Whether refused rows are to be tried again now, though the stream has brought nothing."""
+        return self._later.is_due(position)
 
     async def commit_without_progress(self) -> Outcome:
         """Commit what ``redo`` wrote: it stands at no position of the stream."""
@@ -146,6 +154,8 @@ class Applier:
         await self._relations.resolve(changes, self._reader)
         self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
+        if whole and self._later.is_due(position):
+            self._later.add_to(batch)
         await keep_out(self.context, batch.sources)
         complete = whole and not self.outcome.failures
         if not whole:
@@ -321,6 +331,8 @@ class Applier:
                 raise OutOfOrderError(clash.problem, clash.remedy, clash.sqlstate)
             for refusal in refusals:
                 spared |= refusal.spared
+                if refusal.error.sqlstate in CLASHES:
+                    self._later.clashed(refusal.transform.source, refusal.source_key)
                 if refusal.blames_a_source_row(self.context.plan):
                     found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
                     failures[found.place] = found

@@ -106,13 +106,13 @@ def things(folder: Path, bad: Bad, ddl: str = "") -> Migration:
 
     @migration.transform(source="things", into="things")
     def thing(old: Row) -> Any:
-        return bad(old) if old["what"] == "bad" else {"id": old["id"], "what": old["what"]}
+        return bad(old) if old["what"] == "bad" else as_it_is(old)
 
     return migration
 
 
 def as_it_is(row: Row) -> dict[str, Any]:
-    return {"id": row["id"], "what": row["what"]}
+    return {"id": row["id"], "what": row["what"], "number": row["id"]}
 
 
 def entries(dsn: str) -> list[tuple[str, str, str]]:
@@ -150,17 +150,6 @@ async def test_what_a_transform_does_is_the_rows(database: Database, tmp_path: P
         assert await differences(made) == []
 
 
-def raises(state: str) -> str:
-    """A trigger that refuses the bad row."""
-    return f"""
-        CREATE OR REPLACE FUNCTION shop.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF NEW.what = 'bad' THEN RAISE EXCEPTION '{SECRET}' USING ERRCODE = '{state}'; END IF; RETURN NEW;
-        END $$;
-        CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON shop.things
-            FOR EACH ROW EXECUTE FUNCTION shop.refuse();
-    """
-
-
 FUNCTION = """
     CREATE OR REPLACE FUNCTION shop.fine(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
         IF what = 'bad' THEN {} END IF; RETURN true;
@@ -168,14 +157,16 @@ FUNCTION = """
     ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS fine;
     ALTER TABLE shop.things ADD CONSTRAINT fine CHECK (shop.fine(what));
 """
-DEFERRED = """
-    CREATE OR REPLACE FUNCTION shop.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF NEW.what = 'bad' THEN RAISE EXCEPTION 'a secret value'; END IF; RETURN NULL;
-    END $$;
-    DROP TRIGGER IF EXISTS refuse ON shop.things;
-    CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON shop.things DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION shop.refuse();
+UNIQUE = """
+    ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS numbered;
+    ALTER TABLE shop.things ADD CONSTRAINT numbered UNIQUE (number) DEFERRABLE INITIALLY DEFERRED;
 """
+
+
+def raises(state: str) -> str:
+    """A constraint whose function refuses the bad row."""
+    return FUNCTION.format(f"RAISE EXCEPTION '{SECRET}' USING ERRCODE = '{state}';")
+
 
 REFUSED = {
     "P0001": raises("P0001"),
@@ -191,7 +182,7 @@ REFUSED = {
     "an undefined function": FUNCTION.format("PERFORM nothing(what);"),
     "a stack that overflows": FUNCTION.format("RETURN shop.fine(what);"),
     "an index row that is too large": "CREATE INDEX IF NOT EXISTS wide ON shop.things (document);",
-    "at the end of the transaction": DEFERRED,
+    "at the end of the transaction": UNIQUE,
 }
 
 
@@ -202,11 +193,19 @@ def wide(row: Row) -> dict[str, Any]:
     return as_it_is(row) | {"document": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(200))}
 
 
+def numbered(row: Row) -> dict[str, Any]:
+    """With the number of the first one."""
+    return as_it_is(row) | {"number": 1}
+
+
+MAKING = {"an index row that is too large": wide, "at the end of the transaction": numbered}
+
+
 @pytest.mark.parametrize("what", REFUSED)
 @pytest.mark.parametrize("halves", [True, False], ids=["backfill", "stream"])
 async def test_what_postgres_refuses_is_the_rows(database: Database, tmp_path: Path, what: str, halves: bool) -> None:
     execute(database.dsn, [OLD, MANY] if halves else [OLD])
-    async with engine(database, things(tmp_path, wide if "large" in what else as_it_is, REFUSED[what])) as made:
+    async with engine(database, things(tmp_path, MAKING.get(what, as_it_is), REFUSED[what])) as made:
         await made.backfill()
         execute(database.dsn, [MANY] if not halves else ["UPDATE things SET what = what"])
         await made.drain()
