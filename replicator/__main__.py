@@ -15,7 +15,8 @@ if QUIET:
 import typer
 
 from replicator.cli.app import app
-from replicator.cli.failures import INTERRUPTED, tell
+from replicator.cli.failures import tell
+from replicator.cli.signals import INTERRUPTED
 from replicator.errors import ExitCode
 
 if QUIET:

@@ -24,6 +24,8 @@ class Batches:
         self._inbox = inbox
         self._applier = applier
         self._nudge = nudge
+        self.pieces = 0
+        """How many have been begun."""
 
     async def apply(self, piece: Piece) -> Piece:
         """Open the transaction and write a piece, with the rest of its last transaction; gives the piece that ends it.
@@ -46,6 +48,7 @@ class Batches:
         while True:
             # Only at a commit, and not for ever, can more of the stream help against a clash.
             position = piece.end if extensions < EXTENSIONS else None
+            self.pieces += 1
             try:
                 await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
             except NewerReadError as clash:

@@ -1,6 +1,5 @@
 """The end of the old tables: archived, looked at once more under a lock, and dropped in one transaction."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from replicator.postgres.archives import (
     dependents,
     drop_tables,
     fingerprint,
-    lock_exclusively,
     owner_since,
     read_old_tables,
     see_every_row,
@@ -29,6 +27,7 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import installed, migration_there, operator, read_ownership, read_phase
 from replicator.postgres.created import objects_in
 from replicator.postgres.journal import enter, recorded
+from replicator.postgres.locks import EVERYBODY, in_turns, lock_tables
 from replicator.postgres.places import read_places
 from replicator.settings import Settings
 from replicator.tables import Name
@@ -36,7 +35,7 @@ from replicator.tables import Name
 LOCK_SECONDS = 0.5
 """How long an attempt may queue for the lock: everybody queues behind it."""
 TRIES = 60
-PAUSE_SECONDS = 1.0
+WAITING = "waiting for the lock on the old tables"
 ON_DEPENDENTS = "Drop these yourself, or change them, and run it again; nothing is dropped with CASCADE."
 
 Watch = Callable[[str, str], None]
@@ -150,8 +149,9 @@ async def clean_up(
             made = await make_archive(source, planned.tables, parent, watch)
             note(f"The archive is in {made.folder}.")
             await enter(settings.target, "archive", _entry(made))
-            watch("waiting for the lock on the old tables", "")
-            await _drop(source, planned.tables, made.fingerprints, watch)
+            watch(WAITING, "")
+            async with connection(settings.source, "cleanup watch") as observer:
+                await _drop(source, planned.tables, made.fingerprints, watch, observer)
         entry["dropped"] = [str(each) for each in planned.tables]
         entry["freed_bytes"] = planned.bytes
     return planned, made
@@ -168,32 +168,36 @@ def _entry(made: Archive) -> dict[str, Any]:
     }
 
 
-async def _drop(source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch) -> None:
+async def _drop(
+    source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch, observer: Connection
+) -> None:
     """In short turns for the lock: whoever waits for it holds up everybody behind."""
-    for attempt in range(TRIES):
-        try:
-            await _drop_once(source, tables, archived, watch)
-        except RetryableError as error:
-            if attempt == TRIES - 1:
-                raise CheckError(
-                    "The old tables could not be locked: somebody always uses them. Nothing was dropped.",
-                    "See who it is in pg_stat_activity, and run it again.",
-                ) from error
-            await asyncio.sleep(PAUSE_SECONDS)
-        except ConnectionLostError as error:
-            raise ConnectionLostError(
-                "The connection was lost while the old tables were dropped.",
-                "Run it again: it says which are still there. They go together, or not at all.",
-            ) from error
-        else:
-            return
+
+    async def once() -> None:
+        await _drop_once(source, tables, archived, watch, observer)
+
+    async def tell(problem: str) -> None:
+        watch(WAITING, problem)
+
+    try:
+        await in_turns(once, observer, _names(tables), tries=TRIES, tell=tell)
+    except RetryableError as error:
+        raise CheckError(
+            f"Somebody always uses the old tables: {error.problem} Nothing was dropped.",
+            "Wait until it has ended, or end it, and run it again.",
+        ) from error
+    except ConnectionLostError as error:
+        raise ConnectionLostError(
+            "The connection was lost while the old tables were dropped.",
+            "Run it again: it says which are still there. They go together, or not at all.",
+        ) from error
 
 
 async def _drop_once(
-    source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch
+    source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch, observer: Connection
 ) -> None:
     async with source.transaction():
-        await lock_exclusively(source, tables, LOCK_SECONDS)
+        await lock_tables(source, _names(tables), EVERYBODY, LOCK_SECONDS, observer)
         await see_every_row(source)
         if (await read_ownership(source))[0] == "old":
             raise CheckError("The old schema owns the data. Nothing was dropped.", "See `replicator status`.")
@@ -210,3 +214,7 @@ async def _drop_once(
                 )
         watch("dropping", "")
         await drop_tables(source, tables)
+
+
+def _names(tables: list[OldTable]) -> list[Name]:
+    return [Name(schema=each.schema, table=each.name) for each in tables]

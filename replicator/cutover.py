@@ -8,7 +8,6 @@ the commit is lost, the state row is read: never guessed, never retried blindly.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from uuid import uuid4
 
 from replicator.errors import (
@@ -22,16 +21,16 @@ from replicator.errors import (
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
 from replicator.ownership import see_that_they_open
-from replicator.phases import Move
+from replicator.phases import CutoverResult, Move
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
 from replicator.postgres.guards import guard, open_to_writers
+from replicator.postgres.locks import WRITERS, gives_way, lock_more, lock_tables, send_vacuum_away
 from replicator.postgres.ownership import (
     Ownership,
     limit_transaction,
-    lock_writers,
     read_ownership,
     same_database,
     settled_ownership,
@@ -54,18 +53,6 @@ BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 10.0
 
 Report = Callable[[str], Awaitable[None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutoverResult:
-    """What the cutover cost, or would have cost."""
-
-    epoch: int
-    attempts: int
-    write_pause_seconds: float
-    dry_run: bool = False
-    dependents: tuple[str, ...] = ()
-    """What goes on using the old tables that have been renamed."""
 
 
 class Cutover:
@@ -123,15 +110,19 @@ class Cutover:
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
             await self.pipeline.look_at_ground()
-            await self.report(f"attempt {attempt}: waiting for the lock on {len(self.tables[self.move.held])} tables")
+            locked = f"{len(self.tables[self.move.held])} tables{failure and '; ' + failure}"
+            await self.report(f"attempt {attempt}: waiting for the lock on {locked}")
             await self.pipeline.verifier.settle_down()  # what is compared now need not be while writers wait
             await self._drain_opposite()
             try:
                 pause = await self._attempt(epoch)
             except RetryableError as error:
                 failure = error.problem
-                log.info("the lock did not come in time; the writers went on", attempt=attempt)
-                await self._journal("attempt", attempt=attempt, failed=self._step)
+                log.info("an attempt was given up; the writers went on", attempt=attempt, why=failure)
+                await self._journal("attempt", attempt=attempt, failed=self._step, why=failure)
+                await self.report(f"given up for a moment: {failure}")
+                if gives_way(error):
+                    await self._send_vacuum_away()
             except ReplicatorError as error:
                 await self._journal("attempt", attempt=attempt, failed=self._step, error=error.kind)
                 raise
@@ -141,8 +132,8 @@ class Cutover:
                 return CutoverResult(epoch=epoch, attempts=attempt, write_pause_seconds=pause, dry_run=self.dry_run)
             await asyncio.sleep(min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** min(attempt - 1, 5)))
         raise CutoverError(
-            f"The tables could not be locked in {ATTEMPTS} attempts: {failure}",
-            "Look for long transactions in pg_stat_activity (autovacuum to prevent wraparound is one), then try again.",
+            f"The tables could not be locked in {ATTEMPTS} attempts. {failure}",
+            "Wait until it has ended, or end it, then try again.",
         )
 
     async def _attempt(self, epoch: int) -> float:
@@ -151,7 +142,10 @@ class Cutover:
         self._in_doubt = False
         holder = await connect(self.ends.source_dsn, "cutover", text=self.holder_gives_text)
         try:
-            async with connection(self.ends.target_dsn, "cutover target") as target:
+            async with (
+                connection(self.ends.target_dsn, "cutover target") as target,
+                connection(self.ends.source_dsn, "cutover watch") as self._observing,
+            ):
                 together = await same_database(holder, target)
                 with translated():
                     await holder.execute("BEGIN")
@@ -171,8 +165,9 @@ class Cutover:
                         await self._check(target)
                         if not together and not self.move.from_both:
                             self._step = "lock on the other database"
-                            opening = self.tables["new" if self.move.opens_both else self.move.owner]
-                            await see_that_they_open(target, opening, LOCK_SECONDS)
+                            opening = self.tables[self.move.opens]
+                            async with connection(self.ends.target_dsn, "cutover watch") as observer:
+                                await see_that_they_open(target, opening, LOCK_SECONDS, observer)
                         await reach(Failpoint.CUTOVER_CHECKED)
                         await self._move(holder, epoch, together=together)
                 except TimeoutError:
@@ -192,8 +187,19 @@ class Cutover:
             await self._release(holder)
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
-        """Keep the writers waiting. Raises RetryableError when the lock does not come in time."""
-        await lock_writers(holder, self.tables[self.move.held], seconds)
+        """Keep the writers waiting. Raises LockedOutError when the lock does not come in time."""
+        await lock_tables(holder, self.tables[self.move.held], WRITERS, seconds, self._observing)
+
+    async def _open(self, holder: Connection, tables: list[Name]) -> None:
+        """Switch the guards off. Raises LockedOutError: who is in the way of that keeps the writers waiting."""
+        self._step = "lock on the tables that open"
+        await lock_more(holder, tables, WRITERS, LOCK_SECONDS, self._observing)
+        await open_to_writers(holder, tables)
+
+    async def _send_vacuum_away(self) -> None:
+        for dsn, tables in ((self.ends.source_dsn, self.move.held), (self.ends.target_dsn, self.move.opens)):
+            async with connection(dsn, "cutover vacuum") as asking:
+                await send_vacuum_away(asking, self.tables[tables])
 
     async def _release(self, holder: Connection) -> None:
         if not self._in_doubt:
@@ -243,7 +249,7 @@ class Cutover:
         self._step = "guards"
         await guard(holder, self.plan.migration, self.move.held, self.tables[self.move.held], self._new_schema)
         if together:
-            await open_to_writers(holder, self.tables[self.move.owner])
+            await self._open(holder, self.tables[self.move.owner])
         await reach(Failpoint.CUTOVER_GUARDED)
         self._step = "search_path"
         await self._move_search_path(holder)

@@ -13,17 +13,19 @@ from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details
 from replicator.postgres.connect import connection
-from replicator.postgres.control import FINALIZED, installed_for, journal, read_phase, write_status
+from replicator.postgres.control import FINALIZED, installed_for, journal, read_phase, unreplicated, write_status
 from replicator.postgres.journal import recorded
 from replicator.preflight import preflight
 from replicator.report import Reporter
 from replicator.session import Session
 from replicator.settings import Settings
+from replicator.waiting import Waiting
 
 log = get_logger("daemon")
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses after a lost connection; the last one goes on for ever."""
+TELL_SECONDS = 10.0
 
 
 async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) -> None:
@@ -35,21 +37,26 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
         log.info("the migration is over: there is nothing left to do")
         return
     await _refuse_what_cannot_work(settings, migration)
-    metrics, reporter = Metrics(), Reporter(migration.name)
-    state = _Health()
+    waiting = Waiting(settings)
+    metrics, reporter = Metrics(), Reporter(migration.name, waiting)
+    metrics.ready.set_function(lambda: float(reporter.current()["ready"]))  # when it is asked for
+    state = _Health(reporter)
     server = HttpServer(
-        settings.http_listen, metrics.registry, lambda: dict(reporter.document), state.health,
-        lambda: None if reporter.document["ready"] else _why_not(reporter),
+        settings.http_listen, metrics.registry, lambda: dict(reporter.current()), state.health,
+        lambda: None if reporter.current()["ready"] else _why_not(reporter),
         [each.strip() for each in settings.http_hosts.split(",")],
     )  # fmt: skip
     try:
         server.start()
     except OSError as error:
         raise CheckError(str(error)) from error
+    looking_on = asyncio.create_task(waiting.run(), name="waiting")
     try:
         async with Hooks(settings, migration, metrics, reporter.failed) as hooks:
             await _run_and_retry(settings, migration, stop, metrics, reporter, state, hooks)
     finally:
+        looking_on.cancel()
+        await asyncio.gather(looking_on, return_exceptions=True)
         server.stop()
 
 
@@ -96,8 +103,9 @@ async def _tell(settings: Settings, session: Session, end: dict[str, str], shown
     """Enter a session's end, and store its error where `replicator status` finds it, if the target can be reached."""
     if not session.entered:
         return
-    with contextlib.suppress(ReplicatorError):
-        async with connection(settings.target, "status") as target:
+    with contextlib.suppress(ReplicatorError, TimeoutError):
+        async with asyncio.timeout(TELL_SECONDS), connection(settings.target, "status") as target:
+            await unreplicated(target)
             if shown is not None:
                 await write_status(target, shown.document)
             await journal(target, "stop", process_details() | end)
@@ -118,23 +126,24 @@ async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> 
 
 
 def _why_not(reporter: Reporter) -> str:
-    shut = [gate for gate in reporter.gates if not gate.ok]
-    listed = "; ".join(f"{gate.name}: {gate.detail}" for gate in shut)
+    shut = [gate for gate in reporter.current()["gates"] if not gate["ok"]]
+    listed = "; ".join(f"{gate['name']}: {gate['detail']}" for gate in shut)
     return listed or f"the phase is {reporter.document['phase']}"
 
 
 class _Health:
     """What /healthz says."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self.trouble: str | None = None
         self.ever_up = False
+        self._reporter = reporter
 
     def is_up(self) -> None:
         self.trouble, self.ever_up = None, True
 
     def health(self) -> str | None:
-        return self.trouble
+        return self.trouble or self._reporter.trouble
 
 
 # ---- what the commands need without a running daemon

@@ -22,8 +22,10 @@ from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints
 from replicator.postgres.source import estimate_rows
 from replicator.postgres.statements import shortened
 from replicator.preflight.traced import TracedRow
+from replicator.retyped import retyped
 from replicator.settings import Settings
 from replicator.tables import Key, Row, Table
+from replicator.way_back import MOST, WayBack, bring_back
 
 TRACED = 20_000
 """Rows of each source in which it is noted what is read: it costs time."""
@@ -73,6 +75,10 @@ class DryRun:
     """The columns that no transform has read, by source."""
     keyless: dict[str, str] = field(default_factory=dict)
     """What is wrong with queries that give rows without a key, by their name."""
+    retyped: list[str] = field(default_factory=list)
+    """Columns of tables that both schemas have, which show otherwise afterwards."""
+    way_back: WayBack = field(default_factory=WayBack)
+    """What the reverse transforms would make of the old rows."""
     notes: list[str] = field(default_factory=list)
     rows: int = 0
     rows_expected: int = 0
@@ -103,6 +109,7 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
                 "A cutover has renamed the tables: there is nothing left to try.", "See `replicator status`."
             )
         plan = await _plan(settings, migration, target, result)
+        result.retyped = retyped(plan.source_tables, {each.called: each for each in plan.targets})
         async with _snapshot(settings.source) as reader:
             scratch = Scratch(target, plan.targets)
             await scratch.create()
@@ -110,14 +117,20 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             result.rows_expected = sum(estimates)
             total = sum(min(each, sample) for each in estimates) if sample else result.rows_expected
             began = perf_counter()
+            carried: dict[str, set[Key] | None] = {}
             for source in plan.sources.values():
-                await _Trial(result, source, scratch).run(reader, lambda rows: progress("rows", rows, total))
+                trial = _Trial(result, source, scratch)
+                await trial.run(reader, lambda rows: progress("rows", rows, total))
+                if source.table is not None:
+                    carried[source.table.called] = trial.carried if len(trial.carried) < MOST else None
             result.seconds = perf_counter() - began
-        await _leave_out_what_queries_read(settings, migration, plan, result)
-        if sample is None:
-            result.rows_expected = result.rows
-        progress("comparing keys", result.rows, result.rows)
-        await _conflicts(result, plan, scratch, target)
+            await _leave_out_what_queries_read(settings, migration, plan, result)
+            if sample is None:
+                result.rows_expected = result.rows
+            progress("comparing keys", result.rows, result.rows)
+            await _conflicts(result, plan, scratch, target)
+            progress("the way back", result.rows, result.rows)
+            result.way_back = await bring_back(settings, migration, target, reader, scratch, carried)
     return result
 
 
@@ -202,6 +215,8 @@ class _Trial:
         self._result = result
         self._source = source
         self._scratch = scratch
+        self.carried: set[Key] = set()
+        """The keys that give rows, the first ``MOST`` of them."""
         self._read: set[str] = set()
         self._tables: dict[str, Table] = {each.name: each.target for each in source.transforms}
         self._tried = {
@@ -240,6 +255,8 @@ class _Trial:
                 tried.refuse(key, str(error))
             else:
                 derived += found
+                if found and len(self.carried) < MOST:
+                    self.carried.add(key)
                 tried.without_row += not found
         tried.seconds += perf_counter() - began
         tried.rows += len(rows)

@@ -3,10 +3,10 @@
 Each may be run again after it was interrupted.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from replicator.cutover import Report
@@ -19,6 +19,7 @@ from replicator.postgres.control import installed, journal, read_phase, refuse_a
 from replicator.postgres.created import drop_created
 from replicator.postgres.guards import drop_guard, forget_closed, guarded_tables
 from replicator.postgres.lease import Lease
+from replicator.postgres.locks import in_turns
 from replicator.postgres.origins import drop_origin, origin_of
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.progress import drop_progress
@@ -27,10 +28,10 @@ from replicator.postgres.resting import give_back
 from replicator.postgres.slots import drop_publication, drop_slot, read_slot
 from replicator.settings import Settings
 from replicator.setup import Ends
+from replicator.tables import Name
 
 LOCK_SECONDS = 0.5
 TRIES = 60
-PAUSE_SECONDS = 1.0
 DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
 
 
@@ -217,15 +218,15 @@ async def _remove_streams(settings: Settings, removed: Removed, report: Report) 
 
 async def _remove_guards(settings: Settings, removed: Removed, report: Report) -> None:
     for dsn in dict.fromkeys((settings.source, settings.target)):
-        async with connection(dsn, "clean up") as opened:
-            await _give_back(opened)
+        async with connection(dsn, "clean up") as opened, connection(dsn, "clean up watch") as observer:
+            await _give_back(opened, report, observer)
             for table in await guarded_tables(opened):
                 await report(f"taking the guard off {table}")
-                await _remove_guard(opened, table)
+                await _remove_guard(opened, table, report, observer)
                 removed.guards.append(str(table))
 
 
-async def _give_back(opened: Connection) -> None:
+async def _give_back(opened: Connection, report: Report, observer: Connection) -> None:
     """Nothing is closed any more, and no trigger rests."""
     if not await installed(opened):
         return
@@ -236,29 +237,28 @@ async def _give_back(opened: Connection) -> None:
             await forget_closed(opened)
             await give_back(opened)
 
-    await _in_short_turns(
-        in_one, "The triggers that were switched off cannot be switched on: a table is always in use."
-    )
+    problem = "The triggers that were switched off cannot be switched on: a table is always in use."
+    await _in_short_turns(in_one, [], problem, report, observer)
 
 
-async def _remove_guard(opened: Connection, table: Any) -> None:
-    await _in_short_turns(
-        lambda: drop_guard(opened, table, LOCK_SECONDS),
-        f"The guard of {table} cannot be taken off: the table is always in use.",
-    )
+async def _remove_guard(opened: Connection, table: Name, report: Report, observer: Connection) -> None:
+    problem = f"The guard of {table} cannot be taken off: the table is always in use."
+    work = partial(drop_guard, opened, table, LOCK_SECONDS, observer)
+    await _in_short_turns(work, [table], problem, report, observer)
 
 
-async def _in_short_turns(work: Callable[[], Awaitable[None]], problem: str) -> None:
+async def _in_short_turns(
+    work: Callable[[], Awaitable[None]], tables: Sequence[Name], problem: str, report: Report, observer: Connection
+) -> None:
     """Whoever waits for the lock holds up everybody behind it."""
-    for attempt in range(TRIES):
-        try:
-            await work()
-        except RetryableError as error:
-            if attempt == TRIES - 1:
-                raise CheckError(
-                    problem,
-                    "End the long transactions on it (pg_stat_activity), and run the same command again.",
-                ) from error
-            await asyncio.sleep(PAUSE_SECONDS)
-        else:
-            return
+
+    async def tell(why: str) -> None:
+        await report(f"waiting for a lock: {why}")
+
+    try:
+        await in_turns(work, observer, tables, tries=TRIES, tell=tell)
+    except RetryableError as error:
+        raise CheckError(
+            f"{problem} {error.problem}",
+            "Wait until that has ended, or end it, and run the same command again.",
+        ) from error

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from replicator.lag import GAP_SECONDS
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
@@ -9,6 +10,7 @@ from replicator.postgres.ddl import check_queries, failing_checks, invalid_objec
 from replicator.postgres.progress import backfill_progress
 from replicator.postgres.quarantine import count_entries
 from replicator.settings import Settings
+from replicator.watch import low_lag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +23,26 @@ class Gate:
 
 
 async def look_at_gates(
-    pipeline: Pipeline, phase: Phase, settings: Settings, target: Connection, opposite: Pipeline | None = None
+    pipeline: Pipeline,
+    phase: Phase,
+    settings: Settings,
+    target: Connection,
+    opposite: Pipeline | None = None,
+    *,
+    trouble: str | None = None,
 ) -> list[Gate]:
     """All gates as they are now. ``target`` is a connection to the pipeline's target, in autocommit mode.
 
     :param opposite: the other pipeline, while both schemas take writes.
+    :param trouble: why nothing is written, if that is known: then the lag is about to grow.
     """
+    gates = await _look_at_gates(pipeline, phase, settings, target, opposite)
+    return [Gate(name="lag", ok=False, detail=trouble) if each.name == "lag" and trouble else each for each in gates]
+
+
+async def _look_at_gates(
+    pipeline: Pipeline, phase: Phase, settings: Settings, target: Connection, opposite: Pipeline | None
+) -> list[Gate]:
     if opposite is not None:
         return [
             _lag_of_both([pipeline, opposite], settings),
@@ -55,13 +71,16 @@ async def _backfill(pipeline: Pipeline, phase: Phase, target: Connection) -> Gat
 
 
 def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
+    """How long writers would wait until all is applied. The bytes of the log say nothing of that: most are others'."""
     lag = pipeline.watch.lag
-    if lag.bytes is None:
+    if lag.seconds is None or lag.age is None:
         return Gate(name="lag", ok=False, detail="not measured yet")
-    ok = lag.low_for >= settings.ready_for
-    limit = f"{settings.ready_lag_bytes:,} bytes for {settings.ready_for:g} s"
+    if lag.age > GAP_SECONDS:
+        return Gate(name="lag", ok=False, detail=f"not measured for {lag.age:.0f} s: the source does not answer")
+    wanted = f"wanted: below {low_lag(settings):g} s for {settings.ready_for:g} s"
+    ok = lag.seconds <= low_lag(settings) and lag.low_for >= settings.ready_for
     slow = f"; {pipeline.slow}" if pipeline.slow and not ok else ""
-    detail = f"{lag.bytes:,} bytes, below the limit for {lag.low_for:.0f} s; wanted: {limit}{slow}"
+    detail = f"{lag.seconds:.1f} s behind, below the limit for {lag.low_for:.0f} s; {wanted}{slow}"
     return Gate(name="lag", ok=ok, detail=detail)
 
 

@@ -1,16 +1,17 @@
 """The cutover and the rollback, as a session goes about them: the way back first, then the move, then what is left."""
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from replicator.both_ways import OPPOSITE, BothWays
-from replicator.cutover import Cutover, CutoverResult, Report
+from replicator.cutover import Cutover, Report
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
 from replicator.markers import new_marker
 from replicator.migration import Direction
 from replicator.ownership import activate, owner_now
-from replicator.phases import Move, Phase
+from replicator.phases import CutoverResult, Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.ownership import same_database
@@ -36,6 +37,8 @@ class Moves:
         """A commit is on its way: it can no longer be cancelled."""
         self.taking_back = False
         """What was prepared is being removed: cancelled half-way, it would neither go on nor be as before."""
+        self._bound: asyncio.Timeout | None = None
+        self._report: Report = _tell_nobody
         self.renaming: Renaming | None = None
         """What the move that is under way renames."""
 
@@ -47,15 +50,18 @@ class Moves:
         dry_run: bool = False,
         search_path_of: str | None = None,
         strategy: Strategy = "schema",
+        bound: asyncio.Timeout | None = None,
     ) -> CutoverResult:
         """Move ownership. The gates hold: the caller has looked.
 
         :param dry_run: go through all of it, and roll back.
         :param search_path_of: a role whose ``search_path`` moves too.
         :param strategy: of a cutover; a rollback undoes what was done.
+        :param bound: what cancels it when it takes too long; lifted just before the commit.
         :raises CheckError: in another phase than the one before the move, or when tables cannot be renamed.
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
+        self._bound, self._report = bound, report
         active = self.session.pipelines.get(move.direction)
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
@@ -100,7 +106,7 @@ class Moves:
             await opposite.backfill()
             await reach(Failpoint.OPPOSITE_FILLED)
         if move.opens_both:
-            await prepare_new_side(self.settings, active)
+            await prepare_new_side(self.settings, active, report)
             await opposite.verifier.open()
         await self.session.stop_verifying()
         await active.verifier.open()
@@ -133,13 +139,23 @@ class Moves:
         await self.session.hooks.before(f"before_{move.name}", moment)
 
     def _commits(self) -> None:
+        if self._bound is not None:
+            if self._bound.expired():
+                raise asyncio.CancelledError  # as at the next wait: nothing is sent yet
+            self._bound.reschedule(None)
         self.committing = True
 
     async def _prepare_opposite(self, move: Move) -> Pipeline:
         plan = await read_plan(self.settings, self.migration, move.opposite)
         epoch = (await owner_now(self.settings)).epoch + 1
         # Going back, the old rows count: new rows may hold what these cannot give. Going there, old rows are let be.
-        await set_up_slot(self.settings, plan, start_marker=new_marker(epoch), reconciled=move.opposite == "reverse")
+        await set_up_slot(
+            self.settings,
+            plan,
+            start_marker=new_marker(epoch),
+            reconciled=move.opposite == "reverse",
+            tell=self._report,
+        )
         if not move.opens_both:
             return await self.session.open_pipeline(move.opposite)
         both = self.session.both = BothWays(self.settings)
@@ -258,3 +274,7 @@ class Moves:
             await drop_publication(source, ends.publication)
         async with connection(ends.target_dsn, "clean up") as target:
             await drop_progress(target, direction, keep_discarded=True)
+
+
+async def _tell_nobody(_: str) -> None:
+    """Until somebody asks for a move."""

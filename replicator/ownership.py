@@ -1,14 +1,17 @@
 """Who owns the data, where two databases may know it; and what lets the one that does not know catch up."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+from replicator.log import get_logger
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.guards import open_to_writers
+from replicator.postgres.locks import WRITERS, in_turns, lock_tables
 from replicator.postgres.ownership import (
     Ownership,
-    lock_writers,
     read_ownership,
     settled_ownership,
     write_ownership,
@@ -17,28 +20,45 @@ from replicator.postgres.progress import read_progress
 from replicator.settings import Settings
 from replicator.tables import Name
 
+log = get_logger("ownership")
 
-async def see_that_they_open(behind: Connection, tables: Sequence[Name], seconds: float) -> None:
+LOCK_SECONDS = 0.5
+FOR_EVER = sys.maxsize
+
+
+async def see_that_they_open(behind: Connection, tables: Sequence[Name], seconds: float, observer: Connection) -> None:
     """Whether nobody keeps ``activate`` from opening them, before the commit: after it the writers of both would wait.
 
-    Raises RetryableError when somebody does.
+    Raises LockedOutError when somebody does.
     """
     async with behind.transaction(force_rollback=True):
-        await lock_writers(behind, tables, seconds)
+        await lock_tables(behind, tables, WRITERS, seconds, observer)
 
 
 async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], ownership: Ownership) -> None:
-    """Let the database that does not know of the last move open its tables to writers; may run again."""
+    """Let the database that does not know of the last move open its tables to writers; may run again.
+
+    The move is committed, so it is tried until it succeeds: in short turns, for whoever writes queues behind each.
+    """
     sides: tuple[tuple[Owner, str], ...] = (("old", settings.source), ("new", settings.target))
     for side, dsn in sides:
-        async with connection(dsn, "activate") as behind:
-            if (await read_ownership(behind)).epoch >= ownership.epoch:
-                continue
-            async with behind.transaction():
-                await open_to_writers(behind, tables[side])
-                await write_ownership(
-                    behind, ownership.owner, ownership.epoch, await _marker(settings, side), rolling=ownership.rolling
-                )
+        async with connection(dsn, "activate") as behind, connection(dsn, "activate watch") as observer:
+            if (await read_ownership(behind)).epoch < ownership.epoch:
+                work = partial(_open, behind, tables[side], ownership, await _marker(settings, side), observer)
+                await in_turns(work, observer, tables[side], tries=FOR_EVER, tell=_tell)
+
+
+async def _tell(problem: str) -> None:
+    log.warning("the tables cannot be opened to writers yet; trying again", why=problem)
+
+
+async def _open(
+    behind: Connection, tables: Sequence[Name], ownership: Ownership, marker: str | None, observer: Connection
+) -> None:
+    async with behind.transaction():
+        await lock_tables(behind, tables, WRITERS, LOCK_SECONDS, observer)
+        await open_to_writers(behind, tables)
+        await write_ownership(behind, ownership.owner, ownership.epoch, marker, rolling=ownership.rolling)
 
 
 async def _marker(settings: Settings, side: Owner) -> str | None:

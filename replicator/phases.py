@@ -78,9 +78,28 @@ class Move:
         return "reverse" if self.direction == "forward" else "forward"
 
     @property
+    def opens(self) -> Owner:
+        """The schema that takes writes after it and did not before, save for a move out of the time of both."""
+        return "new" if self.opens_both else self.owner
+
+    @property
     def held(self) -> Owner:
         """The schema whose writers are held; after it they are refused, unless it opens both."""
         return "old" if self.direction == "forward" else "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutoverResult:
+    """What the cutover cost, or would have cost."""
+
+    epoch: int
+    attempts: int
+    write_pause_seconds: float
+    dry_run: bool = False
+    dependents: tuple[str, ...] = ()
+    """What goes on using the old tables that have been renamed."""
+    retyped: tuple[str, ...] = ()
+    """Columns that prepared statements find of another type, in tables that have been renamed."""
 
 
 CUTOVER = Move(

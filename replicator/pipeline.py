@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from replicator.apply.applier import Applier
@@ -30,7 +31,7 @@ from replicator.settings import Settings
 from replicator.setup import Ends, make_decoder, read_plan
 from replicator.turns import Turns
 from replicator.verify import PassResult, Verifier, rounds
-from replicator.watch import Watch
+from replicator.watch import Watch, low_lag
 
 log = get_logger("pipeline")
 
@@ -92,7 +93,7 @@ class Pipeline:
             visibility=Visibility(progress.unseen),
         )
         self.reached = Reached(progress.applied)
-        self.watch = Watch(self.context, progress, ends.publication, self.reached, settings.ready_lag_bytes)
+        self.watch = Watch(self.context, progress, ends.publication, self.reached, low_lag(settings))
         self.verifier = Verifier(self.context, self.wait_applied, self.observers.on_verified)
         self._settings = settings
         self._decoder = make_decoder(plan, progress.plugin, ends.publication)
@@ -114,6 +115,11 @@ class Pipeline:
     def position(self) -> LSN:
         """Everything up to here is applied."""
         return self.reached.position
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of the stream have been taken up: it grows within a transaction too."""
+        return self._batches.pieces
 
     @property
     def received(self) -> LSN:
@@ -247,11 +253,11 @@ class Pipeline:
             # What came during a slow batch is taken together: a wide lookup is then run once for all of it.
             piece = await self._inbox.take(ALL_THAT_WAITS if self._took > SLOW_BATCH else self.context.batch_rows)
             if piece.end is not None and not piece.transactions and not self._applier.owes(piece.end):
-                await self._idle(piece.end)
+                await self._idle(piece.end, piece.committed_at)
             else:
                 await self._apply(piece)
 
-    async def _idle(self, position: LSN) -> None:
+    async def _idle(self, position: LSN, committed_at: datetime | None) -> None:
         due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
             async with self.turns.turn():
@@ -259,7 +265,7 @@ class Pipeline:
                 await self._applier.commit(position)
                 await reach(Failpoint.IDLE_COMMITTED)
             self._confirm(position)
-        await self.reached.advance(position)
+        await self.reached.advance(position, committed_at=committed_at)
 
     async def _apply(self, piece: Piece) -> None:
         async with self.turns.turn():
@@ -275,7 +281,7 @@ class Pipeline:
                 log.info("start marker reached", direction=self.direction, position=format_lsn(end))
         self._confirm(end)
         await reach(Failpoint.CONFIRMED)
-        await self.reached.advance(end, last.messages)
+        await self.reached.advance(end, last.messages, last.committed_at)
         now = asyncio.get_running_loop().time()
         took, self._began = now - began, None
         self._note(outcome, took, now)

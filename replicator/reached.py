@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Final
 
 from replicator.lsn import LSN
@@ -16,13 +17,16 @@ class Reached:
     def __init__(self, position: LSN) -> None:
         self.position = position
         """Everything up to here is applied."""
+        self.committed_at: datetime | None = None
+        """When, by the source's clock, the last transaction was committed that is applied; None before the first."""
         self._messages: dict[str, None] = {}
         self._moved = asyncio.Condition()
 
-    async def advance(self, position: LSN, messages: Iterable[str] = ()) -> None:
+    async def advance(self, position: LSN, messages: Iterable[str] = (), committed_at: datetime | None = None) -> None:
         """Say that all up to a position is applied, and these messages with it."""
         async with self._moved:
             self.position = max(self.position, position)
+            self.committed_at = committed_at or self.committed_at
             self._messages.update(dict.fromkeys(messages))
             while len(self._messages) > MOST_MESSAGES:  # what nobody has waited for would stay for ever
                 del self._messages[next(iter(self._messages))]

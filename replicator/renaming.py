@@ -10,20 +10,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from replicator.cutover import LOCK_SECONDS, Cutover, CutoverResult
+from replicator.cutover import LOCK_SECONDS, Cutover
 from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
 from replicator.migration import Lookup, Migration, Query
 from replicator.ownership import owner_now
-from replicator.phases import Move
+from replicator.phases import CutoverResult, Move
 from replicator.places import Places
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
+from replicator.postgres.locks import EVERYBODY, lock_more, lock_tables
 from replicator.postgres.ownership import same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.renames import (
     dependents_of,
     lacking_create,
-    lock_everybody,
     oids_of,
     planned_renames,
     reads,
@@ -31,6 +32,7 @@ from replicator.postgres.renames import (
     rename_back,
 )
 from replicator.postgres.rewriting import named, rewritten
+from replicator.retyped import retyped
 from replicator.settings import Settings
 from replicator.tables import Name
 
@@ -56,6 +58,8 @@ class Renaming:
         self.tables = tables
         self.dependents: list[str] = []
         """What goes on using the old tables, by whatever name."""
+        self.retyped: list[str] = []
+        """What prepared statements will find of another type."""
         self._names = names
         self._holding = False
 
@@ -92,6 +96,8 @@ class Renaming:
                     "Once they are renamed, it would read others. Write schema.table.",
                 )
         self.dependents = await dependents_of(asking, self.tables["old"])
+        old = await read_tables(asking, self.migration.old)
+        self.retyped = retyped(old, await read_tables(asking, self.migration.new))
 
     # ---- in the cutover's transaction
 
@@ -186,8 +192,9 @@ class RenamingCutover(Cutover):
             self._new_schema = renaming.migration.old
 
     async def run(self) -> CutoverResult:
-        """As any cutover, and tells who goes on using the old tables."""
-        return replace(await super().run(), dependents=tuple(self.renaming.dependents))
+        """As any cutover, and tells who goes on using the old tables, and what prepared statements meet."""
+        renaming = self.renaming
+        return replace(await super().run(), dependents=tuple(renaming.dependents), retyped=tuple(renaming.retyped))
 
     async def _attempt(self, epoch: int) -> float:
         await self.renaming.hold()
@@ -201,7 +208,7 @@ class RenamingCutover(Cutover):
     async def _hold(self, holder: Connection, seconds: float) -> None:
         await self.pipeline.turns.freeze()
         self._seconds = seconds
-        await lock_everybody(holder, self.tables[self.move.held], seconds)
+        await lock_tables(holder, self.tables[self.move.held], EVERYBODY, seconds, self._observing)
         self._holder = holder
         self.pipeline.turns.go_on_through(holder)
 
@@ -220,5 +227,5 @@ class RenamingCutover(Cutover):
         await self.opposite.turns.freeze()
         await super()._move(holder, epoch, together=together)
         self._step = "rename"
-        await lock_everybody(holder, self.tables[self.move.owner], self._seconds)
+        await lock_more(holder, self.tables[self.move.owner], EVERYBODY, self._seconds, self._observing)
         await self.renaming.rename(holder)

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from replicator.both_ways import BothWays
-from replicator.cutover import Cutover
+from replicator.cutover import Cutover, Report
 from replicator.errors import CheckError, NotReadyError
 from replicator.failpoints import Failpoint, reach
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
-from replicator.postgres.guards import open_to_writers
+from replicator.postgres.locks import WRITERS, in_turns, lock_tables
 from replicator.postgres.origins import lacking, tracks_commits
-from replicator.postgres.ownership import clock, limit_lock, write_ownership
+from replicator.postgres.ownership import all_names, clock, write_ownership
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.versions import foreign_triggers, note_deletions
 from replicator.settings import Settings
@@ -22,7 +22,8 @@ from replicator.verify import Divergence
 
 SEQUENCE_MARGIN = 1_000_000
 """Both sides hand out numbers now: so many are left to the old one before it meets those of the new one."""
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 0.5
+TRIES = 30
 CLOCKS_APART = 0.5
 """Seconds. Who wrote last is told by two clocks, if there are two servers."""
 
@@ -100,7 +101,7 @@ class Opening(Cutover):
         self._step = "triggers"
         await note_deletions(holder, self.opposite.context.plan.targets)
         if together:
-            await open_to_writers(holder, self.tables["new"])
+            await self._open(holder, self.tables["new"])
         await reach(Failpoint.CUTOVER_GUARDED)
         if self.opposite.context.rolling is not None:
             self.opposite.context.rolling.since = await clock(holder)
@@ -125,8 +126,17 @@ class Ending(Cutover):
             raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
 
 
-async def prepare_new_side(settings: Settings, forward: Pipeline) -> None:
-    """Have what the application will delete in the new tables noted; nobody writes them but us."""
-    async with connection(settings.target, "triggers") as target, target.transaction():
-        await limit_lock(target, LOCK_SECONDS)
-        await note_deletions(target, forward.context.plan.targets)
+async def prepare_new_side(settings: Settings, forward: Pipeline, report: Report) -> None:
+    """Have what the application will delete in the new tables noted; nobody writes them but us.
+
+    Raises RetryableError, with who is in the way.
+    """
+    tables = all_names(forward.context.plan.targets)
+    async with connection(settings.target, "triggers") as target, connection(settings.target, "watch") as observer:
+
+        async def note() -> None:
+            async with target.transaction():
+                await lock_tables(target, tables, WRITERS, LOCK_SECONDS, observer)
+                await note_deletions(target, forward.context.plan.targets)
+
+        await in_turns(note, observer, tables, tries=TRIES, tell=report)

@@ -18,20 +18,19 @@ from replicator.migration import Direction, Migration
 from replicator.moves import Moves
 from replicator.observe.counting import count_into
 from replicator.observe.metrics import Metrics
-from replicator.observe.status import process_details, publish
-from replicator.ownership import latest, owner_now
+from replicator.observe.status import process_details
+from replicator.ownership import owner_now
 from replicator.phases import MOVING, Phase, check_transition
 from replicator.pipeline import Pipeline
 from replicator.plan import Plan
-from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, last_pause, read_phase, write_phase, write_status
+from replicator.postgres.control import install, last_pause, read_phase, write_phase
 from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import read_progress, write_reconciled
 from replicator.repair import compare, reconcile, repair_unseen
-from replicator.report import Reporter
+from replicator.report import Reporter, report_on
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
 from replicator.supervisor import Supervisor
@@ -63,6 +62,7 @@ class Session:
         self._on_up = on_up
         self.phase = Phase.NEW
         self.was_up = False
+        self.up = asyncio.Event()
         self.entered = False
         """The journal knows of it: it wants to know of its end too."""
         self.pipeline: Pipeline | None = None
@@ -113,6 +113,7 @@ class Session:
         await self._take_leases()
         await enter(self.settings.target, "start", process_details())
         self.entered = True
+        self._supervisor.start("report", report_on(self))
         self._stack.push_async_callback(self._close_pipelines)
         await self._resume()
         if self.phase == Phase.FINALIZED:
@@ -122,7 +123,7 @@ class Session:
         await reach(Failpoint.RESUMED)
         self.was_up = True
         self._on_up()
-        self._supervisor.start("report", self._report())
+        self.up.set()
         self._supervisor.start("commands", Commands(self).run())
         self._supervisor.start("guards", self._keep_closed())
 
@@ -279,28 +280,6 @@ class Session:
     async def stop_verifying(self) -> None:
         """Stop it where it is; what it remembers stays."""
         await self._supervisor.stop("verify")
-
-    # ---- the report
-
-    async def _report(self) -> None:
-        async with (
-            connection(self.settings.source, "status") as old,
-            connection(self.settings.target, "status") as new,
-        ):
-            while True:
-                owner = latest(await read_ownership(old), await read_ownership(new)).owner
-                async with self.names:
-                    pipeline = self.pipeline  # another one may become active while this one is looked at
-                    reverse = pipeline is not None and pipeline.direction == "reverse"
-                    document = await self.reporter.look(
-                        pipeline, self.phase, owner, self.settings, old if reverse else new, self.opposite
-                    )
-                publish(document, self.metrics)
-                for side, reading, name in (("old", old, self.migration.old), ("new", new, self.migration.new)):
-                    for table, rows in (await live_rows(reading, name)).items():
-                        self.metrics.rows.labels(side, table).set(rows)
-                await write_status(new, document)
-                await asyncio.sleep(STATUS_SECONDS)
 
 
 async def _verify(pipeline: Pipeline) -> None:

@@ -63,8 +63,9 @@ class Settings(BaseSettings):
     max_write_pause: float = Field(
         default=5.0, gt=0, description="Longest time in seconds that a cutover may hold the writers."
     )
-    ready_lag_bytes: int = Field(default=1 << 20, ge=0, description="Lag below which the gate for lag may open.")
-    ready_for: float = Field(default=5.0, ge=0, description="For how many seconds the lag must have been below that.")
+    ready_for: float = Field(
+        default=5.0, ge=0, description="For how many seconds the lag must have been below half of that pause."
+    )
     soak: float = Field(default=48.0, ge=0, description="Hours from the cutover until it may be finalized.")
     on_error: Literal["quarantine", "halt"] = Field(
         default="quarantine", description="What to do with a row that a transform or the target refuses."

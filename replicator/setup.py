@@ -1,5 +1,6 @@
 """What a pipeline needs before it can run: its plan, read from the catalogues, its slot, and its decoder."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from replicator.errors import SlotError
@@ -84,12 +85,18 @@ async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, li
 
 
 async def set_up_slot(
-    settings: Settings, plan: Plan, *, start_marker: str | None = None, reconciled: bool = True
+    settings: Settings,
+    plan: Plan,
+    *,
+    start_marker: str | None = None,
+    reconciled: bool = True,
+    tell: Callable[[str], Awaitable[None]] | None = None,
 ) -> Progress:
     """Create publication, slot and progress, in this order; a slot of ours without progress is made anew.
 
     :param start_marker: the message that carries the moment from which the stream counts.
     :param reconciled: whether the target's rows are what the transforms give, at that moment.
+    :param tell: is told whose transactions are waited for; the log says it otherwise.
     """
     ends = Ends.of(settings, plan.direction)
     async with connection(ends.source_dsn, "set up") as source, connection(ends.target_dsn, "set up") as target:
@@ -112,7 +119,7 @@ async def set_up_slot(
         created = await create_slot(source, ends.slot, plugin)
         await reach(Failpoint.SLOT_MADE)
         # One may be in the log before the slot's position and not be visible yet: in neither the stream nor a read.
-        await wait_for_running(source)
+        await wait_for_running(source, tell or _log_wait)
         identity = await identify_system(ends.source_dsn)
         progress = Progress(
             slot=ends.slot,
@@ -130,6 +137,10 @@ async def set_up_slot(
         await store_definitions(target, plan.direction, as_planned(plan, definitions))
         await reach(Failpoint.PROGRESS_MADE)
         return progress
+
+
+async def _log_wait(text: str) -> None:
+    log.warning("waiting", what=text)
 
 
 def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:

@@ -9,7 +9,7 @@ from replicator.errors import NotReadyError, ReplicatorError
 from replicator.migration import Migration
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import daemon_alive, installed, read_phase
+from replicator.postgres.control import daemon_alive, installed, read_phase, read_status
 from replicator.postgres.ddl import statements
 from replicator.postgres.places import read_places
 from replicator.postgres.probes import time_query
@@ -23,6 +23,8 @@ from replicator.tables import Table
 
 FLOW_SECONDS = 30.0
 LOOK_SECONDS = 0.2
+WILL_OPEN = {"lag", "verified"}
+"""Gates that are shut for a while after each start, and open by themselves, as long as no row differs."""
 
 Tell = Callable[[str], None]
 
@@ -125,6 +127,26 @@ async def _guards(settings: Settings, migration: Migration, old: Connection) -> 
     return passed(f"{counted(len(names), 'old table')} refuse writes with RP002; rolled back")
 
 
+async def _rollback(new: Connection, seconds: float) -> Verdict:
+    """Whether the rollback's gates are open: the daemon looks at them, as it does for the rollback itself."""
+    came = f"a message came through in {seconds:.1f} s"
+    began = monotonic()
+    while (report := await read_status(new)) is None or not report.fresh or report.document["direction"] != "reverse":
+        if monotonic() - began > FLOW_SECONDS:
+            return failed("The daemon does not report.", "See its log, and its /healthz.")
+        await asyncio.sleep(LOOK_SECONDS)
+    shut = {each["name"]: each["detail"] for each in report.document["gates"] if not each["ok"]}
+    said = "; ".join(f"{name}: {detail}" for name, detail in shut.items())
+    if not shut:
+        return passed(f"{came}, and every gate of the rollback is open")
+    differing = sum(each["missing"] + each["extra"] + each["different"] for each in report.document["divergence"])
+    if shut.keys() <= WILL_OPEN and not differing:
+        return warned(
+            f"{came}; a rollback would have to wait for {said}", "These open by themselves: see `replicator status`."
+        )
+    return failed(f"A rollback would be refused. {said}.", "Do what the gate says: see `replicator status`.")
+
+
 async def _reverse(old: Connection, new: Connection) -> Verdict:
     """A message goes down the log of the new tables, and the way back stores that it has passed it."""
     if not await daemon_alive(new):
@@ -134,7 +156,7 @@ async def _reverse(old: Connection, new: Connection) -> Verdict:
     while monotonic() - began < FLOW_SECONDS:
         progress = await read_progress(old, "reverse")
         if progress is not None and progress.applied >= wanted and progress.start_marker is None:
-            return passed(f"a message came through in {monotonic() - began:.1f} s")
+            return await _rollback(new, monotonic() - began)
         await asyncio.sleep(LOOK_SECONDS)
     return failed(
         f"A message did not come through the way back within {FLOW_SECONDS:.0f} s.",

@@ -9,6 +9,9 @@ from replicator.log import get_logger
 
 log = get_logger("supervisor")
 
+PATIENCE_SECONDS = 15.0
+"""How long a task that is cancelled may take to clean up."""
+
 
 class Supervisor:
     """Starts tasks by name, and stops them; ``wait`` raises what the first of them raised."""
@@ -46,8 +49,11 @@ class Supervisor:
     async def stop_all(self) -> None:
         """Cancel all tasks, and wait for their end. None can be started any more."""
         self._stopping = True
-        for task in self._tasks.values():
-            task.cancel()
+        left = set(self._tasks.values())
+        while left:  # one that cleans up may hang in that: a server need not answer, and the next daemon does it
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
 

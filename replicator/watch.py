@@ -14,6 +14,7 @@ from replicator.log import get_logger
 from replicator.lsn import LSN
 from replicator.postgres.connect import Connection, connect
 from replicator.postgres.context import Context
+from replicator.postgres.control import unreplicated
 from replicator.postgres.progress import Progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import Plugin
@@ -29,6 +30,7 @@ from replicator.postgres.snapshots import look
 from replicator.preflight.facts import Consequence, Wrong
 from replicator.preflight.ground import Ground
 from replicator.reached import Reached
+from replicator.settings import Settings
 
 log = get_logger("watch")
 
@@ -37,21 +39,28 @@ CLOCK_MARGIN = timedelta(seconds=2)
 """A transaction takes its commit time a moment before it stands in the log."""
 
 
+def low_lag(settings: Settings) -> float:
+    """The lag in seconds at which a cutover may begin: writers wait for it, and for no longer than they may."""
+    return settings.max_write_pause / 2
+
+
 class Watch:
     """Opened once; what it does not find itself connected for, it leaves out."""
 
     def __init__(
-        self, context: Context, progress: Progress, publication: str, reached: Reached, ready_lag_bytes: int
+        self, context: Context, progress: Progress, publication: str, reached: Reached, low_lag: float
     ) -> None:
         self._context = context
         self._progress = progress
         self._reached = reached
-        self._ready_lag_bytes = ready_lag_bytes
+        self._low_lag = low_lag
         self.definitions = Definitions(context, progress.plugin, publication)
         self.wrong: list[Wrong] = []
         """The facts of the ground that were wrong at the last look, and keep ownership from moving."""
         self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin), publication)
         self.lag = LagMeter()
+        if progress.stored_ago is not None:
+            self.lag.resume(progress.stored_ago)
         self.retained_bytes = 0
         self.applied_through = LONG_AGO
         """What was committed on the source up to then, by its clock, is applied: known once a second."""
@@ -66,6 +75,7 @@ class Watch:
     async def open(self) -> None:
         """Connect, and look. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
         self._source = await connect(self._context.source_dsn, f"{self._context.direction} control")
+        await unreplicated(self._source)  # it sends messages that nobody needs after a failover
         identity = await identify_system(self._context.source_dsn)
         slot = await read_slot(self._source, self._progress.slot)
         check_slot(slot, self._progress, identity.system_id, identity.timeline)
@@ -150,17 +160,20 @@ class Watch:
         async with self._lock:
             if self._source is None:
                 return
-            await self._look_at_clock(self._source)
+            now = await self._look_at_clock(self._source)
             position = await current_position(self._source)
             slot = await read_slot(self._source, self._progress.slot)
             await look(self._source, self._context.visibility)
-        self.lag.observe(position, self._reached.position, self._ready_lag_bytes)
+        committed_at = self._reached.committed_at
+        ago = None if committed_at is None else (now - committed_at).total_seconds()
+        self.lag.observe(position, self._reached.position, self._low_lag, ago)
         self.retained_bytes = slot.retained_bytes if slot else 0
         if slot is not None and slot.wal_status == "lost":
             check_slot(slot, self._progress, self._progress.system_id, self._progress.timeline)
 
-    async def _look_at_clock(self, source: Connection) -> None:
+    async def _look_at_clock(self, source: Connection) -> datetime:
         now, position = await clock_and_position(source)
         self._clocks.append((now, position))
         while self._clocks and self._clocks[0][1] <= self._reached.position:
             self.applied_through = self._clocks.popleft()[0] - CLOCK_MARGIN
+        return now

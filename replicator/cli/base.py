@@ -69,11 +69,11 @@ def load() -> tuple[Settings, Migration]:
     return settings, load_migration(settings.migration)
 
 
-def ask_daemon(command: str, arguments: dict[str, Any], shown: Display) -> Request:
-    """Have the daemon do something, and show how far it is until it has answered."""
+def ask_daemon(command: str, arguments: dict[str, Any], shown: Display, *, within: float | None = None) -> Request:
+    """Have the daemon do something, and show how far it is until it has answered. ``within``: for so many seconds."""
     settings = read_settings()
     with shown:
-        return asyncio.run(ask(settings.target, command, arguments, shown.show, shown.note))
+        return asyncio.run(ask(settings.target, command, arguments, shown.show, shown.note, within))
 
 
 def ask_first(question: str, *, yes: bool) -> None:

@@ -11,6 +11,8 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Command
 
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 15.0
+"""How long an answer is waited for that ought to come at once."""
 
 REFUSALS = (ExitCode.FAILED, ExitCode.WRONG_USE, ExitCode.NOT_READY)
 
@@ -18,27 +20,63 @@ Show = Callable[[Command], None]
 Note = Callable[[str], None]
 
 
-async def ask(dsn: str, command: str, arguments: Mapping[str, Any], show: Show, note: Note) -> Command:
+async def ask(
+    dsn: str, command: str, arguments: Mapping[str, Any], show: Show, note: Note, within: float | None = None
+) -> Command:
     """Send a request and follow it to its end.
 
-    A first Ctrl-C (or SIGTERM) cancels the request, and waits for what became of it: it may have been too late.
+    A first Ctrl-C (or SIGTERM) cancels the request, and waits for what became of it: it may have been too late. For so
+    long only as ``ANSWER_SECONDS``, and after ``within`` seconds likewise: the server or the daemon may not answer.
 
     :param show: is called with the request's state again and again.
     :param note: is called with what the user should know besides.
+    :param within: for how long the daemon may be at it; it keeps that itself, if it can.
     :raises NotReadyError: when there is no daemon to ask.
-    :raises ReplicatorError: when it goes away before it has answered.
+    :raises ReplicatorError: when it goes away before it has answered, or does not answer.
     """
     with stop_on_signal() as stop:
-        async with connection(dsn, command) as opened:
-            await _require_daemon(opened)
-            number = await control.request(opened, command, arguments)
-            try:
-                return await _follow(opened, number, show, note, stop)
-            except ConnectionLostError as error:
-                raise ConnectionLostError(
-                    f"The connection was lost while the daemon worked on the {command}; the daemon may go on with it.",
-                    "`replicator status` says what became of it.",
-                ) from error
+        work = asyncio.create_task(_ask(dsn, command, arguments, show, note, stop))
+        try:
+            if await _ended(work, stop, within):
+                return await work
+            if not stop.is_set():
+                stop.set()  # its own time is up too: withdrawn, so that it does not begin what nobody waits for
+            if await _ended(work, None, ANSWER_SECONDS):
+                return await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+    raise ReplicatorError(
+        f"Neither the daemon nor the server has answered for {ANSWER_SECONDS:.0f} s. "
+        f"The {command} is withdrawn, unless it is done already.",
+        "`replicator status`, and the daemon's /healthz, say what they wait for and where things stand.",
+    )
+
+
+async def _ended(work: "asyncio.Task[Command]", stop: asyncio.Event | None, seconds: float | None) -> bool:
+    """Wait for the end of the work, for the signal, or for the time, whichever comes first."""
+    stopping = None if stop is None else asyncio.create_task(stop.wait())
+    waited = [work] if stopping is None else [work, stopping]
+    await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if stopping is not None:
+        stopping.cancel()
+    return work.done()
+
+
+async def _ask(
+    dsn: str, command: str, arguments: Mapping[str, Any], show: Show, note: Note, stop: asyncio.Event
+) -> Command:
+    async with connection(dsn, command) as opened:
+        await control.unreplicated(opened)
+        await _require_daemon(opened)
+        number = await control.request(opened, command, arguments)
+        try:
+            return await _follow(opened, number, show, note, stop)
+        except ConnectionLostError as error:
+            raise ConnectionLostError(
+                f"The connection was lost while the daemon worked on the {command}; the daemon may go on with it.",
+                "`replicator status` says what became of it.",
+            ) from error
 
 
 class RefusedError(ReplicatorError):

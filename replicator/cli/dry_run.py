@@ -1,6 +1,6 @@
 """The command that tries all rows and keeps none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +16,12 @@ from replicator.cli.progress import Gauge
 from replicator.cli.signals import run_stoppable
 from replicator.cli.text import counted, lasting
 from replicator.errors import ExitCode
+from replicator.retyped import PREPARED
 
 if TYPE_CHECKING:
     from replicator.dry_run import DryRun
     from replicator.postgres.scratch import Conflict
+    from replicator.way_back import Returned
 
 
 @app.command("dry-run", cls=Command)
@@ -57,6 +59,8 @@ def _document(result: "DryRun") -> dict[str, Any]:
         conflict["examples"] = [
             [{"transform": transform, "key": list(key)} for transform, key in rows] for rows in conflict["examples"]
         ]
+    for table in document["way_back"]["tables"]:
+        table["examples"] = [list(key) for key in table["examples"]]
     return {"ok": result.ok, "backfill_seconds_estimate": result.backfill_seconds, **document}
 
 
@@ -76,8 +80,25 @@ def _shown(result: "DryRun") -> RenderableType:
     parts += [Text(problem, style="bold red") for problem in result.keyless.values()]
     for source, columns in result.unread.items():
         parts.append(Text(f"No transform reads, of {source}: {', '.join(columns)}", style="yellow"))
-    parts += [Text(note, style="yellow") for note in result.notes]
+    if result.retyped:
+        parts.append(Text(f"Columns that have another type: {'; '.join(result.retyped)}. {PREPARED}.", style="yellow"))
+    parts += [line for each in result.way_back.tables if not each.same for line in _returned(each)]
+    parts += [Text(note, style="yellow") for note in (*result.way_back.notes, *result.notes)]
     return Group(*parts, _sum(result))
+
+
+def _returned(each: "Returned") -> Iterable[RenderableType]:
+    """One line for what is lost on the way there and back, and one for some keys."""
+    found = [f"{column} differs in {counted(rows, 'row')}" for column, rows in sorted(each.differing.items())]
+    if each.added:
+        found.append(f"{counted(each.added, 'row comes', 'rows come')} back under a key that was not there")
+    if each.lost:
+        found.append(f"{counted(each.lost, 'row does', 'rows do')} not come back")
+    if each.refused:
+        found.append(f"{counted(each.refused, 'row is', 'rows are')} refused")
+    yield Text(f"The way back to {each.table} ({counted(each.rows, 'row')}): {'; '.join(found)}.", style="bold yellow")
+    if each.examples:
+        yield Text(f"  such as {'; '.join(', '.join(key) for key in each.examples)}", style="yellow")
 
 
 def _conflict(conflict: "Conflict") -> Sequence[RenderableType]:
@@ -97,6 +118,10 @@ def _sum(result: "DryRun") -> Text:
     took = f"{counted(result.rows, 'row')} in {lasting(result.seconds)}."
     if estimate is not None:
         took += f" At this speed the backfill takes about {lasting(estimate)}: an estimate; it writes a log besides."
+    if result.ok and not all(each.same for each in result.way_back.tables):
+        back = "Nothing would fail on the way there. After the cutover the gate `verified` would shut, and a rollback "
+        back += "would be refused until `replicator verify --repair` has changed the old rows. "
+        return Text.assemble((back, "bold yellow"), took)
     if result.ok:
         return Text.assemble(("Nothing would fail. ", "bold green"), took)
     return Text.assemble(("Some rows would end up in quarantine, or in the way. ", "bold red"), took)

@@ -9,8 +9,6 @@ from replicator.cli.output import emit, messages
 from replicator.errors import ConnectionLostError, ReplicatorError, UsageError, unexpected
 from replicator.log import get_logger, traceback_of
 
-INTERRUPTED = 130
-
 SECRETS = (
     (re.compile(r"(\w://[^/\s:@]*):[^\s'\"]*@"), r"\1:***@"),
     (re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE), r"\1***"),

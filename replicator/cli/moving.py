@@ -17,13 +17,18 @@ from replicator.errors import ExitCode, UsageError
 
 Wait = Annotated[bool, flag("--wait", "Wait until all gates are open.")]
 Timeout = Annotated[
-    float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this; goes with --wait.")
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Give up if the commit has not come by then; goes with --wait."),
 ]
 DryRun = Annotated[bool, flag("--dry-run", "Go through every step, the lock too, then undo it; says the pause.")]
 At = Annotated[
     str | None,
     typer.Option("--at", metavar="TIME", help="Not before: 02:30, or 2030-01-31T02:30; local unless it has a zone."),
 ]
+
+
+LATE_SECONDS = 15.0
+"""How much later than its time the daemon may answer: it takes back what it had prepared."""
 
 
 class Strategy(StrEnum):
@@ -107,7 +112,8 @@ def _move(
     arguments: dict[str, Any] = {"wait": wait, "timeout": timeout, "dry_run": dry_run, **more}
     if at is not None:
         arguments["at"] = moment(at).isoformat()
-    answer = ask_daemon(name, arguments, display(Steps, quiet=json))
+    within = None if timeout is None else timeout + LATE_SECONDS + _until(arguments.get("at"))
+    answer = ask_daemon(name, arguments, display(Steps, quiet=json), within=within)
     if answer.exit_code != ExitCode.DONE:
         refused = RefusedError(answer)
         if not json and (gates := refused.details.get("gates")):
@@ -117,6 +123,11 @@ def _move(
         emit(answer.result)
     else:
         output().print(views.moved(name, answer.result))
+
+
+def _until(at: str | None) -> float:
+    """Seconds until then, as ``moment`` gives it."""
+    return 0.0 if at is None else max(0.0, (datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds())
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:

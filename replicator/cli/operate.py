@@ -59,9 +59,9 @@ def status(
     """
     settings = read_settings()
     if follow:
-        asyncio.run(watch.watch(settings.target, json=json))
+        asyncio.run(watch.watch(settings, json=json))
         return
-    report = asyncio.run(watch.read(settings.target))
+    report = asyncio.run(watch.read(settings))
     if json:
         emit(page.as_json(report))
     else:

@@ -1,7 +1,6 @@
 """The status as a page of at most 80 columns, as one line, and as JSON."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli import text, views
+from replicator.cli.reports import Report, as_of_now
 from replicator.observe.status import Backfill, StatusDocument, divergent_rows
 
-STALE_SECONDS = 10.0
 BAR_WIDTH = 24
 MOST_BARS = 8
 NEXT = "`replicator check`, then `replicator run`"
@@ -30,24 +29,17 @@ PHASES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a look at the control tables gives. ``document`` is None when no daemon has ever reported."""
-
-    document: StatusDocument | None
-    age_seconds: float | None
-    alive: bool
-
-
 def as_json(report: Report) -> dict[str, Any]:
-    """The document's facts, with whether a daemon runs and how old they are."""
-    facts: dict[str, Any] = dict(report.document or {"phase": None, "ready": False})
-    return {"daemon_alive": report.alive, "age_seconds": report.age_seconds, **facts}
+    """The document's facts, with whether a daemon runs and how old they are; the stream's are the servers' own."""
+    facts: dict[str, Any] = dict(as_of_now(report) or {"phase": None})
+    if report.live is not None:
+        facts["slot_active"] = report.live.active
+    return {"daemon_alive": report.alive, "age_seconds": report.age_seconds, **facts, "ready": report.ready}
 
 
 def line(report: Report) -> str:
     """All that matters in one line, for a log."""
-    document = report.document
+    document = as_of_now(report)
     if document is None:
         return _not_started(report)
     if document["phase"] == "finalized":
@@ -60,15 +52,16 @@ def line(report: Report) -> str:
         f"quarantined {_quarantined(document)}",
         f"gates {sum(each['ok'] for each in document['gates'])}/{len(document['gates'])}",
     ]
-    return ", ".join([*parts, *(["ready"] if document["ready"] else []), *_complaint(report)])
+    return ", ".join([*parts, *(["ready"] if document["ready"] else []), *_in_short(report)])
 
 
 def whole(report: Report) -> RenderableType:
     """The whole status."""
-    document = report.document
+    document = as_of_now(report)
     if document is None:
         return Text(_not_started(report))
-    parts: list[RenderableType] = [_title(document), *_daemon(report), Text(), _facts(document)]
+    parts: list[RenderableType] = [_title(document, report), *_daemon(report), Text(), _facts(document)]
+    parts += _section("Waiting", _waiting(document)) if document["waiting"] else []
     parts += _section("Backfill", _backfill(document)) if _unfinished(document) else []
     parts += _section("Divergence", _divergence(document)) if divergent_rows(document) else []
     parts += _section("Gates", views.gates(document["gates"])) if document["gates"] else []
@@ -84,11 +77,17 @@ def _section(title: str, body: RenderableType) -> list[RenderableType]:
     return [Text(), Text(title, style="bold"), body]
 
 
-def _title(document: StatusDocument) -> RenderableType:
+def _title(document: StatusDocument, report: Report) -> RenderableType:
     phase = document["phase"]
+    meaning = PHASES.get(phase)
+    if phase != "finalized" and not report.fresh:
+        title = Text.assemble((document["migration"], "bold"), "  ", (phase, "bold yellow"))
+        title.append(f": {meaning}" if meaning else "")
+        title.append(f"; that was {text.lasting(report.age_seconds)} ago, what holds now is not known", "bold yellow")
+        return title
     style = "bold green" if document["ready"] or phase == "soak" else "bold cyan"
     title = Text.assemble((document["migration"], "bold"), "  ", (phase, style))
-    if meaning := PHASES.get(phase):
+    if meaning:
         title.append(f": {meaning}")
     if document["ready"]:
         title.append("  ready for the cutover", style="bold green")
@@ -107,13 +106,31 @@ def _daemon(report: Report) -> Iterable[RenderableType]:
         yield Text(complaint, style="bold red")
 
 
+def _in_short(report: Report) -> list[str]:
+    """The complaint without how long it has been so: a line is told anew only when it says something else."""
+    return ["the daemon does not report"] if report.alive and not report.fresh else _complaint(report)
+
+
 def _complaint(report: Report) -> list[str]:
     age = text.lasting(report.age_seconds)
     if report.document is not None and report.document["phase"] == "finalized":
         return []  # the daemon has ended, as it should
     if not report.alive:
         return [f"no daemon runs; this report is {age} old"]
-    return [f"the daemon has not reported for {age}"] if (report.age_seconds or 0) > STALE_SECONDS else []
+    if not report.fresh:
+        return [f"the daemon has not reported for {age}"]
+    return [f"nobody reads the slot {report.unread}: the daemon connects to it, or cannot"] if report.unread else []
+
+
+def _waiting(document: StatusDocument) -> RenderableType:
+    return Group(
+        *(
+            Text(
+                f"{each['session']}, for {text.lasting(each['seconds'])}: {'; '.join(each['in_the_way'])}", style="red"
+            )
+            for each in document["waiting"]
+        )
+    )
 
 
 def _facts(document: StatusDocument) -> RenderableType:

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.spinner import Spinner
+from rich.text import Text
 
 from replicator.cli.output import messages
 from replicator.cli.views import gates
@@ -36,15 +37,20 @@ class Lines(Display):
     """A line whenever the step is another one."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._said: tuple[str, tuple[str, ...]] = ("", ())
 
     def show(self, command: Command) -> None:
         """Take in the request's state."""
         closed = ", ".join(each["name"] for each in progress_of(command).get("gates") or () if not each["ok"])
         said = f"{step_of(command)}{f' (not open: {closed})' if closed else ''}"
-        if said != self._said and command.finished_at is None:
-            self._said = said
+        way = in_the_way(command)
+        # How long it has waited is another time at each look: it is told anew when it is somebody else.
+        key = (said, tuple(each.split(": ")[0] for each in way))
+        if key != self._said and command.finished_at is None:
+            self._said = key
             self.note(said)
+            for each in way:
+                self.note(f"  in the way: {each}")
 
 
 class Bar(Display):
@@ -100,6 +106,7 @@ class Steps(Display):
         """Take in the request's state."""
         self._spinner.update(text=step_of(command))
         shown: list[RenderableType] = [self._spinner]
+        shown += [Text(f"in the way: {each}", style="yellow") for each in in_the_way(command)]
         if found := progress_of(command).get("gates"):
             shown.append(gates(found))
         self._live.update(Group(*shown))
@@ -204,3 +211,8 @@ def step_of(command: Command) -> str:
     if step := progress.get("what") or progress.get("step"):
         return str(step)
     return "the daemon has begun" if command.started_at else ASKED
+
+
+def in_the_way(command: Command) -> list[str]:
+    """Whom the daemon waits for."""
+    return [str(each) for each in progress_of(command).get("in_the_way") or ()]

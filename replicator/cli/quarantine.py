@@ -22,7 +22,12 @@ from replicator.settings import Settings
 group = typer.Typer(cls=Several, no_args_is_help=False)
 app.add_typer(group, name="quarantine", help="See, try again, or discard the rows that were refused.")
 
-Numbers = Annotated[list[str], typer.Argument(metavar="ENTRY", help="Numbers, as `list` shows them.")]
+Entries = Annotated[
+    list[str] | None, typer.Argument(metavar="ENTRY", help="Numbers, as `list` shows them; or the word all.")
+]
+Transform = Annotated[
+    str | None, typer.Option(metavar="NAME", help="All that this transform has refused, instead of numbers.")
+]
 
 
 @group.command("list", cls=Command)
@@ -65,12 +70,8 @@ def show(
 
 @group.command(cls=Command)
 def retry(
-    entry: Annotated[
-        list[str] | None, typer.Argument(metavar="ENTRY", help="Numbers, as `list` shows them; or the word all.")
-    ] = None,
-    transform: Annotated[
-        str | None, typer.Option(metavar="NAME", help="All that this transform has refused, instead of numbers.")
-    ] = None,
+    entry: Entries = None,
+    transform: Transform = None,
     json: Json = False,
 ) -> None:
     """Derive rows in quarantine anew.
@@ -78,10 +79,8 @@ def retry(
     The running daemon reads them as they are now. A changed row is tried by itself; this is for rows that did not
     change: the transform was mended, or what they refer to is there now.
     """
-    if bool(entry) == bool(transform):
-        raise UsageError("Which rows are to be tried again?", "Name entries, or --transform NAME, or all.")
-    numbers = None if transform or entry == ["all"] else _numbers(entry or [])
-    answer = ask_daemon("retry", {"entries": numbers, "transform": transform}, display(Bar, quiet=json))
+    which = _which(entry, transform, "Which rows are to be tried again?")
+    answer = ask_daemon("retry", which, display(Bar, quiet=json))
     result: Mapping[str, Any] = answer.result or {}
     if "tried" not in result:
         raise RefusedError(answer)
@@ -94,8 +93,9 @@ def retry(
 
 @group.command(cls=Command)
 def discard(
-    entry: Numbers,
     because: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the journal.")],
+    entry: Entries = None,
+    transform: Transform = None,
     json: Json = False,
 ) -> None:
     """Decide that rows need not be in the new table as they are.
@@ -106,7 +106,8 @@ def discard(
     """
     if not because.strip():
         raise UsageError("--because is empty.", "Say why: it is kept in the journal.")
-    arguments = {"entries": _numbers(entry), "because": because.strip(), "by": operator()}
+    which = _which(entry, transform, "Which rows are to be discarded?")
+    arguments = {**which, "because": because.strip(), "by": operator()}
     answer = ask_daemon("discard", arguments, display(Bar, quiet=json))
     result = answer.result or {}
     if "discarded" not in result:
@@ -124,6 +125,13 @@ def as_json(entry: Entry) -> dict[str, Any]:
     document["key"] = list(document.pop("source_key"))
     document["discarded"] = {"at": at, "by": by, "because": because} if at else None
     return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in document.items()}
+
+
+def _which(entry: list[str] | None, transform: str | None, question: str) -> dict[str, Any]:
+    """The rows that are meant, for a request: numbers, or a transform's, or all that stand. Raises UsageError."""
+    if bool(entry) == bool(transform):
+        raise UsageError(question, "Name entries, or --transform NAME, or all.")
+    return {"entries": None if transform or entry == ["all"] else _numbers(entry or []), "transform": transform}
 
 
 def _numbers(given: list[str]) -> list[int]:

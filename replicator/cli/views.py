@@ -14,6 +14,7 @@ from replicator.cli.output import word
 from replicator.cli.text import counted, pause, sized
 from replicator.migration import Migration
 from replicator.observe.status import Gate, version
+from replicator.retyped import PREPARED
 
 if TYPE_CHECKING:
     from replicator.backup import Archive, Backup
@@ -56,6 +57,8 @@ def smoke_sum(found: "Sequence[Finding]") -> str:
     failed = sum(each.outcome == "fail" for each in found)
     if failed:
         return f"[bold red]{failed} of {counted(len(found), 'check')} failed.[/]"
+    if any(each.check == "reverse" and each.outcome != "pass" for each in found):
+        return "[bold green]The new schema serves.[/] [bold yellow]The way back flows, and is not open yet.[/]"
     return "[bold green]The new schema serves, and the way back is open.[/]"
 
 
@@ -110,6 +113,8 @@ def moved(name: str, result: Mapping[str, Any]) -> str:
     waited, attempts = pause(result["write_pause_seconds"]), counted(result["attempts"], "attempt")
     users = ", ".join(map(escape, result.get("dependents", ())))
     stays = f"\n[bold yellow]These go on using the old tables, renamed:[/] {users}." if users else ""
+    if others := "; ".join(map(escape, result.get("retyped", ()))):
+        stays += f"\n[bold yellow]Columns that have another type:[/] {others}. {PREPARED}."
     if result["dry_run"]:
         return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was.{stays}"
     if result.get("rolling"):

@@ -22,7 +22,8 @@ async def current_gates(session: "Session") -> list[Gate]:
     if pipeline is None:
         return []
     async with connection(pipeline.ends.target_dsn, "gates") as target:
-        return await look_at_gates(pipeline, session.phase, session.settings, target, session.opposite)
+        trouble = session.reporter.trouble
+        return await look_at_gates(pipeline, session.phase, session.settings, target, session.opposite, trouble=trouble)
 
 
 async def describe_gates(session: "Session") -> list[dict[str, object]]:

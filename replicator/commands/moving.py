@@ -1,11 +1,13 @@
 """The requests ``cutover`` and ``rollback``."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from replicator.commands.answers import Answer, GateShutError, current_gates, describe_gate
-from replicator.errors import NotReadyError
+from replicator.commands.answers import Answer, GateShutError, current_gates
+from replicator.commands.progress import Progress
+from replicator.errors import CutoverError, NotReadyError, ReplicatorError
 from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
 from replicator.postgres import control
 from replicator.postgres.connect import Connection
@@ -50,21 +52,24 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
     """Wait for the time and for the gates if that is wanted, then move ownership.
 
     Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, ``at``, an ISO time, ``search_path_of``, a role, and
-    ``strategy``, schema or rename.
+    ``strategy``, schema or rename. ``timeout`` counts from ``at`` to just before the commit.
     """
     await _wait_for_time(command, own)
-    await _wait_for_gates(session, command, own, move)
-
-    async def report(step: str) -> None:
-        await control.report_progress(own, command.id, {"step": step})
-
-    result = await session.moves.run(
-        move,
-        report,
-        dry_run=bool(command.arguments.get("dry_run")),
-        search_path_of=command.arguments.get("search_path_of"),
-        strategy=command.arguments.get("strategy", "schema"),
-    )
+    progress = Progress(session.settings, command, own)
+    timeout = command.arguments.get("timeout")
+    try:
+        async with asyncio.timeout(timeout) as bound, progress.watched(bound):
+            await _wait_for_gates(session, progress, move, wait=bool(command.arguments.get("wait")))
+            result = await session.moves.run(
+                move,
+                progress.report,
+                dry_run=bool(command.arguments.get("dry_run")),
+                search_path_of=command.arguments.get("search_path_of"),
+                strategy=command.arguments.get("strategy", "schema"),
+                bound=bound,
+            )
+    except TimeoutError:
+        raise _late(timeout, move, progress) from None
     return {
         "epoch": result.epoch,
         "attempts": result.attempts,
@@ -72,7 +77,23 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         "dry_run": result.dry_run,
         "rolling": move.opens_both and not result.dry_run,
         "dependents": list(result.dependents),
+        "retyped": list(result.retyped),
     }
+
+
+def _late(timeout: float | None, move: Move, progress: Progress) -> ReplicatorError:
+    if progress.shut:
+        return shut(progress.shut)
+    return CutoverError(
+        f"The {move.name} did not come to its commit within {timeout:g} s (--timeout). It was at: {progress}. "
+        "Nothing has moved.",
+        "Wait until what is in the way has ended, or end it, or allow more time; then try again.",
+    )
+
+
+def shut(names: Sequence[str]) -> GateShutError:
+    """The error for these gates, or whatever else is not as it must be."""
+    return GateShutError(f"Not every gate is open: {', '.join(names)}.", "Wait (--wait), or do what the gates say.")
 
 
 async def _wait_for_time(command: Command, own: Connection) -> None:
@@ -84,19 +105,13 @@ async def _wait_for_time(command: Command, own: Connection) -> None:
         await asyncio.sleep(min(left, LOOK_SECONDS))
 
 
-async def _wait_for_gates(session: "Session", command: Command, own: Connection, move: Move) -> None:
-    timeout = command.arguments.get("timeout")
-    deadline = None if timeout is None else asyncio.get_running_loop().time() + float(timeout)
+async def _wait_for_gates(session: "Session", progress: Progress, move: Move, *, wait: bool) -> None:
     while True:
         gates = await current_gates(session)
-        shut = [gate for gate in gates if not gate.ok]
-        if not shut and session.phase == move.before:
+        names = [gate.name for gate in gates if not gate.ok]
+        if not names and session.phase == move.before:
             return
-        late = deadline is not None and asyncio.get_running_loop().time() > deadline
-        if not command.arguments.get("wait") or late:
-            names = ", ".join(gate.name for gate in shut) or f"the phase is {session.phase}"
-            raise GateShutError(f"Not every gate is open: {names}.", "Wait (--wait), or do what the gates say.")
-        await control.report_progress(
-            own, command.id, {"step": "waiting for the gates", "gates": [describe_gate(each) for each in gates]}
-        )
+        if not wait:
+            raise shut(names or [f"the phase is {session.phase}"])
+        await progress.report_gates(gates, "waiting for the gates")
         await asyncio.sleep(LOOK_SECONDS)

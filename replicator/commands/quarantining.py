@@ -53,11 +53,12 @@ async def retry(session: "Session", command: Command, own: Connection) -> Answer
 async def discard(session: "Session", command: Command, own: Connection) -> Answer:
     """Note that rows need not be in the target as they are: they no longer keep ownership from moving.
 
-    The arguments are ``entries`` (numbers), ``because`` and ``by``.
+    The arguments are ``entries`` and ``transform``, as ``retry`` has them, ``because`` and ``by``.
     """
     pipeline = _pipeline(session)
-    wanted = [int(each) for each in command.arguments["entries"]]
-    _refuse_missing(wanted, [each for each in await _entries(pipeline, wanted) if each.discarded_at is None])
+    chosen = [each for each in await _chosen(pipeline, command) if each.discarded_at is None]
+    _refuse_missing(command.arguments.get("entries") or [], chosen)
+    wanted = [each.id for each in chosen]
     quarantine = pipeline.context.quarantine
     async with pipeline.context.exclusion.alone(), connection(pipeline.ends.target_dsn, "discard") as target:
         async with target.transaction():
@@ -67,7 +68,7 @@ async def discard(session: "Session", command: Command, own: Connection) -> Answ
             )
         await quarantine.load(target)
     if pipeline.ends.target_dsn != session.settings.target:  # the journal that is read is the new database's
-        details = {"pipeline": pipeline.direction, "entries": wanted, **command.arguments}
+        details = {"pipeline": pipeline.direction, **command.arguments, "entries": wanted}
         await control.journal(own, "discarded", details)
     log.info("discarded", rows=len(found))
     return {"discarded": [_said(each) for each in found]}

@@ -55,6 +55,7 @@ class Commands:
         """Never returns. Raises an error group if a request cannot even be answered."""
         async with connection(self.session.settings.target, "commands") as home:
             self._home = home
+            await control.unreplicated(home)
             await self._drop_leftovers()
             async with asyncio.TaskGroup() as self._group:
                 while True:
@@ -104,6 +105,7 @@ class Commands:
         code = int(ExitCode.FAILED)
         try:
             async with connection(self.session.settings.target, f"command {command.command}") as own:
+                await control.unreplicated(own)
                 answer = await self._do(command, own)
             code = int(answer.pop("exit_code", ExitCode.DONE))
         except asyncio.CancelledError:

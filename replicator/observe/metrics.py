@@ -31,8 +31,12 @@ class Metrics:
             "hooks_total", "Calls of a hook; outcome is ok, failed or timeout.", "event", "outcome"
         )
 
-        self.lag_bytes = self._measured("lag_bytes", "Bytes of WAL from the applied position to the source's end.")
-        self.lag_seconds = self._measured("lag_seconds", "Seconds that the applied position is behind the source.")
+        self.lag_bytes = self._measured(
+            "lag_bytes", "Bytes of WAL, of whatever kind, from the applied position to the source's end."
+        )
+        self.lag_seconds = self._measured(
+            "lag_seconds", "Seconds since which something may wait to be applied; a restart does not begin it anew."
+        )
         self.slot_retained_bytes = self._measured("slot_retained_bytes", "Bytes of WAL that the source keeps for us.")
         self.received_lsn = self._measured("received_lsn", "Last position received from the source, in bytes of WAL.")
         self.applied_lsn = self._measured("applied_lsn", "Last position applied to the target, in bytes of WAL.")

@@ -70,6 +70,14 @@ class Quarantined(TypedDict):
     rows: int
 
 
+class Wait(TypedDict):
+    """A session of the daemon's that waits for others, which ``in_the_way`` names."""
+
+    session: str
+    seconds: float
+    in_the_way: list[str]
+
+
 class Gate(TypedDict):
     """A condition for the cutover; ``detail`` says why it holds or does not."""
 
@@ -118,6 +126,7 @@ class StatusDocument(TypedDict):
     gates: list[Gate]
     ready: bool
     cutover_write_pause_seconds: float | None
+    waiting: list[Wait]
     errors: list[ErrorEntry]
     daemon: Daemon | None
 
@@ -145,9 +154,17 @@ def blank(migration: str) -> StatusDocument:
         gates=[],
         ready=False,
         cutover_write_pause_seconds=None,
+        waiting=[],
         errors=[],
         daemon=None,
     )
+
+
+def stale(document: StatusDocument, age_seconds: float) -> StatusDocument:
+    """A report that is too old to be believed: nothing is ready by it, and no gate open."""
+    old = f"not known: nobody has looked for {age_seconds:.0f} s; it was: "
+    gates: list[Gate] = [{**each, "ok": False, "detail": old + each["detail"]} for each in document["gates"]]
+    return {**document, "ready": False, "gates": gates, "waiting": []}
 
 
 def from_stored(document: Mapping[str, Any]) -> StatusDocument:

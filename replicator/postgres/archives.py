@@ -194,16 +194,6 @@ async def sequence_state(connection: Connection, sequence: str) -> tuple[int, bo
         return (row[0], row[1]) if row else (1, False)
 
 
-async def lock_exclusively(connection: Connection, tables: Sequence[OldTable], seconds: float) -> None:
-    """Lock out everybody, in the caller's transaction. Raises RetryableError when it takes longer."""
-    with translated():
-        await connection.execute(
-            sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
-        )  # fmt: skip
-        names = comma([each.identifier for each in tables])
-        await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
-
-
 async def drop_tables(connection: Connection, tables: Sequence[OldTable]) -> None:
     """Drop them together, in the caller's transaction: their foreign keys among each other are in nobody's way.
 

@@ -100,11 +100,20 @@ class _TextContext:
 
     def __init__(self) -> None:
         self.adapters = AdaptersMap(psycopg.adapters)
-        for info in psycopg.adapters.types:
-            self.adapters.register_loader(info.oid, TextLoader)
-            if info.array_oid:
-                self.adapters.register_loader(info.array_oid, TextLoader)
-        self.adapters.register_loader(0, TextLoader)
+        _load_text(self.adapters)
+
+
+def _load_text(adapters: AdaptersMap) -> None:
+    for info in psycopg.adapters.types:
+        adapters.register_loader(info.oid, TextLoader)
+        if info.array_oid:
+            adapters.register_loader(info.array_oid, TextLoader)
+    adapters.register_loader(0, TextLoader)
+
+
+def give_text(connection: Connection) -> None:
+    """Let the connection return every value as the text that Postgres prints, from now on."""
+    _load_text(connection.adapters)
 
 
 @contextmanager

@@ -42,12 +42,21 @@ class Command:
     result: Any
 
 
+STALE_SECONDS = 10.0
+"""From that age on, a report says nothing of what holds now. There is one a second."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """The daemon's last report."""
 
     document: dict[str, Any]
     age_seconds: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it can be of now."""
+        return self.age_seconds <= STALE_SECONDS
 
 
 async def install(connection: Connection, migration: Migration) -> None:
@@ -111,6 +120,15 @@ async def _begin_another(connection: Connection, migration: Migration) -> None:
     )
     for table in ("state", "status", "created", "kept", "renames", "noted"):
         await connection.execute(f"DELETE FROM replicator.{table}".encode())
+
+
+async def unreplicated(connection: Connection) -> None:
+    """Let the session's commits not wait for a synchronous standby: for what only concerns the daemon of now.
+
+    Reports, requests and answers must come through just when no standby answers, to say so.
+    """
+    with translated():
+        await connection.execute("SELECT set_config('synchronous_commit', 'local', false)")
 
 
 async def installed(connection: Connection) -> bool:

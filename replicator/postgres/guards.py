@@ -13,6 +13,7 @@ from replicator.errors import ConnectionLostError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.control import Owner
+from replicator.postgres.locks import EVERYBODY, lock_tables
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.resting import awake, give_back, lay_to_rest
 from replicator.postgres.trees import TREE, oids_of
@@ -152,14 +153,12 @@ async def guarded_tables(connection: Connection) -> list[Name]:
         return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]
 
 
-async def drop_guard(connection: Connection, table: Name, seconds: float) -> None:
-    """Take our triggers off a table for good. Locks readers out for a moment; raises RetryableError if it must wait."""
+async def drop_guard(connection: Connection, table: Name, seconds: float, observer: Connection) -> None:
+    """Take our triggers off a table for good. Locks readers out for a moment; raises LockedOutError if it must wait."""
     quoted = identifier(table.schema, table.table)
     with translated():
         async with connection.transaction():
-            await connection.execute(
-                sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
-            )  # fmt: skip
+            await lock_tables(connection, [table], EVERYBODY, seconds, observer)
             cursor = await connection.execute(  # a clone goes with what it was cloned from
                 "SELECT tgname FROM pg_trigger "
                 "WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgparentid = 0",

@@ -1,13 +1,13 @@
 """What a cutover does to a database: lock, guards, the state row. Also how it is read what became of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg import sql
 
 from replicator.errors import ConnectionLostError
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, translated
 from replicator.postgres.control import CUTOVER_CHANNEL, Owner
 from replicator.postgres.slots import emit_message
 from replicator.tables import Name, Table
@@ -82,17 +82,6 @@ async def limit_lock(connection: Connection, seconds: float) -> None:
         await connection.execute(
             sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{int(seconds * 1000)}ms"))
         )  # fmt: skip
-
-
-async def lock_writers(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
-    """Lock the tables against writers, in the caller's transaction. Raises RetryableError when it takes longer."""
-    await limit_lock(connection, seconds)
-    with translated():
-        await connection.execute(
-            sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(
-                comma([identifier(name.schema, name.table) for name in tables])
-            )
-        )
 
 
 async def limit_transaction(connection: Connection, seconds: float) -> None:

@@ -25,6 +25,8 @@ class Progress:
     """Transactions that the stream had delivered and no snapshot contained yet."""
     reconciled: bool = True
     """False after a rollback, until the target's rows are what the transforms give again."""
+    stored_ago: float | None = None
+    """How many seconds ago it was stored, when it was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,14 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
     with translated():
         cursor = await connection.execute(
             "SELECT slot, plugin, system_id, timeline, created_lsn::text, applied_lsn::text, start_marker, unseen, "
-            "reconciled FROM replicator.progress WHERE pipeline = %s",
+            "reconciled, extract(epoch FROM clock_timestamp() - applied_at)::float8 "
+            "FROM replicator.progress WHERE pipeline = %s",
             (pipeline,),
         )
         row = await cursor.fetchone()
     if row is None:
         return None
-    slot, plugin, system_id, timeline, created, applied, marker, unseen, reconciled = row
+    slot, plugin, system_id, timeline, created, applied, marker, unseen, reconciled, stored_ago = row
     return Progress(
         slot=slot,
         plugin=plugin,
@@ -76,6 +79,7 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
         start_marker=marker,
         unseen=frozenset(unseen),
         reconciled=reconciled,
+        stored_ago=stored_ago,
     )
 
 

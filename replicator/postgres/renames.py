@@ -8,8 +8,7 @@ from psycopg import sql
 
 from replicator.errors import CheckError, DatabaseError, NotReadyError, RetryableError
 from replicator.postgres.archives import DEPENDENTS
-from replicator.postgres.connect import Connection, comma, identifier, translated
-from replicator.postgres.ownership import limit_lock
+from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.server import fetch
 from replicator.tables import Name
 
@@ -68,17 +67,6 @@ class Rename:
     kind: Kind
     was: Name
     now: Name
-
-
-async def lock_everybody(connection: Connection, tables: Sequence[Name], seconds: float) -> None:
-    """Lock the tables against readers too, in the caller's transaction. Raises RetryableError when it takes longer."""
-    await limit_lock(connection, seconds)
-    with translated():
-        await connection.execute(
-            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(
-                comma([identifier(name.schema, name.table) for name in tables])
-            )
-        )
 
 
 async def planned_renames(

@@ -1,15 +1,18 @@
 """Temporary copies of the target tables, to try rows on: nothing of them reaches the log, nothing stays."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psycopg import sql
 
 from replicator.derive import TargetRow
 from replicator.errors import RowError
+from replicator.places import Places
+from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.refusals import refusing
+from replicator.postgres.rewriting import rewritten
 from replicator.postgres.server import fetch
 from replicator.tables import ForeignKey, Key, Name, Table, decode_key, encode_key
 
@@ -57,9 +60,20 @@ class Scratch:
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
         self._connection = connection
         self._targets = targets
-        self._copies = {
-            table.name: identifier("pg_temp", f"replicator_copy_{place}") for place, table in enumerate(targets)
+        self._places = {
+            table.name: Name(schema="pg_temp", table=f"replicator_copy_{place}") for place, table in enumerate(targets)
         }
+        self._copies = {name: identifier(place.schema, place.table) for name, place in self._places.items()}
+
+    def in_place(self, source: Source) -> Source | None:
+        """A source that reads the tables, as one that reads the copies; None for a table that is not copied.
+
+        A query reads the copies of those tables that it names with their schema.
+        """
+        if source.table is not None:
+            place = self._places.get(source.table.name)
+            return None if place is None else replace(source, table=replace(source.table, name=place))
+        return replace(source, query=rewritten(source.query or "", Places(self._places)))
 
     async def create(self) -> None:
         """Make them."""

@@ -5,7 +5,7 @@ a snapshot that sees every transaction delivered so far.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,12 +14,15 @@ from psycopg.pq import TransactionStatus
 from replicator.errors import ConnectionLostError
 from replicator.log import get_logger
 from replicator.lsn import LSN, parse_lsn
+from replicator.postgres.blockers import listed, who_is_older
 from replicator.postgres.connect import Connection, translated
 
 log = get_logger("snapshots")
 
 EPOCH = 1 << 32
 WARN_AFTER_TRIES = 2_000
+TELL_AFTER = 1.0
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,14 @@ async def look(connection: Connection, visibility: Visibility) -> None:
         visibility.admits(Snapshot.parse(row[0]))
 
 
-async def wait_for_running(connection: Connection) -> None:
-    """Wait until every transaction that runs now has ended, and snapshots contain it if it was committed."""
+async def wait_for_running(connection: Connection, tell: Callable[[str], Awaitable[None]]) -> None:
+    """Wait until every transaction that runs now has ended, and snapshots contain it if it was committed.
+
+    :param tell: is told whose they are, when it takes longer than a moment, and whenever these are others.
+    """
+    told: set[str] = set()
+    clock = asyncio.get_running_loop().time
+    due = clock() + TELL_AFTER
     with translated():
         cursor = await connection.execute("SELECT pg_current_xact_id()::text")  # later than all that run
         (later,) = await cursor.fetchone() or ("0",)
@@ -97,6 +106,12 @@ async def wait_for_running(connection: Connection) -> None:
             (ended,) = await cursor.fetchone() or (False,)
             if ended:
                 return
+            if clock() > due:
+                due = clock() + TELL_AFTER
+                found = await who_is_older(connection, later)
+                if {each.who for each in found} - told:
+                    told = {each.who for each in found}
+                    await tell(f"waiting for the transactions that run now; in the way: {listed(found)}")
             await asyncio.sleep(0.01)
 
 

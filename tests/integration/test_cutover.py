@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from replicator import Migration, ownership
-from replicator.cutover import Cutover, CutoverResult
+from replicator.cutover import Cutover
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.lsn import parse_lsn
 from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import CUTOVER, ROLLBACK, Move, Phase
+from replicator.phases import CUTOVER, ROLLBACK, CutoverResult, Move, Phase
 from replicator.postgres.connect import connection
 from replicator.postgres.ownership import same_database
 from replicator.report import Reporter

@@ -1,15 +1,18 @@
 """Entries in quarantine that end: by a good version, a deletion, a TRUNCATE, a mended migration, or the operator."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.errors import RowError
+from replicator.commands.quarantining import discard
+from replicator.errors import RowError, UsageError
 from replicator.gates import _quarantine
 from replicator.postgres.connect import connection
+from replicator.postgres.control import Command
 from replicator.postgres.quarantine import read_entries
 from replicator.repair import repairing
 from tests.engine import Engine, differences, engine, execute
@@ -266,6 +269,33 @@ async def test_a_discarded_row_is_in_nobodys_way_until_it_changes(database: Data
         await made.drain()
         assert entries(database.dsn) == []
         assert await differences(made) == []
+
+
+async def test_all_are_discarded_or_those_of_a_transform(database: Database, tmp_path: Path) -> None:
+    """As they are tried again: the same words mean the same rows."""
+    create_small(database.dsn, GOOD, BAD)
+    execute(database.dsn, ["INSERT INTO people VALUES (501, 'boom', '1')"])
+    async with engine(database, small_migration(tmp_path)) as made, connection(made.target_dsn, "test") as own:
+        await made.backfill()
+
+        async def ask(**which: Any) -> list[Any]:
+            arguments = {"because": "tests", "by": "me@here", **which}
+            command = Command(id=1, command="discard", arguments=arguments, started_at=None, progress=None,
+                              finished_at=None, exit_code=None, result=None)  # fmt: skip
+            session: Any = SimpleNamespace(pipeline=made.running, settings=made.settings)
+            return [each["key"] for each in (await discard(session, command, own))["discarded"]]
+
+        assert await ask(entries=None, transform="tags") == []
+        with pytest.raises(UsageError, match="There is no transform nobody"):
+            await ask(entries=None, transform="nobody")
+        assert sorted(await ask(entries=None, transform="person")) == [["500"], ["501"]]
+        assert not await blocks(made)
+        assert await ask(entries=None, transform=None) == []
+        execute(database.dsn, ["INSERT INTO people VALUES (502, 'boom', '1')"])
+        await made.drain()
+        assert await ask(entries=None, transform=None) == [["502"]], "what is discarded already is let be"
+        with pytest.raises(UsageError, match="discarded already"):
+            await ask(entries=[1], transform=None)
 
 
 async def test_who_discarded_what_and_why_is_kept(database: Database, tmp_path: Path) -> None:

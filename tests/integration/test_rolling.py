@@ -15,13 +15,12 @@ import psycopg
 import pytest
 
 from replicator import Migration
-from replicator.cutover import CutoverResult
 from replicator.errors import CheckError, NotReadyError
 from replicator.finish import abort
 from replicator.migration import Direction
 from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import CLOSING, COMPLETION, OPENING, Move, Phase
+from replicator.phases import CLOSING, COMPLETION, OPENING, CutoverResult, Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.repair import repair
 from replicator.report import Reporter

@@ -71,6 +71,8 @@ async def test_each_fault(
         await running.cut_over()
         assert failing(await found(settings, migration)) == set()
         before = content(database.dsn)
+        await running.clean()
+        await running.until(lambda: running.session.reporter.document["verify"]["clean_at"])
 
         execute(database.dsn, ["ALTER TABLE party.events ENABLE ALWAYS TRIGGER replicator_guard"])
         findings = await found(settings, migration)
@@ -89,6 +91,16 @@ async def test_each_fault(
         assert failing(await found(settings, migration)) == {"probe broken"}
         broken.unlink()
 
+        # A row that the old tables refuse: the way back flows, and a rollback would be refused.
+        assert running.session.pipeline is not None
+        quarantine(database.dsn)
+        await running.until(lambda: running.session.reporter.document["quarantined"])
+        findings = await found(settings, migration)
+        assert failing(findings) == {"reverse"}
+        assert "A rollback would be refused. quarantine: " in findings["reverse"].detail
+        execute(database.dsn, ["DELETE FROM replicator.quarantine"])
+        await running.until(lambda: not running.session.reporter.document["quarantined"])
+
         with psycopg.connect(database.dsn) as holder, monkeypatch.context() as impatient:
             impatient.setattr("replicator.smoke.FLOW_SECONDS", 0.5)
             holder.execute("LOCK TABLE replicator.progress IN EXCLUSIVE MODE")
@@ -100,6 +112,16 @@ async def test_each_fault(
     assert "No daemon runs" in findings["reverse"].detail
     execute(database.dsn, ["UPDATE replicator.ownership SET owner = 'old'"])
     assert failing(await found(settings, migration)) == {"owner", "reverse"}
+
+
+def quarantine(dsn: str) -> None:
+    execute(
+        dsn,
+        [
+            "INSERT INTO replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
+            "VALUES ('reverse', 'x', 'requests', '[\"1\"]', 'No.', '')"
+        ],
+    )
 
 
 def content(dsn: str) -> list[tuple[object, ...]]:

@@ -150,7 +150,7 @@ class Moving:
             case At.FILLED if self._may_lock(state, owner, other):
                 lock = None if Guard.LOCK in self.off else owner
                 locked = state._replace(at=At.LOCKED, server=Server.OPEN, locked=lock)
-                yield Step("the writers are locked out", "replicator.postgres.ownership:lock_writers"), locked
+                yield Step("the writers are locked out", "replicator.postgres.locks:lock_tables"), locked
             case At.LOCKED if Guard.DRAIN in self.off or state.drained(owner):
                 lock = None if Guard.LOCK_HELD in self.off else state.locked
                 drained = Step("the stream is drained", "replicator.cutover:Cutover._drain")

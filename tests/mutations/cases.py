@@ -244,7 +244,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "setup.py",
-        "await wait_for_running(source)",
+        "await wait_for_running(source, tell or _log_wait)",
         "pass",
         "what is not visible when the slot is made is in neither stream nor chunk (I4)",
         "integration/test_in_doubt.py slot_is_made",

@@ -25,7 +25,7 @@ from replicator.cli import page, text
 from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
 from replicator.cli.output import output
-from replicator.cli.page import Report
+from replicator.cli.reports import Report
 from replicator.dry_run import DryRun
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
@@ -234,6 +234,8 @@ def test_a_timeout_that_is_no_number_is_wrong_use(run: Run, settings: None, seco
         ("retry seven", "seven is not the number"),
         ("show seven", "seven is not the number"),
         ("discard 7 --because ' '", "--because is empty"),
+        ("discard --because why", "Which rows"),
+        ("discard 7 --transform person --because why", "Which rows"),
     ],
 )
 def test_wrong_use_of_the_quarantine(run: Run, settings: None, line: str, problem: str) -> None:

@@ -1,0 +1,216 @@
+"""Locks on tables that an application is using: asked for briefly, all within one deadline; who is in the way is named.
+
+Two rules keep the application's transactions from ``deadlock detected``. Who queues for locks gives up well before
+``deadlock_timeout``, counted for all tables together: a transaction of theirs that began to wait for one of ours
+meanwhile is not looked at before we are gone. And who holds locks already queues for no more: it asks again and again.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Literal, TypeVar
+
+from psycopg import sql
+
+from replicator.errors import DatabaseError, ReplicatorError, RetryableError
+from replicator.postgres.blockers import Blocker, listed, who_blocks, who_holds
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.server import fetch
+from replicator.tables import Name
+
+T = TypeVar("T")
+Mode = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
+WRITERS: Mode = "SHARE ROW EXCLUSIVE"
+"""Keeps out whoever writes."""
+EVERYBODY: Mode = "ACCESS EXCLUSIVE"
+"""Keeps out readers too."""
+HARMLESS: dict[Mode, tuple[str, ...]] = {WRITERS: ("AccessShareLock", "RowShareLock"), EVERYBODY: ()}
+
+SHORTEST = 0.02
+"""Seconds. With a ``deadlock_timeout`` of less than twice that, a deadlock is possible."""
+BETWEEN_TRIES = 0.01
+BETWEEN_TURNS = 1.0
+GAVE_UP = ("55P03", "57014", "40P01")
+MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
+
+# The default, this session's, and what any role has: whose transaction it will be is not known.
+DEADLOCK_TIMEOUTS = """
+    SELECT unnest(ARRAY[setting, boot_val]) || unit AS value FROM pg_settings WHERE name = 'deadlock_timeout'
+    UNION ALL SELECT substring(each FROM '=(.*)$') FROM pg_db_role_setting, unnest(setconfig) AS each
+    WHERE each LIKE 'deadlock_timeout=%%'
+        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+
+class LockedOutError(RetryableError):
+    """The lock did not come in time. ``blockers``: who was in the way, as far as it was seen."""
+
+    def __init__(self, what: str, seconds: float, blockers: Sequence[Blocker], sqlstate: str | None = None) -> None:
+        by = f"in the way: {listed(blockers)}" if blockers else "many short transactions were in the way"
+        super().__init__(
+            f"{what} could not be locked within {seconds * 1000:.0f} ms; {by}.",
+            "Wait for it, or end it with pg_terminate_backend(process); then try again.",
+            sqlstate,
+        )
+        self.blockers = list(blockers)
+
+
+async def lock_tables(
+    connection: Connection, tables: Sequence[Name], mode: Mode, seconds: float, observer: Connection
+) -> None:
+    """Lock all the tables, in the caller's transaction, which has locked no table yet.
+
+    :param seconds: for all of them together, and at most half of ``deadlock_timeout``.
+    :param observer: another connection to the database: it sees who is in the way.
+    :raises LockedOutError: when it takes longer; the transaction is aborted.
+    """
+    if not tables:
+        return
+    patience = await patience_of(connection, seconds)
+    pid = connection.info.backend_pid
+    async with _watching(lambda: who_blocks(observer, pid), patience / 4) as seen:
+        try:
+            # Not lock_timeout: that counts anew for each table.
+            limit = f"{max(1, int(patience * 1000))}ms"
+            before = await _limit(connection, "statement_timeout", limit)
+            await _limit(connection, "lock_timeout", limit)  # for whatever the transaction asks for later
+            await _lock(connection, tables, mode)
+        except DatabaseError as error:
+            if error.sqlstate not in GAVE_UP:
+                raise
+            raise LockedOutError(_named(tables), patience, seen, error.sqlstate) from error
+    await _limit(connection, "statement_timeout", before)
+
+
+async def lock_more(
+    connection: Connection, tables: Sequence[Name], mode: Mode, seconds: float, observer: Connection
+) -> None:
+    """Lock the tables too, in a transaction that holds locks already: it never queues. Raises as ``lock_tables``."""
+    if not tables:
+        return
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while True:
+        try:
+            async with connection.transaction():
+                await _lock(connection, tables, mode, nowait=True)
+        except DatabaseError as error:
+            if error.sqlstate not in GAVE_UP:
+                raise
+            if clock() > deadline:
+                seen = await who_holds(observer, tables, HARMLESS[mode], connection.info.backend_pid)
+                raise LockedOutError(_named(tables), seconds, seen, error.sqlstate) from error
+            await asyncio.sleep(BETWEEN_TRIES)
+        else:
+            return
+
+
+async def send_vacuum_away(connection: Connection, tables: Sequence[Name]) -> None:
+    """Have an autovacuum of any of these tables end, where Postgres lets it: it would begin anew later.
+
+    It gives way to whoever waits for ``deadlock_timeout``. That is done here in the weakest mode in which it can be,
+    which keeps no reader and no writer waiting, for one table at a time.
+    """
+    limit = f"{int((await _deadlock_timeout(connection) + 1) * 1000)}ms"
+    for table in tables:
+        with contextlib.suppress(RetryableError), translated():
+            async with connection.transaction(force_rollback=True):
+                await connection.execute("SELECT set_config('lock_timeout', %s, true)", (limit,))
+                await connection.execute(
+                    sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(
+                        identifier(table.schema, table.table)
+                    )
+                )
+
+
+async def in_turns(
+    work: Callable[[], Awaitable[T]],
+    observer: Connection,
+    tables: Sequence[Name],
+    *,
+    tries: int,
+    tell: Callable[[str], Awaitable[None]],
+) -> T:
+    """Do what locks tables, again and again until it has its locks: whoever waits holds up everybody behind.
+
+    :param tell: is told who was in the way.
+    :raises RetryableError: the last one.
+    """
+    for attempt in range(1, tries + 1):
+        try:
+            return await work()
+        except RetryableError as error:
+            if attempt == tries:
+                raise
+            await tell(error.problem)
+            if gives_way(error):
+                await send_vacuum_away(observer, tables)
+            await asyncio.sleep(BETWEEN_TURNS)
+    raise AssertionError(tries)
+
+
+def gives_way(error: RetryableError) -> bool:
+    """Whether an autovacuum was in the way that can be sent away."""
+    return isinstance(error, LockedOutError) and any(each.vacuum for each in error.blockers)
+
+
+async def patience_of(connection: Connection, seconds: float) -> float:
+    """For how many of these seconds one may queue for locks and be in no deadlock."""
+    return max(SHORTEST, min(seconds, await _deadlock_timeout(connection) / 2))
+
+
+async def _deadlock_timeout(connection: Connection) -> float:
+    """In seconds: the shortest that any session might have."""
+    rows = await fetch(connection, DEADLOCK_TIMEOUTS)
+    return min(_milliseconds(row["value"]) for row in rows) / 1000
+
+
+def _milliseconds(text: str) -> float:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text)
+    return float(found.group(1)) * MILLISECONDS.get(found.group(2) or "ms", 1.0) if found else 1_000.0
+
+
+async def _lock(connection: Connection, tables: Sequence[Name], mode: Mode, *, nowait: bool = False) -> None:
+    with translated():
+        await connection.execute(
+            sql.SQL("LOCK TABLE {} IN {} MODE{}").format(
+                comma([identifier(name.schema, name.table) for name in tables]),
+                sql.SQL(mode),
+                sql.SQL(" NOWAIT" if nowait else ""),
+            )
+        )
+
+
+async def _limit(connection: Connection, setting: str, limit: str) -> str:
+    """In the caller's transaction; gives what the limit was."""
+    (row,) = await fetch(
+        connection,
+        "SELECT current_setting(%(setting)s) AS before, set_config(%(setting)s, %(limit)s, true)",
+        setting=setting,
+        limit=limit,
+    )
+    return str(row["before"])
+
+
+def _named(tables: Sequence[Name]) -> str:
+    return str(tables[0]) if len(tables) == 1 else f"The {len(tables)} tables"
+
+
+@contextlib.asynccontextmanager
+async def _watching(look: Callable[[], Awaitable[list[Blocker]]], every: float) -> AsyncIterator[list[Blocker]]:
+    """Who was in the way at the last look that found anybody."""
+    seen: list[Blocker] = []
+
+    async def go_on() -> None:
+        with contextlib.suppress(ReplicatorError):  # to name them is a help, no condition
+            while True:
+                await asyncio.sleep(every)
+                seen[:] = await look() or seen
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
