@@ -79,7 +79,9 @@ async def _take(connection: Connection) -> int:
         if whose is None and (epoch := await _next_epoch(connection)) is not None:
             return epoch
         await asyncio.sleep(PAUSE)
-    raise LeaseError(f"Another daemon is running this migration ({whose or 'it has just begun'}).", "Stop that first.")
+    raise LeaseError(
+        f"Another daemon is running this migration ({whose or 'it has just begun'}).", "Stop that one first."
+    )
 
 
 async def _next_epoch(connection: Connection) -> int | None:
