@@ -15,6 +15,9 @@ log = get_logger("batches")
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
 
+EXTENDED_BYTES = 16 << 20
+"""How large a batch may become by that: the stream may be hours behind what was read again."""
+
 
 class Batches:
     """One pipeline's."""
@@ -52,16 +55,22 @@ class Batches:
             try:
                 await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
             except NewerReadError as clash:
-                extensions += 1
-                await self._extend(piece, clash)
+                extensions = extensions + 1 if await self._extend(piece, clash) else EXTENSIONS
                 continue
             if piece.end is not None:
                 return piece
             piece = await self._inbox.take(self._context.batch_rows)
 
-    async def _extend(self, piece: Piece, clash: NewerReadError) -> None:
-        """Take what the stream has up to the read that clashed into the same batch."""
+    async def _extend(self, piece: Piece, clash: NewerReadError) -> bool:
+        """Take what the stream has up to the read that clashed into the same batch; gives whether there was room.
+
+        If not, the row that clashes is quarantined until the stream has come to what was read. Where nothing may be
+        quarantined, there is always room.
+        """
         log.info("batch extended to a newer read", direction=self._context.direction, position=format_lsn(clash.lsn))
         await self._nudge()
         while piece.end is None or piece.end < clash.lsn:
+            if piece.size > EXTENDED_BYTES and not self._context.halt_on_error:
+                return False
             piece.extend(await self._inbox.take(self._context.batch_rows))
+        return True

@@ -33,6 +33,8 @@ class Piece:
     end: LSN | None = None
     committed_at: datetime | None = None
     transactions: int = 0
+    size: int = 0
+    """In bytes, as the inbox counts."""
     messages: list[str] = field(default_factory=list)
     """Markers of ours that the piece's last transaction carries."""
 
@@ -41,6 +43,7 @@ class Piece:
         self.changes += later.changes
         self.end, self.committed_at = later.end, later.committed_at
         self.transactions += later.transactions
+        self.size += later.size
         self.messages += later.messages
 
 
@@ -131,6 +134,7 @@ class Inbox:
 
     def _close(self, whole: _Transaction, piece: Piece) -> None:
         piece.changes += whole.changes
+        piece.size += whole.size
         piece.messages += whole.messages
         piece.end, piece.committed_at = whole.end, whole.committed_at
         piece.transactions += 0 if whole.idle else 1
@@ -144,6 +148,7 @@ class Inbox:
             self._size -= head.size
             self._close(head, piece)
             return
+        piece.size += taken
         head.size -= taken
         self._size -= taken
 

@@ -13,13 +13,18 @@ import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row, gates
 from replicator.apply import reading
+from replicator.apply.applier import Applier
+from replicator.apply.batch import Batch
+from replicator.apply.deriving import Deriver
+from replicator.apply.effects import Effects
 from replicator.backfill.copier import Copier
+from replicator.changes import Change
 from replicator.follow.decoder import MESSAGE_PREFIX
 from replicator.postgres.progress import Chunk
 from replicator.postgres.source import look_up
 from replicator.touches import TouchLog, WindowSpoiled
 from tests.checking import check
-from tests.engine import Engine, create_old_tables, differences, engine, execute, make_settings, reference
+from tests.engine import SECONDS, Engine, create_old_tables, differences, engine, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.small import TABLES, create_small, small_migration
 
@@ -135,17 +140,17 @@ async def test_a_slow_transform_lets_other_tasks_go_on_while_rows_are_copied(
 
 # ---- wide rows make small parts
 
-WIDE = "SELECT i, i::text || repeat(md5(i::text), 16384) FROM generate_series(1, 96) i"
-"""48 MB."""
+WIDE = "SELECT i, i::text || repeat(md5(i::text), 16384) FROM generate_series(1, {}) i"
+"""Half a megabyte each."""
 
 
-def create_wide(dsn: str) -> None:
+def create_wide(dsn: str, rows: int = 96) -> None:
     execute(
         dsn,
         [
             "CREATE TABLE docs (id integer PRIMARY KEY, n integer NOT NULL DEFAULT 0, body text)",
             "ALTER TABLE docs ALTER body SET STORAGE EXTERNAL",
-            f"INSERT INTO docs (id, body) {WIDE}",
+            f"INSERT INTO docs (id, body) {WIDE.format(rows)}",
         ],
     )
 
@@ -310,6 +315,37 @@ async def test_a_small_source_is_not_copied_last(
     assert copied_sources.count("people") == 11
 
 
+async def test_chunks_of_other_sources_are_written_while_a_batch_is_applied(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_small(
+        database.dsn,
+        "INSERT INTO people SELECT i, 'p' FROM generate_series(1, 60) i",
+        "INSERT INTO pets SELECT i, i, 'a' FROM generate_series(1, 3) i",
+    )
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+    effects = Deriver.effects
+
+    async def slow(self: Deriver, batch: Batch, *arguments: Any) -> Effects:
+        if batch.rows:
+            under_way.set()
+            await go_on.wait()
+        return await effects(self, batch, *arguments)
+
+    monkeypatch.setattr(Deriver, "effects", slow)
+    people = "SELECT bool_and(done_at IS NOT NULL) FROM replicator.chunks WHERE source = 'people'"
+    async with engine(database, small_migration(tmp_path)) as made, asyncio.timeout(SECONDS):
+        execute(database.dsn, ["UPDATE pets SET name = 'b'"])
+        await under_way.wait()
+        copying = asyncio.create_task(made.running.backfill())
+        while not one(database.dsn, people):
+            await asyncio.sleep(0.01)
+        assert not copying.done()
+        go_on.set()
+        await made.within(copying)
+        assert await differences(made) == []
+
+
 # ---- lookups that lead to many keys
 
 
@@ -379,3 +415,38 @@ async def test_a_wide_lookup_is_told_before_and_the_source_that_is_slow_meanwhil
     finding = (await check(database, migration))["forward.lookups"]
     assert finding.outcome == "warn"
     assert "makes 50 rows of" in finding.detail
+
+
+# ---- batches that are extended
+
+
+@pytest.mark.two_servers
+@pytest.mark.parametrize("room", [1 << 20, 0], ids=["as far as was read", "no further"])
+async def test_a_batch_is_not_extended_without_end(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """What clashes with a row that is about to change is refused then, and is good once the stream has come there."""
+    monkeypatch.setattr("replicator.batches.EXTENDED_BYTES", room)
+    sizes: list[int] = []
+    apply = Applier.apply
+
+    async def noting(self: Applier, changes: list[Change], **named: Any) -> None:
+        sizes.append(len(changes))
+        await apply(self, changes, **named)
+
+    monkeypatch.setattr(Applier, "apply", noting)
+    create_wide(database.dsn, rows=2)
+    execute(database.dsn, ["ALTER TABLE docs ADD u text", "UPDATE docs SET u = 'u' || id"])
+    migration = documents(tmp_path, copied)
+    unique = "CREATE TABLE IF NOT EXISTS store.docs (id integer PRIMARY KEY, n integer, body text, u text UNIQUE)"
+    (tmp_path / "new" / "10_tables.sql").write_text(f"CREATE SCHEMA IF NOT EXISTS store; {unique};")
+    async with engine(database, migration, batch_rows=1) as made:
+        await made.backfill()
+        async with made.running.context.exclusion.alone():
+            execute(database.dsn, ["UPDATE docs SET n = 1 WHERE id = 1"])
+            execute(database.dsn, ["UPDATE docs SET u = 'u3' WHERE id = 2"])
+            execute(database.dsn, ["UPDATE docs SET u = 'u2' WHERE id = 1"])
+        await made.drain()
+        assert await differences(made) == []
+        assert one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+    assert (3 in sizes) is (room > 0)
