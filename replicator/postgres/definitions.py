@@ -50,18 +50,22 @@ class Definition:
 # There may be thousands of partitions: each catalogue is read once for all tables. What inherits counts as well: its
 # rows are read with the table's. Of partitions, each has its own identity.
 TABLES = """
-    WITH RECURSIVE roots AS (
+    WITH RECURSIVE relations AS MATERIALIZED (
+        SELECT c.oid, c.relname, c.relnamespace, c.relkind, c.relispartition, c.relreplident, c.relfilenode
+        FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
+    ), roots AS (
         SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+    ), heirs AS MATERIALIZED (
+        SELECT i.inhparent, c.oid FROM pg_inherits i JOIN relations c ON c.oid = i.inhrelid
     ), tree AS (
         SELECT oid AS root, oid FROM roots
         UNION
-        SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+        SELECT t.root, h.oid FROM tree t JOIN heirs h ON h.inhparent = t.oid
     ), members AS (
-        SELECT t.root, t.oid, n.nspname, c.relname, c.relreplident, c.relispartition,
-               coalesce(pg_relation_filenode(c.oid)::bigint, 0) AS file,
+        SELECT t.root, t.oid, n.nspname, c.relname, c.relreplident, c.relispartition, c.relfilenode::bigint AS file,
                c.relkind = 'r' AND (c.oid = t.root OR c.relispartition) AS logged
-        FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        FROM tree t JOIN relations c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind <> 'p'
     ), keys AS (
         SELECT i.indrelid, array_agg(k.num::int ORDER BY k.place) AS key

@@ -36,41 +36,49 @@ DATABASE = """
 # Tables, and the leaves of partitioned ones, in whatever schema a leaf is. There may be thousands: each catalogue is
 # read once for all of them, and a leaf that has nothing of its own to tell is only counted.
 RELATIONS = """
-    WITH RECURSIVE roots AS (
-        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    WITH RECURSIVE relations AS MATERIALIZED (
+        SELECT c.oid, c.relname, c.relnamespace, c.relkind, c.relispartition, c.relpersistence, c.relreplident,
+               c.relowner, c.relrowsecurity, c.relhasrules
+        FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
+    ), heirs AS MATERIALIZED (
+        SELECT i.inhparent, c.oid, c.relkind, c.relispartition, c.relnamespace, c.relname
+        FROM pg_inherits i JOIN relations c ON c.oid = i.inhrelid
     ), tree AS (
-        SELECT oid AS root, oid FROM roots
+        SELECT c.oid AS root, c.oid, c.relkind FROM relations c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
         UNION ALL
-        SELECT t.root, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
-        JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+        SELECT t.root, h.oid, h.relkind FROM tree t JOIN heirs h ON h.inhparent = t.oid AND h.relispartition
+    ), children AS (
+        SELECT h.inhparent, array_agg(format('%%I.%%I', n.nspname, h.relname) ORDER BY n.nspname, h.relname) AS names
+        FROM heirs h JOIN pg_namespace n ON n.oid = h.relnamespace WHERE NOT h.relispartition GROUP BY 1
     ), foreign_triggers AS (
-        SELECT t.tgrelid, quote_ident(t.tgname) AS name FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-        WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+        SELECT t.tgrelid, array_agg(quote_ident(t.tgname) ORDER BY t.tgname) AS names
+        FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+        WHERE %(triggers)s AND NOT t.tgisinternal AND t.tgenabled <> 'D'
           AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
           AND position('replicator.writer' IN f.prosrc) = 0
           AND CASE WHEN t.tgqual IS NULL THEN true
               ELSE position('replicator.writer' IN pg_get_triggerdef(t.oid)) = 0 END
+        GROUP BY 1
     ), primaries AS (
         SELECT indrelid FROM pg_index WHERE indisprimary AND indimmediate
     ), telling AS (
-        SELECT t.root, t.oid FROM tree t JOIN pg_class c ON c.oid = t.oid
-        LEFT JOIN primaries k ON k.indrelid = t.oid
-        LEFT JOIN (SELECT DISTINCT tgrelid FROM foreign_triggers) g ON g.tgrelid = t.oid
+        SELECT t.root, c.*, g.names AS triggers
+        FROM tree t JOIN relations c ON c.oid = t.oid
+        LEFT JOIN primaries k ON k.indrelid = t.oid LEFT JOIN foreign_triggers g ON g.tgrelid = t.oid
         WHERE t.oid = t.root OR c.relkind <> 'p' AND (
             c.relkind <> 'r' OR c.relpersistence <> 'p' OR c.relreplident <> 'd' OR k.indrelid IS NULL
             OR c.relrowsecurity OR c.relhasrules OR g.tgrelid IS NOT NULL
             OR NOT CASE WHEN c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN true
                    ELSE pg_has_role(c.relowner, 'USAGE') END)
     ), leaves AS (
-        SELECT t.root, count(*)::int AS number FROM tree t JOIN pg_class c ON c.oid = t.oid
-        WHERE t.oid <> t.root AND c.relkind <> 'p' GROUP BY 1
+        SELECT root, count(*)::int AS number FROM tree WHERE oid <> root AND relkind <> 'p' GROUP BY 1
     ), written_through AS (
         SELECT t.root, array_agg(DISTINCT quote_ident(s.subname) ORDER BY quote_ident(s.subname)) AS names
         FROM pg_subscription_rel r JOIN tree t ON t.oid = r.srrelid JOIN pg_subscription s ON s.oid = r.srsubid
         GROUP BY 1
     )
-    SELECT root.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS quoted, m.root <> m.oid AS is_leaf,
+    SELECT root.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS quoted, c.root <> c.oid AS is_leaf,
            coalesce(leaves.number, 0) AS leaves,
            CASE WHEN c.relispartition THEN (SELECT format('%%I.%%I', pn.nspname, p.relname) FROM pg_inherits i
                 JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
@@ -85,9 +93,7 @@ RELATIONS = """
            ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a
                  ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
                  WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) AS index_identity,
-           ARRAY(SELECT format('%%I.%%I', cn.nspname, child.relname) FROM pg_inherits h
-                 JOIN pg_class child ON child.oid = h.inhrelid JOIN pg_namespace cn ON cn.oid = child.relnamespace
-                 WHERE h.inhparent = c.oid AND NOT child.relispartition ORDER BY 1) AS children,
+           coalesce(children.names, '{}') AS children,
            ARRAY(SELECT quote_ident(k.relname) FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid
                  WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
                  ORDER BY 1) AS uniques,
@@ -102,7 +108,7 @@ RELATIONS = """
                    AND CASE WHEN s.relkind = 'S' THEN NOT (has_sequence_privilege(s.oid, 'UPDATE')
                         AND has_sequence_privilege(s.oid, 'SELECT')) END
                  ORDER BY 1) AS locked_sequences,
-           ARRAY(SELECT g.name FROM foreign_triggers g WHERE g.tgrelid = c.oid ORDER BY 1) AS triggers,
+           coalesce(c.triggers, '{}') AS triggers,
            CASE WHEN c.relhasrules THEN ARRAY(SELECT quote_ident(r.rulename) FROM pg_rewrite r
                                               WHERE r.ev_class = c.oid ORDER BY 1) ELSE '{}' END AS rules,
            coalesce(w.names, '{}') AS subscriptions,
@@ -113,12 +119,12 @@ RELATIONS = """
                  AND a.attgenerated = 's' ORDER BY 1) AS stored,
            ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
                  AND a.attgenerated = 'v' ORDER BY 1) AS virtual,
-           EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                   AND d.deptype = 'e') AS of_extension
-    FROM telling m JOIN pg_class root ON root.oid = m.root JOIN pg_class c ON c.oid = m.oid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN leaves ON leaves.root = m.oid LEFT JOIN written_through w ON w.root = m.oid
-    ORDER BY root.relname, m.root <> m.oid, 2
+           (SELECT true FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+            AND d.deptype = 'e' LIMIT 1) IS NOT NULL AS of_extension
+    FROM telling c JOIN relations root ON root.oid = c.root JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN leaves ON leaves.root = c.oid LEFT JOIN written_through w ON w.root = c.oid
+    LEFT JOIN children ON children.inhparent = c.oid
+    ORDER BY root.relname, c.root <> c.oid, 2
 """
 
 
@@ -202,14 +208,15 @@ async def read_database(connection: Connection, schema: str, publications: Itera
     )
 
 
-async def read_relations(connection: Connection, schema: str) -> list[Relation]:
+async def read_relations(connection: Connection, schema: str, *, triggers: bool = True) -> list[Relation]:
     """The tables of a schema as the migration calls them, each followed by those of its leaves that stand out.
 
     :param connection: of any kind; what it reads keeps nobody from the tables, and waits for nobody.
+    :param triggers: look at them too: where a trigger has a WHEN, that waits for whoever has locked its table.
     """
     places = await read_places(connection)
     where = places.schema(schema)
-    found = await fetch_plain(connection, RELATIONS, schema=where)
+    found = await fetch_plain(connection, RELATIONS, schema=where, triggers=triggers)
     named = [(places.called(schema, Name(schema=where, table=each["table"])), each) for each in found]
     return [Relation(**each | {"table": called}) for called, each in named if called is not None]
 

@@ -1,5 +1,6 @@
 """What a migration stands on, both sides of it, as the running daemon looks at it."""
 
+import asyncio
 from collections.abc import Sequence
 
 from replicator.migration import Direction, Migration
@@ -65,14 +66,18 @@ class Ground:
     async def look(self, source: Connection, target: Connection) -> list[Wrong]:
         """All that is wrong now. Connections of any kind do; nobody is kept from the tables, or waited for."""
         old, new = (source, target) if self._direction == "forward" else (target, source)
-        return [*await self._side("old", old), *await self._side("new", new)]
+        if old is new:
+            return [*await self._side("old", old), *await self._side("new", new)]
+        # Side by side: in a cutover the writers wait for it.
+        found = await asyncio.gather(self._side("old", old), self._side("new", new))
+        return [*found[0], *found[1]]
 
     async def _side(self, side: str, connection: Connection) -> list[Wrong]:
         reads: Direction = "forward" if side == "old" else "reverse"
         schema = self._migration.old if side == "old" else self._migration.new
         published = self._plugin == "pgoutput" and reads == self._direction
         database = await read_database(connection, schema, [self._publication] if published else [])
-        relations = await read_relations(connection, schema)
+        relations = await read_relations(connection, schema, triggers=False)
         subject = tables_subject(
             self._migration,
             reads,

@@ -254,7 +254,7 @@ async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
         await running.cut_over()
 
 
-@pytest.mark.one_server
+@pytest.mark.two_servers
 @pytest.mark.parametrize("name", SITUATIONS)
 async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
     ground: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -341,3 +341,36 @@ async def test_row_security_deletes_nothing(ground: Database, mover: str, tmp_pa
         assert (await gate(running, settings)).ok
         await of(running).catch_up()
         assert rows(ground.dsn, "shop") == before
+
+
+# ---- subscriptions
+
+
+@pytest.mark.two_servers
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("table", ["t", "days_1"])
+async def test_a_subscription_into_a_table(
+    ground: Database, other_database: Database, tmp_path: Path, table: str
+) -> None:
+    """It writes in replica mode, past every ordinary trigger. One that is switched off may be resumed at any time."""
+    execute(other_database.dsn, [OLD, f"CREATE PUBLICATION theirs FOR TABLE {table}"])
+    subscribe = (
+        f"CREATE SUBSCRIPTION theirs CONNECTION '{other_database.dsn}' PUBLICATION theirs "
+        "WITH (create_slot = false, enabled = false, slot_name = 'none')"
+    )
+    settings = make_settings(ground)
+    each_alone(ground.dsn, (subscribe,))
+    found = {each.check: each for each in await preflight(settings, twins(tmp_path))}
+    assert found["old_tables.subscriptions"].outcome == "fail"
+    root = "t" if table == "t" else "days"
+    assert f"public.{root} (theirs)" in found["old_tables.subscriptions"].detail
+    each_alone(ground.dsn, remedy(found["old_tables.subscriptions"]))
+    async with daemon(settings, twins(tmp_path)) as running:
+        await running.ready()
+        await asyncio.to_thread(each_alone, ground.dsn, (subscribe,))
+        await running.until(lambda: named(running, "old_tables.subscriptions"))
+        wrong = named(running, "old_tables.subscriptions")
+        assert wrong is not None
+        assert not (await gate(running, settings)).ok
+        await asyncio.to_thread(each_alone, ground.dsn, remedy(wrong))
+        await running.until(lambda: not of(running).watch.wrong)
