@@ -3,11 +3,13 @@
 A check of a table or a database is always a fact: it is looked at by ``replicator check``, at every start, every few
 seconds while the daemon runs, and once more under the cutover's lock (``ground``). To add one:
 
-1. Write a function of the subject in ``table_checks`` or ``database_checks``. Its docstring says why the fact matters.
-   It returns ``failed`` (with a remedy that works), ``warned``, ``passed``, or None where it does not apply.
+1. Write a function of the subject in ``table_checks``, ``write_checks`` or ``database_checks``. Its docstring says why
+   the fact matters. It returns ``failed`` (with a remedy that works), ``warned``, ``passed``, or None where it does not
+   apply.
 2. What it needs to know goes into the one query of ``postgres.inspect`` for all tables, or for the database. That query
    runs every few seconds and while writers wait: it must read each catalogue once, whatever the number of partitions.
-3. Name it in ``FACTS`` of its module, with the consequence: there is no way to run it without one.
+3. Name it in ``FACTS`` of ``write_checks`` or ``database_checks``, with the consequence: there is no way to run it
+   without one.
 
 A fact about how something has *changed* since the rows were last compared belongs into ``replicator.definitions``.
 """

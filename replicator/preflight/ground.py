@@ -7,7 +7,7 @@ from replicator.migration import Direction, Migration
 from replicator.postgres.connect import Connection
 from replicator.postgres.inspect import Database, Relation, read_database, read_relations
 from replicator.postgres.server import Plugin
-from replicator.preflight import database_checks, migration_checks, table_checks
+from replicator.preflight import database_checks, migration_checks, write_checks
 from replicator.preflight.database_checks import DatabaseSubject
 from replicator.preflight.facts import Wrong, wrong
 from replicator.preflight.migration_checks import CoverageSubject, read_by, sources_of, written_by
@@ -86,7 +86,7 @@ class Ground:
             plugin=self._plugin if reads == self._direction else None,
         )
         found = self._of_the_database("source" if side == "old" else "target", database, published=published)
-        found += wrong(f"{side}_tables", table_checks.FACTS, subject)
+        found += wrong(f"{side}_tables", write_checks.FACTS, subject)
         if side == "old" and self._direction == "forward":  # later nobody writes to a table that was left behind
             coverage = coverage_subject(self._migration, relations)
             found += wrong("old_tables", migration_checks.COVERAGE, coverage)

@@ -21,7 +21,7 @@ from replicator.postgres.rehearsal import (
 )
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
-from replicator.preflight import migration_checks, table_checks
+from replicator.preflight import migration_checks, write_checks
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
@@ -117,9 +117,9 @@ class SchemaChecks:
             plugin=side.plugin,
             tables=tuple(schema.tables.values()),
         )
-        state(self.report, about, table_checks.FACTS, subject)
+        state(self.report, about, write_checks.FACTS, subject)
         if reads == "reverse" and self.before_start:
-            self.report.judge(about, table_checks.BEFORE_START, subject)
+            self.report.judge(about, write_checks.BEFORE_START, subject)
 
     # ---- the new tables
 
