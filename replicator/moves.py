@@ -59,12 +59,14 @@ class Moves:
         :param strategy: of a cutover; a rollback undoes what was done.
         :param bound: what cancels it when it takes too long; lifted just before the commit.
         :raises CheckError: in another phase than the one before the move, or when tables cannot be renamed.
+        :raises NotReadyError: a fact of the ground is wrong.
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
         self._bound, self._report = bound, report
         active = self.session.pipelines.get(move.direction)
         if active is None or self.session.phase != move.before:
             raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
+        await active.look_at_ground()  # the way back could not be prepared on tables that are not as they must be
         tables = await all_tables(self.settings, self.migration)
         names = self.session.names
         self.renaming = await planned_renaming(self.settings, self.migration, move, tables, names, strategy)

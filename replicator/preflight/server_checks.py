@@ -124,12 +124,12 @@ def _slot_problem(subject: ServerSubject, each: Slot) -> str | None:
         return f"the slot {each.name} belongs to the database {each.database}"
     if each.active and not subject.started:
         return f"the slot {each.name} is in use by somebody else"
-    if each.name not in subject.made:
-        return f"this migration has not made the slot {each.name}"
     if each.lost and subject.started:
         return f"the slot {each.name} is lost ({each.condition}): the server has removed WAL that it needed"
     if each.plugin not in known:
         return f"the slot {each.name} was made with the plugin {each.plugin}, not {' or '.join(known)}"
+    if each.name not in subject.made:
+        return f"this migration has not made the slot {each.name}"
     return None
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from replicator import ALL, Migration, Query, Row
 from replicator.errors import CheckError, ReplicatorError
+from replicator.failpoints import Failpoint
 from replicator.gates import look_at_gates
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
@@ -261,10 +262,17 @@ async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
 ) -> None:
     situation = SITUATIONS[name]
     applicable(ground, situation)
+    if (name, ground.plugin) == ("unlogged new table", "pgoutput"):
+        pytest.skip("Then it is published for the way back.")
     monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+
+    async def at(point: Failpoint) -> None:
+        if point == Failpoint.CUTOVER_BEGUN:  # all that is looked at before the lock has been
+            await asyncio.to_thread(each_alone, ground.dsn, situation.does)
+
     async with daemon(make_settings(ground), twins(tmp_path)) as running:
         await running.ready()
-        await asyncio.to_thread(each_alone, ground.dsn, situation.does)
+        monkeypatch.setattr("replicator.cutover.reach", at)
         with pytest.raises(ReplicatorError) as refused:
             await running.cut_over(dry_run=True)
         told = (situation.says, "past the log", "has no primary key")  # either shuts it

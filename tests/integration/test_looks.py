@@ -26,6 +26,9 @@ END LOOP; END $$
 """
 
 
+OURS = {"replicator forward ground", "replicator catalogue", "replicator test"}
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements that are run."""
@@ -33,7 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     execute = psycopg.AsyncCursor.execute
 
     async def noting(cursor: Any, query: Any, *given: Any, **named: Any) -> Any:
-        statements.append(str(query))
+        if cursor.connection.info.parameter_status("application_name") in OURS:
+            statements.append(str(query))
         return await execute(cursor, query, *given, **named)
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", noting)
@@ -60,7 +64,7 @@ async def test_the_number_of_queries_does_not_grow(
             for name, look in looks.items():
                 asked.clear()
                 await look()
-                counted[name].append(len([each for each in asked if "t_publication" not in each]))
+                counted[name].append(len(asked))
         assert all(few == many for few, many in counted.values()), counted
         names = [("public", f"days_{number}") for number in range(20, 60)]
         async with connection(database.dsn, "test") as reader:
