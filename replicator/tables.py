@@ -126,6 +126,11 @@ class Table:
         return {column.name: column for column in self.columns}
 
     @cached_property
+    def key_columns(self) -> tuple[Column, ...]:
+        """The columns of the primary key, in its order."""
+        return tuple(self.by_name[name] for name in self.key)
+
+    @cached_property
     def unwritable(self) -> frozenset[str]:
         """The columns that no transform may give: they could not be changed later."""
         return frozenset(

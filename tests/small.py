@@ -26,7 +26,7 @@ ALTER TABLE store.homes VALIDATE CONSTRAINT homes_owner_fkey;
 """
 HOMES = """
 SELECT owner, array_agg(pets.name ORDER BY pets.id) AS pets
-FROM pets JOIN people ON people.id = pets.owner GROUP BY owner
+FROM public.pets JOIN public.people ON people.id = pets.owner GROUP BY owner
 """
 
 

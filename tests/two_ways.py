@@ -24,8 +24,8 @@ CREATE TABLE IF NOT EXISTS shop.notes (code text PRIMARY KEY, id integer NOT NUL
 """
 CUSTOMERS = """
 SELECT p.id, p.name,
-    coalesce((SELECT jsonb_object_agg(a.kind, a.street) FROM addresses AS a WHERE a.person = p.id), '{}') AS addresses
-FROM people AS p
+    coalesce((SELECT jsonb_object_agg(kind, street) FROM public.addresses WHERE person = p.id), '{}') AS addresses
+FROM public.people AS p
 """
 PEOPLE = "SELECT c.id, c.name, p.bio FROM shop.customers AS c JOIN shop.profiles AS p ON p.customer = c.id"
 

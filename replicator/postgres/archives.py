@@ -157,9 +157,9 @@ async def fingerprint(connection: Connection, table: OldTable) -> Fingerprint:
     """Read the whole table."""
     with translated():
         cursor = await connection.execute(
-            sql.SQL("SELECT count(*), coalesce(sum(hashtextextended((archived.*)::text, 0)), 0)::text FROM {}").format(
-                table.rows_from
-            )
+            sql.SQL(
+                "SELECT count(*), coalesce(sum(hashtextextended(textin(record_out(archived.*)), 0)), 0)::text FROM {}"
+            ).format(table.rows_from)
         )
         row = await cursor.fetchone()
         return Fingerprint(rows=row[0], digest=row[1]) if row else Fingerprint(rows=0, digest="0")

@@ -13,6 +13,7 @@ from replicator.postgres.halving import Halving
 from replicator.postgres.refusals import refusing
 from replicator.postgres.staging import POSITION
 from replicator.postgres.target import TargetWriter, by_columns, same_key
+from replicator.postgres.texts import shown
 from replicator.tables import Key, Table
 
 Difference = Literal["missing", "different"]
@@ -32,7 +33,7 @@ class Mismatch:
 
 
 async def compare(writer: TargetWriter, table: Table, rows: Sequence[TargetRow]) -> list[Mismatch]:
-    """Which derived rows the target lacks or holds otherwise, column by column as ``column::text`` prints them.
+    """Which derived rows the target lacks or holds otherwise, column by column as the server prints them.
 
     A row that the table cannot hold at all differs. Inside a transaction of the caller's.
     """
@@ -78,8 +79,10 @@ async def _compare_group(
 def _comparison(table: Table, staged: sql.Identifier, others: Sequence[str]) -> sql.Composed:
     """Place, whether the row is missing, and which of these columns differ; for staged rows that are not as held."""
     differing = sql.SQL(", ").join([
-        sql.SQL("CASE WHEN s.{0}::text IS DISTINCT FROM t.{0}::text THEN {1}::text END").format(
-            identifier(name), sql.Literal(name)
+        sql.SQL("CASE WHEN {} IS DISTINCT FROM {} THEN {}::text END").format(
+            shown(identifier("s", name), table.by_name[name]),
+            shown(identifier("t", name), table.by_name[name]),
+            sql.Literal(name),
         )
         for name in others
     ])  # fmt: skip

@@ -10,6 +10,7 @@ from replicator.derive import TargetRow
 from replicator.errors import TransformError
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection, identifier, translated
+from replicator.postgres.texts import shown
 from replicator.tables import Name, Table
 
 # A function that is not immutable, CURRENT_TIMESTAMP and its like, or a sequence: another value each time.
@@ -122,7 +123,11 @@ async def read_default(target: Connection, table: Table, column: str) -> Default
         if varies or expression is None:
             return Default(None, varies)
         cursor = await target.execute(
-            sql.SQL("SELECT ({})::{}::pg_catalog.text").format(sql.SQL(expression), sql.SQL(table.by_name[column].type))
+            sql.SQL("SELECT {} FROM (SELECT ({})::{}) AS d(value)").format(
+                shown(identifier("d", "value"), table.by_name[column]),
+                sql.SQL(expression),
+                sql.SQL(table.by_name[column].type),
+            )
         )
         row = await cursor.fetchone()
     return Default(row[0] if row else None)

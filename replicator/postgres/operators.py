@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from replicator.postgres.connect import Connection, identifier
-from replicator.tables import Column, Operators
+from replicator.tables import Column, ForeignKey, Operators
 
 # As the server chooses an operator class: the type's own, else that of a type which its values are of as they stand.
 # A domain counts as the type that it is over, however deep. A type without an order may still be hashed.
@@ -74,6 +74,14 @@ def operator(operators: Operators, name: str) -> sql.Composed:
 def equal(left: sql.Composable, right: sql.Composable, operators: Operators) -> sql.Composed:
     """That two values of one type are equal."""
     return sql.SQL("{} {} {}").format(left, operator(operators, operators.equal), right)
+
+
+def refers(foreign_key: ForeignKey, child: str, parent: str) -> sql.Composed:
+    """That the row of one alias refers to the row of another, as the foreign key itself compares them."""
+    pairs = zip(foreign_key.parent_columns, foreign_key.columns, foreign_key.operators, strict=True)
+    return sql.SQL(" AND ").join([
+        equal(identifier(parent, theirs), identifier(child, mine), operators) for theirs, mine, operators in pairs
+    ])  # fmt: skip
 
 
 def all_equal(left: str, right: str, columns: Iterable[Column]) -> sql.Composed:

@@ -17,6 +17,7 @@ SAFE_PATH: Final = "pg_catalog, pg_temp"
 """No schema in which anybody else could make a function or an operator that our SQL would then call."""
 
 PINS: Final[Mapping[str, str]] = {
+    "search_path": SAFE_PATH,
     # How values are printed.
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",

@@ -42,7 +42,7 @@ async def detach(writer: TargetWriter, table: Table, columns: Iterable[str], key
 async def move(writer: TargetWriter, table: Table, keys: Mapping[Key, Key]) -> None:
     """Give rows another key: the old one by the new one."""
     columns = [table.by_name[name] for name in table.key]
-    values = [sql.SQL("%s::pg_catalog.text::{}").format(beside_parameters(sql.SQL(each.bare_type))) for each in columns]
+    values = [sql.SQL("%s::{}").format(beside_parameters(sql.SQL(each.bare_type))) for each in columns]
     names = [beside_parameters(identifier(each.name)) for each in columns]
     statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(
         beside_parameters(_name(table)),

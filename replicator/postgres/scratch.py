@@ -11,6 +11,7 @@ from replicator.errors import RowError
 from replicator.places import Places
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.operators import refers
 from replicator.postgres.refusals import refusing
 from replicator.postgres.rewriting import rewritten
 from replicator.postgres.server import fetch
@@ -144,22 +145,21 @@ class Scratch:
 
     async def orphans(self, table: Table, foreign_key: ForeignKey) -> list[Conflict]:
         """Rows that refer to a row that is not there: among the copies, or in the table itself where there is none."""
-        columns = list(zip(foreign_key.columns, foreign_key.parent_columns, strict=True))
         query = sql.SQL(
             "SELECT ARRAY[c.{origin}], count(*) OVER () FROM {copy} AS c WHERE {there} "
             "AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same}) LIMIT {limit}"
         ).format(
             origin=identifier(ORIGIN),
             copy=self._copies[table.name],
-            there=sql.SQL(" AND ").join([sql.SQL("c.{} IS NOT NULL").format(identifier(mine)) for mine, _ in columns]),
+            there=sql.SQL(" AND ").join(
+                [sql.SQL("c.{} IS NOT NULL").format(identifier(mine)) for mine in foreign_key.columns]
+            ),
             parent=self._copies.get(
                 foreign_key.parent, identifier(foreign_key.parent.schema, foreign_key.parent.table)
             ),
-            same=sql.SQL(" AND ").join([
-                sql.SQL("p.{} = c.{}").format(identifier(theirs), identifier(mine)) for mine, theirs in columns
-            ]),
+            same=refers(foreign_key, "c", "p"),
             limit=EXAMPLES,
-        )  # fmt: skip
+        )
         return await self._conflicts(table, foreign_key.name, "foreign key", query)
 
     async def _conflicts(

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
+from replicator.postgres.operators import all_equal
 from replicator.tables import Key, Table, decode_key, encode_key
 
 OWNER = "replicator_owner"
@@ -83,9 +84,7 @@ class SeenKeys:
                     table=identifier(table.name.schema, table.name.table),
                     oldest=sql.Literal(self._oldest),
                     seen=self._tables[table.name],
-                    same=sql.SQL(" AND ").join([
-                        sql.SQL("s.{0} = t.{0}").format(identifier(name)) for name in table.key
-                    ]),
+                    same=all_equal("s", "t", table.key_columns),
                 )
             )  # fmt: skip
             return [read_key(table, row) async for row in cursor]

@@ -10,7 +10,9 @@ from replicator.changes import Image
 from replicator.plan import Dependency, Source
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.keys import form_of, key_of_row, read_key
+from replicator.postgres.operators import equal
 from replicator.postgres.refusals import refusing
+from replicator.postgres.selecting import among, apart, in_range, key_names, selected, source_as, with_forms
 from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
@@ -32,8 +34,8 @@ async def read_range(
 ) -> list[tuple[Key, Row]]:
     """The rows with ``lower < key <= upper``; None is no bound. ``connection`` gives text."""
     with translated():
-        where, parameters = _range(source, lower, upper)
-        cursor = await connection.execute(_select(source) + where, parameters)
+        query, parameters = in_range(source, lower, upper, selected(source))
+        cursor = await connection.execute(query, parameters)
         return [(key, _row(source, texts)) for key, texts in _keyed(source, await cursor.fetchall())]
 
 
@@ -44,8 +46,8 @@ async def range_groups(
 
     The connection is busy until the last group is there. To be closed when it is left early.
     """
-    where, parameters = _range(source, lower, upper)
-    query = _select(source) + where + sql.SQL(" ORDER BY {}").format(_key(source))
+    query, parameters = in_range(source, lower, upper, selected(source))
+    query += sql.SQL(" ORDER BY {}").format(key_names(source))
     if limit is not None:
         query += sql.SQL(" LIMIT {}").format(limit)
     async with aclosing(streamed(connection, query, parameters, refusing)) as rows, aclosing(grouped(rows)) as groups:
@@ -83,7 +85,11 @@ async def read_images(connection: Connection, table: Table, keys: Iterable[Key])
 async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
     """The keys of a table's rows in which these columns have these values."""
     same = sql.SQL(" AND ").join(
-        sql.SQL("{} = {}::{}").format(identifier(name), sql.Literal(text), sql.SQL(table.by_name[name].type))
+        equal(
+            identifier(name),
+            sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(table.by_name[name].type)),
+            table.by_name[name].operators,
+        )
         for name, text in texts.items()
     )
     with translated():
@@ -97,8 +103,9 @@ async def keys_where(connection: Connection, table: Table, texts: Mapping[str, s
 
 async def without_rows(connection: Connection, source: Source) -> None:
     """Read nothing: raises an error that no row can explain, for it needs none."""
+    query = sql.SQL("SELECT {} FROM {} WHERE false").format(comma(selected(source)), source_as(source))
     with translated():
-        await connection.execute(_select(source) + sql.SQL(" WHERE false"), [])
+        await connection.execute(query, [])
 
 
 async def _with_keys(
@@ -107,12 +114,12 @@ async def _with_keys(
     keys: Iterable[Key],
     edge: Callable[[], AbstractContextManager[None]] = translated,
 ) -> AsyncGenerator[Texts]:
-    """Streamed, as ``_select`` gives them: to be closed when it is left early."""
+    """Streamed, as ``selected`` has them: to be closed when it is left early."""
     wanted = list(keys)
     for start in range(0, len(wanted), KEYS_AT_ONCE):
         part = wanted[start : start + KEYS_AT_ONCE]
-        query = _select(source) + sql.SQL(" WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
-            _key(source), _key_from_unnest(source), _arrays(source), _key_aliases(source)
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            comma(selected(source)), source_as(source), among(source, source.key)
         )
         columns = [[key[position] for key in part] for position in range(len(source.key))]
         async with aclosing(streamed(connection, query, columns, edge)) as rows:
@@ -125,21 +132,13 @@ async def keys_with(connection: Connection, source: Source, columns: Sequence[st
     listed, found = list(values), set[Key]()
     for start in range(0, len(listed), KEYS_AT_ONCE):
         part = listed[start : start + KEYS_AT_ONCE]
-        typed = [
-            sql.SQL("k.{}::{}").format(identifier(f"k{place}"), _type(source, name))
-            for place, name in enumerate(columns)
-        ]  # fmt: skip
-        query = sql.SQL("SELECT {} FROM {} WHERE ({}) IN (SELECT {} FROM unnest({}) AS k({}))").format(
-            comma([_form(source, name) for name in source.key]),
-            _from(source),
-            comma([_name(name) for name in columns]),
-            comma(typed),
-            sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns)),
-            comma([identifier(f"k{place}") for place in range(len(columns))]),
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            comma(with_forms(source, source.key)), source_as(source), among(source, columns)
         )
         with translated():
             cursor = await connection.execute(query, [list(each) for each in zip(*part, strict=True)])
-            found |= _printed_keys(source, await cursor.fetchall())
+            keys = [_printed_key(source, source.key, texts) async for texts in cursor]
+        found.update(key for key in keys if key is not None)
     return found
 
 
@@ -153,18 +152,10 @@ async def read_key_lists(
     """The keys of rows in a range, in their order, a list at a time; inside a transaction of the caller's."""
     while True:
         with translated():
-            where, parameters = _range(source, lower, upper)
-            cursor = await connection.execute(
-                sql.SQL("SELECT {} FROM {}{} ORDER BY {} LIMIT {}").format(
-                    comma([_form(source, name) for name in source.key]),
-                    _from(source),
-                    where,
-                    _key(source),
-                    keys_at_once,
-                ),
-                parameters,
-            )
-            found = [printed_key(texts, source.key, source.by_name) async for texts in cursor]
+            query, parameters = in_range(source, lower, upper, with_forms(source, source.key))
+            query += sql.SQL(" ORDER BY {} LIMIT {}").format(key_names(source), keys_at_once)
+            cursor = await connection.execute(query, parameters)
+            found = [_printed_key(source, source.key, texts) async for texts in cursor]
             keys = [key for key in found if key is not None]
         if not keys:
             return
@@ -175,15 +166,11 @@ async def read_key_lists(
 async def next_bound(connection: Connection, source: Source, lower: Key | None, rows: int) -> Key | None:
     """The key that ends a chunk of so many rows after ``lower``; None when fewer are left."""
     with translated():
-        where, parameters = _range(source, lower, None)
-        cursor = await connection.execute(
-            sql.SQL("SELECT {} FROM {}").format(comma([_form(source, name) for name in source.key]), _from(source))
-            + where
-            + sql.SQL(" ORDER BY {} OFFSET {} LIMIT 1").format(_key(source), rows - 1),
-            parameters,
-        )
+        query, parameters = in_range(source, lower, None, with_forms(source, source.key))
+        query += sql.SQL(" ORDER BY {} OFFSET {} LIMIT 1").format(key_names(source), rows - 1)
+        cursor = await connection.execute(query, parameters)
         texts = await cursor.fetchone()
-    return None if texts is None else printed_key(texts, source.key, source.by_name)
+    return None if texts is None else _printed_key(source, source.key, texts)
 
 
 async def estimate_rows(connection: Connection, source: Source) -> int:
@@ -200,7 +187,7 @@ async def estimate_rows(connection: Connection, source: Source) -> int:
             row = await cursor.fetchone()
             if row is not None and row[1] == "f":
                 return int(row[0])
-        cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_from(source)), [])
+        cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(source_as(source)), [])
         row = await cursor.fetchone()
         return int(row[0]) if row else 0
 
@@ -255,81 +242,20 @@ def lookup_query(lookup: str, columns: Sequence[Column]) -> str:
 
 
 def _keyed(source: Source, rows: Iterable[Sequence[str | None]]) -> Iterator[tuple[Key, Sequence[str | None]]]:
-    """Rows as ``_select`` gives them, each with its key; one whose key has a NULL is nobody's."""
-    width = len(source.columns)
-    places = {column.name: place for place, column in enumerate(source.columns)}
-    places.update({name: width + place for place, name in enumerate(_apart(source))})
+    """Rows as ``selected`` has them, each with its key; one whose key has a NULL is nobody's."""
+    names = [column.name for column in source.columns]
     for texts in rows:
-        key = printed_key([texts[places[name]] for name in source.key], source.key, source.by_name)
+        key = _printed_key(source, names, texts)
         if key is not None:
-            yield key, texts[:width]
+            yield key, texts[: len(names)]
+
+
+def _printed_key(source: Source, names: Sequence[str], texts: Sequence[str | None]) -> Key | None:
+    """The key in a row that was selected ``with_forms``."""
+    places = {name: place for place, name in enumerate(names)}
+    places.update({name: len(names) + place for place, name in enumerate(apart(source))})
+    return printed_key([texts[places[name]] for name in source.key], source.key, source.by_name)
 
 
 def _row(source: Source, texts: Sequence[str | None]) -> Row:
     return parse_row(source.columns, texts)
-
-
-def _select(source: Source) -> sql.Composed:
-    columns = comma(
-        [*(_name(column.name) for column in source.columns), *(_form(source, name) for name in _apart(source))]
-    )
-    return sql.SQL("SELECT {} FROM {}").format(columns, _from(source))
-
-
-def _from(source: Source) -> sql.Composable:
-    if source.table is not None:
-        return _name(source.table.name.schema, source.table.name.table)
-    return beside_parameters(sql.SQL("({}) AS q").format(sql.SQL(source.query or "")))
-
-
-def _apart(source: Source) -> list[str]:
-    """The columns of the key whose form is selected beside them."""
-    return [name for name in source.key if source.by_name[name].form.prints_apart]
-
-
-def _form(source: Source, name: str) -> sql.SQL:
-    """What is selected for a column of the key: its form, or what Postgres prints, where that leads to it."""
-    column = source.by_name[name]
-    return beside_parameters(form_of(column, identifier(name)) if column.form.prints_apart else identifier(name))
-
-
-def _key(source: Source) -> sql.Composed:
-    return comma([_name(name) for name in source.key])
-
-
-def _name(*parts: str) -> sql.SQL:
-    return beside_parameters(identifier(*parts))
-
-
-def _type(source: Source, name: str) -> sql.SQL:
-    return beside_parameters(sql.SQL(source.by_name[name].bare_type))
-
-
-def _key_aliases(source: Source) -> sql.Composed:
-    return comma([identifier(f"k{position}") for position in range(len(source.key))])
-
-
-def _key_from_unnest(source: Source) -> sql.Composed:
-    return comma([
-        sql.SQL("k.{}::{}").format(identifier(f"k{position}"), _type(source, name))
-        for position, name in enumerate(source.key)
-    ])  # fmt: skip
-
-
-def _arrays(source: Source) -> sql.Composed:
-    return sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(source.key))
-
-
-def _range(source: Source, lower: Key | None, upper: Key | None) -> tuple[sql.Composed, list[str]]:
-    """Rows of a query that have no key, because of a NULL in it, are in no range."""
-    keyed = [] if source.table is not None else source.key
-    conditions = [sql.SQL("{} IS NOT NULL").format(_name(name)) for name in keyed]
-    parameters: list[str] = []
-    for bound, operator in ((lower, ">"), (upper, "<=")):
-        if bound is not None:
-            casts = comma([sql.SQL("%s::text::{}").format(_type(source, name)) for name in source.key])
-            conditions.append(sql.SQL("({}) {} ({})").format(_key(source), sql.SQL(operator), casts))
-            parameters.extend(bound)
-    if not conditions:
-        return sql.Composed([]), []
-    return sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(conditions)), parameters

@@ -9,9 +9,11 @@ from replicator.derive import TargetRow
 from replicator.failpoints import Failpoint, reach
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
+from replicator.postgres.operators import all_equal, refers
 from replicator.postgres.passing import pass_guards
 from replicator.postgres.refusals import refusing
 from replicator.postgres.staging import Stage
+from replicator.postgres.texts import shown
 from replicator.tables import ForeignKey, Key, Name, Table
 
 
@@ -96,9 +98,9 @@ class TargetWriter:
                     sql.Literal(why),
                     sql.Literal(table.name.schema),
                     sql.Literal(table.name.table),
-                    comma([sql.SQL("t.{}::text").format(identifier(name)) for name in table.key]),
+                    comma([shown(identifier("t", each.name), each) for each in table.key_columns]),
                     sql.SQL(", ").join(map(sql.Literal, names)),
-                    comma([sql.SQL("t.{}::text").format(identifier(name)) for name in names]),
+                    comma([shown(identifier("t", each.name), each) for each in table.columns]),
                     stage.keys,
                     identifier(table.name.schema, table.name.table),
                     same_key(table),
@@ -162,17 +164,14 @@ class TargetWriter:
         to_key = set(foreign_key.parent_columns) <= set(parent.key)
         if deleted and not to_key:
             return []
-        on = sql.SQL(" AND ").join([
-            sql.SQL("c.{} = {}.{}").format(identifier(mine), sql.SQL("s" if deleted else "p"), identifier(theirs))
-            for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
-        ])  # fmt: skip
+        on = refers(foreign_key, "c", "s" if deleted else "p")
         join = sql.SQL("") if deleted else sql.SQL("JOIN {} AS p ON {} ").format(
             identifier(parent.name.schema, parent.name.table), same_key(parent, "p")
         )  # fmt: skip
         if child == parent.name:  # a child that goes as well is no child left behind
             on += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
                 stage.keys,
-                sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(identifier(name)) for name in parent.key),
+                all_equal("k", "c", parent.key_columns),
             )
         with refusing():
             await stage.load_keys(self.connection, keys)
@@ -190,10 +189,7 @@ class TargetWriter:
     async def orphans(self, foreign_key: ForeignKey, child: Table, keys: Iterable[Key]) -> list[Key]:
         """Which of these child keys refer to a parent that is not there."""
         stage = self._stages[child.name]
-        on = sql.SQL(" AND ").join([
-            sql.SQL("p.{} = c.{}").format(identifier(theirs), identifier(mine))
-            for mine, theirs in zip(foreign_key.columns, foreign_key.parent_columns, strict=True)
-        ])  # fmt: skip
+        on = refers(foreign_key, "c", "p")
         not_null = sql.SQL(" AND ").join([
             sql.SQL("c.{} IS NOT NULL").format(identifier(name)) for name in foreign_key.columns
         ])  # fmt: skip
@@ -236,9 +232,7 @@ def by_columns(rows: Iterable[TargetRow]) -> dict[tuple[str, ...], list[TargetRo
 
 def same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
     """That a row of the table, by this alias, has the key of the staged row ``s``."""
-    return sql.SQL(" AND ").join([
-        sql.SQL("{0}.{1} = s.{1}").format(sql.SQL(alias), identifier(name)) for name in table.key
-    ])  # fmt: skip
+    return all_equal(alias, "s", table.key_columns)
 
 
 def insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:

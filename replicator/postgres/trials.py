@@ -5,6 +5,7 @@ from psycopg import sql
 from replicator.errors import DatabaseError, ReplicatorError
 from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.operators import all_equal
 from replicator.postgres.slots import EMIT
 from replicator.tables import Name, Table
 
@@ -22,7 +23,7 @@ async def write_a_row(connection: Connection, table: Table) -> int:
     column = next((each.name for each in free if each.name not in table.key), free[0].name if free else None)
     if column is None:  # nothing in it may be set
         return await _rolled_back(connection, sql.SQL("DELETE FROM {} WHERE false").format(name))
-    same = sql.SQL(" AND ").join([sql.SQL("t.{0} = one.{0}").format(identifier(each)) for each in table.key])
+    same = all_equal("t", "one", table.key_columns)
     return await _rolled_back(
         connection,
         sql.SQL(

@@ -8,7 +8,10 @@ from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
+from replicator.postgres.operators import all_equal, equal
 from replicator.postgres.staging import Stage
+from replicator.postgres.target import same_key
+from replicator.postgres.texts import read
 from replicator.tables import Key, Name, Table
 
 NOTES = ("replicator_deleted", "replicator_moved", "replicator_emptied")
@@ -27,13 +30,17 @@ class Version:
 async def lock_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, Version]:
     """Lock the rows with these keys against writers, in the key's order; gives the versions that are there."""
     name = identifier(table.name.schema, table.name.table)
-    same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(identifier(each)) for each in table.key)
     with translated():
         await stage.load_keys(connection, keys)
         await connection.execute(
             sql.SQL(
                 "SELECT count(*) FROM (SELECT FROM {} AS s JOIN {} AS t ON {} ORDER BY {} FOR NO KEY UPDATE OF t) AS l"
-            ).format(stage.keys, name, same, comma([sql.SQL("t.{}").format(identifier(each)) for each in table.key]))
+            ).format(
+                stage.keys,
+                name,
+                same_key(table),
+                comma([sql.SQL("t.{}").format(identifier(each)) for each in table.key]),
+            )
         )
     return await _versions(connection, table, stage)  # a statement of its own: it sees what we may have waited for
 
@@ -47,13 +54,12 @@ async def read_versions(connection: Connection, table: Table, stage: Stage, keys
 
 async def _versions(connection: Connection, table: Table, stage: Stage) -> dict[Key, Version]:
     name = identifier(table.name.schema, table.name.table)
-    same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(identifier(each)) for each in table.key)
     with translated():
         cursor = await connection.execute(
             sql.SQL(
                 'SELECT {}, c."timestamp", coalesce(c.roident, 0)::int8 FROM {} AS s JOIN {} AS t ON {}, '
                 "LATERAL pg_xact_commit_timestamp_origin(t.xmin) AS c"
-            ).format(key_of_row(table, "s"), stage.keys, name, same)
+            ).format(key_of_row(table, "s"), stage.keys, name, same_key(table))
         )
         return {read_key(table, row[:-2]): Version(at=row[-2], origin=row[-1]) for row in await cursor.fetchall()}
 
@@ -61,10 +67,12 @@ async def _versions(connection: Connection, table: Table, stage: Stage) -> dict[
 async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, datetime]:
     """Which of these keys the application has deleted, and when last."""
     same = sql.SQL(" AND ").join([
-        sql.SQL("s.{} = (d.row_key ->> {})::{}").format(
-            identifier(name), sql.Literal(place), sql.SQL(table.by_name[name].type)
+        equal(
+            identifier("s", each.name),
+            read(sql.SQL("d.row_key ->> {}").format(sql.Literal(place)), each),
+            each.operators,
         )
-        for place, name in enumerate(table.key)
+        for place, each in enumerate(table.key_columns)
     ])  # fmt: skip
     with translated():
         cursor = await connection.execute(
@@ -94,9 +102,7 @@ async def note_deletions(connection: Connection, tables: Iterable[Table]) -> Non
     """Have the application's deletions noted, in the caller's transaction. Takes SHARE ROW EXCLUSIVE on each table."""
     with translated():
         for table in tables:
-            changed = sql.SQL(" OR ").join(
-                sql.SQL("OLD.{0} IS DISTINCT FROM NEW.{0}").format(identifier(name)) for name in table.key
-            )
+            changed = sql.SQL("NOT ({})").format(all_equal("old", "new", table.key_columns))
             await _register(connection, table)
             deleted, moved, emptied = NOTES
             await _note(connection, table.name, deleted, sql.SQL("DELETE"), sql.SQL("ROW"))

@@ -121,7 +121,7 @@ def owners_and_things(folder: Path) -> Migration:
     (folder / "new" / "10_tables.sql").write_text(NEW)
     (folder / "new" / "30_constraints.sql").write_text(FOREIGN_KEY)
     migration = Migration("things", old="public", new="store", sql=folder)
-    owners = Query("SELECT id FROM owners", key=["id"], depends_on={"owners": ["id"], "notes": ["owner"]})
+    owners = Query("SELECT id FROM public.owners", key=["id"], depends_on={"owners": ["id"], "notes": ["owner"]})
 
     @migration.transform(source=owners, into="owners", key=lambda old: old["id"])
     def owner(old: Row) -> dict[str, Any]:

@@ -83,8 +83,9 @@ def two(request: pytest.FixtureRequest, _running: Running) -> Iterator[tuple[Dat
 
 
 async def over(database: Database) -> None:
+    with database.connect() as old:
+        old.execute(OLD.encode())
     async with connection(database.dsn, "test") as opened:
-        await opened.execute(OLD.encode())
         await control.install(opened, migration())
         await opened.execute("UPDATE replicator.ownership SET owner = 'new', epoch = 1, since = clock_timestamp()")
         await control.write_phase(opened, "finalized")
@@ -229,16 +230,18 @@ async def test_a_real_backup_counts(one: Database, tmp_path: Path) -> None:
 
 
 DEPENDENTS = {
-    "view names": 'CREATE VIEW names AS SELECT "Full Name" FROM people',
-    "view years": "CREATE MATERIALIZED VIEW years AS SELECT at FROM visits",
-    "constraint others_person on table others": "ALTER TABLE others ADD person integer "
+    "view public.names": 'CREATE VIEW names AS SELECT "Full Name" FROM people',
+    "view public.years": "CREATE MATERIALIZED VIEW years AS SELECT at FROM visits",
+    "constraint others_person on table public.others": "ALTER TABLE others ADD person integer "
     "CONSTRAINT others_person REFERENCES people",
-    "function counts()": "CREATE FUNCTION counts() RETURNS bigint LANGUAGE sql BEGIN ATOMIC "
+    "function public.counts()": "CREATE FUNCTION counts() RETURNS bigint LANGUAGE sql BEGIN ATOMIC "
     "SELECT count(*) FROM people; END",
-    "column whole of table others": "ALTER TABLE others ADD whole people",
-    "default value for column id of table others": "ALTER TABLE others ALTER id SET DEFAULT nextval('visits_id_seq')",
-    "function writes(people)": "CREATE FUNCTION writes(people) RETURNS text LANGUAGE sql AS 'SELECT $1::text'",
-    "view of_a_partition": "CREATE VIEW of_a_partition AS SELECT * FROM visits_old",
+    "column whole of table public.others": "ALTER TABLE others ADD whole people",
+    "default value for column id of table public.others": "ALTER TABLE others ALTER id "
+    "SET DEFAULT nextval('visits_id_seq')",
+    "function public.writes(public.people)": "CREATE FUNCTION writes(people) RETURNS text LANGUAGE sql "
+    "AS 'SELECT $1::text'",
+    "view public.of_a_partition": "CREATE VIEW of_a_partition AS SELECT * FROM visits_old",
 }
 
 
@@ -304,7 +307,7 @@ async def test_a_damaged_archive_is_seen_before_anything_is_dropped(
         ("UPDATE people SET \"Full Name\" = 'other' WHERE id = 7", "public.people has changed"),
         ("DELETE FROM visits WHERE id = 7", "public.visits has changed"),
         ("INSERT INTO empty VALUES (1)", "public.empty has changed"),
-        ("CREATE VIEW late AS SELECT * FROM people", "view late"),
+        ("CREATE VIEW late AS SELECT * FROM people", "view public.late"),
         ("UPDATE replicator.ownership SET owner = 'old'", "The old schema owns the data"),
     ],
 )
@@ -368,7 +371,7 @@ def test_the_command(one: Database, tmp_path: Path) -> None:
         opened.execute("CREATE VIEW names AS SELECT id FROM people")
         done = terminal.run("cleanup", "--dry-run")
         assert done.code == 3
-        assert "in the way: The old tables are still needed by: view names." in done.output
+        assert "in the way: The old tables are still needed by: view public.names." in done.output
         assert "stays in the old schema: function public.helps(), table public.others, view public.names" in done.output
         opened.execute("DROP VIEW names")
     done = terminal.run("cleanup", "--dry-run")

@@ -249,7 +249,7 @@ async def test_abort_touches_nothing_that_is_somebody_elses(database: Database) 
     async with daemon(settings) as running:
         await running.ready()
     execute(database.dsn, ["CREATE VIEW public.seen AS SELECT id FROM party.admins"])
-    with pytest.raises(CheckError, match=r"table party\.admins .* cannot be dropped: .*view seen"):
+    with pytest.raises(CheckError, match=r"table party\.admins .* cannot be dropped: .*view public.seen"):
         await abort(settings, reference(), silent)
     assert one(database.dsn, SLOTS) == 1
     assert one(database.dsn, GUARDS) == 4

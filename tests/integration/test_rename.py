@@ -355,10 +355,10 @@ async def test_a_rehearsal_leaves_all_as_it_was(database: Database, migration: M
         names = one(database.dsn, NAMES)
         rehearsed = await running.cut_over(strategy="rename", dry_run=True)
         assert rehearsed.dry_run
-        assert rehearsed.dependents == ("view names",)
+        assert rehearsed.dependents == ("view public.names",)
         assert one(database.dsn, NAMES) == names
         await running.clean()
-        assert (await running.cut_over(strategy="rename")).dependents == ("view names",)
+        assert (await running.cut_over(strategy="rename")).dependents == ("view public.names",)
         await running.clean()
         names = one(database.dsn, NAMES)
         assert (await running.roll_back(dry_run=True)).dry_run
@@ -400,7 +400,6 @@ async def report(_: str) -> None:
     """To nobody."""
 
 
-UNNAMED = "SELECT id, name, bio, '{}' AS addresses FROM people, public.addresses WHERE false"
 IN_A_STRING = (
     "SELECT id, name, bio, '{}' AS addresses FROM public.people WHERE 'public.addresses'::regclass IS NOT NULL"
 )
@@ -432,15 +431,12 @@ async def test_what_cannot_be_renamed(database: Database, migration: Migration, 
         assert running.session.phase == Phase.FOLLOW
 
 
-@pytest.mark.parametrize(("query", "problem"), [
-    (UNNAMED, r"The query query \(forward\) does not name these tables with their schema: public.people"),
-    (IN_A_STRING, r"does not name these tables with their schema: public.addresses"),
-])  # fmt: skip
 async def test_a_query_that_would_read_another_table(
-    database: Database, tmp_path: Path, query: str, problem: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_old(database.dsn)
-    async with daemon(make_settings(database), same_names(tmp_path, people=query)) as running:
+    problem = r"The query query \(forward\) does not name these tables with their schema: public.addresses"
+    async with daemon(make_settings(database), same_names(tmp_path, people=IN_A_STRING)) as running:
         await running.until(lambda: running.session.phase == Phase.FOLLOW)
         with pytest.raises(CheckError, match=problem):
             await running.cut_over(strategy="rename")
@@ -455,7 +451,9 @@ async def test_what_a_lookup_of_several_keys_reads(database: Database, migration
     """Its columns may have one name twice; a comment may end it."""
     del migration
     async with connection(database.dsn, "test") as asking:
-        found = await reads(asking, "SELECT p.id, a.person AS id FROM public.people AS p, addresses AS a -- both")
+        found = await reads(
+            asking, "SELECT p.id, a.person AS id FROM public.people AS p, public.addresses AS a -- both"
+        )
     assert {one(database.dsn, f"SELECT {oid}::regclass::text") for oid in found} == {"people", "addresses"}
 
 

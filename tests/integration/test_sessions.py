@@ -47,6 +47,7 @@ BENT: Final = {
     "lock_timeout": "1s",
     "quote_all_identifiers": "on",
     "row_security": "on",
+    "search_path": "public",
     "standard_conforming_strings": "off",
     "statement_timeout": "1s",
     "synchronous_commit": "off",

@@ -186,9 +186,9 @@ MUTATIONS: Final = (
         "integration/test_in_doubt.py lost_its_lease",
     ),
     _m(
-        "postgres/connect.py",
-        '"-c jit=off -c default_transaction_isolation=read\\\\ committed"',
-        '"-c jit=off"',
+        "postgres/pins.py",
+        '"default_transaction_isolation": "read committed",',
+        '"default_transaction_deferrable": "off",',
         "where the database says serializable, a late write does not see that its daemon is dead (I6)",
         "integration/test_in_doubt.py statement_sees",
     ),
