@@ -147,6 +147,7 @@ async def guarded_tables(connection: Connection) -> list[Name]:
         cursor = await connection.execute(
             "SELECT DISTINCT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY (%s) AND t.tgparentid = 0 "
+            "AND t.tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('replicator')) "
             "ORDER BY 1, 2",
             ([GUARD, GUARD_ROWS, *NOTES],),
         )
@@ -161,7 +162,8 @@ async def drop_guard(connection: Connection, table: Name, seconds: float, observ
             await lock_tables(connection, [table], EVERYBODY, seconds, observer)
             cursor = await connection.execute(  # a clone goes with what it was cloned from
                 "SELECT tgname FROM pg_trigger "
-                "WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgparentid = 0",
+                "WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgparentid = 0 "
+                "AND tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('replicator'))",
                 (quoted.as_string(connection), [GUARD, GUARD_ROWS, *NOTES]),
             )
             for (trigger,) in await cursor.fetchall():

@@ -7,9 +7,11 @@ from typing import Literal
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.guards import GUARD, GUARD_ROWS
 from replicator.postgres.ours import foreign_publications, foreign_schema, schema_is_ours
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch, fetch_plain
+from replicator.postgres.versions import NOTES
 from replicator.tables import Name
 
 Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
@@ -60,15 +62,22 @@ RELATIONS = """
           AND CASE WHEN t.tgqual IS NULL THEN true
               ELSE position('replicator.writer' IN pg_get_triggerdef(t.oid)) = 0 END
         GROUP BY 1
+    ), taken AS (
+        SELECT t.tgrelid, array_agg(quote_ident(t.tgname) ORDER BY t.tgname) AS names
+        FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+        WHERE t.tgname = ANY (%(ours)s::text[]) AND t.tgparentid = 0
+          AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+        GROUP BY 1
     ), primaries AS (
         SELECT indrelid FROM pg_index WHERE indisprimary AND indimmediate
     ), telling AS (
         SELECT t.root, c.*, g.names AS triggers
         FROM tree t JOIN relations c ON c.oid = t.oid
         LEFT JOIN primaries k ON k.indrelid = t.oid LEFT JOIN foreign_triggers g ON g.tgrelid = t.oid
+        LEFT JOIN taken y ON y.tgrelid = t.oid
         WHERE t.oid = t.root OR c.relkind <> 'p' AND (
             c.relkind <> 'r' OR c.relpersistence <> 'p' OR c.relreplident <> 'd' OR k.indrelid IS NULL
-            OR c.relrowsecurity OR c.relhasrules OR g.tgrelid IS NOT NULL
+            OR c.relrowsecurity OR c.relhasrules OR g.tgrelid IS NOT NULL OR y.tgrelid IS NOT NULL
             OR NOT CASE WHEN c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) THEN true
                    ELSE pg_has_role(c.relowner, 'USAGE') END)
     ), leaves AS (
@@ -108,7 +117,7 @@ RELATIONS = """
                    AND CASE WHEN s.relkind = 'S' THEN NOT (has_sequence_privilege(s.oid, 'UPDATE')
                         AND has_sequence_privilege(s.oid, 'SELECT')) END
                  ORDER BY 1) AS locked_sequences,
-           coalesce(c.triggers, '{}') AS triggers,
+           coalesce(c.triggers, '{}') AS triggers, coalesce(taken.names, '{}') AS taken,
            CASE WHEN c.relhasrules THEN ARRAY(SELECT quote_ident(r.rulename) FROM pg_rewrite r
                                               WHERE r.ev_class = c.oid ORDER BY 1) ELSE '{}' END AS rules,
            coalesce(w.names, '{}') AS subscriptions,
@@ -123,7 +132,7 @@ RELATIONS = """
             AND d.deptype = 'e' LIMIT 1) IS NOT NULL AS of_extension
     FROM telling c JOIN relations root ON root.oid = c.root JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN leaves ON leaves.root = c.oid LEFT JOIN written_through w ON w.root = c.oid
-    LEFT JOIN children ON children.inhparent = c.oid
+    LEFT JOIN children ON children.inhparent = c.oid LEFT JOIN taken ON taken.tgrelid = c.oid
     ORDER BY root.relname, c.root <> c.oid, 2
 """
 
@@ -183,6 +192,8 @@ class Relation:
     locked_sequences: list[str]
     triggers: list[str]
     """Of others than us, switched on, and blind to the setting replicator.writer."""
+    taken: list[str]
+    """Triggers of others that bear our triggers' names."""
     rules: list[str]
     """Whether they are switched on or off: Postgres refuses ON CONFLICT for one that is off, too."""
     subscriptions: list[str]
@@ -216,7 +227,7 @@ async def read_relations(connection: Connection, schema: str, *, triggers: bool 
     """
     places = await read_places(connection)
     where = places.schema(schema)
-    found = await fetch_plain(connection, RELATIONS, schema=where, triggers=triggers)
+    found = await fetch_plain(connection, RELATIONS, schema=where, triggers=triggers, ours=[GUARD, GUARD_ROWS, *NOTES])
     named = [(places.called(schema, Name(schema=where, table=each["table"])), each) for each in found]
     return [Relation(**each | {"table": called}) for called, each in named if called is not None]
 

@@ -46,6 +46,19 @@ def subscriptions(subject: TablesSubject) -> Verdict:
     )
 
 
+def guards(subject: TablesSubject) -> Verdict:
+    """Our triggers are made and dropped by their names: one of somebody else's would be replaced, and go in the end."""
+    found = [(name, each.quoted) for each in subject.of(subject.read | subject.written | subject.retired)
+             for name in each.taken]  # fmt: skip
+    if not found:
+        return passed("no other trigger bears the name of one of ours")
+    return failed(
+        f"Triggers bear the names of ours: {listed(f'{name} on {table}' for name, table in found)}.",
+        "Give them other names:",
+        *[f"ALTER TRIGGER {name} ON {table} RENAME TO {name}_of_yours;" for name, table in found],
+    )
+
+
 def triggers(subject: TablesSubject) -> Verdict:
     """A trigger of the application's would act on our writes too: so it rests on what we write, while we do."""
     written = subject.of(subject.written)
@@ -110,6 +123,7 @@ FACTS: tuple[Fact[TablesSubject], ...] = (
     Fact(write_privileges, Consequence.SHUT),
     Fact(ownership, Consequence.SHUT),
     Fact(triggers, Consequence.TELL),
+    Fact(guards, Consequence.SHUT),
     Fact(rules, Consequence.SHUT),
     Fact(subscriptions, Consequence.SHUT),
     Fact(cascades, Consequence.TELL),

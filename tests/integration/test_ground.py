@@ -150,6 +150,14 @@ SITUATIONS = {
         ),
         says="Rules are on tables that we write: noted on public.days.",
     ),
+    "a trigger that bears our guard's name": Situation(
+        fact="old_tables.guards",
+        does=(
+            "CREATE FUNCTION elsewhere.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+            "CREATE TRIGGER replicator_guard BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION elsewhere.pass()",
+        ),
+        says="Triggers bear the names of ours: replicator_guard on public.t.",
+    ),
     "a table that nobody accounts for": Situation(
         fact="old_tables.coverage",
         does=("CREATE TABLE forgotten (id integer PRIMARY KEY)",),

@@ -77,7 +77,7 @@ async def test_the_number_of_queries_does_not_grow(
 @pytest.mark.parametrize("query", ["RELATIONS", "DEFINITIONS", "LEAVES"])
 def test_no_tree_is_climbed_for_each_table(database: Database, query: str) -> None:
     queries: dict[str, tuple[str, dict[str, Any]]] = {
-        "RELATIONS": (inspect.RELATIONS, {"schema": "public", "triggers": True}),
+        "RELATIONS": (inspect.RELATIONS, {"schema": "public", "triggers": True, "ours": []}),
         "DEFINITIONS": (definitions.TABLES, {"schema": "public", "tables": ["t", "days"], "publication": ""}),
         "LEAVES": (catalog.LEAVES, {"oids": [1, 2]}),
     }
