@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import class_row
 
 from replicator.postgres.connect import Connection, connection, identifier, translated
+from replicator.postgres.pins import PROGRAM_OPTIONS
 from replicator.tables import Name
 
 FACTS = """
@@ -146,4 +147,4 @@ def program_environment(connection: Connection, database: str | None = None) -> 
         options["PGPASSWORD"] = info.password
     if "PGHOSTADDR" in options:
         options["PGHOSTADDR"] = info.hostaddr
-    return kept | options | {"PGDATABASE": database or info.dbname, "LC_ALL": "C"}
+    return kept | options | {"PGDATABASE": database or info.dbname, "PGOPTIONS": PROGRAM_OPTIONS, "LC_ALL": "C"}

@@ -13,6 +13,7 @@ from replicator.errors import MigrationError, ReplicatorError, RetryableError, R
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.pins import pin
 from replicator.postgres.statements import shortened, split
 from replicator.tables import Name
 
@@ -146,7 +147,7 @@ async def _execute(connection: Connection, statement: str, writer: Writer | None
                 return
     finally:
         if not connection.closed:
-            await connection.execute("RESET lock_timeout")
+            await pin(connection)  # a statement of the author's may have set something for the session
 
 
 WRITTEN_SO = "(parse_ident(%s))[1]::name"

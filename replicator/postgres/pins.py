@@ -80,6 +80,11 @@ READ_ONLY: Final = ("in_hot_standby", "default_transaction_read_only", "transact
 STARTUP: Final = " ".join(f"-c {name}=0" for name in PINS if name.endswith("_timeout"))
 """For the connection's ``options``: the time-outs must not end it before it is pinned."""
 
+PROGRAM_OPTIONS: Final = " ".join(
+    "-c {}={}".format(name, value.replace(" ", "\\ ")) for name, value in PINS.items() if name != "client_encoding"
+)
+"""For PGOPTIONS of Postgres' own programs: they set only some of these themselves."""
+
 
 async def pin(connection: AsyncConnection[Any], *, may_be_read_only: bool = False) -> None:
     """Give a session its settings, and make sure that it has them.

@@ -10,7 +10,8 @@ import pytest
 from replicator import Migration, Query, Row
 from replicator.phases import COMPLETION, OPENING
 from replicator.preflight import preflight
-from tests.fix_postgres import Database
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database, Running, _choices, fresh_database
 from tests.integration.test_cutover import daemon, one
 from tests.planting import CALLED, plant
 from tests.roles import Roles, readme_roles
@@ -71,6 +72,19 @@ def planted_migration(folder: Path) -> Migration:
 
 
 @pytest.fixture
+def contrib(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
+    """A database on the first server that has the extensions of Postgres' own."""
+    for choice in _choices(request.config):
+        with fresh_database(_running.server(choice)) as made:
+            with made.connect() as opened:
+                found = opened.execute("SELECT FROM pg_available_extensions WHERE name IN ('citext', 'ltree')")
+            if found.rowcount == 2:
+                yield made
+                return
+    pytest.skip("no server has citext and ltree")
+
+
+@pytest.fixture
 def roles(database: Database) -> Iterator[Roles]:
     with readme_roles(database, *OLD) as made:
         yield made
@@ -119,6 +133,100 @@ async def test_nothing_that_the_application_plants_runs(roles: Roles, tmp_path: 
         await write(roles, "public")
         await running.session.moves.run(COMPLETION, running.report)
     assert not called()
+
+
+# ---- types of extensions, in a schema that no session looks in
+
+KEYS: Final = """
+CREATE SCHEMA ext;
+CREATE EXTENSION citext SCHEMA ext;
+CREATE EXTENSION ltree SCHEMA ext;
+CREATE DOMAIN public.login AS ext.citext CHECK (VALUE <> '');
+CREATE TABLE public.users (email ext.citext PRIMARY KEY, note text);
+CREATE TABLE public.paths (tenant integer, path ext.ltree, owner ext.citext REFERENCES public.users ON UPDATE CASCADE,
+    PRIMARY KEY (tenant, path));
+CREATE TABLE public.logins (login public.login, tenant integer, note text, PRIMARY KEY (login, tenant));
+INSERT INTO public.users
+    SELECT CASE WHEN i % 2 = 0 THEN 'User' ELSE 'uSER' END || i, 'n' FROM generate_series(1, 150) i;
+INSERT INTO public.paths SELECT i % 3, ('a' || i || '.B')::ext.ltree, 'user' || i FROM generate_series(1, 150) i;
+INSERT INTO public.logins SELECT 'L' || i % 70, i / 70, 'n' FROM generate_series(0, 139) i;
+ALTER TABLE public.paths REPLICA IDENTITY FULL;
+"""
+NEW_KEYS: Final = """
+CREATE SCHEMA IF NOT EXISTS shop;
+CREATE TABLE IF NOT EXISTS shop.users (email ext.citext PRIMARY KEY, note text);
+CREATE TABLE IF NOT EXISTS shop.paths (tenant integer, path ext.ltree, owner ext.citext, PRIMARY KEY (tenant, path));
+CREATE TABLE IF NOT EXISTS shop.logins (login public.login, tenant integer, note text, PRIMARY KEY (login, tenant));
+CREATE TABLE IF NOT EXISTS shop.counts (owner ext.citext PRIMARY KEY, paths bigint NOT NULL);
+"""
+OWNER_KEY: Final = """
+ALTER TABLE shop.paths ADD CONSTRAINT paths_owner_fkey FOREIGN KEY (owner) REFERENCES shop.users (email)
+    DEFERRABLE NOT VALID;
+ALTER TABLE shop.paths VALIDATE CONSTRAINT paths_owner_fkey;
+"""
+COUNTS: Final = "SELECT owner, count(*) AS paths FROM public.paths WHERE owner IS NOT NULL GROUP BY owner"
+
+
+def keyed_migration(folder: Path) -> Migration:
+    """Tables whose keys are of such types, in part or as a domain over one, and a query that is keyed so."""
+    (folder / "new").mkdir(parents=True)
+    (folder / "new" / "10_tables.sql").write_text(NEW_KEYS)
+    (folder / "new" / "30_constraints.sql").write_text(OWNER_KEY)
+    migration = Migration("keyed", old="public", new="shop", sql=folder)
+
+    def same(each: Row) -> dict[str, Any]:
+        return dict(each)
+
+    keys = {"users": ("email",), "paths": ("tenant", "path"), "logins": ("login", "tenant")}
+    for table, key in keys.items():
+        migration.transform(source=table, into=table, name=table, key=itemgetter(*key))(same)
+        migration.reverse(source=table, into=table, name=table, key=itemgetter(*key))(same)
+
+    @migration.transform(source=Query(COUNTS, key=["owner"], depends_on={"paths": ["owner"]}), into="counts")
+    def count(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    return migration
+
+
+CHANGES: Final = (
+    "UPDATE {0}.users SET email = lower(email::text)::ext.citext WHERE email OPERATOR(ext.<) 'user3'",
+    "UPDATE {0}.users SET note = 'changed' WHERE email OPERATOR(ext.=) 'USER7'",
+    "DELETE FROM {0}.paths WHERE path OPERATOR(ext.=) 'a9.B'",
+    "UPDATE {0}.paths SET owner = 'USER8' WHERE tenant = 1 AND owner OPERATOR(ext.<) 'user2'",
+    "DELETE FROM {0}.logins WHERE login OPERATOR(ext.=) 'l7'",
+    "UPDATE {0}.logins SET login = 'New' WHERE login OPERATOR(ext.=) 'l9'",
+    "DELETE FROM {0}.users AS u WHERE NOT EXISTS (SELECT FROM {0}.paths p WHERE p.owner OPERATOR(ext.=) u.email)",
+)
+
+
+async def test_keys_of_an_extensions_type(contrib: Database, tmp_path: Path) -> None:
+    """Forward and back: chunks, keys, foreign keys and comparisons find the rows as the type's own operators do."""
+    execute(contrib.dsn, [KEYS])
+    settings, migration = make_settings(contrib, chunk_rows=20), keyed_migration(tmp_path)
+    found = await preflight(settings, migration)
+    assert [each for each in found if each.outcome == "fail"] == []
+    async with daemon(settings, migration) as running:
+        await running.ready()
+        for there, other in (("public", "shop"), ("shop", "public")):
+            for each in CHANGES:
+                execute(contrib.dsn, ["SET search_path = pg_catalog; " + each.format(there)])
+            await running.clean()
+            for table in ("users", "paths", "logins"):
+                await running.until(lambda table=table: same(contrib.dsn, table))
+            assert one(contrib.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+            if other == "shop":
+                await running.cut_over()
+        await running.roll_back()
+        execute(contrib.dsn, ["DELETE FROM public.paths", "DELETE FROM public.users"])
+        await running.until(lambda: one(contrib.dsn, "SELECT count(*) FROM shop.users, shop.counts") == 0)
+        await running.clean()
+
+
+def same(dsn: str, table: str) -> bool:
+    """Whether both schemas hold the same rows, to the letter."""
+    rows = "SELECT string_agg(t::text, ',' ORDER BY t::text COLLATE \"C\") FROM {}.{} t"
+    return bool(one(dsn, rows.format("public", table)) == one(dsn, rows.format("shop", table)))
 
 
 async def write(roles: Roles, schema: str) -> None:
