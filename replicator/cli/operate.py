@@ -81,7 +81,9 @@ def verify(
 
     The running daemon does it, online: what differs only because its change is still on the way is looked at again.
     """
-    answer = ask_daemon("verify", {"repair": repair, "allow_emptying": emptying}, display(Bar, quiet=json))
+    answer = ask_daemon(
+        "verify", {"repair": repair} | ({"allow_emptying": True} if emptying else {}), display(Bar, quiet=json)
+    )
     if "clean" not in (answer.result or {}):
         raise RefusedError(answer)
     if json:

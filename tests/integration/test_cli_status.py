@@ -53,6 +53,7 @@ DIVERGENT = {
     ],
     "repaired": 0,
     "clean": False,
+    "advice": "3 rows diverge; see `replicator verify --repair`.",
 }
 CUT_OVER = {"write_pause_seconds": 0.0123, "attempts": 2, "epoch": 1, "dry_run": False}
 CANCELLED = {"error": "The cutover was cancelled.", "remedy": ""}
@@ -431,15 +432,16 @@ async def test_a_divergent_verification(database: Database) -> None:
     assert code == 1
     assert re.search(r"^requests  1,200 +1 +0 +2 *$", shown, re.MULTILINE)
     assert "missing: requests r-17" in shown
-    assert "Divergence: 3 of 1,200 rows." in shown
+    assert "Divergence: 3 of 1,200 rows. 3 rows diverge; see `replicator verify --repair`." in shown
     assert [each.arguments for each in made.named("verify")] == [{"repair": True}, {"repair": False}]
     assert (json_code, json.loads(json_shown), json_errors) == (1, DIVERGENT, "")
 
 
 async def test_repaired_rows_are_told(database: Database) -> None:
-    async with daemon(database, answers(0, {**CLEAN, "repaired": 3})):
-        code, shown, _ = await replicator(database, "verify", "--repair")
+    async with daemon(database, answers(0, {**CLEAN, "repaired": 3})) as made:
+        code, shown, _ = await replicator(database, "verify", "--repair", "--allow-emptying")
     assert code == 0
+    assert [each.arguments for each in made.named("verify")] == [{"repair": True, "allow_emptying": True}]
     assert "3 rows repaired." in shown
 
 
