@@ -72,16 +72,22 @@ async def test_all_tables_have_one_deadline(tables: Database) -> None:
 
 
 async def test_the_application_is_never_told_of_a_deadlock(tables: Database) -> None:
+    """Who waits for us first is looked at first, once we wait for it too: it would be the one to fail."""
     execute(tables.dsn, [f"ALTER DATABASE {tables.name} SET deadlock_timeout = '300ms'"])
-    first, second = TABLES[:2]
-    with session(tables.dsn, f"UPDATE {second.table} SET id = id") as application:
-        locking = asyncio.create_task(lock(tables.dsn, [first, second]))
+    first, second, third = TABLES[:3]
+    with (
+        session(tables.dsn, f"UPDATE {second.table} SET id = id") as other,
+        session(tables.dsn, f"UPDATE {third.table} SET id = id") as application,
+    ):
+        locking = asyncio.create_task(lock(tables.dsn, [first, second, third]))
         while not one(tables.dsn, "SELECT count(*) FROM pg_locks WHERE relation = 't1'::regclass AND NOT granted"):
             await asyncio.sleep(0.001)
-        # Now it waits for us, and we for it.
+        release = threading.Timer(0.25, other.rollback)
+        release.start()
         await asyncio.to_thread(application.execute, f"UPDATE {first.table} SET id = id".encode())
         with pytest.raises(LockedOutError):
             await locking
+        release.join()
 
 
 async def test_who_holds_locks_already_does_not_queue(tables: Database) -> None:
