@@ -9,8 +9,12 @@ from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import check_queries, failing_checks, invalid_objects
 from replicator.postgres.progress import backfill_progress
 from replicator.postgres.quarantine import count_entries
+from replicator.postgres.statements import shortened
 from replicator.settings import Settings
 from replicator.watch import low_lag
+
+LONGEST = 500
+"""Characters about one fact, which may be about thousands of tables: `replicator check` says all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ def _ground(pipeline: Pipeline) -> Gate:
     wrong = pipeline.watch.wrong
     if not wrong:
         return Gate(name="ground", ok=True, detail="the tables are what they must be")
-    said = "; ".join(f"{each.problem} {' '.join(each.remedy.split())}" for each in wrong)
+    said = "; ".join(shortened(f"{each.problem} {each.remedy}", LONGEST) for each in wrong)
     return Gate(name="ground", ok=False, detail=said)
 
 

@@ -27,6 +27,7 @@ from replicator.postgres.slots import (
     read_slot,
 )
 from replicator.postgres.snapshots import look
+from replicator.postgres.statements import shortened
 from replicator.preflight.facts import Consequence, Wrong
 from replicator.preflight.ground import Ground
 from replicator.reached import Reached
@@ -35,6 +36,8 @@ from replicator.settings import Settings
 log = get_logger("watch")
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
+LONGEST = 500
+"""Characters of what is logged about one fact: it may be about thousands of tables."""
 CLOCK_MARGIN = timedelta(seconds=2)
 """A transaction takes its commit time a moment before it stands in the log."""
 
@@ -133,7 +136,8 @@ class Watch:
             if each.consequence == Consequence.STOP:
                 raise DefinitionError(each.problem, each.remedy)
             if each not in self.wrong:
-                log.warning("the gate 'ground' is shut", fact=each.name, problem=each.problem, remedy=each.remedy)
+                problem, remedy = shortened(each.problem, LONGEST), shortened(each.remedy, LONGEST)
+                log.warning("the gate 'ground' is shut", fact=each.name, problem=problem, remedy=remedy)
         if self.wrong and not found:
             log.info("the gate 'ground' is open again")
         self.wrong = found
