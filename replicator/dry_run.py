@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from replicator.derive import TargetRow, UnreadableRow, derive
+from replicator.derive import TargetRow, UnreadableRow
 from replicator.errors import DatabaseError, MigrationError, NotReadyError, RowError, TransformError
 from replicator.migration import Migration
 from replicator.plan import Plan, PlannedTransform, Source, queries_of, resolve
@@ -13,6 +13,8 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
+from replicator.postgres.derived import derive_all
+from replicator.postgres.given import GivenColumns
 from replicator.postgres.groups import range_groups
 from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.keyless import keyless, keyless_rows
@@ -217,6 +219,7 @@ class _Trial:
         self._scratch = scratch
         self.carried: set[Key] = set()
         """The keys that give rows, the first ``MOST`` of them."""
+        self._given = GivenColumns("forward", None)
         self._read: set[str] = set()
         self._tables: dict[str, Table] = {each.name: each.target for each in source.transforms}
         self._tried = {
@@ -246,24 +249,29 @@ class _Trial:
         tried = self._tried[transform.name]
         derived: list[TargetRow] = []
         began = perf_counter()
-        for key, row in rows:
-            try:
-                plain = not traced or isinstance(row, UnreadableRow)
-                found = derive(transform, self._source, key, row if plain else TracedRow(row, self._read))
-                _refuse_several(transform, key, found)
-            except TransformError as error:
-                tried.refuse(key, str(error))
-            else:
-                derived += found
-                if found and len(self.carried) < MOST:
-                    self.carried.add(key)
-                tried.without_row += not found
+        shown = [
+            (key, row if not traced or isinstance(row, UnreadableRow) else TracedRow(row, self._read))
+            for key, row in rows
+        ]
+        while shown:  # a query may give a key twice: each row is tried, and what they give clashes
+            each_once = dict(shown)
+            shown = [(key, row) for key, row in shown if each_once[key] is not row]
+            found = await derive_all(self._scratch.connection, transform, self._source, each_once, self._given)
+            for key, given in found.items():
+                error = given.error or _several(transform, key, given.rows)
+                if error is not None:
+                    tried.refuse(key, str(error))
+                else:
+                    derived += given.rows
+                    if given.rows and len(self.carried) < MOST:
+                        self.carried.add(key)
+                    tried.without_row += not given.rows
         tried.seconds += perf_counter() - began
         tried.rows += len(rows)
         tried.derived += len(derived)
         refused: dict[Key, RowError] = {}
-        for given, problem in await self._load(tried, self._tables[transform.name], derived):
-            refused.setdefault(given.source_key, problem)
+        for row, problem in await self._load(tried, self._tables[transform.name], derived):
+            refused.setdefault(row.source_key, problem)
         for key, problem in refused.items():
             tried.refuse(key, str(problem))
 
@@ -281,12 +289,13 @@ class _Trial:
         return [*await self._load(tried, table, rows[:middle]), *await self._load(tried, table, rows[middle:])]
 
 
-def _refuse_several(transform: PlannedTransform, key: Key, found: list[TargetRow]) -> None:
-    if len(found) > 1 and transform.key is not None and not transform.remembers:
-        raise TransformError(
-            f"The transform {transform.name} has a key= and returned {len(found)} rows for {list(key)}.",
-            "Leave key= out where one source row makes several.",
-        )
+def _several(transform: PlannedTransform, key: Key, rows: list[TargetRow]) -> TransformError | None:
+    if len(rows) <= 1 or transform.key is None or transform.remembers:
+        return None
+    return TransformError(
+        f"The transform {transform.name} has a key= and returned {len(rows)} rows for {list(key)}.",
+        "Leave key= out where one source row makes several.",
+    )
 
 
 # ---- what must be unique, or have a parent

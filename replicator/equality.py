@@ -1,8 +1,10 @@
 """What SQL takes for equal in a column, as one text: so that keys are one key in Python where they are one in SQL."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
+from functools import cached_property
 from typing import Final, Literal
 
 from replicator.values import Kind, canonical, canonical_numeric
@@ -68,24 +70,26 @@ class Form:
     def of(self, text: str) -> str:
         """The form of a text; where the server has been asked, of its answer. Raises ValueError."""
         try:
-            return self._of(text)
+            return self._make(text)
         except ArithmeticError as error:  # decimal's own are no ValueError
             raise ValueError(f"no {self.base}") from error
 
-    def _of(self, text: str) -> str:
+    @cached_property
+    def _make(self) -> Callable[[str], str]:
+        """Chosen once: each key of each row goes through it."""
         match self.family:
             case "printed":
-                return text
+                return str
             case "text":
-                return self._cut(text)
+                return str if self.length is None else self._cut
             case "blanks":
-                return self._cut(text).rstrip(" ").ljust(self.length or 0)
+                return lambda text: self._cut(text).rstrip(" ").ljust(self.length or 0)
             case "numbers":
-                return NUMBER.sub(lambda found: found[1] or canonical_numeric(found[2]), text)
+                return lambda text: NUMBER.sub(lambda found: found[1] or canonical_numeric(found[2]), text)
             case "numeric":
-                return canonical_numeric(self._rounded(text))
+                return lambda text: canonical_numeric(self._rounded(text))
             case kind:
-                return canonical(text, kind) or ""
+                return lambda text: canonical(text, kind) or ""
 
     def _cut(self, text: str) -> str:
         beyond = "" if self.length is None else text[self.length :]

@@ -59,7 +59,7 @@ class Scratch:
     """
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
-        self._connection = connection
+        self.connection = connection
         self._targets = targets
         self._places = {
             table.name: Name(schema="pg_temp", table=f"replicator_copy_{place}") for place, table in enumerate(targets)
@@ -80,7 +80,7 @@ class Scratch:
         """Make them."""
         with translated():
             for table in self._targets:
-                await self._connection.execute(
+                await self.connection.execute(
                     sql.SQL(
                         "CREATE TEMP TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED "
                         "INCLUDING IDENTITY, {} text) ON COMMIT DROP"
@@ -98,7 +98,7 @@ class Scratch:
             groups.setdefault(tuple(row.columns), []).append(row)
         try:
             with refusing():
-                async with self._connection.transaction():
+                async with self.connection.transaction():
                     for columns, group in groups.items():
                         await self._copy(table, columns, group)
         except RowError as error:
@@ -108,7 +108,7 @@ class Scratch:
     async def _copy(self, table: Table, columns: tuple[str, ...], rows: Iterable[TargetRow]) -> None:
         names = comma([identifier(name) for name in (*columns, ORIGIN)])
         async with (
-            self._connection.cursor() as cursor,
+            self.connection.cursor() as cursor,
             cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self._copies[table.name], names)) as copy,
         ):
             for row in rows:
@@ -119,13 +119,13 @@ class Scratch:
         """Let the planner know how large they are."""
         with translated():
             for copy in self._copies.values():
-                await self._connection.execute(sql.SQL("ANALYZE {}").format(copy))
+                await self.connection.execute(sql.SQL("ANALYZE {}").format(copy))
 
     async def clashes(self, table: Table) -> list[Conflict]:
         """Rows with the same value where it must be unique: by the primary key and every unique index."""
-        name = identifier(table.name.schema, table.name.table).as_string(self._connection)
+        name = identifier(table.name.schema, table.name.table).as_string(self.connection)
         found = []
-        for index in await fetch(self._connection, UNIQUE_INDEXES, table=name):
+        for index in await fetch(self.connection, UNIQUE_INDEXES, table=name):
             parts = [sql.SQL("({})").format(sql.SQL(part)) for part in index["parts"]]
             conditions = [] if index["nulls_count"] else [sql.SQL("{} IS NOT NULL").format(part) for part in parts]
             if index["predicate"]:
@@ -166,7 +166,7 @@ class Scratch:
         self, table: Table, name: str, kind: Literal["unique", "foreign key"], query: sql.Composed
     ) -> list[Conflict]:
         with translated():
-            cursor = await self._connection.execute(query)
+            cursor = await self.connection.execute(query)
             rows = await cursor.fetchall()
         if not rows:
             return []
