@@ -55,6 +55,8 @@ class Applier:
         self.outcome = Outcome()
         self._postponed = Postponed(context.plan)
         self._parts: Parts | None = None
+        self._hopeless: dict[tuple[str, Key], Failure] = {}
+        """Refused whatever the order: left out until the transaction's end, when what was refused is tried again."""
         self._later = Later()
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
@@ -97,6 +99,7 @@ class Applier:
         self.outcome = Outcome()
         self._postponed = Postponed(self.context.plan)
         self._parts = None
+        self._hopeless = {}
         self._later.begin()
         self._dates = Dates()
         self._mode = "following"
@@ -200,7 +203,8 @@ class Applier:
     async def _finish(self, position: LSN | None) -> None:
         """At the end of what was applied in parts: what was refused on the way may fit now, and deletions are due."""
         refused: dict[str, set[Key]] = {}
-        failures, self.outcome.failures = self.outcome.failures, []
+        failures, self.outcome.failures = [*self.outcome.failures, *self._hopeless.values()], []
+        self._hopeless = {}
         for failure in failures:
             refused.setdefault(failure.source, set()).add(failure.source_key)
         try:
@@ -299,7 +303,7 @@ class Applier:
         return not (several and self.outcome.failures)
 
     async def _apply_part(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool) -> None:
-        skip: set[tuple[str, Key]] = set()
+        skip = set(self._hopeless)
         failures: dict[tuple[str, Key], Failure] = {}
         spared: set[tuple[Name, Key]] = set()
         self._ahead = max(self._ahead, batch.read_at or ZERO)
@@ -328,6 +332,13 @@ class Applier:
             if clash is not None and position is not None and position < self._ahead:
                 raise NewerReadError(clash, self._ahead)
             if clash is not None and in_order:
+                self._hopeless |= {
+                    (each.transform.name, each.source_key): effects.failure(
+                        each.transform, each.source_key, str(each.error)
+                    )
+                    for each in refusals
+                    if each.error.sqlstate not in CLASHES
+                }
                 raise OutOfOrderError(clash.problem, clash.remedy, clash.sqlstate)
             for refusal in refusals:
                 spared |= refusal.spared

@@ -157,14 +157,17 @@ class Search:
     async def _rounds(self, *, checked: bool) -> dict[Place, RowError]:
         """Write all units but those that are refused, on top of each other."""
         left = list(self._units)
-        refused: dict[Place, RowError] = {}
+        found: dict[Place, RowError] = {}
         for _ in range(ROUNDS):
-            refused = {}
+            refused: dict[Place, RowError] = {}
             await self._keep(left, refused, checked=checked)
-            if len(refused) in (0, len(left)):
+            found = {place: error for place, error in found.items() if place not in left} | refused
+            # What other rows have nothing to do with is not tried again.
+            again = [place for place, error in refused.items() if error.sqlstate in CLASHES]
+            if not again or len(again) == len(left):
                 break
-            left = list(refused)
-        return refused
+            left = again
+        return found
 
     async def _keep(self, places: list[Place], refused: dict[Place, RowError], *, checked: bool) -> None:
         if not places:

@@ -1,7 +1,10 @@
 """One row's error is one row's error: whatever its class or SQLSTATE, it is quarantined, and the rest goes on."""
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +13,7 @@ import pytest
 
 from replicator import Migration, Query, Row
 from replicator.errors import DatabaseError
+from replicator.repair import repairing
 from replicator.values import as_json
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
@@ -20,7 +24,7 @@ OLD = "CREATE TABLE things (id integer PRIMARY KEY, what text NOT NULL, document
 NEW = """
 CREATE SCHEMA IF NOT EXISTS shop;
 CREATE TABLE IF NOT EXISTS shop.things (
-    id integer PRIMARY KEY, what text NOT NULL, document text, number numeric(5, 2)
+    id integer PRIMARY KEY, what text NOT NULL, document text, number numeric(6, 2)
 );
 """
 SECRET = "a secret value"
@@ -95,24 +99,57 @@ TRANSFORMS: dict[str, Bad] = {
     "a key that is none": lambda _: {"id": "one\0", "what": "x"},
     "too long a number": given(number=int("9" * 5_000) if hasattr(int, "no") else 10**5_000),
 }
-"""Transforms of the row 7."""
+"""What transforms do, by the text of the row."""
 
 
-def things(folder: Path, bad: Bad, ddl: str = "") -> Migration:
-    """Copies things; of the seventh it makes what it is told."""
+def things(folder: Path, ddl: str = "") -> Migration:
+    """Copies things; of some it makes what their text says."""
     (folder / "new").mkdir()
     (folder / "new" / "10_tables.sql").write_text(NEW + ddl)
     migration = Migration("things", old="public", new="shop", sql=folder)
 
     @migration.transform(source="things", into="things")
     def thing(old: Row) -> Any:
-        return bad(old) if old["what"] == "bad" else as_it_is(old)
+        make: Bad = TRANSFORMS.get(old["what"], as_it_is)
+        return make(old)
 
     return migration
 
 
 def as_it_is(row: Row) -> dict[str, Any]:
     return {"id": row["id"], "what": row["what"], "number": row["id"]}
+
+
+def wide(row: Row) -> dict[str, Any]:
+    """With a text that does not compress."""
+    parts = (hashlib.sha256(bytes([number])).hexdigest() for number in range(200))
+    return as_it_is(row) | {"document": "".join(parts)}
+
+
+REFUSALS: dict[str, Bad] = {
+    **{f"raise {state}": as_it_is for state in ("P0001", "21000", "0A000", "42501", "42P01", "XX000", "54001")},
+    "raise RP001": as_it_is,
+    "raise ZZ999": as_it_is,
+    "an undefined table": as_it_is,
+    "an undefined function": as_it_is,
+    "an index row that is too large": wide,
+    "a number twice, at the end of the transaction": lambda row: as_it_is(row) | {"number": 1},
+}
+"""What the target refuses, and its transform."""
+
+FUNCTION = f"""
+    CREATE OR REPLACE FUNCTION shop.fine(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+        IF what LIKE 'raise %' THEN RAISE EXCEPTION '{SECRET}' USING ERRCODE = substr(what, 7); END IF;
+        IF what = 'an undefined table' THEN PERFORM 1 FROM nowhere; END IF;
+        IF what = 'an undefined function' THEN PERFORM nothing(what); END IF;
+        RETURN true;
+    END $$;
+    ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS fine;
+    ALTER TABLE shop.things ADD CONSTRAINT fine CHECK (shop.fine(what));
+    ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS numbered;
+    ALTER TABLE shop.things ADD CONSTRAINT numbered UNIQUE (number) DEFERRABLE INITIALLY DEFERRED;
+    CREATE INDEX IF NOT EXISTS wide ON shop.things (document);
+"""
 
 
 def entries(dsn: str) -> list[tuple[str, str, str]]:
@@ -125,95 +162,46 @@ def ids(dsn: str) -> list[int]:
         return [row[0] for row in target.execute("SELECT id FROM shop.things ORDER BY id")]
 
 
-MANY = "INSERT INTO things SELECT i, CASE i WHEN 7 THEN 'bad' ELSE 'good' END FROM generate_series(1, 9) i"
-
-
-@pytest.mark.parametrize("what", TRANSFORMS)
-async def test_what_a_transform_does_is_the_rows(database: Database, tmp_path: Path, what: str) -> None:
-    """In a chunk, in the stream, in the verifier, and when it is tried again."""
-    execute(database.dsn, [OLD, MANY])
-    async with engine(database, things(tmp_path, TRANSFORMS[what])) as made:
-        await made.backfill()
-        ((transform, key, error),) = entries(database.dsn)
-        assert (transform, key) == ("thing", '["7"]')
-        assert SECRET not in error
-        execute(
-            database.dsn, ["UPDATE things SET what = what WHERE id > 5", "UPDATE things SET what = 'n' WHERE id = 8"]
+def add(dsn: str, whats: Iterable[str], start: int) -> dict[str, str]:
+    """In one transaction, one bad row of each kind among good ones; gives the quarantined keys with their kinds."""
+    kinds = dict(enumerate(whats, start + 1))
+    with psycopg.connect(dsn) as old:
+        old.execute(
+            "INSERT INTO things SELECT i, 'good' FROM generate_series(%s::integer, %s::integer) i",
+            [start + 100, start + 200],
         )
+        for number, what in kinds.items():
+            old.execute("INSERT INTO things VALUES (%s, %s)", [number, what])
+    return {f'["{number}"]': what for number, what in kinds.items()}
+
+
+MANY = "INSERT INTO things SELECT i, 'good' FROM generate_series(1, 9) i"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("bad", [TRANSFORMS, REFUSALS], ids=["transform", "target"])
+async def test_whatever_goes_wrong_with_a_row_is_the_rows(
+    database: Database, tmp_path: Path, bad: dict[str, Bad], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a chunk, in the stream, in the verifier, and when it is tried again."""
+    monkeypatch.setattr(sys.modules[__name__], "TRANSFORMS", bad)
+    execute(database.dsn, [OLD, MANY])
+    refused = add(database.dsn, bad, 1_000)
+    async with engine(database, things(tmp_path, FUNCTION), batch_rows=500) as made:
+        await made.backfill()
+        assert {key: refused.get(key) for _, key, _ in entries(database.dsn)} == refused
+        refused |= add(database.dsn, bad, 2_000)
         await made.drain()
-        assert len(entries(database.dsn)) == 1
+        execute(database.dsn, ["UPDATE things SET what = what", "UPDATE things SET what = 'fine' WHERE id = 8"])
+        await made.drain()
+        assert {key: refused.get(key) for _, key, _ in entries(database.dsn)} == refused
+        assert not [error for _, _, error in entries(database.dsn) if SECRET in error]
         await made.running.verifier.open()
         assert (await made.within(made.running.verifier.full_pass())).divergences == []
-        execute(database.dsn, ["UPDATE things SET what = 'mended' WHERE id = 7"])
-        await made.drain()
-        assert entries(database.dsn) == []
-        assert await differences(made) == []
-
-
-FUNCTION = """
-    CREATE OR REPLACE FUNCTION shop.fine(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
-        IF what = 'bad' THEN {} END IF; RETURN true;
-    END $$;
-    ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS fine;
-    ALTER TABLE shop.things ADD CONSTRAINT fine CHECK (shop.fine(what));
-"""
-UNIQUE = """
-    ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS numbered;
-    ALTER TABLE shop.things ADD CONSTRAINT numbered UNIQUE (number) DEFERRABLE INITIALLY DEFERRED;
-"""
-
-
-def raises(state: str) -> str:
-    """A constraint whose function refuses the bad row."""
-    return FUNCTION.format(f"RAISE EXCEPTION '{SECRET}' USING ERRCODE = '{state}';")
-
-
-REFUSED = {
-    "P0001": raises("P0001"),
-    "21000": raises("21000"),
-    "0A000": raises("0A000"),
-    "42501": raises("42501"),
-    "42P01": raises("42P01"),
-    "XX000": raises("XX000"),
-    "54000": raises("54000"),
-    "RP001": raises("RP001"),
-    "ZZ999": raises("ZZ999"),
-    "an undefined table": FUNCTION.format("PERFORM 1 FROM nowhere;"),
-    "an undefined function": FUNCTION.format("PERFORM nothing(what);"),
-    "a stack that overflows": FUNCTION.format("RETURN shop.fine(what);"),
-    "an index row that is too large": "CREATE INDEX IF NOT EXISTS wide ON shop.things (document);",
-    "at the end of the transaction": UNIQUE,
-}
-
-
-def wide(row: Row) -> dict[str, Any]:
-    """As it is, with a text that does not compress."""
-    import hashlib
-
-    return as_it_is(row) | {"document": "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(200))}
-
-
-def numbered(row: Row) -> dict[str, Any]:
-    """With the number of the first one."""
-    return as_it_is(row) | {"number": 1}
-
-
-MAKING = {"an index row that is too large": wide, "at the end of the transaction": numbered}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.parametrize("halves", [True, False], ids=["backfill", "stream"])
-async def test_what_postgres_refuses_is_the_rows(database: Database, tmp_path: Path, what: str, halves: bool) -> None:
-    execute(database.dsn, [OLD, MANY] if halves else [OLD])
-    async with engine(database, things(tmp_path, MAKING.get(what, as_it_is), REFUSED[what])) as made:
-        await made.backfill()
-        execute(database.dsn, [MANY] if not halves else ["UPDATE things SET what = what"])
-        await made.drain()
-        ((transform, key, error),) = entries(database.dsn)
-        assert (transform, key) == ("thing", '["7"]')
-        assert SECRET not in error
-        assert ids(database.dsn) == [1, 2, 3, 4, 5, 6, 8, 9]
-        execute(database.dsn, ["UPDATE things SET what = 'mended' WHERE id = 7"])
+        async with repairing(made.running) as applier:
+            await applier.redo({"things": {(json.loads(key)[0],) for key in refused}})
+        assert {key: refused.get(key) for _, key, _ in entries(database.dsn)} == refused
+        execute(database.dsn, ["UPDATE things SET what = 'mended' WHERE what <> 'good'"])
         await made.drain()
         assert entries(database.dsn) == []
         assert await differences(made) == []
@@ -221,7 +209,7 @@ async def test_what_postgres_refuses_is_the_rows(database: Database, tmp_path: P
 
 async def test_what_comes_without_any_row_is_no_rows(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD, MANY])
-    async with engine(database, things(tmp_path, as_it_is)) as made:
+    async with engine(database, things(tmp_path)) as made:
         await made.backfill()
         execute(database.dsn, ["ALTER TABLE shop.things RENAME COLUMN what TO which", "UPDATE things SET what = 'x'"])
         error = await made.failure()
@@ -231,8 +219,8 @@ async def test_what_comes_without_any_row_is_no_rows(database: Database, tmp_pat
 
 async def test_what_every_row_meets_is_no_rows(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
-    broken = FUNCTION.replace("what = 'bad'", "what <> 'fine'").format("PERFORM nothing(what);")
-    async with engine(database, things(tmp_path, as_it_is, broken), batch_rows=1_000) as made:
+    broken = FUNCTION.replace("what = 'an undefined function'", "what = 'good'")
+    async with engine(database, things(tmp_path, broken), batch_rows=1_000) as made:
         await made.backfill()
         execute(database.dsn, ["INSERT INTO things SELECT i, 'good' FROM generate_series(1, 500) i"])
         error = await made.failure()
@@ -251,7 +239,7 @@ QUOTIENTS = "SELECT id, CASE what WHEN 'bad' THEN 1 / (id - id) ELSE 1 END AS qu
 
 async def test_what_a_query_cannot_give_is_the_rows(database: Database, tmp_path: Path) -> None:
     """Read by range, by key, and all at once; and by the verifier."""
-    execute(database.dsn, [OLD, MANY.replace("9)", "600)")])
+    execute(database.dsn, [OLD, MANY.replace("9)", "600)"), "UPDATE things SET what = 'bad' WHERE id = 7"])
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "10_tables.sql").write_text(NEW)
     migration = Migration("things", old="public", new="shop", sql=tmp_path)
@@ -278,7 +266,7 @@ async def test_what_a_query_cannot_give_is_the_rows(database: Database, tmp_path
 
 async def test_a_row_that_the_verifier_cannot_compare_differs(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD, MANY])
-    async with engine(database, things(tmp_path, as_it_is)) as made:
+    async with engine(database, things(tmp_path)) as made:
         await made.backfill()
         await made.running.verifier.open()
         plan = made.running.context.plan
