@@ -7,7 +7,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from replicator.equality import Form
-from replicator.errors import MigrationError
+from replicator.errors import MigrationError, ReplicatorError
+from replicator.postgres.authored import refused
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.equality import UNDETERMINED, Typed, read_forms
 from replicator.postgres.operators import read_operators
@@ -148,8 +149,11 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
     try:
         with translated():
             cursor = await connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_trusted(query)))
-    except Exception as error:
-        raise MigrationError(f"The query {name} does not run: {error}") from error
+    except ReplicatorError as error:
+        if error.transient:
+            raise
+        problem, remedy = refused(error)
+        raise MigrationError(f"The query {name} does not run: {problem}", remedy) from error
     described, result = cursor.description or [], cursor.pgresult
     types = await _types(connection, [each.type_code for each in described])
     names = await _type_names(connection, [each.type_code for each in described])

@@ -12,6 +12,7 @@ from psycopg import sql
 from replicator.errors import MigrationError, ReplicatorError, RetryableError, RowError
 from replicator.failpoints import Failpoint, reach
 from replicator.migration import Migration
+from replicator.postgres.authored import refused
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.pins import pin
 from replicator.postgres.statements import shortened, split
@@ -106,9 +107,9 @@ async def apply_part(
         except ReplicatorError as error:
             if error.transient:
                 raise
+            problem, remedy = refused(error, ROWS_CLASH if isinstance(error, RowError) else MEND)
             raise MigrationError(
-                f"The statement {shortened(statement)!r} in sql/new failed: {error.problem}",
-                ROWS_CLASH if isinstance(error, RowError) else MEND,
+                f"The statement {shortened(statement)!r} in sql/new failed: {problem}", remedy
             ) from error
 
 
@@ -229,8 +230,14 @@ async def failing_checks(connection: Connection, checks: dict[str, str]) -> list
     """The names of the migration's check queries that return a row."""
     failing = []
     for name, query in checks.items():
-        with translated():
-            cursor = await connection.execute(query.encode())
-            if await cursor.fetchone() is not None:
-                failing.append(name)
+        try:
+            with translated():
+                cursor = await connection.execute(query.encode())
+                if await cursor.fetchone() is not None:
+                    failing.append(name)
+        except ReplicatorError as error:
+            if error.transient:
+                raise
+            problem, remedy = refused(error, f"Correct sql/checks/{name}.sql.")
+            raise MigrationError(f"The check {name} does not run: {problem}", remedy) from error
     return failing

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from replicator.errors import DatabaseError, MigrationError, ReplicatorError
 from replicator.plan import Source
+from replicator.postgres.authored import refused
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.equality import read_forms
 from replicator.postgres.passing import pass_guards
@@ -152,7 +153,8 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Se
                 forms = await read_forms(connection, described)
                 await connection.execute(lookup_query(lookup, keys).encode(), dict.fromkeys(table.by_name))
     except ReplicatorError as error:
-        return f"does not run: {error.problem.rstrip('.')}"
+        problem, remedy = refused(error)
+        return f"does not run: {problem} {remedy}".strip().rstrip(".")
     for each, key in zip(described, keys, strict=True):
         if forms[each].prints_apart and not key.form.prints_apart:
             return f"gives {forms[each].base}, whose equal values print otherwise, for {key.name}, which is {key.type}"

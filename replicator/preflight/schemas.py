@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from replicator.errors import DatabaseError, MigrationError, RetryableError
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan, queries_of, resolve
+from replicator.postgres.authored import refused
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import Part, part_statements
@@ -152,10 +153,8 @@ class SchemaChecks:
             # In a sample, children come without their parents.
             if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
                 continue
-            raise MigrationError(
-                f"The statement {shortened(statement)!r} in sql/new fails: {error.problem}",
-                error.remedy or "Mend the statement, or the rows that are in its way.",
-            )
+            problem, remedy = refused(error, error.remedy or "Mend the statement, or the rows that are in its way.")
+            raise MigrationError(f"The statement {shortened(statement)!r} in sql/new fails: {problem}", remedy)
         return len(statements)
 
     async def _empty(self, there: frozenset[str]) -> bool:

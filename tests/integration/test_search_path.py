@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from replicator import Migration, Query, Row
+from replicator import ALL, Migration, Query, Row
 from replicator.phases import COMPLETION, OPENING
 from replicator.preflight import preflight
 from tests.engine import execute, make_settings
@@ -234,3 +234,42 @@ async def write(roles: Roles, schema: str) -> None:
         app.execute("SET search_path = pg_catalog")
         for each in WRITES:
             app.execute(each.format(schema).encode())
+
+
+# ---- what the author writes
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize(
+    ("ddl", "query", "named"),
+    [
+        ("CREATE TABLE IF NOT EXISTS plain (id integer)", "SELECT 1 AS id", "CREATE TABLE IF NOT EXISTS plain"),
+        ("CREATE TABLE IF NOT EXISTS shop.t (id own)", "SELECT 1 AS id", 'type "own" does not exist'),
+        (
+            "CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY)",
+            "SELECT id FROM t",
+            'relation "t" does not exist',
+        ),
+        ("CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY)", "SELECT one() AS id", "function one() does not"),
+    ],
+)
+async def test_check_says_what_is_named_without_its_schema(
+    database: Database, tmp_path: Path, ddl: str, query: str, named: str
+) -> None:
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE public.t (id integer PRIMARY KEY)",
+            "CREATE DOMAIN public.own AS integer",
+            "CREATE FUNCTION public.one() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+            "CREATE SCHEMA shop",
+        ],
+    )
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(ddl)
+    migration = Migration("plain", old="public", new="shop", sql=tmp_path)
+    migration.transform(source=Query(query, key=["id"], depends_on={"t": ALL}), into="t", name="t")(dict)
+    found = [each for each in await preflight(make_settings(database), migration) if each.outcome == "fail"]
+    said = [each for each in found if named in each.detail]
+    assert len(said) == 1, found
+    assert "with its schema, as in public.customers" in said[0].remedy
