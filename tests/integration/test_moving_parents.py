@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS shop.parents (id integer, day integer, PRIMARY KEY (i
 CREATE TABLE IF NOT EXISTS shop.children (id integer PRIMARY KEY, parent integer NOT NULL, day integer NOT NULL);
 """
 CONSTRAINT = "ALTER TABLE shop.children ADD FOREIGN KEY (parent, day) REFERENCES shop.parents (id, day)"
-CHILDREN = "SELECT c.id, c.parent, p.day FROM children c JOIN parents p ON p.id = c.parent"
-OF_PARENT = "SELECT id FROM children WHERE parent = %(id)s::integer"
+CHILDREN = "SELECT c.id, c.parent, p.day FROM public.children c JOIN public.parents p ON p.id = c.parent"
+OF_PARENT = "SELECT id FROM public.children WHERE parent = %(id)s::integer"
 
 
 def moving(folder: Path, deferrable: str) -> Migration:

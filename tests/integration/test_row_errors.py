@@ -234,7 +234,7 @@ async def test_what_every_row_meets_is_no_rows(database: Database, tmp_path: Pat
         assert await differences(made) == []
 
 
-QUOTIENTS = "SELECT id, CASE what WHEN 'bad' THEN 1 / (id - id) ELSE 1 END AS quotient, what FROM things"
+QUOTIENTS = "SELECT id, CASE what WHEN 'bad' THEN 1 / (id - id) ELSE 1 END AS quotient, what FROM public.things"
 
 
 async def test_what_a_query_cannot_give_is_the_rows(database: Database, tmp_path: Path) -> None:
