@@ -1,5 +1,7 @@
 """Facts about the tables that we write to: what acts on our writes, who writes beside us; and the list of all."""
 
+from collections.abc import Mapping
+
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, failed, listed, passed, warned
 from replicator.preflight.table_checks import (
@@ -16,6 +18,7 @@ from replicator.preflight.table_checks import (
     row_security,
     write_privileges,
 )
+from replicator.tables import Name
 
 
 def rules(subject: TablesSubject) -> Verdict:
@@ -90,6 +93,41 @@ def cascades(subject: TablesSubject) -> Verdict:
     )
 
 
+def circles(subject: TablesSubject) -> Verdict:
+    """Rows that refer to each other at once can be written only if one does so later: by a NULL, or at the end."""
+    stiff = {
+        table.name: {
+            each.parent: f"{each.name} of {table.name}"
+            for each in table.foreign_keys
+            if not each.deferrable and not each.detachable and each.parent != table.name
+        }
+        for table in subject.tables
+        if table.called in subject.written
+    }
+    found = [
+        name for table, parents in stiff.items() for parent, name in parents.items() if _leads(stiff, parent, table)
+    ]
+    if not found:
+        return passed("no foreign keys hold each other up")
+    return failed(
+        f"Tables refer to each other by foreign keys that can neither wait nor be NULL: {listed(found)}.",
+        "Let one of them wait, by ALTER TABLE ... ALTER CONSTRAINT ... DEFERRABLE, or let its column be NULL.",
+    )
+
+
+def _leads(edges: Mapping[Name, Mapping[Name, str]], start: Name, end: Name) -> bool:
+    seen: set[Name] = set()
+    waiting = [start]
+    while waiting:
+        each = waiting.pop()
+        if each == end:
+            return True
+        if each not in seen:
+            seen.add(each)
+            waiting += edges.get(each, {})
+    return False
+
+
 def too_early(subject: TablesSubject) -> Verdict:
     """While rows are copied, one may come before its parent, or hold a value that another still has: a clash."""
     written = {table.name: table for table in subject.tables if table.called in subject.written}
@@ -127,6 +165,7 @@ FACTS: tuple[Fact[TablesSubject], ...] = (
     Fact(rules, Consequence.SHUT),
     Fact(subscriptions, Consequence.SHUT),
     Fact(cascades, Consequence.TELL),
+    Fact(circles, Consequence.SHUT),
 )
 """Of the tables of either side, at every time."""
 

@@ -146,6 +146,31 @@ async def test_generated_columns(old: Database, tmp_path: Path) -> None:
     assert found["old_tables.log_values"].outcome == ("fail" if left_out else "pass")
 
 
+async def test_foreign_keys_in_a_circle(old: Database, tmp_path: Path) -> None:
+    """The remedies work; and one column that may be NULL, or one key that waits, is enough."""
+    migration = tiny(tmp_path)
+    with old.connect() as connected:
+        connected.execute((tmp_path / "new" / "10_tables.sql").read_bytes())
+        connected.execute(
+            """
+            ALTER TABLE new.persons ADD stay integer NOT NULL;
+            ALTER TABLE new.stays ADD UNIQUE (person_id);
+            ALTER TABLE new.stays ADD CONSTRAINT there FOREIGN KEY (person_id) REFERENCES new.persons;
+            ALTER TABLE new.persons ADD CONSTRAINT back FOREIGN KEY (stay) REFERENCES new.stays (person_id);
+            """
+        )
+    found = await check(old, migration)
+    assert found["new_tables.circles"].outcome == "fail"
+    assert "there of new.stays" in found["new_tables.circles"].detail
+    for remedy in (
+        "ALTER TABLE new.persons ALTER CONSTRAINT back DEFERRABLE",
+        "ALTER TABLE new.persons ALTER CONSTRAINT back NOT DEFERRABLE, ALTER stay DROP NOT NULL",
+    ):
+        with old.connect() as connected:
+            connected.execute(remedy.encode())
+        assert (await check(old, migration))["new_tables.circles"].outcome == "pass"
+
+
 async def test_triggers_rules_and_cascades(old: Database, tmp_path: Path) -> None:
     migration = tiny(tmp_path)
     with old.connect() as connected:
