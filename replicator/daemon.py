@@ -44,7 +44,7 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
     server = HttpServer(
         settings.http_listen, metrics.registry, lambda: dict(reporter.current()), state.health,
         lambda: None if reporter.current()["ready"] else _why_not(reporter),
-        [each.strip() for each in settings.http_hosts.split(",")],
+        [each.strip() for each in (settings.http_hosts or "").split(",")],
     )  # fmt: skip
     try:
         server.start()

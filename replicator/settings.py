@@ -54,8 +54,8 @@ class Settings(BaseSettings):
     slot: SlotName = Field(default="replicator", description="Replication slot; the reverse one gets _reverse added.")
     publication: SlotName = Field(default="replicator", description="Publication, likewise (pgoutput only).")
     http_listen: str = Field(default="127.0.0.1:9177", description="Address of /metrics, /status, /healthz, /readyz.")
-    http_hosts: str = Field(
-        default="", description="Names under which clients may ask for these, comma-separated, beside localhost."
+    http_hosts: str | None = Field(
+        default=None, description="Names under which clients may ask for these, comma-separated, beside localhost."
     )
     batch_rows: int = Field(default=5_000, ge=1, description="Most changes applied in one piece.")
     chunk_rows: int = Field(default=5_000, ge=1, description="Rows of one backfill or verification chunk.")

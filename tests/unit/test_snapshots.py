@@ -48,13 +48,13 @@ def test_positions() -> None:
 def test_lag_is_as_old_as_the_oldest_position_that_is_not_applied() -> None:
     now = 0.0
     meter = LagMeter(lambda: now)
-    meter.observe(LSN(100), LSN(100), 50)
+    meter.observe(LSN(100), LSN(100), 2.0)
     assert (meter.bytes, meter.seconds, meter.low_for) == (0, 0.0, 0.0)
     now = 1.0
-    meter.observe(LSN(200), LSN(100), 50)
+    meter.observe(LSN(200), LSN(100), 2.0)
     now = 5.0
-    meter.observe(LSN(300), LSN(100), 50)
+    meter.observe(LSN(300), LSN(100), 2.0)
     assert (meter.bytes, meter.seconds, meter.low_for) == (200, 4.0, 0.0)
-    meter.observe(LSN(300), LSN(250), 50)
+    meter.observe(LSN(300), LSN(250), 2.0)
     now = 8.0
     assert (meter.bytes, meter.seconds, meter.low_for) == (50, 0.0, 3.0)
