@@ -4,6 +4,8 @@ from typing import Final
 
 import psycopg
 
+from replicator.postgres.wording import said
+
 UNKNOWN: Final = frozenset({"42P01", "42704", "42883", "3F000"})
 """A table, a type, a function or an operator, or a schema that is not found."""
 
@@ -20,7 +22,7 @@ def refused(error: BaseException, otherwise: str = "") -> tuple[str, str]:
     :param otherwise: what to do where it is nothing that a schema would mend.
     """
     cause = error.__cause__
-    primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    primary = said(cause) if isinstance(cause, psycopg.Error) else None
     problem = getattr(error, "problem", None) or str(error)
     if not isinstance(cause, psycopg.Error) or not primary:
         return problem, getattr(error, "remedy", "") or otherwise

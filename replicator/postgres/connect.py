@@ -24,6 +24,7 @@ from replicator.errors import (
 from replicator.postgres.dsn import describe
 from replicator.postgres.pins import STARTUP, pin
 from replicator.postgres.trust import refuse_strangers
+from replicator.postgres.wording import raised, said
 
 Connection = AsyncConnection[Any]
 
@@ -140,7 +141,7 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return RetryableError("Another session was making the same thing at the same time.", sqlstate=state)
     if state.startswith(("22", "23")):
         return RowError(_row_problem(error), "Mend the row, the transform, or the constraint.", state)
-    primary = error.diag.message_primary or type(error).__name__
+    primary = said(error)
     if state in RETRYABLE:
         return RetryableError(f"Postgres says: {primary}.", sqlstate=state)
     if state.startswith("28") or state == "3D000":
@@ -171,6 +172,8 @@ def _unreachable(error: psycopg.Error) -> str:
 def _row_problem(error: psycopg.Error) -> str:
     """In our own words: a message may quote the row, as a data exception's does, or one that a function raises."""
     state, diag = error.sqlstate or "", error.diag
+    if raised(error):
+        return f"Postgres refused a row: a function raised {type(error).__name__} ({state})."
     of = f'relation "{diag.table_name}"' if diag.table_name else f'type "{diag.datatype_name}"'
     if state == "23502" and diag.column_name:
         return (

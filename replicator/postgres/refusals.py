@@ -8,6 +8,7 @@ import psycopg
 
 from replicator.errors import DatabaseError, ReplicatorError, RowError
 from replicator.postgres.connect import RETRYABLE, translate
+from replicator.postgres.wording import raised
 
 STOPPING: Final = {
     "08": "the connection is gone",
@@ -68,6 +69,8 @@ def _refused(error: psycopg.Error) -> ReplicatorError:
 
 def _where(error: psycopg.Error) -> str:
     """The names that Postgres gives beside the message; the message itself may quote the row."""
+    if raised(error):
+        return ", raised by a function"
     diag = error.diag
     named = (("constraint", diag.constraint_name), ("column", diag.column_name), ("table", diag.table_name))
     return "".join(f", {what} {name}" for what, name in named if name)

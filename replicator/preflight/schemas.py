@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from replicator.errors import DatabaseError, MigrationError, RetryableError
+from replicator.errors import DatabaseError, MigrationError, RetryableError, RowError
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan, queries_of, resolve
 from replicator.postgres.authored import refused
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
-from replicator.postgres.ddl import Part, part_statements
+from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
@@ -32,6 +32,7 @@ from replicator.preflight.sides import Side
 from replicator.tables import Column, Table
 
 FOREIGN_KEY_VIOLATION = "23503"
+MEND_STATEMENT = "Correct the statement, or the rows that are in its way."
 MEND = "Mend the transforms or queries of this direction, and check again."
 
 NEEDED_TO_READ = (
@@ -153,7 +154,9 @@ class SchemaChecks:
             # In a sample, children come without their parents.
             if error is None or (isinstance(error, DatabaseError) and error.sqlstate == FOREIGN_KEY_VIOLATION):
                 continue
-            problem, remedy = refused(error, error.remedy or "Mend the statement, or the rows that are in its way.")
+            problem, remedy = refused(
+                error, ROWS_CLASH if isinstance(error, RowError) else error.remedy or MEND_STATEMENT
+            )
             raise MigrationError(f"The statement {shortened(statement)!r} in sql/new fails: {problem}", remedy)
         return len(statements)
 
