@@ -331,7 +331,7 @@ async def test_the_lock_is_asked_for_in_short_turns(
     one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cleanup, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(cleanup, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.postgres.locks.BETWEEN_TURNS", 0.05)
     monkeypatch.setattr(cleanup, "TRIES", 2)
     with psycopg.connect(one.dsn) as holder:
         holder.execute("SELECT * FROM visits")
