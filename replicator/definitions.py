@@ -92,6 +92,10 @@ class Definitions:
         """Have all rows compared again: something that the log does not tell of may have changed the target's."""
         self._context.unseen |= set(self._now)
 
+    def parted(self) -> set[str]:
+        """The tables that a partition or an heir has left since all their rows were last compared."""
+        return {name for name, now in self._now.items() if self._known[name].files.keys() - now.files.keys()}
+
     async def settle(self, noticed: Mapping[str, Definition]) -> None:
         """All rows of these tables have been compared and mended since they were noticed so."""
         known = as_planned(self._plan, noticed)

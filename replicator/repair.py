@@ -152,8 +152,10 @@ async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tabl
         if each.source in sources or (each.source is None and each.target in targets)
     ]  # fmt: skip
     details: dict[str, object] = {"tables": sorted(tables)}
+    # That many rows have gone is no surprise where a partition was detached or dropped.
+    emptying = bool(pipeline.watch.definitions.parted() & set(tables))
     try:
-        details["rows"] = await repair(pipeline, concerning, "changed past the log", sources)
+        details["rows"] = await repair(pipeline, concerning, "changed past the log", sources, emptying=emptying)
     except WouldEmptyError as error:  # what diverges keeps the gate shut, and is there for the operator to decide
         log.error("not repaired", error=error.problem, remedy=error.remedy)  # noqa: TRY400  no fault of the program's
         details |= {"rows": 0, "refused": error.problem}
