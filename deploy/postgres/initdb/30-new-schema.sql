@@ -14,3 +14,4 @@ ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA :"new_schema" GRANT USAGE
 
 -- What is made in it is nobody else's; the functions that the application may call are for everybody.
 CREATE SCHEMA replicator AUTHORIZATION replicator;
+GRANT USAGE ON SCHEMA replicator TO PUBLIC;
