@@ -166,7 +166,7 @@ def wide(folder: Path) -> Migration:
     )
     migration = Migration("docs", old="public", new="store", sql=folder)
     migration.transform(source="docs", into="docs", key=lambda row: row["id"])(copied)
-    query = Query("SELECT id, body FROM docs", key=["id"], depends_on={"docs": ALL})
+    query = Query("SELECT id, body FROM public.docs", key=["id"], depends_on={"docs": ALL})
 
     @migration.transform(source=query, into="lengths")
     def length(old: Row) -> dict[str, Any]:
@@ -357,9 +357,9 @@ def looked_up(folder: Path) -> Migration:
     (folder / "new").mkdir()
     (folder / "new" / "10_tables.sql").write_text(TABLES)
     migration = Migration("small", old="public", new="store", sql=folder)
-    rule = Lookup("SELECT id FROM pets WHERE owner = %(id)s::integer")
+    rule = Lookup("SELECT id FROM public.pets WHERE owner = %(id)s::integer")
     query = Query(
-        "SELECT pets.id, people.name FROM pets JOIN people ON people.id = owner",
+        "SELECT pets.id, people.name FROM public.pets JOIN public.people ON people.id = owner",
         key=["id"], depends_on={"pets": ["id"], "people": rule},
     )  # fmt: skip
 

@@ -169,10 +169,12 @@ KINDS = (
 
 async def equal_in_sql(opened: Connection, place: int) -> set[tuple[str, str]]:
     """Which written values the column takes for equal, once they are in it."""
-    cursor = await opened.execute(
-        f"SELECT a.written, b.written FROM all_{place} a JOIN all_{place} b ON a.value = b.value".encode()
-    )
-    return set(await cursor.fetchall())
+    async with opened.transaction():
+        await opened.execute("SET LOCAL search_path = pg_catalog, public")  # where an extension's operators are
+        cursor = await opened.execute(
+            f"SELECT a.written, b.written FROM all_{place} a JOIN all_{place} b ON a.value = b.value".encode()
+        )
+        return set(await cursor.fetchall())
 
 
 def pairs(forms: dict[str, str | None]) -> set[tuple[str, str]]:
@@ -253,13 +255,15 @@ async def insert(opened: Connection, place: int, values: Sequence[str]) -> set[s
 
 async def read_back(opened: Connection, place: int, column: Column, forms: dict[str, str | None]) -> int:
     """How many values are found again by their form."""
-    cursor = await opened.execute(
-        f"SELECT count(*) FROM public.all_{place} a JOIN unnest(%s::text[], %s::text[]) AS k(written, form) "
-        f"ON a.written = k.written AND a.value = k.form::{column.bare_type}".encode(),
-        (list(forms), list(forms.values())),
-    )
-    (count,) = await cursor.fetchone() or (0,)
-    return int(count)
+    async with opened.transaction():
+        await opened.execute("SET LOCAL search_path = pg_catalog, public")
+        cursor = await opened.execute(
+            f"SELECT count(*) FROM all_{place} a JOIN unnest(%s::text[], %s::text[]) AS k(written, form) "
+            f"ON a.written = k.written AND a.value = k.form::{column.bare_type}".encode(),
+            (list(forms), list(forms.values())),
+        )
+        (count,) = await cursor.fetchone() or (0,)
+        return int(count)
 
 
 async def test_each_type_is_known_or_refused(database: Database) -> None:
@@ -280,7 +284,9 @@ async def test_a_querys_collation_is_seen(database: Database) -> None:
     execute(database.dsn, ['CREATE TABLE words (one text COLLATE public.nocase, two text COLLATE "C", n int)'])
     async with connection(database.dsn, "test") as opened:
         found = await describe_query(
-            opened, "q", 'SELECT one, two, n, one || two AS both, lower(two) AS low, one COLLATE "C" AS c FROM words'
+            opened,
+            "q",
+            'SELECT one, two, n, one || two AS both, lower(two) AS low, one COLLATE "C" AS c FROM public.words',
         )
     problems = {each.name: each.form.problem for each in found}
     assert problems == {

@@ -92,7 +92,7 @@ async def test_a_daemon_that_starts_meanwhile_makes_the_same_tables(
             return await checked
 
         execute(one.dsn, ["CREATE SCHEMA party"])
-        monkeypatch.setattr("replicator.preflight.schemas.try_statement", with_a_daemon)
+        monkeypatch.setattr("replicator.preflight.schemas.try_as_run", with_a_daemon)
         found = {each.check: each for each in await preflight(make_settings(one), reference())}
     assert found["new_tables.definition"].outcome == "pass", found["new_tables.definition"]
 

@@ -492,7 +492,7 @@ async def test_a_role_without_the_right_and_a_trigger_in_the_way_are_refused(
                 "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
             ],
         )
-        with pytest.raises(CheckError, match="mine on public.people"):
+        with pytest.raises(CheckError, match=r"mine on public\.people"):
             await check_rolling(make_settings(database), {"old": [Name(schema="public", table="people")], "new": []})
     finally:
         execute(database.dsn, [f"DROP OWNED BY {role}", f"DROP ROLE {role}"])
