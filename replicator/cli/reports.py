@@ -39,6 +39,11 @@ class Report:
         return self.alive and (self.age_seconds or 0.0) <= STALE_SECONDS
 
     @property
+    def young(self) -> bool:
+        """Whether it is of the last seconds: nothing older is called ready, or said to be the lag."""
+        return self.fresh and (self.age_seconds or 0.0) <= READY_SECONDS
+
+    @property
     def unread(self) -> str | None:
         """The slot that nobody reads, if so: the daemon may not have noticed that yet."""
         return self.live.slot if self.live is not None and not self.live.active else None
@@ -46,19 +51,18 @@ class Report:
     @property
     def ready(self) -> bool:
         """Whether the cutover may happen now, as far as that can be known."""
-        young = (self.age_seconds or 0.0) <= READY_SECONDS
-        return bool(self.document and self.document["ready"]) and self.fresh and young and self.unread is None
+        return bool(self.document and self.document["ready"]) and self.young and self.unread is None
 
 
 def as_of_now(report: Report) -> StatusDocument | None:
     """The document with what the servers know better."""
     document, live = report.document, report.live
-    if document is None or document["phase"] == "finalized" or (report.fresh and live is None):
+    if document is None or document["phase"] == "finalized" or (report.young and live is None):
         return document
     document = cast("StatusDocument", {**document, "ready": report.ready})
     if live is not None and live.retained_bytes is not None:
         document["slot_retained_bytes"] = live.retained_bytes
-    if not report.fresh:
+    if not report.young:
         document["lag_bytes"] = live.lag_bytes if live else None
         document["lag_seconds"] = live.applied_seconds if live else None
     return document

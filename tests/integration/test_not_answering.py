@@ -115,7 +115,10 @@ def test_a_stopped_daemon_is_not_ready(database: Database, tmp_path: Path) -> No
             )
             execute(database.dsn, [filling])
             daemon.until(lambda: not terminal.json("status")["ready"])
+            assert terminal.json("status")["lag_bytes"] > 100_000
+            daemon.until(lambda: not any(each["ok"] for each in terminal.json("status")["gates"]))
             status = terminal.json("status")
+            assert not status["ready"]
             assert status["lag_bytes"] > 100_000
             assert status["lag_seconds"] > 3
             assert status["slot_retained_bytes"] > 100_000
