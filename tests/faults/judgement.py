@@ -11,6 +11,7 @@ from replicator.demo.application import Application, Connection, found
 from replicator.demo.ledger import Ledger
 from replicator.migration import Direction
 from tests.engine import Engine, differences
+from tests.faults.ground import caught
 from tests.faults.stage import Stage
 from tests.faults.writers import NewParty, OldParty, RenamedNewParty, RenamedOldParty
 
@@ -47,6 +48,7 @@ def judge(stage: Stage, ledger: Ledger) -> list[str]:
         *_guards(stage, new_owns=new_owns),
         *_sequence(stage, new_owns=new_owns),
         *_open_questions(stage),
+        *(f"the planted {each} was run" for each in caught(stage)),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 
 from tests.daemon import Daemon
-from tests.faults import disk, party
+from tests.faults import disk, ground, party
 from tests.faults.clock import VARIABLE as CLOCK
 from tests.faults.stage import MILESTONES, RunError, Stage
 from tests.faults.writers import Note, Sale
@@ -44,6 +44,8 @@ class Kind:
     moves: bool = False
     """Whether it needs a cutover."""
     program: str = "replicator"
+    partitioned: bool = False
+    """Whether the old table of tickets must be partitioned; such tables are not renamed."""
 
 
 # ---- the daemon
@@ -209,6 +211,14 @@ KINDS: Final = (
     Kind(name="row refused, transform mended", act=sour_transform, milestones=BEFORE, first=True, codes=(0,)),
     Kind(name="target disk full", act=disk.fill, milestones=("backfill", "follow"), apart=True, first=True,
          exits=("The server's disk is full",)),
+    Kind(name="table unlogged", act=ground.unlog),
+    Kind(name="table inherited from", act=ground.inherit),
+    Kind(name="row security", act=ground.hide_rows),
+    Kind(name="environment changed", act=ground.change_environment, codes=(-9,)),
+    Kind(name="subscription", act=ground.subscribe),
+    Kind(name="partitions come and go", act=ground.attach, partitioned=True,
+         milestones=("start", "backfill", "follow", "move")),
+    Kind(name="objects planted", act=ground.plant),
 )  # fmt: skip
 
 __all__ = ["CLOCK", "KINDS", "Kind"]

@@ -59,6 +59,11 @@ class Plan:
         return any(kind.proxied for kind, _, _ in self.faults)
 
     @property
+    def partitioned(self) -> bool:
+        """Whether the old table of tickets is partitioned."""
+        return any(kind.partitioned for kind, _, _ in self.faults)
+
+    @property
     def name(self) -> str:
         """What it is about, in short."""
         renames = ["--strategy rename"] if self.renames else []
@@ -76,7 +81,9 @@ class Plan:
 def plan_of(seed: int) -> Plan:
     """Every other seed is for failpoints, the others go through the kinds; some runs have two faults."""
     plan = _plan_of(seed)
-    plan.renames = plan.moves and not plan.apart and random.Random(f"{seed} renames").random() < RENAMES
+    plan.renames = (
+        plan.moves and not plan.apart and not plan.partitioned and random.Random(f"{seed} renames").random() < RENAMES
+    )
     return plan
 
 

@@ -85,6 +85,7 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
         stage.keeper.armings = plan.armings
         stage.pinged = plan.lull
         stage.renames = plan.renames
+        stage.partitioned = plan.partitioned
         for kind, _, _ in plan.faults:
             if kind.program != stage.keeper.program:
                 stage.keeper.program = kind.program

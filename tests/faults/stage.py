@@ -164,6 +164,8 @@ class Stage:
         self.proxy: Proxy | None = None
         self.renames = False
         """Whether the cutover renames the tables."""
+        self.partitioned = False
+        """Whether the old table of tickets is partitioned."""
         self.pinged = False
         """Whether the server asks for answers soon."""
         self.crashed = False
@@ -204,7 +206,7 @@ class Stage:
                 opened.execute(TOKENS)
         with psycopg.connect(self.old.dsn, autocommit=True) as opened:
             seed(opened, party.ROOT / "sql", ROWS)
-            opened.execute(party.OLD_TICKETS)
+            opened.execute(party.OLD_TICKETS_IN_PARTITIONS if self.partitioned else party.OLD_TICKETS)
             held = found(opened, OldParty(opened))
         self.seeded = Ledger.of(held, OldParty.schema)
         self.hand = self._hand()
