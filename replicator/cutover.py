@@ -221,7 +221,9 @@ class Cutover:
         await self.pipeline.look_at_definitions()
         if self.pipeline.context.unseen:
             raise NotReadyError(
-                "Rows may have changed past the log; the writers went on.", "All are compared again; then try again."
+                "Rows may have changed past the log: a table was rewritten or truncated, or a partition came or went. "
+                "The writers went on.",
+                "All rows of it are compared again; then try again.",
             )
         self._step = "ground"
         await self.pipeline.look_at_ground(target)

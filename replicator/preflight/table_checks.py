@@ -50,7 +50,7 @@ def keys(subject: TablesSubject) -> Verdict:
     ]
     return failed(
         "; ".join(problems) + ".",
-        *(["Add a primary key to the first, or read them through a Query."] if without else []),
+        *([f"Add a primary key to {listed(without)}, or read from there through a Query."] if without else []),
         *[
             f"ALTER TABLE {each.quoted} DROP CONSTRAINT {each.deferrable_key}, "
             f"ADD PRIMARY KEY ({listed(_quoted(name) for name in each.key)});"

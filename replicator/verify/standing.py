@@ -34,7 +34,10 @@ def standing(
     :param progress: rows compared by the pass that is running, and about how many there are.
     """
     if unseen:
-        return _shut(f"rows of {_listed(unseen)} may have changed past the log; all are compared again, and mended")
+        return _shut(
+            f"rows of {_listed(unseen)} may have changed past the log: the table was rewritten or truncated, or a "
+            "partition came or went; all are compared again, and mended"
+        )
     if divergences:
         return _shut(advice(divergences))
     if clean_at is None and progress is not None:
