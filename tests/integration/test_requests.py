@@ -89,7 +89,7 @@ async def test_after_the_commit_nobody_is_told_that_nothing_has_changed(
 async def test_a_refusal_shows_the_gates_only_where_they_are_the_reason(
     database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def shut(*_: object) -> list[Gate]:
+    async def shut(*_: object, **__: object) -> list[Gate]:
         return [Gate(name="lag", ok=False, detail="too much")]
 
     monkeypatch.setattr("replicator.commands.answers.look_at_gates", shut)
