@@ -117,7 +117,7 @@ async def test_what_is_asked_for_later_is_bounded_too(tables: Database) -> None:
         async with two(tables.dsn) as (locking, observer), locking.transaction():
             await lock_tables(locking, TABLES[:1], WRITERS, 0.2, observer)
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                await locking.execute("ALTER TABLE t1 DISABLE TRIGGER USER")
+                await locking.execute("ALTER TABLE public.t1 DISABLE TRIGGER USER")
             await locking.execute("ROLLBACK")
 
 
