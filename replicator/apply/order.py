@@ -35,13 +35,13 @@ async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, w
     children_first = list(reversed(plan.targets))
     if all(foreign_key.deferrable for table in plan.targets for foreign_key in table.foreign_keys):
         for table in children_first:
-            await _delete(writer, plan, table, effects, written)
+            await _delete(writer, plan, table, effects, written, clear=True)
             await _upsert(writer, table, effects, written)
     else:
         for table in plan.targets:
             await _upsert(writer, table, effects, written)
         for table in children_first:
-            await _delete(writer, plan, table, effects, written)
+            await _delete(writer, plan, table, effects, written, clear=not effects.upserts.get(table.name))
     await check_constraints(writer, whole=whole)
     return written
 
@@ -149,8 +149,14 @@ async def _free(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key])
     return free
 
 
-async def _delete(writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written) -> None:
-    if is_cleared(table, effects) and not effects.spared and not acting_children(plan, table):
+async def _delete(
+    writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written, *, clear: bool
+) -> None:
+    """Delete what is to go from one table.
+
+    :param clear: a table that was emptied may be cleared as a whole: none of what is to be written is there yet.
+    """
+    if clear and is_cleared(table, effects) and not effects.spared and not acting_children(plan, table):
         written[table.called, "delete"] += await writer.clear(table)
         return
     await _delete_keys(writer, plan, table, await keys_to_go(writer, table, effects), written)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ BLOCK = 1 << 20
 def make_folder(parent: Path, database: str, needed: int, *, kind: str = "backup") -> Path:
     """Make ``<kind>-<database>-<UTC time>.partial``, for its owner's eyes only; gives its absolute path.
 
+    Of several made in one second, each later one has a number too.
+
     :param needed: bytes that must be free. Raises BackupError when they are not, or when nothing can be written there.
     """
     name = f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]', '_', database)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = parent.absolute() / f"{name}{PARTIAL}"
+    taken = {each.name.removesuffix(PARTIAL) for each in parent.absolute().glob(f"{name}*")}
+    number = next(each for each in count(1) if (name if each == 1 else f"{name}-{each}") not in taken)
+    folder = parent.absolute() / f"{name if number == 1 else f'{name}-{number}'}{PARTIAL}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free

@@ -44,6 +44,8 @@ class Kind:
     moves: bool = False
     """Whether it needs a cutover."""
     program: str = "replicator"
+    past_the_log: bool = False
+    """Whether rows change past the log."""
     partitioned: bool = False
     """Whether the old table of tickets must be partitioned; such tables are not renamed."""
 
@@ -211,12 +213,12 @@ KINDS: Final = (
     Kind(name="row refused, transform mended", act=sour_transform, milestones=BEFORE, first=True, codes=(0,)),
     Kind(name="target disk full", act=disk.fill, milestones=("backfill", "follow"), apart=True, first=True,
          exits=("The server's disk is full",)),
-    Kind(name="table unlogged", act=ground.unlog),
-    Kind(name="table inherited from", act=ground.inherit),
+    Kind(name="table unlogged", act=ground.unlog, past_the_log=True),
+    Kind(name="table inherited from", act=ground.inherit, past_the_log=True),
     Kind(name="row security", act=ground.hide_rows),
     Kind(name="environment changed", act=ground.change_environment, codes=(-9,)),
     Kind(name="subscription", act=ground.subscribe),
-    Kind(name="partitions come and go", act=ground.attach, partitioned=True,
+    Kind(name="partitions come and go", act=ground.attach, partitioned=True, past_the_log=True,
          milestones=("start", "backfill", "follow", "move")),
     Kind(name="objects planted", act=ground.plant),
 )  # fmt: skip

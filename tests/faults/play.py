@@ -237,6 +237,8 @@ def _end(stage: Stage, result: Result) -> None:
     ledger = stage.stop_writers()
     stage.until("a phase that lasts", lambda: stage.phase in ("follow", "soak"))
     stage.until("what only the new schema could hold to be set aside", lambda: stage.reconciled)
+    if any(kind.past_the_log for kind, _, _ in result.plan.faults):
+        stage.compare_all()
     code = stage.keeper.stop()
     armed = {ENDED[word] for word in re.findall(r"kill|term", stage.keeper.life.armed)}
     if code not in {0} | armed:  # a failpoint that takes a moment may come after the last word

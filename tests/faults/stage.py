@@ -375,6 +375,12 @@ class Stage:
 
         self.until(f"the {command}", settled)
 
+    def compare_all(self) -> None:
+        """Have all rows compared, and mended: what has changed past the log is so, but not at once."""
+        asked = self.ask(self.new.dsn, "SELECT coalesce(max(id), 0) FROM replicator.commands")
+        self.command("verify", {"repair": True}, lambda: bool(self.ask(self.new.dsn, COMPARED, asked)))
 
+
+COMPARED: Final = "SELECT count(*) FROM replicator.commands WHERE command = 'verify' AND exit_code = 0 AND id > %s"
 ASK: Final = "INSERT INTO replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id"
 ANSWERED: Final = "SELECT finished_at IS NOT NULL FROM replicator.commands WHERE id = %s"

@@ -223,7 +223,7 @@ async def test_a_lookups_values_become_keys_of_the_querys_type(database: Databas
 
 
 SPELLINGS = {
-    "citext": ("citext", "Bob@x", "bob@X"),
+    "citext": ("public.citext", "Bob@x", "bob@X"),
     "interval": ("interval", "1 day", "24:00:00"),
     "numeric": ("numeric", "1.0", "1.00"),
     "jsonb": ("jsonb", '{"a": [1.0]}', '{"a": [1.00]}'),

@@ -81,6 +81,12 @@ CASES = {
         before=FAMILY,
         transaction=["UPDATE children SET parent = 2", "DELETE FROM parents WHERE id = 1"],
     ),
+    "a table is emptied, and filled again": Case(
+        tables=PARENTS + CHILDREN,
+        constraints=REFERS,
+        before=FAMILY,
+        transaction=["TRUNCATE children", "INSERT INTO children VALUES (5, 1, 'z')"],
+    ),
     "to a parent that comes": Case(
         tables=PARENTS + CHILDREN,
         constraints=REFERS,
