@@ -160,7 +160,7 @@ class Applier:
         if whole and self._later.is_due(position):
             self._later.add_to(batch)
         await keep_out(self.context, batch.sources)
-        complete = whole and not self.outcome.failures
+        complete = whole and not self.outcome.failures and not self._hopeless  # these are due at the end
         if not whole:
             await self._in_parts()
         try:

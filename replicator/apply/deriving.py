@@ -34,13 +34,19 @@ class Deriver:
             if name in batch.dirty_all:
                 effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]
             else:
-                await self._table_changed(effects, self._context.plan.sources[name], state, skip)
+                again = batch.rows.get(name, {})
+                await self._table_changed(effects, self._context.plan.sources[name], state, skip, again)
         for name, rows in batch.rows.items():
             await self._rows_changed(effects, self._context.plan.sources[name], rows, skip)
         return effects
 
     async def _table_changed(
-        self, effects: Effects, source: Source, state: TableState, skip: set[tuple[str, Key]]
+        self,
+        effects: Effects,
+        source: Source,
+        state: TableState,
+        skip: set[tuple[str, Key]],
+        again: Mapping[Key, Row | None],
     ) -> None:
         rows = state.rows
         effects.moves[source.name] = state.moves
@@ -51,6 +57,9 @@ class Deriver:
                     gone.update(dict.fromkeys(await self._remembered(transform, None)))
                 else:
                     effects.cleared.append(transform)
+            # What was read again is derived after this. Were it taken for gone here, its memory would be forgotten:
+            # what it gives then is remembered already, and would not be noted anew.
+            gone = {key: row for key, row in gone.items() if key not in again}
             rows = gone | dict.fromkeys(state.copies) | rows
         await self._rows_changed(effects, source, rows, skip, state.copies)
 

@@ -148,7 +148,8 @@ async def guarded_tables(connection: Connection) -> list[Name]:
             "SELECT DISTINCT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY (%s) AND t.tgparentid = 0 "
             "AND t.tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('replicator')) "
-            "ORDER BY 1, 2",
+            # Anybody may hang our function on a table of his own, a temporary one too, and give it our trigger's name.
+            "AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'USAGE') ORDER BY 1, 2",
             ([GUARD, GUARD_ROWS, *NOTES],),
         )
         return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]

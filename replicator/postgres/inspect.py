@@ -28,7 +28,13 @@ DATABASE = """
            ARRAY(SELECT format('%%s AS %%s', format_type(c.castsource, NULL), format_type(c.casttarget, NULL))
                  FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_roles r ON r.oid = p.proowner
                  WHERE c.casttarget IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
-                   AND NOT r.rolsuper AND r.rolname <> current_user ORDER BY 1) AS foreign_casts,
+                   AND NOT r.rolsuper AND r.rolname <> current_user
+                   -- Of a type that no table here has, anybody could make one, and hold everything up.
+                   AND EXISTS (SELECT FROM pg_attribute a JOIN pg_class k ON k.oid = a.attrelid
+                               JOIN pg_namespace n ON n.oid = k.relnamespace JOIN pg_type t ON t.oid = a.atttypid
+                               WHERE n.nspname = %(schema)s AND k.relkind IN ('r', 'p', 'f') AND NOT a.attisdropped
+                                 AND c.castsource IN (t.oid, t.typbasetype, t.typelem))
+                 ORDER BY 1) AS foreign_casts,
            EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s) AS has_schema,
            format('%%I', %(schema)s::text) AS schema,
            ARRAY(SELECT p FROM pg_namespace CROSS JOIN unnest('{USAGE,CREATE}'::text[]) p

@@ -130,7 +130,7 @@ FACTS: tuple[Fact[DatabaseSubject], ...] = (
     Fact(privileges, Consequence.SHUT),
     Fact(control_tables, Consequence.SHUT),
     Fact(own_role, Consequence.TELL),
-    Fact(casts, Consequence.STOP),
+    Fact(casts, Consequence.SHUT),
     Fact(publication, Consequence.SHUT),
 )
 """Of a database, whatever its schemas."""

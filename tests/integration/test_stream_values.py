@@ -108,6 +108,31 @@ WIDTH = 1_600
 """As many columns as Postgres lets a table have."""
 
 
+async def test_what_a_row_gives_is_remembered_though_its_table_was_emptied_and_it_is_read_again(
+    database: Database, tmp_path: Path
+) -> None:
+    execute(database.dsn, [f"CREATE TABLE vals ({COLUMNS})", insert(1, BIG)])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(
+        f"CREATE SCHEMA IF NOT EXISTS store; CREATE TABLE IF NOT EXISTS store.vals ({COLUMNS});"
+    )
+    migration = Migration("same", old="public", new="store", sql=tmp_path)
+
+    @migration.transform(source="vals", into="vals")  # without key=, so it is remembered who gave which row
+    def val(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    async with engine(database, migration) as made:
+        await made.backfill()
+        with psycopg.connect(database.dsn) as writer:
+            for statement in ("TRUNCATE vals", insert(1, BIG), "UPDATE vals SET i8 = 5"):
+                writer.execute(statement.encode())
+        await made.drain()
+        execute(database.dsn, ["DELETE FROM vals"])
+        await made.drain()
+        assert await differences(made) == []
+
+
 async def test_as_many_columns_as_there_can_be(database: Database, tmp_path: Path) -> None:
     columns = "id integer PRIMARY KEY, " + ", ".join(f"c{number} boolean" for number in range(1, WIDTH))
     row = ", ".join(["true"] * (WIDTH - 2))
