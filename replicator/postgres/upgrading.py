@@ -23,7 +23,9 @@ async def bring_along(connection: Connection) -> None:
             "The control tables are an older version's, in the middle of a migration: it spelt keys otherwise.",
             "End the migration with the version that began it, by `replicator finalize` or `replicator abort`.",
         )
+    # What these hold is of a migration that is over, and their columns are other ones now.
     await connection.execute("DROP TABLE replicator.produced")
+    await connection.execute("DROP TABLE IF EXISTS replicator.definitions")
     await connection.execute(
         "ALTER TABLE replicator.quarantine DROP CONSTRAINT quarantine_pkey, "
         "ADD CONSTRAINT quarantine_id PRIMARY KEY (id)"

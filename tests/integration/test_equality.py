@@ -12,6 +12,7 @@ from replicator import Lookup, Migration, Query, Row
 from replicator.dry_run import dry_run
 from replicator.errors import CheckError, MigrationError
 from replicator.postgres.connect import connection
+from replicator.postgres.control import install, installed_for
 from replicator.postgres.upgrading import bring_along
 from replicator.repair import repair
 from replicator.setup import read_plan
@@ -30,6 +31,9 @@ NOCASE = (
 def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn) as opened:
         return opened.execute(query.encode()).fetchall()
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def write_tables(folder: Path, *statements: str) -> None:
@@ -491,6 +495,18 @@ async def test_control_tables_of_an_older_version(database: Database, tmp_path: 
     key = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'quarantine_id'"
     assert rows(database.dsn, key) == [("quarantine_id", "PRIMARY KEY (id)")]
     assert rows(database.dsn, "SELECT to_regclass('replicator.produced')::text") == [(None,)]
+
+
+@pytest.mark.one_server
+async def test_control_tables_as_an_older_version_has_left_them(database: Database, tmp_path: Path) -> None:
+    """Another migration may begin there."""
+    execute(database.dsn, [(FIXTURES / "control_before_forms.sql").read_text()])
+    begun = Migration("next", old="public", new="store", sql=tmp_path)
+    async with connection(database.dsn, "test") as opened:
+        await install(opened, begun)
+        await install(opened, begun)
+        assert await installed_for(opened, begun)
+    assert rows(database.dsn, "SELECT to_regclass('replicator.definitions') IS NOT NULL") == [(True,)]
 
 
 # ---- columns that are left out
