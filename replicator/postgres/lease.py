@@ -1,6 +1,7 @@
 """One daemon at a time: a row says whose session it is, and an epoch that every write transaction compares (I6).
 
-No advisory lock: anybody could take that. The table is nobody else's to lock.
+No advisory lock: anybody could take that. Others may not LOCK the table; but Postgres locks the tables of a statement
+before it looks at privileges, so that one that is only prepared can make a new daemon wait.
 """
 
 import asyncio
