@@ -77,7 +77,7 @@ def old_tables(migration: Migration) -> set[str]:
     names = set(migration.retired) | {each.into for each in migration.of("reverse")}
     for each in migration.of("forward"):
         names |= {each.source} if isinstance(each.source, str) else set(each.source.depends_on)
-    return names
+    return names - migration.left
 
 
 async def plan(settings: Settings, migration: Migration) -> Plan:

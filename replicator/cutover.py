@@ -30,6 +30,7 @@ from replicator.postgres.guards import guard, open_to_writers
 from replicator.postgres.locks import WRITERS, gives_way, lock_more, lock_tables, send_vacuum_away
 from replicator.postgres.ownership import (
     Ownership,
+    all_names,
     limit_transaction,
     read_ownership,
     same_database,
@@ -99,6 +100,14 @@ class Cutover:
         self._in_doubt = False
         """The commit is sent, and it is not certain that it failed: the pipeline must apply nothing more."""
 
+    @property
+    def held(self) -> list[Name]:
+        """The tables whose writers wait: those that close, and those that stay open and that are followed until now."""
+        if self.pipeline.direction == "reverse":
+            return self.tables[self.move.held]
+        stay = all_names(table for name, table in self.plan.watched.items() if name in self.plan.migration.left)
+        return [*self.tables[self.move.held], *stay]
+
     async def run(self) -> CutoverResult:
         """Try until the lock comes in time, up to a limit.
 
@@ -110,7 +119,7 @@ class Cutover:
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
             await self.pipeline.look_at_ground()
-            locked = f"{len(self.tables[self.move.held])} tables{failure and '; ' + failure}"
+            locked = f"{len(self.held)} tables{failure and '; ' + failure}"
             await self.report(f"attempt {attempt}: waiting for the lock on {locked}")
             await self.pipeline.verifier.settle_down()  # what is compared now need not be while writers wait
             await self._drain_opposite()
@@ -188,7 +197,7 @@ class Cutover:
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
         """Keep the writers waiting. Raises LockedOutError when the lock does not come in time."""
-        await lock_tables(holder, self.tables[self.move.held], WRITERS, seconds, self._observing)
+        await lock_tables(holder, self.held, WRITERS, seconds, self._observing)
 
     async def _open(self, holder: Connection, tables: list[Name]) -> None:
         """Switch the guards off. Raises LockedOutError: who is in the way of that keeps the writers waiting."""

@@ -94,15 +94,19 @@ class Migration:
     :param new: the Postgres schema that it moves to.
     :param sql: the folder with ``old/``, ``new/``, ``checks/`` and the queries; by default ``sql/`` beside the package
         that the settings name.
+    :param whole_schema: nothing of the old schema stays behind: ``check`` fails on a table that the migration neither
+        transforms, nor retires, nor leaves by name. Otherwise what it does not mention is left alone.
     """
 
     name: str
     old: str
     new: str
     sql: Path | None = None
+    whole_schema: bool = field(default=False, kw_only=True)
     transforms: list[Transform] = field(default_factory=list, init=False)
     retired: dict[str, str] = field(default_factory=dict, init=False)
     retired_columns: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
+    left: set[str] = field(default_factory=set, init=False)
 
     def transform(
         self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None
@@ -122,6 +126,15 @@ class Migration:
     ) -> Callable[[F], F]:
         """Declare a transform from the new schema back to the old one; the parameters are those of ``transform``."""
         return self._declare("reverse", source, into, key, name)
+
+    def leave(self, *tables: str) -> None:
+        """Declare that old tables stay as they are, and go on taking the application's writes.
+
+        They are not guarded, renamed, archived or dropped, and not followed; so is every table that the migration does
+        not mention. One that a Query reads is named here to stay: its changes are followed until the cutover, whose
+        transaction holds its writers too.
+        """
+        self.left.update(tables)
 
     def retire(self, table: str, *, because: str, column: str | None = None) -> None:
         """Declare that an old table, or one column of a table, has no place on the other side."""

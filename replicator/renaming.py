@@ -208,7 +208,7 @@ class RenamingCutover(Cutover):
     async def _hold(self, holder: Connection, seconds: float) -> None:
         await self.pipeline.turns.freeze()
         self._seconds = seconds
-        await lock_tables(holder, self.tables[self.move.held], EVERYBODY, seconds, self._observing)
+        await lock_tables(holder, self.held, EVERYBODY, seconds, self._observing)
         self._holder = holder
         self.pipeline.turns.go_on_through(holder)
 

@@ -74,12 +74,13 @@ async def read_plan(settings: Settings, migration: Migration, direction: Directi
 async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, list[Name]]:
     """The tables of either schema that are open to writers only while it owns the data, with their partitions.
 
-    Those that are read, written or retired: more than one direction's plan knows.
+    Those that are read, written or retired, and not left: more than one direction's plan knows.
     """
     forward = await read_plan(settings, migration, "forward")
     reverse = await read_plan(settings, migration, "reverse")
     retired = [table for name, table in forward.source_tables.items() if name in migration.retired]
-    old = {table.name: table for table in (*forward.watched.values(), *retired, *reverse.targets)}
+    read = [table for name, table in forward.watched.items() if name not in migration.left]
+    old = {table.name: table for table in (*read, *retired, *reverse.targets)}
     new = {table.name: table for table in (*forward.targets, *reverse.watched.values())}
     return {"old": all_names(old.values()), "new": all_names(new.values())}
 

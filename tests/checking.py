@@ -56,7 +56,7 @@ def one_database(config: pytest.Config, running: Running) -> Iterator[Database]:
 
 def tiny(folder: Path, *, omit: Collection[str] = ()) -> Migration:
     """Three old tables to three new ones; without the transforms named in ``omit``."""
-    migration = Migration("tiny", old="old", new="new", sql=folder)
+    migration = Migration("tiny", old="old", new="new", sql=folder, whole_schema=True)
     (folder / "new").mkdir(exist_ok=True)
     for name, text in {"10_tables": TABLES, "20_indexes": INDEXES, "30_constraints": CONSTRAINTS}.items():
         (folder / "new" / f"{name}.sql").write_text(text)

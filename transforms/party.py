@@ -7,7 +7,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from replicator import Migration, Row
 
-migration: Final = Migration("party", old="public", new="party")
+migration: Final = Migration("party", old="public", new="party", whole_schema=True)
 
 NEVER: Final = "-infinity"
 """Stands for NULL where the new column must not be null."""

@@ -47,6 +47,7 @@ def coverage_subject(migration: Migration, relations: Sequence[Relation]) -> Cov
         migration=migration,
         tables=frozenset(each.table for each in relations if not each.is_leaf and not each.of_extension),
         read=read_by(migration, "forward"),
+        written=written_by(migration, "reverse"),
     )
 
 

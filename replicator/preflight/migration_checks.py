@@ -56,32 +56,41 @@ class CoverageSubject:
     tables: frozenset[str]
     read: frozenset[str] = field(default_factory=frozenset)
     """Transformed, or read by a Query."""
+    written: frozenset[str] = field(default_factory=frozenset)
+    """By the way back."""
 
 
 def coverage(subject: CoverageSubject) -> Verdict:
-    """Data is lost by oversight where a table is nobody's business: each is transformed, or retired with a reason."""
-    retired = subject.migration.retired
-    forgotten = sorted(subject.tables - subject.read - set(retired))
-    unknown = sorted(set(retired) - subject.tables)
-    both = sorted({each.source_name for each in subject.migration.of("forward")} & set(retired))
-    problems, remedy = [], []
-    if forgotten:
-        problems.append(f"neither transformed nor retired: {listed(forgotten)}")
-        remedy += [f'migration.retire("{name}", because="...")' for name in forgotten]
-    if unknown:
-        problems.append(f"retired, but not there: {listed(unknown)}")
-    if both:
-        problems.append(f"both transformed and retired: {listed(both)}")
+    """A table that is to go must not be left behind by oversight, nor one that is to stay be closed and dropped."""
+    migration = subject.migration
+    retired, left = set(migration.retired), migration.left
+    transformed = sources_of(migration, "forward")
+    forgotten = sorted(subject.tables - subject.read - retired - left) if migration.whole_schema else []
+    wrong = {
+        "neither transformed, nor retired, nor left": forgotten,
+        "retired, but not there": sorted(retired - subject.tables),
+        "left, but not there": sorted(left - subject.tables),
+        "both transformed and retired": sorted(transformed & retired),
+        "both transformed and left": sorted(transformed & left),
+        "left, but written on the way back": sorted(subject.written & left - transformed),
+        "both retired and left": sorted(retired & left),
+    }
+    problems = [f"{what}: {listed(tables)}" for what, tables in wrong.items() if tables]
+    remedy = [f'migration.leave("{name}")' for name in forgotten]
+    remedy += [f'migration.retire("{name}", because="...")' for name in forgotten]
     if problems:
         text = "; ".join(problems)
         return failed(
             f"{text[0].upper()}{text[1:]}.",
-            "Write a transform for each table that the new schema is to hold. Retire a table only if it is to go: the "
-            "cutover refuses writes to a retired table, and `replicator cleanup` drops it in the end. A table that the "
-            "application goes on using: move it to another schema first. Take out what is wrong.",
+            "Write a transform for each table that the new schema is to hold. Leave a table that the application goes "
+            "on using as it is. Retire one only if it is to go: the cutover refuses writes to it, and `replicator "
+            "cleanup` drops it in the end. Take out what is wrong.",
             *remedy,
         )
-    return passed(f"{counted(len(subject.tables), 'table')}: {len(subject.read)} read, {len(retired)} retired")
+    goes = subject.read | subject.written | retired
+    stays = sorted(subject.tables - (goes - left))
+    counts = f"{counted(len(subject.tables), 'table')}: {len(subject.read)} read, {len(retired)} retired"
+    return passed(f"{counts}, {len(stays)} left alone{': ' if stays else ''}{listed(stays)}")
 
 
 def queries(subject: DirectionSubject) -> Verdict | None:

@@ -49,7 +49,7 @@ def twins(folder: Path) -> Migration:
     """Both tables as they are, there and back."""
     (folder / "new").mkdir(exist_ok=True)
     (folder / "new" / "10_tables.sql").write_text(NEW)
-    migration = Migration("twins", old="public", new="shop", sql=folder)
+    migration = Migration("twins", old="public", new="shop", sql=folder, whole_schema=True)
     for way in (migration.transform, migration.reverse):
         way(source="t", into="t", key=lambda row: row["id"])(same)
         way(source="days", into="days", key=lambda row: (row["id"], row["day"]))(same_day)
@@ -161,7 +161,7 @@ SITUATIONS = {
     "a table that nobody accounts for": Situation(
         fact="old_tables.coverage",
         does=("CREATE TABLE forgotten (id integer PRIMARY KEY)",),
-        says="Neither transformed nor retired: forgotten.",
+        says="Neither transformed, nor retired, nor left: forgotten.",
     ),
     "a key that is gone": Situation(
         fact="new_tables.keys",

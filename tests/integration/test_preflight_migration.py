@@ -33,7 +33,7 @@ async def test_every_old_table_is_accounted_for(old: Database, tmp_path: Path) -
     migration.retired = {"trahs": "a slip of the pen", "people": "transformed too"}
     finding = only_failure(await check(old, migration))
     assert finding.check == "old_tables.coverage"
-    assert "either transformed nor retired: trash, visits" in finding.detail
+    assert "either transformed, nor retired, nor left: trash, visits" in finding.detail
     assert "retired, but not there: trahs" in finding.detail
     assert "both transformed and retired: people" in finding.detail
     assert 'migration.retire("visits", because="...")' in finding.remedy
