@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from replicator import schema
-from replicator.errors import CheckError, LeaseError, ReplicatorError
+from replicator.errors import CheckError, DatabaseError, LeaseError, ReplicatorError, RowError
 from replicator.hooks import Hooks
 from replicator.log import get_logger
 from replicator.migration import Migration
@@ -15,7 +15,7 @@ from replicator.observe.status import process_details
 from replicator.postgres.connect import connection
 from replicator.postgres.control import FINALIZED, installed_for, journal, read_phase, unreplicated, write_status
 from replicator.postgres.journal import recorded
-from replicator.preflight import preflight
+from replicator.preflight import Finding, preflight
 from replicator.report import Reporter
 from replicator.session import Session
 from replicator.settings import Settings
@@ -26,6 +26,7 @@ log = get_logger("daemon")
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses after a lost connection; the last one goes on for ever."""
 TELL_SECONDS = 10.0
+EXPLAIN_SECONDS = 30.0
 
 
 async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) -> None:
@@ -75,14 +76,15 @@ async def _run_and_retry(
         try:
             await session.run(stop)
             await _tell(settings, session, {"reason": "It was told to stop."})
-        except ReplicatorError as error:
+        except ReplicatorError as met:
+            error = await _explained(settings, migration, met)
             reporter.failed(error)
             metrics.errors_total.labels(error.kind).inc()
             tries = 0 if session.was_up else tries + 1
             shown = reporter if session.was_up and not isinstance(error, LeaseError) else None
             await _tell(settings, session, {"reason": error.problem, "kind": error.kind}, shown)
             if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
-                raise
+                raise error from (None if error is met else met)
             state.trouble = str(error)
             pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
             log.warning("trying again", seconds=pause, error=str(error))
@@ -111,18 +113,36 @@ async def _tell(settings: Settings, session: Session, end: dict[str, str], shown
             await journal(target, "stop", process_details() | end)
 
 
+async def _explained(settings: Settings, migration: Migration, error: ReplicatorError) -> ReplicatorError:
+    """What the checks say of the ground as it is now, where the error only says what a server has refused.
+
+    Anything may have changed since the start; without this, nobody would be told what to change back.
+    """
+    if error.transient or not (isinstance(error, RowError) or (isinstance(error, DatabaseError) and not error.remedy)):
+        return error
+    log.error("a server refused what the daemon needs", error=error.problem)
+    with contextlib.suppress(ReplicatorError, TimeoutError):
+        async with asyncio.timeout(EXPLAIN_SECONDS):
+            if (found := _refusal(await preflight(settings, migration))) is not None:
+                return found
+    return error
+
+
 async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> None:
     findings = await preflight(settings, migration)
     for finding in findings:
         if finding.outcome == "warn":
             log.warning("check", name=finding.check, detail=finding.detail, remedy=finding.remedy)
+    if (refusal := _refusal(findings)) is not None:
+        raise refusal
+
+
+def _refusal(findings: Sequence[Finding]) -> CheckError | None:
+    """Why the daemon must not start, if there is a reason."""
     failed = list(dict.fromkeys((each.detail, each.remedy) for each in findings if each.outcome == "fail"))
-    if len(failed) == 1:
-        raise CheckError(*failed[0])
-    if failed:
-        raise CheckError(
-            "\n".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`."
-        )
+    if len(failed) < 2:
+        return CheckError(*failed[0]) if failed else None
+    return CheckError("\n".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`.")
 
 
 def _why_not(reporter: Reporter) -> str:

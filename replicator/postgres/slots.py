@@ -152,7 +152,11 @@ async def write_publication(connection: Connection, name: str, tables: Iterable[
     """
     if await foreign_publications(connection, [name]):
         raise taken("publication", name, "REPLICATOR_PUBLICATION", f"`DROP PUBLICATION {name};`")
-    listed = comma([identifier(table.name.schema, table.name.table) for table in tables])
+    # ONLY: a child that somebody has just made would be published too, and without a key refuse the application's
+    # updates of its parent. A partitioned table's partitions belong to it all the same.
+    listed = comma(
+        [sql.SQL("ONLY {}").format(identifier(table.name.schema, table.name.table)) for table in tables]
+    )  # fmt: skip
     with translated():
         async with connection.transaction():
             await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
