@@ -1,8 +1,10 @@
 """The conditions for a cutover: each holds or does not, and says why."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from replicator.lag import GAP_SECONDS
+from replicator.migration import NO_WAY_BACK
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import Connection
@@ -13,6 +15,7 @@ from replicator.postgres.statements import shortened
 from replicator.settings import Settings
 from replicator.watch import low_lag
 
+WAY_BACK: Final = "way back"
 LONGEST = 500
 """Characters about one fact, which may be about thousands of tables: `replicator check` says all."""
 
@@ -54,7 +57,13 @@ async def _look_at_gates(
             _ground(pipeline),
         ]
     if pipeline.direction == "reverse":  # the old tables are complete, and have no checks of their own
-        return [_lag(pipeline, settings), _verified(pipeline), await _quarantine(pipeline, target), _ground(pipeline)]
+        return [
+            *_way_back(pipeline),
+            _lag(pipeline, settings),
+            _verified(pipeline),
+            await _quarantine(pipeline, target),
+            _ground(pipeline),
+        ]
     return [
         await _backfill(pipeline, phase, target),
         _lag(pipeline, settings),
@@ -64,6 +73,13 @@ async def _look_at_gates(
         await _checks(pipeline, phase, target),
         _ground(pipeline),
     ]
+
+
+def _way_back(pipeline: Pipeline) -> list[Gate]:
+    """Without reverse transforms every other gate of a rollback is open: there is nothing to be behind with."""
+    if pipeline.context.plan.transforms:
+        return []
+    return [Gate(name=WAY_BACK, ok=False, detail=f"{NO_WAY_BACK[0].lower()}{NO_WAY_BACK[1:]}")]
 
 
 async def _backfill(pipeline: Pipeline, phase: Phase, target: Connection) -> Gate:

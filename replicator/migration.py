@@ -21,6 +21,10 @@ KeyFunction = Callable[[Row], Any]
 F = TypeVar("F", bound=Callable[..., NewRows])
 
 
+NO_WAY_BACK: Final = "The migration has no way back: there is no rollback"
+"""What commands say of ``Migration(..., way_back=False)``."""
+
+
 class _All(Enum):
     ALL = "ALL"
 
@@ -96,6 +100,8 @@ class Migration:
         that the settings name.
     :param whole_schema: nothing of the old schema stays behind: ``check`` fails on a table that the migration neither
         transforms, nor retires, nor leaves by name. Otherwise what it does not mention is left alone.
+    :param way_back: False: there are no reverse transforms, and no rollback after the cutover, which asks for
+        ``--no-way-back``.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Migration:
     new: str
     sql: Path | None = None
     whole_schema: bool = field(default=False, kw_only=True)
+    way_back: bool = field(default=True, kw_only=True)
     transforms: list[Transform] = field(default_factory=list, init=False)
     retired: dict[str, str] = field(default_factory=dict, init=False)
     retired_columns: dict[str, dict[str, str]] = field(default_factory=dict, init=False)

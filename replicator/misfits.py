@@ -21,8 +21,9 @@ def misfits(
     :param schemas: the source's and the target's.
     """
     source_schema, target_schema = schemas
-    if not migration.of(direction):
-        yield f"the migration {migration.name} has no {direction} transform"
+    if not migration.of(direction) and (direction == "forward" or migration.way_back):
+        unless = " (without a way back: Migration(..., way_back=False))" if direction == "reverse" else ""
+        yield f"the migration {migration.name} has no {direction} transform{unless}"
     queries: dict[str, Query] = {}
     for each in migration.of(direction):
         where = f"transform {each.name}"

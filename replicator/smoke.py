@@ -6,7 +6,8 @@ from time import monotonic
 from uuid import uuid4
 
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.migration import Migration
+from replicator.gates import WAY_BACK
+from replicator.migration import NO_WAY_BACK, Migration
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import daemon_alive, installed, read_phase, read_status
@@ -137,6 +138,8 @@ async def _rollback(new: Connection, seconds: float) -> Verdict:
         await asyncio.sleep(LOOK_SECONDS)
     shut = {each["name"]: each["detail"] for each in report.document["gates"] if not each["ok"]}
     said = "; ".join(f"{name}: {detail}" for name, detail in shut.items())
+    if WAY_BACK in shut:
+        return warned(f"{NO_WAY_BACK}.", "A mistake that shows now is mended in the new schema.")
     if not shut:
         return passed(f"{came}, and every gate of the rollback is open")
     differing = sum(each["missing"] + each["extra"] + each["different"] for each in report.document["divergence"])

@@ -7,7 +7,7 @@ from typing import Final
 
 from replicator.derive import TargetRow
 from replicator.errors import RowError
-from replicator.migration import Migration
+from replicator.migration import NO_WAY_BACK, Migration
 from replicator.plan import Plan, Source, queries_of, resolve
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.comparing import compare
@@ -78,6 +78,7 @@ async def bring_back(
     """
     found = WayBack()
     if not migration.of("reverse"):
+        found.notes.append(f"{NO_WAY_BACK}.")
         return found
     plan = await _plan(settings, migration, target)
     give_text(target)

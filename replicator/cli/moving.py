@@ -57,6 +57,9 @@ def cutover(
             metavar="NAME", help="rename: the new tables take the old ones' place and schema, which become NAME_old."
         ),
     ] = Strategy.SCHEMA,
+    no_way_back: Annotated[
+        bool, flag("--no-way-back", "There will be no rollback: for a migration that has no reverse transforms.")
+    ] = False,
     complete: Annotated[bool, flag("--complete", "End that: from now on only the new schema takes writes.")] = False,
     json: Json = False,
 ) -> None:
@@ -77,7 +80,8 @@ def cutover(
             "Give it alone.",
         )
     more: dict[str, Any] = {} if set_search_path is None else {"search_path_of": set_search_path}
-    more |= {name: True for name, wanted in (("rolling", rolling), ("complete", complete)) if wanted}
+    chosen = {"rolling": rolling, "complete": complete, "no_way_back": no_way_back}
+    more |= {name: True for name, wanted in chosen.items() if wanted}
     if strategy is not Strategy.SCHEMA:
         more["strategy"] = strategy.value
     _move("cutover", more, wait=wait, timeout=timeout, dry_run=dry_run, at=at, json=json)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from replicator.cli.output import word
 from replicator.cli.text import counted, pause, sized
-from replicator.migration import Migration
+from replicator.migration import NO_WAY_BACK, Migration
 from replicator.observe.status import Gate, version
 from replicator.retyped import PREPARED
 
@@ -58,6 +58,8 @@ def smoke_sum(found: "Sequence[Finding]") -> str:
     if failed:
         return f"[bold red]{failed} of {counted(len(found), 'check')} failed.[/]"
     if any(each.check == "reverse" and each.outcome != "pass" for each in found):
+        if any(NO_WAY_BACK in each.detail for each in found):
+            return "[bold green]The new schema serves.[/] [bold yellow]There is no way back.[/]"
         return "[bold green]The new schema serves.[/] [bold yellow]The way back flows, and is not open yet.[/]"
     return "[bold green]The new schema serves, and the way back is open.[/]"
 
@@ -115,6 +117,8 @@ def moved(name: str, result: Mapping[str, Any]) -> str:
     stays = f"\n[bold yellow]These go on using the old tables, renamed:[/] {users}." if users else ""
     if others := "; ".join(map(escape, result.get("retyped", ()))):
         stays += f"\n[bold yellow]Columns that have another type:[/] {others}. {PREPARED}."
+    if not result.get("way_back", True):
+        stays += f"\n[bold yellow]{NO_WAY_BACK}.[/]"
     if result["dry_run"]:
         return f"[bold green]The {name} would work:[/] writers waited {waited}, {attempts}; all is as it was.{stays}"
     if result.get("rolling"):

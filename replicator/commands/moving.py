@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from replicator.commands.answers import Answer, GateShutError, current_gates
 from replicator.commands.progress import Progress
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
+from replicator.migration import NO_WAY_BACK, Migration
 from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
 from replicator.postgres import control
 from replicator.postgres.connect import Connection
@@ -23,6 +24,7 @@ async def cutover(session: "Session", command: Command, own: Connection) -> Answ
     """Move ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
     if session.phase == CUTOVER.after:
         raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
+    _see_that_nobody_counts_on_a_rollback(session.migration, command)
     move = CUTOVER
     if session.phase == Phase.ROLLING or command.arguments.get("complete"):
         if not command.arguments.get("complete"):
@@ -41,10 +43,31 @@ async def cutover(session: "Session", command: Command, own: Connection) -> Answ
     return await _move(session, command, own, move)
 
 
+def _see_that_nobody_counts_on_a_rollback(migration: Migration, command: Command) -> None:
+    said = bool(command.arguments.get("no_way_back"))
+    if not migration.way_back and not said and not command.arguments.get("dry_run"):
+        raise NotReadyError(
+            f"{NO_WAY_BACK}.",
+            "Say so with --no-way-back, or write reverse transforms and start the daemon again.",
+        )
+    if migration.way_back and said:
+        raise NotReadyError(f"The migration {migration.name} has a way back.", "Leave --no-way-back out.")
+    if not migration.way_back and command.arguments.get("rolling"):
+        raise NotReadyError(
+            "The migration has no way back: the old schema would not get what is written to the new one.",
+            "Cut over without --rolling.",
+        )
+
+
 async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
     """Move ownership back to the old schema."""
     if session.phase not in (ROLLBACK.before, ROLLBACK.during, Phase.ROLLING):
         raise NotReadyError("The old schema owns the data.", "There is nothing to roll back.")
+    if not session.migration.way_back:
+        raise NotReadyError(
+            f"{NO_WAY_BACK}.",
+            "Mend what is wrong in the new schema; the old tables are as they were at the cutover.",
+        )
     return await _move(session, command, own, CLOSING if session.phase == Phase.ROLLING else ROLLBACK)
 
 
@@ -76,6 +99,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         "write_pause_seconds": result.write_pause_seconds,
         "dry_run": result.dry_run,
         "rolling": move.opens_both and not result.dry_run,
+        "way_back": session.migration.way_back,
         "dependents": list(result.dependents),
         "retyped": list(result.retyped),
     }

@@ -93,6 +93,27 @@ def coverage(subject: CoverageSubject) -> Verdict:
     return passed(f"{counts}, {len(stays)} left alone{': ' if stays else ''}{listed(stays)}")
 
 
+def way_back(subject: CoverageSubject) -> Verdict | None:
+    """A rollback to tables that nothing has written since the cutover would lose every write without a word."""
+    migration = subject.migration
+    if not migration.way_back:
+        if not migration.of("reverse"):
+            return passed("none: after the cutover there is no rollback")
+        return failed(
+            f"The migration says that it has no way back, and has reverse transforms into {listed(subject.written)}.",
+            "Take these out, or way_back=False.",
+        )
+    if not migration.of("reverse"):
+        return None  # the plan of that direction cannot be made, which says it
+    lost = sorted((subject.read - migration.left - subject.written) & subject.tables)
+    if lost:
+        return warned(
+            f"No reverse transform writes {listed(lost)}: after a rollback they are as they were at the cutover.",
+            "Write a reverse transform into each, unless the application can do with that.",
+        )
+    return passed(f"{counted(len(subject.written), 'old table')} written")
+
+
 def queries(subject: DirectionSubject) -> Verdict | None:
     """A change to a table that a query reads but ``depends_on`` does not name would never reach the target."""
     if not subject.reads:
@@ -230,7 +251,10 @@ def _unread_of_queries(subject: DirectionSubject, hopeless: set[str]) -> list[st
 
 
 CHECKS: tuple[Check[DirectionSubject], ...] = (queries, lookups, sample, deterministic, unread_columns)
-COVERAGE: tuple[Fact[CoverageSubject], ...] = (Fact(coverage, Consequence.SHUT),)
+COVERAGE: tuple[Fact[CoverageSubject], ...] = (
+    Fact(coverage, Consequence.SHUT),
+    Fact(way_back, Consequence.TELL),
+)
 """A table that appears in the old schema while the daemon runs would be left behind like any other."""
 
 
