@@ -50,11 +50,10 @@ async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
     try:
         await applier.open()
         async with pipeline.context.exclusion.alone():
-            with pipeline.context.quarantine.as_committed():
-                await applier.begin()
-                yield applier
-                await reach(Failpoint.REDO_WRITTEN)
-                await applier.commit_without_progress()
+            await applier.begin()
+            yield applier
+            await reach(Failpoint.REDO_WRITTEN)
+            await applier.commit_without_progress()
             await reach(Failpoint.REDO_COMMITTED)
     finally:
         await applier.close()

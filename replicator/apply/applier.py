@@ -1,6 +1,6 @@
 """Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
 from replicator.apply.batch import Batch, ask, compact
@@ -17,6 +17,7 @@ from replicator.apply.reading import Reading, keep_out
 from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
 from replicator.apply.search import Refusal
+from replicator.apply.undoing import Memory, Savepoint
 from replicator.apply.writing import write_effects
 from replicator.changes import Change
 from replicator.errors import DatabaseError, RetryableError
@@ -85,6 +86,9 @@ class Applier:
 
     async def close(self) -> None:
         """Give the connections back; an open transaction is rolled back by that."""
+        if hasattr(self, "_connection"):
+            self.context.quarantine.undo(self._connection)
+            self.context.quarantine.end(self._connection)
         for connection in (getattr(self, "_own_reader", None), getattr(self, "_connection", None)):
             if connection is not None:
                 await connection.close()
@@ -107,10 +111,12 @@ class Applier:
             await self._connection.execute("BEGIN")
             await enter(self._connection, self.context.epoch)
             await self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
+        self.context.quarantine.begin(self._connection)
         self._writer.transaction_begins()
 
     async def rollback(self) -> None:
         """Undo all since ``begin``."""
+        self.context.quarantine.undo(self._connection)
         if not self._connection.closed:
             with translated():
                 await self._connection.execute("ROLLBACK")
@@ -140,6 +146,7 @@ class Applier:
     async def _commit(self) -> None:
         with translated():
             await self._connection.execute("COMMIT")
+        self.context.quarantine.end(self._connection)
         if self.outcome.failures:
             transforms = sorted({each.transform for each in self.outcome.failures})
             log.warning("rows quarantined", pipeline=self.context.direction, rows=len(self.outcome.failures),
@@ -178,17 +185,28 @@ class Applier:
     async def _in_parts(self) -> None:
         """What is written from now on until the transaction's end is to hold only then."""
         if self._parts is None:
-            self._parts = Parts(self._connection, self.context.quarantine)
-            await self._parts.begin()
+            self._parts = Parts(await self.savepoint("pieces"), self.context.plan)
+
+    async def savepoint(self, name: str) -> Savepoint:
+        """Set one, to which memory goes back together with the rows."""
+        memory = Memory(quarantine=self.context.quarantine, outcome=self.outcome, postponed=self._postponed)
+        savepoint = Savepoint(name, self._connection, memory)
+        await savepoint.begin()
+        return savepoint
 
     async def _at_once(self) -> None:
-        """Write all that the parts have written as one batch, in which it can be found out what does not hold."""
+        """Write anew all that the parts have written, in such a way that it can be found out what does not hold.
+
+        As one batch; or, if it is too large for that, as several, after each of which the constraints hold.
+        """
         parts, self._parts = self._parts, None
         if parts is None:
             raise DatabaseError("A constraint is violated that was not when the transaction began.")
-        batch = await parts.undo()
-        self.outcome.failures, self._postponed = [], Postponed(self.context.plan)
-        if not await self._apply_batch(batch, None, whole=True):
+        await parts.undo()
+        complete = True
+        for batch in parts.batches():
+            complete &= await self._apply_batch(batch, None, whole=True, several=parts.several)
+        if not complete:
             await self._finish(None)
 
     async def _apply_halves(self, changes: list[Change], position: LSN | None) -> None:
@@ -279,39 +297,59 @@ class Applier:
         return next(each for each in self.context.plan.targets if each.called == name)
 
     async def _apply_batch(
-        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool = False, final: bool = False
+        self,
+        batch: Batch,
+        position: LSN | None,
+        *,
+        whole: bool,
+        in_order: bool = False,
+        final: bool = False,
+        several: bool = False,
     ) -> bool:
-        """Apply it part by part, as it is read. Gives whether all is done: else ``_finish`` tries again what failed."""
+        """Apply it part by part, as it is read. Gives whether all is done: else ``_finish`` tries again what failed.
+
+        :param several: it is one of several that belong together.
+        """
         self._dates.update(batch.dates)
-        several = False
+        savepoint: Savepoint | None = None
         async with aclosing(self._reading.parts(batch, self._dates if self._conflicts() else None)) as parts:
             async for part, last in parts:
-                if not (several or last):
-                    several = True
-                    await self._execute("SAVEPOINT parts")
+                if savepoint is None and not last:
+                    savepoint, several = await self.savepoint("parts"), True
                 try:
                     # what is refused before the rest is there is tried once more at the end
                     halt = self.halt_on_error and whole and (final or not several)
                     await self._apply_part(part, position, whole=whole, in_order=in_order, halt=halt)
                 except (NewerReadError, OutOfOrderError):
-                    if several:  # all of it is to be applied anew
-                        await self._execute("ROLLBACK TO SAVEPOINT parts")
+                    if savepoint is not None:  # all of it is to be applied anew
+                        await savepoint.back()
+                    raise
+                except PendingError:
+                    await self._note_unwritten(part, parts)
                     raise
                 self.outcome.read_again.update({name: len(rows) for name, rows in part.rows.items() if rows})
-        if several:
-            await self._execute("RELEASE SAVEPOINT parts")
+        if savepoint is not None:
+            await savepoint.release()
         return not (several and self.outcome.failures)
+
+    async def _note_unwritten(self, part: Batch, rest: AsyncGenerator[tuple[Batch, bool]]) -> None:
+        """What is not written because of earlier parts is written anew together with these, or it would be lost."""
+        if self._parts is not None:
+            self._parts.note(part)
+            async for each, _ in rest:
+                self._parts.note(each)
 
     async def _apply_part(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool) -> None:
         skip = set(self._hopeless)
-        failures: dict[tuple[str, Key], Failure] = {}
+        refused: dict[tuple[str, Key], Failure] = {}
         spared: set[tuple[Name, Key]] = set()
         self._ahead = max(self._ahead, batch.read_at or ZERO)
         while True:  # ends: each time round, at least one more is left out
             conflicts = self._conflicts()
             effects = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
             effects.spared |= spared
-            failures.update({each.place: each for each in effects.failures})
+            # Anew each time round: what failed because of another row may well be good without that one.
+            failures = refused | {each.place: each for each in effects.failures}
             self._postponed.take(effects, whole=whole)
             try:
                 refusals = await self._try_write(effects, conflicts, whole=whole)
@@ -346,7 +384,7 @@ class Applier:
                     self._later.clashed(refusal.transform.source, refusal.source_key)
                 if refusal.blames_a_source_row(self.context.plan):
                     found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
-                    failures[found.place] = found
+                    refused[found.place] = found
                     skip.add(found.place)
                 else:
                     log.error("a row outlived a TRUNCATE; verification will name it", error=refusal.error.problem)

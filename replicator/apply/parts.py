@@ -1,32 +1,31 @@
-"""What a transaction on the target has written in parts: so that it can be undone, and written again as one."""
+"""What a transaction on the target has written in parts: so that it can be undone, and written again otherwise."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch
-from replicator.errors import DatabaseError
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.quarantine import Place, Quarantine
+from replicator.apply.undoing import Savepoint
+from replicator.plan import Plan
+from replicator.spill import Spill
 from replicator.tables import Key
 
 MOST_KEYS = 20_000
-"""So many rows are read again at once; of a larger transaction, nothing is kept."""
+"""So many keys are kept in memory, and their rows read again at once; of a larger transaction they are kept on disk."""
+
+AT_ONCE = 5_000
+"""Then so many rows are read again at once, from one table."""
 
 
 @dataclass
 class Parts:
     """The parts since ``begin``. Constraints that wait for the transaction's end may turn out to be violated by any."""
 
-    connection: Connection
-    quarantine: Quarantine
-    dirty: dict[str, set[Key]] = field(default_factory=dict)
+    savepoint: Savepoint
+    plan: Plan
+    dirty: dict[str, dict[Key, None]] = field(default_factory=dict)
+    """In the order in which the stream has brought them."""
     dirty_all: set[str] = field(default_factory=set)
-    standing: set[Place] = field(default_factory=set)
-    discarded: dict[Place, str] = field(default_factory=dict)
-
-    async def begin(self) -> None:
-        """Note the state that ``undo`` goes back to."""
-        self.standing, self.discarded = set(self.quarantine.standing), dict(self.quarantine.discarded)
-        await self._execute("SAVEPOINT pieces")
+    spilled: dict[str, Spill] = field(default_factory=dict)
 
     def note(self, batch: Batch) -> None:
         """This has been written, its reads done."""
@@ -34,29 +33,57 @@ class Parts:
         for name, state in batch.tables.items():
             if state.truncated:
                 self.dirty_all.add(name)
-            self._add(name, set(state.rows))
+            self._add(name, state.rows)
         for name, rows in batch.rows.items():
-            self._add(name, set(rows))
-
-    def _add(self, name: str, keys: set[Key]) -> None:
-        if sum(map(len, self.dirty.values())) <= MOST_KEYS:
-            self.dirty.setdefault(name, set()).update(keys)
-
-    async def undo(self) -> Batch:
-        """Undo them; gives all of them as one batch. Raises DatabaseError when they were too many to know them all."""
+            self._add(name, rows)
         if sum(map(len, self.dirty.values())) > MOST_KEYS:
-            raise DatabaseError(
-                f"A transaction of more than {MOST_KEYS} rows violates a constraint that waits for its end; which row "
-                "does so is not known.",
-                "Drop the constraint, let the transaction be applied, mend the rows, and make the constraint again.",
-            )
-        await self._execute("ROLLBACK TO SAVEPOINT pieces")
-        self.quarantine.standing, self.quarantine.discarded = self.standing, self.discarded
-        return Batch(
-            dirty={name: keys for name, keys in self.dirty.items() if name not in self.dirty_all},
-            dirty_all=self.dirty_all,
-        )
+            for name, keys in self.dirty.items():
+                self._spill(name, keys)
+            self.dirty.clear()
 
-    async def _execute(self, statement: str) -> None:
-        with translated():
-            await self.connection.execute(statement.encode())
+    def _add(self, name: str, keys: Iterable[Key]) -> None:
+        self.dirty.setdefault(name, {}).update(dict.fromkeys(keys))
+
+    def _spill(self, name: str, keys: Iterable[Key]) -> None:
+        if name in self.dirty_all:
+            return
+        try:
+            self.spilled.setdefault(name, Spill()).append(keys)
+        except OSError:  # no room, or no directory: nothing may be forgotten, so the whole source is read again
+            del self.spilled[name]
+            self.dirty_all.add(name)
+
+    @property
+    def several(self) -> bool:
+        """Whether ``batches`` returns more than one."""
+        return bool(self.spilled)
+
+    async def undo(self) -> None:
+        """Undo them."""
+        await self.savepoint.back()
+
+    def batches(self) -> Iterator[Batch]:
+        """All that they have written, to be read and written again: as one batch, or as several if it is too much.
+
+        Of several, parents come before children, and each is to be judged by itself: a row that is refused only for
+        want of another one is to be tried again in the end.
+        """
+        dirty = {name: keys for name, keys in self.dirty.items() if name not in self.dirty_all}
+        spilled = {name: keys for name, keys in self.spilled.items() if name not in self.dirty_all}
+        if not spilled:
+            yield Batch(dirty={name: set(keys) for name, keys in dirty.items()}, dirty_all=self.dirty_all)
+            return
+        if self.dirty_all:
+            yield Batch(dirty_all=self.dirty_all)
+        for name in sorted({*dirty, *spilled}, key=self._place):
+            waiting = spilled.get(name, Spill())
+            while len(waiting):
+                keys, behind = waiting.first(AT_ONCE)
+                waiting.drop(len(keys), behind)
+                yield Batch(dirty={name: set(keys)})
+            if left := dirty.get(name):
+                yield Batch(dirty={name: set(left)})
+
+    def _place(self, name: str) -> int:
+        targets = {each.target.name for each in self.plan.sources[name].transforms}
+        return min((place for place, table in enumerate(self.plan.targets) if table.name in targets), default=0)

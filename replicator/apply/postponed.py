@@ -5,13 +5,15 @@ from replicator.apply.order import acting_children
 from replicator.plan import Plan, PlannedTransform
 from replicator.tables import Key, Name
 
+Deletions = dict[Name, dict[Key, tuple[PlannedTransform, Key]]]
+
 
 class Postponed:
     """Those of one transaction."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._deletions: dict[Name, dict[Key, tuple[PlannedTransform, Key]]] = {}
+        self._deletions: Deletions = {}
 
     def take(self, effects: Effects, *, whole: bool) -> None:
         """Take such deletions out of the effects; at the end (``whole``), put them all in."""
@@ -24,6 +26,14 @@ class Postponed:
                     effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
                 else:
                     postponed.update(effects.deletes.pop(table.name, {}))
+
+    def copy(self) -> Deletions:
+        """Those there are now, for ``restore``."""
+        return {name: dict(deletions) for name, deletions in self._deletions.items()}
+
+    def restore(self, copied: Deletions) -> None:
+        """Be again as it was when ``copy`` returned this."""
+        self._deletions = {name: dict(deletions) for name, deletions in copied.items()}
 
     def withdraw(self, skip: set[tuple[str, Key]]) -> None:
         """Drop those of these transforms and source keys."""

@@ -3,20 +3,25 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 
-from replicator.apply.batch import Batch
+from replicator.apply.batch import Batch, Parameters
 from replicator.apply.dates import Dates
 from replicator.apply.order import acting_children
-from replicator.plan import Source
-from replicator.postgres.connect import Connection
+from replicator.errors import RowError
+from replicator.log import get_logger
+from replicator.plan import Dependency, Source
+from replicator.postgres.connect import Connection, translated
 from replicator.postgres.context import Context
 from replicator.postgres.groups import key_groups, range_groups
+from replicator.postgres.looking_up import look_up, without_values
 from replicator.postgres.memory import remembered
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import look_up
 from replicator.postgres.streaming import GROUP_BYTES, ROW_BYTES
 from replicator.tables import Key, Row
+
+log = get_logger("apply")
 
 KEYS_HELD = 20_000
 """How many keys that lookups have found wait to be read."""
@@ -86,24 +91,52 @@ class Reading:
                         yield group
 
     async def _looked_up(self, batch: Batch, dates: Dates | None) -> AsyncGenerator[Group]:
-        """Run the lookups; their keys are added to the dirty ones, and read when they have become many."""
+        """Run the lookups; their keys are added to the dirty ones, and read when they have become many.
+
+        Where one fails, nobody knows which keys it would have found, and none of them may stay stale: so all of its
+        source is read again, in which a row that cannot be read is found.
+        """
+        if batch.lookups:
+            await self._execute("SAVEPOINT looking")
         for (dependency, parameters), at in batch.lookups.items():
             name = dependency.source
             if name in batch.dirty_all and dates is None:
                 continue
-            source = self._context.plan.sources[name]
-            dirty = batch.dirty.setdefault(name, set())
-            async with aclosing(look_up(self._reader, source, dependency, dict(parameters), KEYS_HELD)) as found:
-                async for keys in found:
-                    dirty |= keys
-                    if dates is not None:
-                        for key in keys:
-                            dates.note(name, key, at)
-                    if len(dirty) > KEYS_HELD and name not in batch.dirty_all:
-                        async with aclosing(self._with_keys(name, dirty)) as groups:
-                            async for group in groups:
-                                yield group
-                        dirty.clear()
+            try:
+                async with aclosing(self._found_by(dependency, parameters, at, batch, dates)) as groups:
+                    async for group in groups:
+                        yield group
+            except RowError as error:
+                await self._execute("ROLLBACK TO SAVEPOINT looking")
+                source = self._context.plan.sources[name]
+                await without_values(self._reader, source, dependency, [each for each, _ in parameters])
+                log.warning("a lookup fails for a changed row: all of its source is read again",
+                            pipeline=self._context.direction, source=name, error=error.problem)  # fmt: skip
+                batch.dirty_all.add(name)
+                if dates is not None:
+                    dates.note_all(name, at)
+
+    async def _found_by(
+        self, dependency: Dependency, parameters: Parameters, at: datetime | None, batch: Batch, dates: Dates | None
+    ) -> AsyncGenerator[Group]:
+        name = dependency.source
+        source = self._context.plan.sources[name]
+        dirty = batch.dirty.setdefault(name, set())
+        async with aclosing(look_up(self._reader, source, dependency, dict(parameters), KEYS_HELD)) as found:
+            async for keys in found:
+                dirty |= keys
+                if dates is not None:
+                    for key in keys:
+                        dates.note(name, key, at)
+                if len(dirty) > KEYS_HELD and name not in batch.dirty_all:
+                    async with aclosing(self._with_keys(name, dirty)) as groups:
+                        async for group in groups:
+                            yield group
+                    dirty.clear()
+
+    async def _execute(self, statement: str) -> None:
+        with translated():
+            await self._reader.execute(statement.encode())
 
     async def _with_keys(self, name: str, keys: Iterable[Key]) -> AsyncGenerator[Group]:
         async with aclosing(key_groups(self._reader, self._context.plan.sources[name], keys)) as groups:

@@ -1,7 +1,6 @@
 """Rows that a transform or the target refuses: kept on the pipeline's target, until they are resolved or discarded."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -21,6 +20,9 @@ PLACE = (
     "pipeline = %(pipeline)s AND transform = %(transform)s AND source_key = %(key)s "
     "AND pg_catalog.hashtextextended(source_key, 0) = pg_catalog.hashtextextended(%(key)s, 0)"
 )
+
+Before = tuple[Place, bool, str | None]
+"""Whether a place stood, and the fingerprint with which it was discarded, before it was changed."""
 
 State = Literal["standing", "discarded", "any"]
 
@@ -78,6 +80,8 @@ class Quarantine:
         self.standing: set[Place] = set()
         self.discarded: dict[Place, str] = {}
         """With the fingerprint of the row."""
+        self._before: dict[Connection, list[Before]] = {}
+        """By connection with an open transaction, what its changes have changed: so that they can be undone."""
 
     def __contains__(self, place: Place) -> bool:
         return place in self.standing or place in self.discarded
@@ -90,15 +94,38 @@ class Quarantine:
         """The failures without those of rows that were discarded just as they are."""
         return [each for each in failures if self.discarded.get(each.place) != each.fingerprint]
 
-    @contextmanager
-    def as_committed(self) -> Iterator[None]:
-        """For the length of a transaction: when it fails, the memory is as before it, like the table."""
-        standing, discarded = set(self.standing), dict(self.discarded)
-        try:
-            yield
-        except BaseException:
-            self.standing, self.discarded = standing, discarded
-            raise
+    # ---- memory goes with the table: what a transaction has changed is undone with it
+
+    def begin(self, connection: Connection) -> None:
+        """A transaction begins that may be undone, as a whole or to a savepoint. The caller tells how it ends."""
+        self._before[connection] = []
+
+    def mark(self, connection: Connection) -> int:
+        """Where it stands now, for ``undo``."""
+        return len(self._before.get(connection, ()))
+
+    def undo(self, connection: Connection, mark: int = 0) -> None:
+        """It has been rolled back to where it stood then; to its beginning, unless told otherwise."""
+        changed = self._before.get(connection, [])
+        while len(changed) > mark:
+            place, stood, fingerprint = changed.pop()
+            self._set(place, stands=stood, discarded=fingerprint)
+
+    def end(self, connection: Connection) -> None:
+        """It has been committed."""
+        self._before.pop(connection, None)
+
+    def _change(self, connection: Connection, place: Place, *, stands: bool) -> None:
+        if connection in self._before:
+            self._before[connection].append((place, place in self.standing, self.discarded.get(place)))
+        self._set(place, stands=stands, discarded=None)
+
+    def _set(self, place: Place, *, stands: bool, discarded: str | None) -> None:
+        (self.standing.add if stands else self.standing.discard)(place)
+        if discarded is None:
+            self.discarded.pop(place, None)
+        else:
+            self.discarded[place] = discarded
 
     async def open(self, connection: Connection, transforms: Collection[str]) -> None:
         """Strike the entries of transforms that the migration has no longer, then ``load``."""
@@ -139,8 +166,7 @@ class Quarantine:
                     {**self._place(each.place), "source": each.source, "error": each.error,
                      "fingerprint": each.fingerprint},
                 )  # fmt: skip
-                self.standing.add(each.place)
-                self.discarded.pop(each.place, None)
+                self._change(connection, each.place, stands=True)
 
     async def release(self, connection: Connection, places: Iterable[Place]) -> None:
         """Strike entries that a later good version of the row has resolved."""
@@ -149,8 +175,7 @@ class Quarantine:
                 await connection.execute(
                     f"DELETE FROM replicator.quarantine WHERE {PLACE}".encode(), self._place(place)
                 )
-                self.standing.discard(place)
-                self.discarded.pop(place, None)
+                self._change(connection, place, stands=False)
 
     def _place(self, place: Place) -> dict[str, object]:
         return {"pipeline": self._pipeline, "transform": place[0], "key": encode_key(place[1])}

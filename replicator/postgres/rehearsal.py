@@ -12,9 +12,10 @@ from replicator.plan import Source
 from replicator.postgres.authored import refused
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.equality import read_forms
+from replicator.postgres.looking_up import lookup_query
 from replicator.postgres.passing import pass_guards
 from replicator.postgres.server import fetch
-from replicator.postgres.source import lookup_query, parse_row
+from replicator.postgres.source import parse_row
 from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Name, Row, Table
 

@@ -2,14 +2,13 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
-from typing import Any
 
-from psycopg import pq, sql
+from psycopg import sql
 
 from replicator.changes import Image
-from replicator.plan import Dependency, Source
-from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
-from replicator.postgres.keys import form_of, key_of_row, read_key
+from replicator.plan import Source
+from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import equal
 from replicator.postgres.refusals import refusing
 from replicator.postgres.selecting import among, apart, in_range, key_names, selected, source_as, with_forms
@@ -18,7 +17,6 @@ from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
 
 KEYS_AT_ONCE = 1_000
-LIBPQ_17 = 170_000
 
 
 def parse_row(columns: Sequence[Column], texts: Sequence[str | None]) -> Row:
@@ -190,55 +188,6 @@ async def estimate_rows(connection: Connection, source: Source) -> int:
         cursor = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(source_as(source)), [])
         row = await cursor.fetchone()
         return int(row[0]) if row else 0
-
-
-async def look_up(
-    connection: Connection, source: Source, dependency: Dependency, image: Mapping[str, Any], at_once: int
-) -> AsyncGenerator[set[Key]]:
-    """The source keys that a changed row concerns, by the author's SQL, so many at a time; a NULL leads to none.
-
-    Inside a transaction of the caller's, who may read on the same connection in between. To be closed when left early.
-    """
-    query = lookup_query(dependency.lookup or "", [source.by_name[name] for name in source.key]).encode()
-    with translated():
-        async with connection.cursor() as cursor:  # one round trip, for the many that return few keys
-            found: list[Texts] = []
-            many = False
-            async for texts in cursor.stream(query, dict(image), size=_rows_at_once()):
-                many = many or len(found) >= at_once
-                if not many:
-                    found.append(texts)
-        if not many:
-            yield _printed_keys(source, found)
-            return
-        async with connection.cursor("replicator_keys") as held:
-            await held.execute(query, dict(image))
-            while found := await held.fetchmany(at_once):
-                yield _printed_keys(source, found)
-
-
-def _printed_keys(source: Source, rows: Iterable[Texts]) -> set[Key]:
-    keys = (printed_key(texts, source.key, source.by_name) for texts in rows)
-    return {key for key in keys if key is not None}
-
-
-def _rows_at_once() -> int:
-    """How many rows libpq hands over together while it streams; before version 17 it can do so only one by one."""
-    return 1_000 if pq.version() >= LIBPQ_17 else 1
-
-
-def lookup_query(lookup: str, columns: Sequence[Column]) -> str:
-    """An author's SQL, with its values brought to the types of the key's columns, and to their form."""
-    names = [identifier(f"k{place}") for place in range(len(columns))]
-    values = [
-        sql.SQL("l.{}::{}").format(name, sql.SQL(column.form.cast)) for name, column in zip(names, columns, strict=True)
-    ]
-    forms = [
-        form_of(column, value) if column.form.prints_apart else value
-        for column, value in zip(columns, values, strict=True)
-    ]  # fmt: skip
-    before, after = (beside_parameters(each).as_string() for each in (comma(forms), comma(names)))
-    return f"SELECT {before} FROM (\n{lookup.strip().rstrip(';')}\n) AS l({after})"
 
 
 def _keyed(source: Source, rows: Iterable[Sequence[str | None]]) -> Iterator[tuple[Key, Sequence[str | None]]]:

@@ -20,8 +20,8 @@ from replicator.apply.effects import Effects
 from replicator.backfill.copier import Copier
 from replicator.changes import Change
 from replicator.follow.decoder import MESSAGE_PREFIX
+from replicator.postgres.looking_up import look_up
 from replicator.postgres.progress import Chunk
-from replicator.postgres.source import look_up
 from replicator.touches import TouchLog, WindowSpoiled
 from tests.checking import check
 from tests.engine import SECONDS, Engine, create_old_tables, differences, engine, execute, make_settings, reference

@@ -1,0 +1,255 @@
+"""One row's error is one row's error in every step: looking up, writing in parts, waiting constraints, deleting."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from replicator import Lookup, Migration, Query, Row
+from replicator.apply import parts
+from replicator.errors import DefinitionError, RetryableError
+from tests.engine import Engine, differences, engine, execute
+from tests.fix_postgres import Database
+
+pytestmark = pytest.mark.one_server
+
+OLD = """
+CREATE TABLE parents (id integer PRIMARY KEY, divisor integer NOT NULL DEFAULT 1, name text NOT NULL DEFAULT 'n');
+CREATE TABLE children (id integer PRIMARY KEY, parent integer NOT NULL, note text NOT NULL DEFAULT 'n');
+"""
+
+
+def entries(dsn: str) -> dict[tuple[str, str], str]:
+    """What stands in quarantine: by transform and key, the error."""
+    with psycopg.connect(dsn) as target:
+        rows = target.execute("SELECT transform, source_key, error FROM replicator.quarantine").fetchall()
+    return {(transform, key): error for transform, key, error in rows}
+
+
+def keys(*numbers: int, transform: str = "thing") -> set[tuple[str, str]]:
+    return {(transform, json.dumps([str(number)])) for number in numbers}
+
+
+async def restarted(made: Engine) -> None:
+    """As after a crash."""
+    await made.stop()
+    await made.start()
+    await made.drain()
+
+
+async def standing(made: Engine) -> set[tuple[str, str]]:
+    """What stands, once memory and table have been found to say the same."""
+    found = set(entries(made.target_dsn))
+    assert {(name, json.dumps(key)) for name, key in made.running.context.quarantined} == found
+    return found
+
+
+def into(folder: Path, ddl: str, migration_name: str = "things") -> Migration:
+    (folder / "new").mkdir()
+    (folder / "new" / "10_tables.sql").write_text("CREATE SCHEMA IF NOT EXISTS shop;" + ddl)
+    return Migration(migration_name, old="public", new="shop", sql=folder)
+
+
+# ---- looking up
+
+FAMILIES = """
+SELECT c.id, p.name, c.note FROM public.children AS c JOIN public.parents AS p ON p.id = c.parent
+"""
+LOOKUPS = {
+    "a value that is none": "SELECT c.id FROM public.children AS c "
+    "WHERE c.parent = %(id)s::int AND 1 / %(divisor)s::int < 9",
+    "one of the rows that it reads": """
+        SELECT c.id FROM public.children AS c JOIN public.parents AS p ON p.id = c.parent
+        WHERE p.id = %(id)s::int AND CASE WHEN p.divisor = 0 THEN (c.id / p.divisor) ELSE 1 END = 1
+    """,
+    "a key out of range": "SELECT c.id + CASE WHEN %(divisor)s::int = 0 THEN 3000000000 ELSE 0 END "
+    "FROM public.children AS c WHERE c.parent = %(id)s::int",
+}
+
+
+def families(folder: Path, lookup: str) -> Migration:
+    migration = into(folder, "CREATE TABLE IF NOT EXISTS shop.families (id integer PRIMARY KEY, name text, note text);")
+    depends_on: dict[str, Any] = {"children": ["id"], "parents": Lookup(lookup)}
+
+    @migration.transform(source=Query(FAMILIES, key=["id"], depends_on=depends_on), into="families", name="family")
+    def family(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    return migration
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+async def test_a_lookup_that_fails_for_a_changed_row_loses_nothing(
+    database: Database, tmp_path: Path, lookup: str
+) -> None:
+    """Which keys it would have found, nobody knows: so all of its source are read again, and no row is left stale."""
+    execute(database.dsn, [
+        OLD, "ALTER TABLE parents REPLICA IDENTITY FULL",
+        "INSERT INTO parents SELECT i FROM generate_series(1, 9) i",
+        "INSERT INTO children SELECT i, 1 + i %% 9 FROM generate_series(1, 90) i".replace("%%", "%"),
+    ])  # fmt: skip
+    async with engine(database, families(tmp_path, LOOKUPS[lookup])) as made:
+        await made.backfill()
+        execute(database.dsn, ["UPDATE parents SET divisor = 0, name = 'zero' WHERE id = 3"])
+        await made.drain()
+        assert await differences(made) == []
+        execute(database.dsn, [
+            "UPDATE parents SET name = 'nil' WHERE id = 3", "UPDATE parents SET name = 'other' WHERE id = 4",
+            "UPDATE children SET note = 'x' WHERE id = 5",
+        ])  # fmt: skip
+        await restarted(made)
+        assert await differences(made) == []
+        execute(database.dsn, ["UPDATE parents SET divisor = 1, name = 'one' WHERE id = 3"])
+        await made.drain()
+        assert await differences(made) == []
+        assert await standing(made) == set()
+
+
+async def test_a_lookup_that_fails_without_any_row_is_no_rows(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, "CREATE TABLE helpers (parent integer)", "INSERT INTO parents VALUES (1)"])
+    lookup = "SELECT c.id FROM public.children AS c JOIN public.helpers AS h USING (parent) WHERE parent = %(id)s::int"
+    async with engine(database, families(tmp_path, lookup)) as made:
+        await made.backfill()
+        execute(database.dsn, ["DROP TABLE helpers", "UPDATE parents SET name = 'x'"])
+        assert isinstance(await made.failure(), DefinitionError)
+        await made.stop()
+        execute(database.dsn, ["CREATE TABLE helpers (parent integer)"])
+        await made.start()
+        await made.drain()
+        assert await differences(made) == []
+
+
+# ---- constraints that wait for the end of a large transaction
+
+THINGS = """
+CREATE TABLE IF NOT EXISTS shop.things (id integer PRIMARY KEY, what text NOT NULL, code integer NOT NULL);
+ALTER TABLE shop.things DROP CONSTRAINT IF EXISTS code;
+ALTER TABLE shop.things ADD CONSTRAINT code UNIQUE (code) DEFERRABLE INITIALLY DEFERRED;
+CREATE TABLE IF NOT EXISTS shop.codes (id integer PRIMARY KEY, thing integer NOT NULL);
+ALTER TABLE shop.codes DROP CONSTRAINT IF EXISTS of_a_thing;
+ALTER TABLE shop.codes ADD CONSTRAINT of_a_thing FOREIGN KEY (thing) REFERENCES shop.things DEFERRABLE;
+"""
+LARGE = int(os.environ.get("REPLICATOR_TEST_LARGE", "700"))
+"""Rows of a large transaction: with more than 20,000 it is one as it is, else what is large is brought down."""
+
+BOTH = """
+CREATE TABLE things (id integer PRIMARY KEY, what text NOT NULL, code integer NOT NULL);
+CREATE TABLE codes (id integer PRIMARY KEY, thing integer NOT NULL);
+"""
+
+
+def things(folder: Path) -> Migration:
+    migration = into(folder, THINGS)
+
+    @migration.transform(source="codes", into="codes")
+    def code(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    @migration.transform(source="things", into="things")
+    def thing(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    return migration
+
+
+async def test_what_waits_for_the_end_of_a_large_transaction(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows it has, who violates the constraint is found; those that only seemed to are written."""
+    rows = LARGE
+    if rows < parts.MOST_KEYS:
+        monkeypatch.setattr(parts, "MOST_KEYS", 100)
+        monkeypatch.setattr(parts, "AT_ONCE", 50)
+    execute(database.dsn, [BOTH, "INSERT INTO things SELECT i, 'old', -i FROM generate_series(1, 5) i"])
+    async with engine(database, things(tmp_path), batch_rows=5_000 if rows > 5_000 else 60) as made:
+        await made.backfill()
+        execute(database.dsn, [
+            f"INSERT INTO codes SELECT i, i FROM generate_series(1, {rows}, 70) i", "INSERT INTO codes VALUES (2, 6)",
+            f"INSERT INTO things SELECT i, 'new', i FROM generate_series(10, {rows}) i",
+            f"UPDATE things SET code = CASE id WHEN 10 THEN {rows - 1} ELSE 10 END WHERE id IN (10, {rows - 1})",
+            "UPDATE things SET code = 33 WHERE id = 650", "DELETE FROM things WHERE id = 2",
+        ])  # fmt: skip
+        await made.drain()
+        found = await standing(made)
+        assert found in [keys(2, transform="code") | keys(each) for each in (33, 650)]
+        with psycopg.connect(database.dsn) as target:
+            assert target.execute("SELECT count(*) FROM shop.things").fetchone() == (rows - 9 + 4 - 1,)
+        await restarted(made)
+        assert await standing(made) == found
+        execute(database.dsn, ["UPDATE things SET code = -id WHERE id IN (33, 650)", "DELETE FROM codes WHERE id = 2"])
+        await made.drain()
+        assert await standing(made) == set()
+        assert await differences(made) == []
+
+
+# ---- what is written all the same, and what is undone
+
+SHARED = """
+CREATE TABLE IF NOT EXISTS shop.things (
+    code integer PRIMARY KEY, what text NOT NULL CONSTRAINT fine CHECK (what NOT LIKE 'bad%')
+);
+"""
+
+
+def shared(folder: Path) -> Migration:
+    """Each thing gives the row of its code, so that two may give one."""
+    migration = into(folder, SHARED)
+
+    @migration.transform(source="things", into="things")
+    def thing(old: Row) -> dict[str, Any]:
+        return {"code": old["code"], "what": old["what"]}
+
+    return migration
+
+
+async def test_a_row_that_is_written_all_the_same_is_not_quarantined(database: Database, tmp_path: Path) -> None:
+    """It clashed with another one, which was refused in turn, for a reason of its own."""
+    execute(database.dsn, [BOTH])
+    async with engine(database, shared(tmp_path)) as made:
+        await made.backfill()
+        execute(database.dsn, ["INSERT INTO things VALUES (1, 'bad', 7), (2, 'good', 7), (3, 'good', 8)"])
+        await made.drain()
+        assert await standing(made) == keys(1)
+        assert await differences_of_good_rows(made) == [(7, "good"), (8, "good")]
+        execute(database.dsn, ["UPDATE things SET what = 'mended', code = 9 WHERE id = 1"])
+        await made.drain()
+        assert await standing(made) == set()
+        assert await differences(made) == []
+
+
+async def differences_of_good_rows(made: Engine) -> list[tuple[int, str]]:
+    with psycopg.connect(made.target_dsn) as target:
+        return target.execute("SELECT code, what FROM shop.things ORDER BY 1").fetchall()
+
+
+async def tried_in_vain(made: Engine) -> None:
+    async with made.running.writing() as applier:
+        await applier.redo({"things": {("1",)}})
+        assert {key for _, key in made.running.context.quarantined} == {("2",)}
+        raise RetryableError("somebody else was in the way")
+
+
+async def test_what_is_undone_is_undone_in_memory_too(database: Database, tmp_path: Path) -> None:
+    """Else a gate would open, or stay shut, for what the table does not say."""
+    execute(database.dsn, [BOTH, "INSERT INTO things VALUES (1, 'bad', 1), (2, 'bad', 2), (3, 'fine', 3)"])
+    async with engine(database, shared(tmp_path)) as made:
+        await made.backfill()
+        assert await standing(made) == keys(1, 2)
+        context = made.running.context
+        object.__setattr__(context.plan.transforms[0], "function", lambda row: {"code": row["code"], "what": "fine"})
+        with pytest.raises(RetryableError):
+            await tried_in_vain(made)
+        assert await standing(made) == keys(1, 2)
+        async with made.running.writing() as applier:
+            await applier.redo({"things": {("1",)}})
+            savepoint = await applier.savepoint("test")
+            object.__setattr__(context.plan.transforms[0], "function", lambda _: 1 / 0)
+            await applier.redo({"things": {("2",), ("3",)}})
+            assert {key for _, key in context.quarantined} == {("2",), ("3",)}
+            await savepoint.back()
+            assert applier.outcome.failures == []
+            await applier.commit_without_progress()
+        assert await standing(made) == keys(2)
