@@ -40,6 +40,7 @@ from replicator.postgres.ownership import (
 from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.postgres.sequences import set_sequences
+from replicator.postgres.switching import switch
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -179,6 +180,9 @@ class Cutover:
                                 await see_that_they_open(target, opening, LOCK_SECONDS, observer)
                         await reach(Failpoint.CUTOVER_CHECKED)
                         await self._move(holder, epoch, together=together)
+                        if self.move.statements is not None:
+                            self._step = f"statements of sql/{self.move.statements}"
+                            await switch(holder, self.plan.migration, self.move.statements, together=together)
                 except TimeoutError:
                     raise CutoverError(
                         f"The writers would have waited longer than {self.settings.max_write_pause:g} s "

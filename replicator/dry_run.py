@@ -23,6 +23,7 @@ from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.source import estimate_rows
 from replicator.postgres.statements import shortened
+from replicator.postgres.switching import try_switching
 from replicator.preflight.traced import TracedRow
 from replicator.retyped import retyped
 from replicator.settings import Settings
@@ -133,7 +134,16 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             await _conflicts(result, plan, scratch, target)
             progress("the way back", result.rows, result.rows)
             result.way_back = await bring_back(settings, migration, target, reader, scratch, carried)
+        await _own_statements(migration, target, result)  # at last: they lock what the application uses
     return result
+
+
+async def _own_statements(migration: Migration, target: Connection, result: DryRun) -> None:
+    trial = await try_switching(target, migration)
+    if trial.problem and not trial.perhaps:
+        raise MigrationError(trial.problem, trial.remedy)
+    if trial.problem:
+        result.notes.append(f"{trial.problem} That may be otherwise at the cutover.")
 
 
 async def _leave_out_what_queries_read(settings: Settings, migration: Migration, plan: Plan, result: DryRun) -> None:

@@ -66,6 +66,16 @@ class Move:
         """Before it both schemas take writes."""
         return self.before is Phase.ROLLING
 
+    @property
+    def statements(self) -> Literal["cutover", "rollback"] | None:
+        """The folder of the team's own statements that are due: those of a cutover, when the new schema alone owns.
+
+        While both take writes they have not been run, so a rollback from there undoes nothing.
+        """
+        if self.opens_both or (self.from_both and self.owner == "old"):
+            return None
+        return "cutover" if self.owner == "new" else "rollback"
+
     def happened(self, now: Ownership) -> bool:
         """Whether the state row says so."""
         if self.opens_both:

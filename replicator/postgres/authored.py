@@ -15,6 +15,11 @@ WITH_SCHEMA: Final = (
 )
 
 
+def names_unknown(error: BaseException) -> bool:
+    """Whether Postgres does not find what such SQL names."""
+    return isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate in UNKNOWN
+
+
 def refused(error: BaseException, otherwise: str = "") -> tuple[str, str]:
     """What is wrong with such SQL, and what to do.
 

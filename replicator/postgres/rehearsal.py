@@ -16,6 +16,7 @@ from replicator.postgres.looking_up import lookup_query
 from replicator.postgres.passing import pass_guards
 from replicator.postgres.server import fetch
 from replicator.postgres.source import parse_row
+from replicator.postgres.statements import ends_transaction
 from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Name, Row, Table
 
@@ -25,7 +26,6 @@ LOOKED_UP = 10
 MOST_COUNTED = 100_000
 """Of the keys that it gives."""
 SAMPLE_TIMEOUT = "10s"
-ENDS_TRANSACTION = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE")
 CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
 NOT_IN_TRANSACTION = ("25001", "55P04")
 """It cannot run in a transaction block; or it uses the value that the same transaction has added to an enum."""
@@ -72,11 +72,8 @@ async def try_statement(connection: Connection, statement: str) -> ReplicatorErr
 
     Raises MigrationError for a statement that would end the transaction.
     """
-    words = statement.split(None, 1)
-    if words and words[0].upper().rstrip(";") in ENDS_TRANSACTION:
-        raise MigrationError(
-            f"sql/new holds the statement {words[0].upper()}.", "Leave transactions to the tool: take it out."
-        )
+    if word := ends_transaction(statement):
+        raise MigrationError(f"sql/new holds the statement {word}.", "Leave transactions to the tool: take it out.")
     try:
         with translated():
             async with connection.transaction():

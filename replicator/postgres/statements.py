@@ -15,6 +15,9 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 BLOCK_EDGE = re.compile(r"/\*|\*/")
+ENDS_TRANSACTION = frozenset(
+    {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE"}
+)
 CREATES_ROUTINE = re.compile(r"\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b", re.IGNORECASE)
 
 
@@ -34,6 +37,12 @@ def split(text: str) -> list[str]:
         else:
             found.symbol(token[0])
     return found.all()
+
+
+def ends_transaction(statement: str) -> str | None:
+    """The word with which a statement begins or ends a transaction, or a part of one; None when it does not."""
+    word = statement.split(None, 1)[0].upper().rstrip(";") if statement.strip() else ""
+    return word if word in ENDS_TRANSACTION else None
 
 
 def shortened(statement: str, width: int = 80) -> str:

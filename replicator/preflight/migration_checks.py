@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan
+from replicator.postgres import switching
 from replicator.postgres.rehearsal import MOST_COUNTED, QueryReads
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
@@ -46,6 +47,16 @@ class DirectionSubject:
     def direction(self) -> Direction:
         """The plan's."""
         return self.plan.direction
+
+
+@dataclass(frozen=True)
+class SwitchingSubject:
+    """The team's own statements for the cutover and the rollback, tried."""
+
+    migration: Migration
+    trial: switching.Trial
+    together: bool = field(kw_only=True)
+    """Both schemas are in one database."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +123,31 @@ def way_back(subject: CoverageSubject) -> Verdict | None:
             "Write a reverse transform into each, unless the application can do with that.",
         )
     return passed(f"{counted(len(subject.written), 'old table')} written")
+
+
+def cutover_statements(subject: SwitchingSubject) -> Verdict | None:
+    """One that fails keeps the cutover from happening, at night; one that nothing undoes outlives a rollback."""
+    trial = subject.trial
+    if not any(trial.statements.values()):
+        return None
+    if not subject.together:
+        return failed(
+            "sql/cutover and sql/rollback cannot run in the move's transaction: the schemas are in two databases.",
+            "Take them out, and run what is in them yourself.",
+        )
+    if trial.problem and not trial.perhaps:
+        return failed(trial.problem, trial.remedy)
+    if trial.problem:
+        return warned(
+            f"{trial.problem} That may be otherwise at the cutover.",
+            trial.remedy,
+            "Or, if it is written for --strategy rename: try it with `replicator cutover --dry-run --strategy rename`.",
+        )
+    if trial.statements["cutover"] and not trial.statements["rollback"] and subject.migration.way_back:
+        return warned(
+            "sql/cutover has statements, and sql/rollback none to undo them.", "Write them, if they are to be undone."
+        )
+    return passed(f"{counted(sum(trial.statements.values()), 'statement')} run; rolled back")
 
 
 def queries(subject: DirectionSubject) -> Verdict | None:

@@ -10,6 +10,7 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
+from replicator.postgres.ownership import same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
     QueryReads,
@@ -22,11 +23,12 @@ from replicator.postgres.rehearsal import (
 )
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
+from replicator.postgres.switching import try_switching
 from replicator.preflight import migration_checks, write_checks
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
-from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, written_by
+from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, SwitchingSubject, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
 from replicator.tables import Column, Table
@@ -104,6 +106,7 @@ class SchemaChecks:
             await self._try(reverse, reader=target, writer=None)
         if not there:
             await self._constrain()
+        await self._switch()
 
     async def _read(self, side: Side, schema: str) -> Schema:
         return Schema(
@@ -144,6 +147,14 @@ class SchemaChecks:
         with self.report.stage(check):
             count = await self._run("indexes") + await self._run("constraints")
             self.report.say(check, passed(f"{count} statements run on the sample; rolled back"))
+
+    async def _switch(self) -> None:
+        """A statement that fails in the cutover's transaction keeps it from happening, at night."""
+        with self.report.stage("migration.cutover_statements"):
+            trial = await try_switching(self.target.connection, self.migration)
+            together = await same_database(self.source.connection, self.target.connection)
+            subject = SwitchingSubject(self.migration, trial, together=together)
+            self.report.judge("migration", (migration_checks.cutover_statements,), subject)
 
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)
