@@ -1,6 +1,7 @@
 """Whether source tables are still what they were: what cannot be gone on with stops the daemon, the rest is told."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from replicator.changes import RelationDefinition
 from replicator.errors import DefinitionError
@@ -27,6 +28,17 @@ log = get_logger("definitions")
 AGAIN = "Run `replicator check`, then start the daemon again: it goes on where it stopped."
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """The tables that are to be compared, as they were then, and how many breaches were known of."""
+
+    definitions: Mapping[str, Definition]
+    breaches: int
+
+    def __bool__(self) -> bool:
+        return bool(self.definitions)
+
+
 class Definitions:
     """One pipeline's source tables: as they are, and as they were when all their rows were last known to have come."""
 
@@ -40,6 +52,8 @@ class Definitions:
         self._newly: dict[str, set[str]] = {}
         """Columns that the migration accounts for since this start: stored when all rows have been compared."""
         self._told: set[tuple[str, int]] = set()
+        self._breaches = 0
+        """How often something has changed past the log that no definition shows."""
 
     @property
     def _plan(self) -> Plan:
@@ -47,7 +61,7 @@ class Definitions:
 
     async def open(self, source: Connection) -> None:
         """Compare with what is stored, from before the daemon started. Raises DefinitionError."""
-        now = await self._read(source)
+        now = await self.read(source)
         async with connection(self._context.target_dsn, "definitions") as target:
             self._known = await stored_definitions(target, self._context.direction)
             if new := {name: each for name, each in now.items() if name not in self._known}:
@@ -67,7 +81,7 @@ class Definitions:
 
         Raises DefinitionError for what cannot be gone on with.
         """
-        now = await self._read(source)
+        now = await self.read(source)
         before, changed = self._now, self._compare(now)
         self._now = now
         new = {name for name in changed if now[name] != before.get(name)}
@@ -84,21 +98,22 @@ class Definitions:
             if column.name not in self._accounted.get(name, set()) | self._newly.get(name, set())
         ]
 
-    def noticed(self) -> dict[str, Definition]:
+    def noticed(self) -> Noticed:
         """The tables whose rows may have changed past the log, as they are now."""
-        return {name: self._now[name] for name in self._context.unseen}
+        return Noticed({name: self._now[name] for name in self._context.unseen}, self._breaches)
 
     def suspect(self) -> None:
         """Have all rows compared again: something that the log does not tell of may have changed the target's."""
+        self._breaches += 1
         self._context.unseen |= set(self._now)
 
     def parted(self) -> set[str]:
         """The tables that a partition or an heir has left since all their rows were last compared."""
         return {name for name, now in self._now.items() if self._known[name].files.keys() - now.files.keys()}
 
-    async def settle(self, noticed: Mapping[str, Definition]) -> None:
+    async def settle(self, noticed: Noticed) -> None:
         """All rows of these tables have been compared and mended since they were noticed so."""
-        known = as_planned(self._plan, noticed)
+        known = as_planned(self._plan, noticed.definitions)
         async with connection(self._context.target_dsn, "definitions") as target:
             await store_definitions(target, self._context.direction, known)
             newly = {name: columns for name, columns in self._newly.items() if name in known}
@@ -107,9 +122,21 @@ class Definitions:
             self._accounted.setdefault(name, set()).update(columns)
             del self._newly[name]
         self._known |= known
-        self._context.unseen -= {name for name, each in noticed.items() if each == self._now[name]}
+        if noticed.breaches == self._breaches:  # else rows may have changed that had been compared already
+            self._context.unseen -= {name for name, each in noticed.definitions.items() if each == self._now[name]}
 
-    async def _read(self, source: Connection) -> dict[str, Definition]:
+    async def carry(self, holder: Connection, before: Mapping[str, Definition]) -> None:
+        """Store that what has changed since ``before`` is our own doing, in the transaction that did it.
+
+        :param holder: its transaction keeps all others from the tables, and the target is the same database.
+        """
+        now, stored = await self.read(holder), await stored_definitions(holder, self._context.direction)
+        same = {name for name, each in stored.items() if each.generation == before[name].generation}
+        carried = {name: replace(stored[name], generation=now[name].generation) for name in same}
+        await store_definitions(holder, self._context.direction, carried)
+
+    async def read(self, source: Connection) -> dict[str, Definition]:
+        """The source tables as they are now."""
         return await read_definitions(source, self._plan.source_schema, self._plan.watched, self._publication)
 
     def _compare(self, now: Mapping[str, Definition]) -> set[str]:
@@ -170,20 +197,27 @@ def _check_types(table: Table, known: Definition, now: Definition) -> None:
             continue
         if column.type_oid != was.type_oid or (in_key and rewritten and column.spelt != was.spelt):
             raise _type_changed(table, column.name)
+        if in_key and was.generation and column.collation != was.collation:
+            raise DefinitionError(
+                f"The collation of {table.name}.{column.name} has changed: other keys may be equal now.", ANEW
+            )
     for column in now.columns.values():
         if column.name in table.by_name and table.by_name[column.name].type_oid != column.type_oid:
             raise _type_changed(table, column.name)  # another column has its name now
 
 
 def may_have_changed(known: Definition, now: Definition) -> bool:
-    """Whether rows may have changed, come or gone past the log: storage made anew, partitions, other meanings."""
-    return known.files != now.files or any(
+    """Whether rows may have changed, come or gone past the log: storage made anew, partitions, other meanings.
+
+    What was changed and changed back counts: the log meanwhile had other names, or nothing.
+    """
+    return (known.files, known.generation) != (now.files, now.generation) or any(
         _means_otherwise(was, now.columns.get(number)) for number, was in known.columns.items()
     )
 
 
 def _means_otherwise(was: ColumnDefinition, now: ColumnDefinition | None) -> bool:
-    if now is None or was.name != now.name or was.expression != now.expression:
+    if now is None or (was.name, was.expression, was.generation) != (now.name, now.expression, now.generation):
         return True
     return any(now.labels.get(oid) != label for oid, label in was.labels.items())
 

@@ -228,4 +228,9 @@ class RenamingCutover(Cutover):
         await super()._move(holder, epoch, together=together)
         self._step = "rename"
         await lock_more(holder, self.tables[self.move.owner], EVERYBODY, self._seconds, self._observing)
+        definitions = [each.watch.definitions for each in (self.pipeline, self.opposite)]
+        before = [await each.read(holder) for each in definitions]
         await self.renaming.rename(holder)
+        # Else the daemon would take its own renaming for one past the log, and compare all rows on either way.
+        for each, was in zip(definitions, before, strict=True):
+            await each.carry(holder, was)

@@ -130,7 +130,7 @@ async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
         noticed = pipeline.watch.definitions.noticed()
         result = await pipeline.verifier.full_pass(pause)
         if noticed:
-            await _repair_unseen(pipeline, result.divergences, noticed)
+            await _repair_unseen(pipeline, result.divergences, noticed.definitions)
             await pipeline.watch.definitions.settle(noticed)
         if result.clean or not noticed:
             return result

@@ -26,7 +26,11 @@ class ColumnDefinition:
     expression: str | None
     """What generates it."""
     labels: Mapping[str, str]
-    """Of an enum: the labels by their oids, for a label can be renamed under the rows that bear it."""
+    """Of an enum: the labels by their oids, for a label can be renamed under the rows that bear it, and back again."""
+    collation: int = 0
+    """Its oid: what is equal depends on it. 0: the type has none."""
+    generation: str = ""
+    """Another one after each change of the column, or of its composite type's attributes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +49,31 @@ class Definition:
     """Schema and name of each."""
     published: int | None
     """Its entry in the publication, which must publish everything; None when there is none."""
+    generation: str = ""
+    """Another one after each change of the names, the tree, the key, or the publication, one that was undone too."""
 
 
 # There may be thousands of partitions: each catalogue is read once for all tables. What inherits counts as well: its
 # rows are read with the table's. Of partitions, each has its own identity.
+#
+# What was done and undone between two looks, or in one transaction, left the catalogue as it was: but its rows are
+# others, with another xmin. Those are taken that change with what the log depends on, and with nothing else: not
+# pg_class, whose rows GRANT and ALTER TABLE ... SET (...) change, but the row type, which has the table's name and
+# schema; and the key's constraint, not its index, which REINDEX CONCURRENTLY makes anew. VACUUM, ANALYZE and CREATE
+# INDEX change none.
 TABLES = """
     WITH RECURSIVE relations AS MATERIALIZED (
-        SELECT c.oid, c.relname, c.relnamespace, c.relkind, c.relispartition, c.relreplident, c.relfilenode
+        SELECT c.oid, c.relname, c.relnamespace, c.reltype, c.relkind, c.relispartition, c.relreplident, c.relfilenode
         FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
     ), roots AS (
         SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
     ), heirs AS MATERIALIZED (
-        SELECT i.inhparent, c.oid FROM pg_inherits i JOIN relations c ON c.oid = i.inhrelid
+        SELECT i.inhparent, c.oid, i.xmin::text AS born FROM pg_inherits i JOIN relations c ON c.oid = i.inhrelid
     ), tree AS (
-        SELECT oid AS root, oid FROM roots
+        SELECT oid AS root, oid, '' AS born FROM roots
         UNION
-        SELECT t.root, h.oid FROM tree t JOIN heirs h ON h.inhparent = t.oid
+        SELECT t.root, h.oid, h.born FROM tree t JOIN heirs h ON h.inhparent = t.oid
     ), members AS (
         SELECT t.root, t.oid, n.nspname, c.relname, c.relreplident, c.relispartition, c.relfilenode::bigint AS file,
                c.relkind = 'r' AND (c.oid = t.root OR c.relispartition) AS logged
@@ -92,29 +104,50 @@ TABLES = """
         SELECT s.root, array_agg(c.name ORDER BY c.name) AS identity
         FROM stored s JOIN counted c ON c.root = s.root AND c.number = s.number GROUP BY 1
     ), publications AS (
-        SELECT r.prrelid, r.oid::bigint AS published
+        SELECT r.prrelid, r.oid::bigint AS published, format('%%s %%s', r.xmin, p.xmin) AS generation
         FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
         WHERE p.pubname = %(publication)s AND NOT p.pubviaroot
           AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
+    ), named AS (
+        SELECT t.root, string_agg(format('%%s %%s %%s %%s %%s', t.oid, t.born, y.xmin, n.oid, n.xmin), ','
+                                  ORDER BY t.oid) AS generation
+        FROM tree t JOIN relations c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_type y ON y.oid = c.reltype GROUP BY 1
+    ), primaries AS (
+        SELECT conrelid, oid AS number FROM pg_constraint WHERE contype = 'p'
     )
     SELECT r.oid::bigint, r.relname, coalesce(k.key, '{}') AS key, coalesce(i.identity, '{}') AS identity,
-           coalesce(s.number, 0) AS logged, s.files, s.partitions, p.published
+           coalesce(s.number, 0) AS logged, s.files, s.partitions, p.published,
+           encode(sha256(convert_to(concat_ws(';', g.generation, o.number, p.generation), 'UTF8')), 'hex') AS generation
     FROM roots r LEFT JOIN keys k ON k.indrelid = r.oid LEFT JOIN identities i ON i.root = r.oid
     LEFT JOIN stored s ON s.root = r.oid LEFT JOIN publications p ON p.prrelid = r.oid
+    LEFT JOIN named g ON g.root = r.oid LEFT JOIN primaries o ON o.conrelid = r.oid
 """
 
 COLUMNS = """
     WITH labels AS (
-        SELECT enumtypid, jsonb_object_agg(oid::text, enumlabel) AS labels FROM pg_enum GROUP BY 1
+        SELECT enumtypid, jsonb_object_agg(oid::text, format('%%s %%s', xmin, enumlabel)) AS labels
+        FROM pg_enum GROUP BY 1
+    ), attributes AS (
+        SELECT t.oid, string_agg(format('%%s %%s', b.attnum, b.xmin), ',' ORDER BY b.attnum) AS generation
+        FROM pg_type t JOIN pg_attribute b ON b.attrelid = t.typrelid
+        WHERE t.typtype = 'c' AND b.attnum > 0 AND t.oid = ANY (
+            SELECT unnest(ARRAY[y.oid, y.typelem, y.typbasetype]) FROM pg_attribute a
+            JOIN pg_type y ON y.oid = a.atttypid
+            WHERE a.attrelid = ANY (%(oids)s::oid[]) AND NOT a.attisdropped)
+        GROUP BY 1
     )
     SELECT a.attrelid::bigint AS table, a.attnum::int AS number, a.attname AS name, a.atttypid::bigint AS type_oid,
            format_type(a.atttypid, a.atttypmod) AS spelt,
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS expression,
-           coalesce(e.labels, f.labels, g.labels, '{}') AS labels
+           coalesce(e.labels, f.labels, g.labels, '{}') AS labels, a.attcollation::bigint AS collation,
+           concat_ws(';', a.xmin, h.generation, i.generation, j.generation) AS generation
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN labels e ON e.enumtypid = t.oid LEFT JOIN labels f ON f.enumtypid = t.typelem
     LEFT JOIN labels g ON g.enumtypid = t.typbasetype
+    LEFT JOIN attributes h ON h.oid = t.oid LEFT JOIN attributes i ON i.oid = t.typelem
+    LEFT JOIN attributes j ON j.oid = t.typbasetype
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
@@ -160,6 +193,7 @@ def _definition(
     files: Mapping[str, int] | None,
     partitions: list[tuple[str, str]] | None,
     published: int | None,
+    generation: str = "",
     logged: int = 1,
 ) -> Definition:
     if not logged:  # without a partition nothing can be changed, and nothing is left out
@@ -172,6 +206,7 @@ def _definition(
         files={int(each): file for each, file in (files or {}).items()},
         partitions=tuple((schema, table) for schema, table in partitions or ()),
         published=published,
+        generation=generation,
     )
 
 
@@ -190,9 +225,9 @@ async def stored_definitions(connection: Connection, pipeline: Direction) -> dic
     """The definitions as they were when the rows were last compared, or first read."""
     with translated():
         cursor = await connection.execute(
-            "SELECT source_table, definition FROM replicator.definitions WHERE pipeline = %s", (pipeline,)
+            "SELECT source_table, definition::text FROM replicator.definitions WHERE pipeline = %s", (pipeline,)
         )
-        return {name: _loaded(document) for name, document in await cursor.fetchall()}
+        return {name: _loaded(json.loads(document)) for name, document in await cursor.fetchall()}
 
 
 async def store_definitions(connection: Connection, pipeline: Direction, definitions: Mapping[str, Definition]) -> None:
