@@ -141,6 +141,7 @@ class Pipeline:
             await enter(target, self.context.epoch)
             await self.context.quarantine.open(target, [each.name for each in self.context.plan.transforms])
         await self._applier.open()
+        self._applier.owe_standing()
 
     async def close(self) -> None:
         """Give all connections back; a transaction that is open is rolled back by that."""

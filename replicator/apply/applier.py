@@ -8,7 +8,7 @@ from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
-from replicator.apply.later import Later
+from replicator.apply.later import Again, Later
 from replicator.apply.order import CLASHES, Written
 from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
 from replicator.apply.parts import Parts
@@ -59,6 +59,7 @@ class Applier:
         self._hopeless: dict[tuple[str, Key], Failure] = {}
         """Refused whatever the order: left out until the transaction's end, when what was refused is tried again."""
         self._later = Later()
+        self._again: list[Again] = []
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
         self._dates = Dates()
@@ -105,6 +106,7 @@ class Applier:
         self._parts = None
         self._hopeless = {}
         self._later.begin()
+        self._again = []
         self._dates = Dates()
         self._mode = "following"
         with translated():
@@ -131,12 +133,21 @@ class Applier:
         )  # fmt: skip
         await reach(Failpoint.BATCH_COMMITTING)
         await self._commit()
-        self._later.commit(self.outcome.failures, end, self._ahead)
+        self._later.commit(self.outcome.failures, end, self._ahead, self._dates)
         return self.outcome
 
     def owes(self, position: LSN) -> bool:
         """Whether refused rows are to be tried again now, though the stream has brought nothing."""
-        return self._later.is_due(position)
+        return not self.context.shadow and self._later.is_due(position)
+
+    def owe_standing(self) -> None:
+        """At the start: what is in quarantine may have been refused because of other rows, and fit by now.
+
+        Where nothing may be quarantined, it stays as it is: it would end the daemon.
+        """
+        if not self.halt_on_error:
+            sources = {each.name: each.source for each in self.context.plan.transforms}
+            self._later.found(((sources[name], key) for name, key in self.context.quarantined), self._ahead)
 
     async def commit_without_progress(self) -> Outcome:
         """Commit what ``redo`` wrote: it stands at no position of the stream."""
@@ -164,11 +175,10 @@ class Applier:
         await self._relations.resolve(changes, self._reader)
         self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
-        if whole and self._later.is_due(position):
-            self._later.add_to(batch)
-        await keep_out(self.context, batch.sources)
+        again = self._due_again(position) if whole else []
+        await keep_out(self.context, batch.sources | {name for each in again for name in each.dirty})
         complete = whole and not self.outcome.failures and not self._hopeless  # these are due at the end
-        if not whole:
+        if not complete:
             await self._in_parts()
         try:
             complete &= await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
@@ -180,7 +190,24 @@ class Applier:
             complete = False
         if whole and not complete:
             await self._finish(position)
+        for each in again:
+            retried = Batch(dirty=each.dirty, dates=each.dates)
+            if not await self._apply_batch(retried, None if each.stubborn else position, whole=True):
+                await self._finish(None)
         self.outcome.changes += batch.counts
+
+    def _due_again(self, position: LSN | None) -> list[Again]:
+        """What was refused because of other rows, and is to be tried again now. In the shadow, nothing is written.
+
+        Without a position, what was due in this transaction before it was extended.
+        """
+        if not self.context.shadow and position is not None and self._later.is_due(position):
+            self._again = self._later.take(position, self._stands, dated=self.context.rolling is not None)
+        return self._again
+
+    def _stands(self, source: str, key: Key) -> bool:
+        transforms = self.context.plan.sources[source].transforms
+        return any((each.name, key) in self.context.quarantine.standing for each in transforms)
 
     async def _in_parts(self) -> None:
         """What is written from now on until the transaction's end is to hold only then."""
@@ -367,7 +394,7 @@ class Applier:
                     self._parts.note(batch)
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
-            if clash is not None and position is not None and position < self._ahead:
+            if clash is not None and position is not None and position < self._ahead and not self._stubborn(refusals):
                 raise NewerReadError(clash, self._ahead)
             if clash is not None and in_order:
                 self._hopeless |= {
@@ -389,6 +416,14 @@ class Applier:
                 else:
                     log.error("a row outlived a TRUNCATE; verification will name it", error=refusal.error.problem)
             self._postponed.withdraw(skip)
+
+    def _stubborn(self, refusals: Iterable[Refusal]) -> bool:
+        """Whether more of the stream has been tried for all that clash, in vain: else each batch would wait for it."""
+        return all(
+            self._later.is_stubborn(each.transform.source, each.source_key)
+            for each in refusals
+            if each.error.sqlstate in CLASHES
+        )
 
     def _conflicts(self) -> Conflicts | None:
         """Who decides while both schemas take writes."""
