@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = (seed for seed in count(given.seed) if plan_of(seed).renames or not given.renames)
     results = run_all([*islice(seeds, given.runs)], given.at_once)
     say(table(results))
+    say(at_work(results))
     say(hits(results))
     failed = [each for each in results if not each.survived]
     for each in failed:
@@ -111,6 +112,20 @@ def table(results: Sequence[Result]) -> str:
         rows.append(f"| {name} | {runs[name]} | {survived[name]} | {statistics.median(took):.1f} | {max(took):.1f} |")
     total = sum(each.survived for each in results)
     rows.append(f"| **all** | {len(results)} | {total} | | |")
+    return "\n".join(rows)
+
+
+PHASES: Final = ("new", "backfill", "build", "follow", "cutover", "rolling", "soak", "rollback")
+
+
+def at_work(results: Sequence[Result]) -> str:
+    """In how many runs each kind of fault was at work in which phase."""
+    counted = Counter(each for result in results for each in set(result.phases))
+    rows = [f"| fault, at work in | {' | '.join(PHASES)} |", f"|---|{'---:|' * len(PHASES)}"]
+    rows += [
+        f"| {name} | {' | '.join(str(counted[name, phase]) for phase in PHASES)} |"
+        for name in sorted({name for name, _ in counted})
+    ]
     return "\n".join(rows)
 
 

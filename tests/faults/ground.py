@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import psycopg
 
+from tests.faults.roles import dsn_of
 from tests.faults.stage import Stage
+from tests.faults.writers import GUARDED
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 LASTS: Final = (0.5, 4.0)
@@ -16,7 +18,7 @@ LASTS: Final = (0.5, 4.0)
 
 PLANTED: Final = """
 CREATE TABLE IF NOT EXISTS harness.planted (what text);
-CREATE OR REPLACE FUNCTION harness.caught(what text) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION harness.caught(what text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
     INSERT INTO harness.planted SELECT what WHERE current_setting('application_name') LIKE 'replicator %'
 $$;
 CREATE OR REPLACE FUNCTION public.unnest(a text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
@@ -41,29 +43,29 @@ ENVIRONMENT: Final = {
 
 def unlog(stage: Stage, chance: random.Random) -> None:
     """What is written meanwhile is in no log. A published table refuses it."""
-    with _owner(stage) as (opened, table), contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState):
-        opened.execute(f"ALTER TABLE {table} SET UNLOGGED".encode())
+    with _owner(stage, chance) as (opened, table), contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState):
+        _alter(opened, f"ALTER TABLE {table} SET UNLOGGED")
         _last(chance)
-        opened.execute(f"ALTER TABLE {table} SET LOGGED".encode())
+        _alter(opened, f"ALTER TABLE {table} SET LOGGED")
 
 
 def inherit(stage: Stage, chance: random.Random) -> None:
     """A SELECT on the parent returns the child's rows, and the log names the child."""
-    with _owner(stage) as (opened, table):
-        opened.execute(f"CREATE TABLE harness.child (LIKE {table}) INHERITS ({table})".encode())
+    with _owner(stage, chance) as (opened, table):
+        _alter(opened, f"CREATE TABLE harness.child (LIKE {table}) INHERITS ({table})")
         opened.execute(b"INSERT INTO harness.child (id, note) VALUES (-1, 'of the child')")
         _last(chance)
-        opened.execute(b"DROP TABLE harness.child")
+        _alter(opened, "DROP TABLE harness.child")
 
 
 def hide_rows(stage: Stage, chance: random.Random) -> None:
-    """Row security, which hides nothing from a superuser."""
-    with _owner(stage) as (opened, table):
-        opened.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY".encode())
-        opened.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY".encode())
+    """Row security, which shows the application all, and the daemon nothing."""
+    with _owner(stage, chance) as (opened, table):
+        _alter(opened, f"CREATE POLICY ours ON {table} USING (current_user = '{stage.roles.app}')")
+        _alter(opened, f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
         _last(chance)
-        opened.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY".encode())
-        opened.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY".encode())
+        _alter(opened, f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
+        _alter(opened, f"DROP POLICY ours ON {table}")
 
 
 def change_environment(stage: Stage, _chance: random.Random) -> None:
@@ -73,28 +75,44 @@ def change_environment(stage: Stage, _chance: random.Random) -> None:
 
 
 def subscribe(stage: Stage, chance: random.Random) -> None:
-    """A subscription, which would write past ordinary triggers; it is never enabled."""
-    with psycopg.connect(stage.old.dsn, autocommit=True) as opened:
-        name = f"sub_{stage.old.name}"
-        opened.execute(
-            f"CREATE SUBSCRIPTION {name} CONNECTION 'dbname=none' PUBLICATION none "
-            "WITH (connect = false, slot_name = NONE)".encode()
+    """A subscription into a table, which would write past ordinary triggers; it is never enabled."""
+    publisher, name = f"{stage.old.name}_publisher", f"sub_{stage.old.name}"
+    with _owner(stage, chance) as (opened, table), contextlib.ExitStack() as stack:
+        publishing = stack.enter_context(_another_database(stage, publisher))
+        schema = table.split(".")[0]
+        publishing.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}".encode())
+        publishing.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, note text)".encode())
+        publishing.execute(f"CREATE PUBLICATION theirs FOR TABLE {table}".encode())
+        _alter(
+            opened,
+            f"CREATE SUBSCRIPTION {name} CONNECTION '{stage.old.server.dsn(publisher)}' PUBLICATION theirs "
+            "WITH (create_slot = false, enabled = false, slot_name = 'none')",
         )
         _last(chance)
-        opened.execute(f"DROP SUBSCRIPTION {name}".encode())
+        opened.execute(f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)".encode())
+        _alter(opened, f"DROP SUBSCRIPTION {name}")
 
 
 def attach(stage: Stage, chance: random.Random) -> None:
     """Partitions come, are written to, and go again with their rows."""
-    with psycopg.connect(stage.old.dsn, autocommit=True) as opened:
-        begin = 1_000_000 + chance.randrange(1_000) * 1_000
-        bounds = f"FOR VALUES FROM ({begin}) TO ({begin + 1000})"
-        opened.execute(f"CREATE TABLE public.tickets_far PARTITION OF public.tickets {bounds}".encode())
+    begin = 10**12 + chance.randrange(1_000) * 1_000  # beyond what either sequence will ever give
+    bounds = f"FOR VALUES FROM ({begin}) TO ({begin + 1000})"
+    with psycopg.connect(dsn_of(stage.roles.app, stage.old.dsn), autocommit=True) as opened:
+        _alter(opened, f"CREATE TABLE public.tickets_far PARTITION OF public.tickets {bounds}")
         with contextlib.suppress(psycopg.DatabaseError):  # guarded after the cutover
             opened.execute(f"INSERT INTO public.tickets VALUES ({begin}, 'far')".encode())
         _last(chance)
-        opened.execute(b"ALTER TABLE public.tickets DETACH PARTITION public.tickets_far")
-        opened.execute(b"DROP TABLE public.tickets_far")
+        _alter(opened, "ALTER TABLE public.tickets DETACH PARTITION public.tickets_far")
+        _alter(opened, "DROP TABLE public.tickets_far")
+    # The row may have been carried over before, and a cutover may have come in between: then it is the new owner's.
+    for dsn, table in zip(stage.dsns, ("public.tickets", "party.tickets"), strict=True):
+        with psycopg.connect(dsn_of(stage.roles.app, dsn), autocommit=True) as opened:
+            gone = (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege, psycopg.errors.RaiseException)
+            try:
+                opened.execute(f"DELETE FROM {table} WHERE id = {begin}".encode())
+            except psycopg.DatabaseError as error:
+                if error.sqlstate != GUARDED and not isinstance(error, gone):
+                    raise
 
 
 def plant(stage: Stage, chance: random.Random) -> None:
@@ -119,12 +137,33 @@ def caught(stage: Stage) -> list[str]:
 
 
 @contextlib.contextmanager
-def _owner(stage: Stage) -> Iterator[tuple[Connection, str]]:
-    """A connection to the database that owns the data, and the table of tickets there."""
-    new = stage.owner() == "new"
+def _owner(stage: Stage, chance: random.Random) -> Iterator[tuple[Connection, str]]:
+    """A superuser's connection to a database whose tables take writes, and the table of tickets there."""
+    both = stage.phase == "rolling"
+    new = chance.random() < 0.5 if both else stage.owner() == "new"
     table = "party.tickets" if new and not stage.renamed else "public.tickets"
     with psycopg.connect(stage.dsns[new], autocommit=True) as opened:
         yield opened, table
+
+
+@contextlib.contextmanager
+def _another_database(stage: Stage, name: str) -> Iterator[Connection]:
+    """A database of nobody's, on the same server."""
+    with psycopg.connect(stage.old.server.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+        try:
+            with psycopg.connect(stage.old.server.dsn(name), autocommit=True) as opened:
+                yield opened
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def _alter(opened: Connection, statement: str) -> None:
+    """Change the ground; once more where the daemon and we have waited for each other."""
+    while True:
+        with contextlib.suppress(psycopg.errors.DeadlockDetected):
+            opened.execute(statement.encode())
+            return
 
 
 def _last(chance: random.Random) -> None:

@@ -11,9 +11,9 @@ from replicator.demo.application import Application, Connection, found
 from replicator.demo.ledger import Ledger
 from replicator.migration import Direction
 from tests.engine import Engine, differences
+from tests.faults.applications import NewParty, NewTickets, OldParty, OldTickets, RenamedNewParty, RenamedOldParty
 from tests.faults.ground import caught
 from tests.faults.stage import Stage
-from tests.faults.writers import NewParty, OldParty, RenamedNewParty, RenamedOldParty
 
 GONE_SECONDS: Final = 10.0
 """How long the server may take to notice that a daemon is gone."""
@@ -26,6 +26,7 @@ LEFT: Final = {
     " AND database IN (SELECT oid FROM pg_database WHERE datname = ANY(%(names)s))",
     "prepared transactions": "SELECT count(*) FROM pg_prepared_xacts WHERE database = ANY(%(names)s)",
 }
+ORIGINS: Final = "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE %s"
 TEMPORARY: Final = "SELECT count(*) FROM pg_class WHERE relpersistence = 't'"
 GUARDS: Final = """
 SELECT c.relname, coalesce(t.tgenabled::text, 'D') FROM pg_class AS c
@@ -62,6 +63,8 @@ def _left_behind(stage: Stage) -> Iterator[str]:
                     yield f"{what} are left: {row[0] if row else '?'}"
                     break
                 time.sleep(0.05)
+    if left := stage.ask(stage.old.dsn, ORIGINS, f"replicator_{stage.settings.slot}%"):
+        yield f"replication origins are left: {left}"
     if not stage.crashed:  # after a crash the server itself clears them away, when it comes to it
         for dsn in dict.fromkeys(stage.dsns):
             if left := stage.ask(dsn, TEMPORARY):
@@ -90,9 +93,12 @@ def _different(stage: Stage, direction: Direction) -> Iterator[str]:
 
 
 def _lost(stage: Stage, ledger: Ledger) -> Iterator[str]:
+    old, new = (RenamedOldParty, RenamedNewParty) if stage.renamed else (OldParty, NewParty)
+    if stage.rolling:
+        old, new = OldTickets, NewTickets
     sides: list[tuple[str, Callable[[Connection], Application]]] = [
-        (stage.dsns[0], RenamedOldParty if stage.renamed else OldParty),
-        (stage.dsns[1], lambda connection: (RenamedNewParty if stage.renamed else NewParty)(connection, stage.ids)),
+        (stage.dsns[0], old),
+        (stage.dsns[1], lambda connection: new(connection, stage.ids)),
     ]
     for dsn, side in sides:
         with psycopg.connect(dsn, autocommit=True) as opened:
@@ -155,6 +161,8 @@ def _guards(stage: Stage, *, new_owns: bool) -> Iterator[str]:
         guarded = new_owns == (side == "old")
         with psycopg.connect(dsn, autocommit=True) as opened:
             states: dict[str, str] = dict(opened.execute(GUARDS, [schema]).fetchall())
+        if stage.rolling:  # the other old tables stay as they are
+            states = {name: state for name, state in states.items() if name.startswith("tickets")}
         if stage.renamed:
             states = {name: state for name, state in states.items() if name.endswith("_old") == (side == "old")}
         wrong = sorted(name for name, state in states.items() if (state == "A") != guarded)

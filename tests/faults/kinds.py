@@ -12,7 +12,8 @@ import psycopg
 from tests.daemon import Daemon
 from tests.faults import disk, ground, party
 from tests.faults.clock import VARIABLE as CLOCK
-from tests.faults.stage import MILESTONES, RunError, Stage
+from tests.faults.lives import RunError
+from tests.faults.stage import MILESTONES, Stage
 from tests.faults.writers import Note, Sale
 
 Chance = random.Random
@@ -48,6 +49,8 @@ class Kind:
     """Whether rows change past the log."""
     partitioned: bool = False
     """Whether the old table of tickets must be partitioned; such tables are not renamed."""
+    plain: bool = False
+    """Whether it must not be."""
 
 
 # ---- the daemon
@@ -115,7 +118,7 @@ def terminate(stage: Stage, chance: Chance) -> None:
 
 def lock(stage: Stage, chance: Chance) -> None:
     """Somebody holds a new table so that nobody can even read it."""
-    table = chance.choice(TABLES)
+    table = "tickets" if stage.rolling else chance.choice(TABLES)
     deadline = time.monotonic() + chance.uniform(1, 2.5)
     with psycopg.connect(stage.new.dsn) as opened:
         while time.monotonic() < deadline:
@@ -196,6 +199,18 @@ def _in_quarantine(stage: Stage) -> int:
     return int(stage.ask(stage.new.dsn, "SELECT count(*) FROM replicator.quarantine") or 0)
 
 
+GROUND: Final = (
+    Kind(name="table unlogged", act=ground.unlog, past_the_log=True, plain=True, exits=("Unlogged:",)),
+    Kind(name="table inherited from", act=ground.inherit, past_the_log=True, plain=True,
+         exits=("Other tables inherit from",)),
+    Kind(name="row security", act=ground.hide_rows, exits=("Row level security",)),
+    Kind(name="environment changed", act=ground.change_environment, codes=(-9,)),
+    Kind(name="subscription", act=ground.subscribe, exits=("Subscriptions write to",)),
+    Kind(name="partitions come and go", act=ground.attach, partitioned=True, past_the_log=True),
+    Kind(name="objects planted", act=ground.plant),
+)  # fmt: skip
+"""What changes the ground. The daemon may end by the first ones, with the check's words: at its start, always."""
+
 KINDS: Final = (
     Kind(name="daemon killed", act=kill, codes=(-9,)),
     Kind(name="daemon told to stop", act=term, codes=(0,)),
@@ -213,14 +228,7 @@ KINDS: Final = (
     Kind(name="row refused, transform mended", act=sour_transform, milestones=BEFORE, first=True, codes=(0,)),
     Kind(name="target disk full", act=disk.fill, milestones=("backfill", "follow"), apart=True, first=True,
          exits=("The server's disk is full",)),
-    Kind(name="table unlogged", act=ground.unlog, past_the_log=True),
-    Kind(name="table inherited from", act=ground.inherit, past_the_log=True),
-    Kind(name="row security", act=ground.hide_rows),
-    Kind(name="environment changed", act=ground.change_environment, codes=(-9,)),
-    Kind(name="subscription", act=ground.subscribe),
-    Kind(name="partitions come and go", act=ground.attach, partitioned=True, past_the_log=True,
-         milestones=("start", "backfill", "follow", "move")),
-    Kind(name="objects planted", act=ground.plant),
+    *GROUND,
 )  # fmt: skip
 
-__all__ = ["CLOCK", "KINDS", "Kind"]
+__all__ = ["CLOCK", "GROUND", "KINDS", "Kind"]

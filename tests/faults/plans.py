@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from replicator.failpoints import Failpoint
-from tests.faults.kinds import KINDS, Kind
+from tests.faults.kinds import GROUND, KINDS, Kind
 
-LATEST: Final = {"start": 1.5, "backfill": 0.6, "follow": 0.6, "move": 0.5, "soak": 0.5, "back": 0.5}
+LATEST: Final = {
+    "start": 1.5, "backfill": 0.6, "follow": 0.6, "move": 0.5, "cutover": 0.2, "rolling": 0.5, "soak": 0.5, "back": 0.5,
+    "rollback": 0.2,
+}  # fmt: skip
 """How long after a milestone a fault comes, at most."""
 ACTIONS: Final = {"kill": 5, "kill:delayed": 2, "term": 1, "lose": 2, "hang": 1}
 OFTEN: Final = {
@@ -32,8 +35,12 @@ MOVING: Final = tuple(
 """What the cutover and the rollback both pass."""
 REPAIRS: Final = (Failpoint.REDO_WRITTEN, Failpoint.REDO_COMMITTED)
 POINTS_A_RUN: Final = 3
-RENAMES: Final = 0.4
-"""So many of the cutovers within one database rename the tables: about a fourth of all."""
+RENAMES: Final = 0.5
+"""So many of the cutovers within one database rename the tables: about a fifth of all."""
+ROLLS: Final = 0.1
+"""So many of the other moves go by way of a time when both schemas take writes, besides those that a fault needs so."""
+GROUNDS: Final = tuple((kind, milestone) for kind in GROUND for milestone in kind.milestones)
+"""Each change of the ground, at each milestone."""
 
 
 @dataclass(kw_only=True)
@@ -47,11 +54,25 @@ class Plan:
     moves: bool = True
     renames: bool = False
     """Whether the cutover renames the tables; it needs one database."""
+    rolling: bool = False
+    """Whether both schemas take writes for a while."""
     back: bool = False
     """Whether there is a rollback after the cutover."""
+    straight_back: bool = False
+    """Whether the rollback ends the time when both take writes, and the new schema never owns the data alone."""
     apart: bool = False
     lull: bool = False
     """Whether the writers pause for a while, so that the stream is idle."""
+
+    def at(self, milestone: str) -> bool:
+        """Whether a fault comes after this milestone."""
+        return any(each == milestone for _, each, _ in self.faults)
+
+    def suits(self, kind: Kind) -> bool:
+        """Whether a fault of this kind goes with the others: one of a kind at most, on tables of one sort."""
+        others = [each for each, _, _ in self.faults]
+        partitioned = kind.partitioned or any(each.partitioned for each in others)
+        return kind not in others and not (partitioned and (kind.plain or any(each.plain for each in others)))
 
     @property
     def proxied(self) -> bool:
@@ -66,7 +87,7 @@ class Plan:
     @property
     def name(self) -> str:
         """What it is about, in short."""
-        renames = ["--strategy rename"] if self.renames else []
+        renames = ["--strategy rename"] * self.renames + ["--rolling"] * self.rolling
         return ", ".join([*(kind.name for kind, _, _ in self.faults), *self.armings, *renames])
 
     def __str__(self) -> str:
@@ -74,17 +95,37 @@ class Plan:
         told += [f"[{number}] {each}" for number, each in enumerate(self.armings)]
         told.append("two databases" if self.apart else "one database")
         cutover = "cutover --strategy rename" if self.renames else "cutover" if self.moves else "no cutover"
+        if self.rolling:
+            cutover = "cutover --rolling" if self.straight_back else "cutover --rolling and --complete"
         told.append(f"{cutover} and rollback" if self.back else cutover)
         return f"{self.seed}: {'; '.join(told)}"
 
 
 def plan_of(seed: int) -> Plan:
-    """Every other seed is for failpoints, the others go through the kinds; some runs have two faults."""
+    """Every other seed is for failpoints, the others go through the kinds; in two of three the ground changes too."""
     plan = _plan_of(seed)
+    if seed % 3:
+        _change_ground(plan, seed * 2 // 3, random.Random(f"{seed} ground"))
+    chance = random.Random(f"{seed} rolls")
+    plan.rolling = plan.at("rolling") or (plan.moves and chance.random() < ROLLS)
+    plan.straight_back = plan.rolling and plan.back and not plan.at("soak") and chance.random() < 0.5
     plan.renames = (
-        plan.moves and not plan.apart and not plan.partitioned and random.Random(f"{seed} renames").random() < RENAMES
+        plan.moves
+        and not (plan.apart or plan.partitioned or plan.rolling)
+        and random.Random(f"{seed} renames").random() < RENAMES
     )
     return plan
+
+
+def _change_ground(plan: Plan, number: int, chance: random.Random) -> None:
+    """One change of the ground: in the long run each comes equally often at each milestone."""
+    lap, place = divmod(number, len(GROUNDS))
+    kind, milestone = random.Random(f"{lap} grounds").sample(GROUNDS, len(GROUNDS))[place]
+    if not plan.suits(kind):
+        return
+    plan.moves = plan.moves or milestone not in ("start", "backfill", "follow")
+    plan.back = plan.back or milestone in ("back", "rollback")
+    plan.faults.append((kind, milestone, chance.uniform(0, LATEST[milestone])))
 
 
 def _plan_of(seed: int) -> Plan:
@@ -94,12 +135,12 @@ def _plan_of(seed: int) -> Plan:
         plan = Plan(seed=seed, apart=apart, back=back)
         _arm(plan, _points(seed // 2), chance)
         if chance.random() < 0.2:
-            _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None]), chance)
+            _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None and plan.suits(kind)]), chance)
         return plan
     plan = Plan(seed=seed, moves=moves, back=moves and back, apart=apart)
     _add(plan, KINDS[seed // 2 % len(KINDS)], chance)
     if chance.random() < 0.3:
-        _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None]), chance)
+        _add(plan, chance.choice([kind for kind in KINDS if kind.apart is None and plan.suits(kind)]), chance)
     return plan
 
 
@@ -110,6 +151,12 @@ def plan_for(kinds: Sequence[Kind], seed: int) -> Plan:
     for kind in kinds:
         _add(plan, kind, chance)
     return plan
+
+
+def plan_rolling(kind: Kind, seed: int) -> Plan:
+    """A run in which a fault comes while both schemas take writes."""
+    chance = random.Random(seed)
+    return Plan(seed=seed, faults=[(kind, "rolling", chance.uniform(0, LATEST["rolling"]))], rolling=True)
 
 
 def plan_at(points: list[Failpoint], seed: int, *, renames: bool = False, back: bool = False) -> Plan:
@@ -137,8 +184,9 @@ def _add(plan: Plan, kind: Kind, chance: random.Random) -> None:
     if kind.apart is not None:
         plan.apart = kind.apart
     plan.moves = plan.moves or kind.moves
-    without = () if plan.back else ("back",) if plan.moves else ("move", "soak", "back")
-    milestone = chance.choice([each for each in kind.milestones if each not in without])
+    missed = ["rolling", *([] if plan.moves else ["move", "cutover", "soak"])]
+    missed += [] if plan.back else ["back", "rollback"]
+    milestone = chance.choice([each for each in kind.milestones if each not in missed])
     plan.faults.append((kind, milestone, chance.uniform(0, LATEST[milestone])))
 
 

@@ -6,22 +6,23 @@ import re
 import shutil
 import signal
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.faults import disk
 from tests.faults.judgement import judge
-from tests.faults.kinds import CLOCK, Kind
+from tests.faults.kinds import CLOCK
+from tests.faults.lives import RunError
 from tests.faults.plans import Plan
-from tests.faults.stage import END, RunError, Stage
+from tests.faults.roles import roles_on
+from tests.faults.stage import END, Stage
+from tests.faults.watching import Fault, Phases, Watch
 from tests.fix_postgres import Database, Server, fresh_database
 from tests.proxy import Proxy
 
@@ -37,6 +38,8 @@ class Result:
     wrong: list[str] = field(default_factory=list)
     recoveries: list[tuple[str, float]] = field(default_factory=list)
     """Each fault that has come, and the seconds from its end until what was written then was applied."""
+    phases: list[tuple[str, str]] = field(default_factory=list)
+    """Each kind of fault that has come, and a phase in which it was at work."""
     hits: list[str] = field(default_factory=list)
     seconds: float = 0.0
     folder: str = ""
@@ -71,6 +74,7 @@ def play(plan: Plan, server: Server) -> Result:
 def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
     chance = random.Random(plan.seed)
     with contextlib.ExitStack() as stack:
+        roles = stack.enter_context(roles_on(server))
         old: Database = stack.enter_context(fresh_database(server))
         new = stack.enter_context(fresh_database(server)) if plan.apart else old
         if any(kind.act is disk.fill for kind, _, _ in plan.faults):
@@ -80,7 +84,7 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
             port = int(str(conninfo_to_dict(server.admin_dsn)["port"]))
             proxy = stack.enter_context(Proxy(port, plan.seed))
             proxied[port] = proxy.port
-        stage = Stage(old, new, folder, chance, proxied)
+        stage = Stage(old, new, roles, folder, chance, proxied, rolling=bool(plan.rolling))
         stage.proxy = proxy
         stage.keeper.armings = plan.armings
         stage.pinged = plan.lull
@@ -94,82 +98,12 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
         yield stage
 
 
-class _Fault(threading.Thread):
-    """One fault of a run, in a thread of its own."""
-
-    def __init__(self, stage: Stage, kind: Kind, milestone: str, after: float, seed: int) -> None:
-        super().__init__(name=kind.name, daemon=True)
-        self.stage, self.kind, self.milestone, self.after = stage, kind, milestone, after
-        self.error: Exception | None = None
-        self.seconds: float | None = None
-        self._chance = random.Random(seed)
-
-    def run(self) -> None:
-        try:
-            if self.stage.wait_for(self.milestone):
-                time.sleep(self.after)
-                self._act()
-                began = time.monotonic()
-                self.stage.recover()
-                self.seconds = time.monotonic() - began
-        except Exception as error:  # noqa: BLE001  raised by whoever joins this
-            self.error = error
-
-    def _act(self) -> None:
-        """Once more if another fault has taken the server away meanwhile."""
-        try:
-            self.kind.act(self.stage, self._chance)
-        except psycopg.OperationalError:
-            if not self.stage.crashed:
-                raise
-            self.stage.recover()
-            self.kind.act(self.stage, self._chance)
-
-    def finish(self) -> None:
-        """Wait for its end; raise what it has raised."""
-        self.join()
-        if self.error is not None:
-            raise self.error
-
-
-class _Watch(threading.Thread):
-    """Sees when a failpoint has done its work, and how long it takes until all goes on."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(name="failpoints", daemon=True)
-        self.stage = stage
-        self.recoveries: list[tuple[str, float]] = []
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            seen = 0
-            while not self.stage.reached(END) and not self.stage.over.is_set():
-                hits = self.stage.keeper.hits()
-                if len(hits) > seen:
-                    began = time.monotonic()
-                    self.stage.recover()
-                    self.recoveries += [(NAMES[action], time.monotonic() - began) for _, action in hits[seen:]]
-                    seen = len(hits)
-                time.sleep(0.05)
-        except Exception as error:  # noqa: BLE001  raised by whoever joins this
-            self.error = error
-
-
-NAMES: Final = {
-    "kill": "killed at a failpoint",
-    "term": "told to stop at a failpoint",
-    "lose": "connection lost at a failpoint",
-    "hang": "stands still at a failpoint",
-}
-
-
 def _story(stage: Stage, plan: Plan, result: Result) -> None:
     stage.open()
-    faults = [_Fault(stage, *each, stage.chance.getrandbits(32)) for each in plan.faults]
-    watch = _Watch(stage)
+    faults = [Fault(stage, *each, stage.chance.getrandbits(32)) for each in plan.faults]
+    watch, phases = Watch(stage), Phases(stage, faults)
     stage.keeper.start()
-    for thread in (*faults, watch):
+    for thread in (*faults, watch, phases):
         thread.start()
     try:
         _migrate(stage, plan, faults)
@@ -182,15 +116,16 @@ def _story(stage: Stage, plan: Plan, result: Result) -> None:
         _end(stage, result)
     finally:
         stage.over.set()
-        for thread in (*faults, watch):
+        for thread in (*faults, watch, phases):
             thread.join()
+        result.phases += [(each.kind.name, phase) for each in faults for phase in each.phases]
         result.recoveries += [(each.kind.name, each.seconds) for each in faults if each.seconds is not None]
         result.recoveries += watch.recoveries
         result.hits += [name for name, _ in stage.keeper.hits()]
         result.wrong += _endings(stage, plan)
 
 
-def _migrate(stage: Stage, plan: Plan, faults: list[_Fault]) -> None:
+def _migrate(stage: Stage, plan: Plan, faults: list[Fault]) -> None:
     """From the daemon's start to where the run is to end, with writers all the way."""
     stage.mark("start")
     stage.until("the backfill to begin", lambda: stage.phase != "new")
@@ -205,18 +140,34 @@ def _migrate(stage: Stage, plan: Plan, faults: list[_Fault]) -> None:
     if plan.moves:
         stage.before = stage.until("the names of all", stage.relations) if plan.renames else set()
         stage.mark("move")
-        _move(stage, "cutover", "new", lambda: stage.phase == "soak")
-        stage.mark("soak")
+        how: dict[str, object] = {"strategy": "rename"} if plan.renames else {}
+        if plan.rolling:
+            _roll(stage)
+            how = {"complete": True}
+        if not plan.straight_back:
+            _move(stage, "cutover", "new", "soak", how)
+            stage.mark("soak")
     if plan.back:
         _go_on(stage)
         stage.mark("back")
-        _move(stage, "rollback", "old", lambda: stage.phase == "follow")
+        _move(stage, "rollback", "old", "follow", {})
     _go_on(stage)
 
 
-def _move(stage: Stage, command: str, side: str, done: Callable[[], bool]) -> None:
-    strategy = {"strategy": "rename"} if stage.renames and command == "cutover" else {}
-    stage.command(command, {"wait": True, "timeout": 10, **strategy}, done)
+def _roll(stage: Stage) -> None:
+    """Let one writer go to the new schema while the other stays."""
+    stage.command("cutover", {"wait": True, "timeout": 10, "rolling": True}, lambda: stage.phase == "rolling")
+    stage.mark("cutover")
+    for writer in stage.writers[1:]:
+        writer.hand.prefers_new = True
+    stage.until("writers on both sides", lambda: {writer.hand.side for writer in stage.writers} == {"old", "new"})
+    stage.mark("rolling")
+    _go_on(stage)
+
+
+def _move(stage: Stage, command: str, side: str, phase: str, how: dict[str, object]) -> None:
+    stage.command(command, {"wait": True, "timeout": 10, **how}, lambda: stage.phase == phase)
+    stage.mark(command)
     stage.until("the writers to go over", lambda: all(writer.hand.side == side for writer in stage.writers))
 
 

@@ -6,8 +6,8 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +16,15 @@ import psycopg
 from replicator.demo.application import Ids, found
 from replicator.demo.ledger import Ledger
 from replicator.demo.seed import seed
-from replicator.failpoints import VARIABLE, Failpoint
+from replicator.failpoints import Failpoint
 from replicator.lsn import LSN, parse_lsn
 from replicator.settings import Settings
-from tests.daemon import Daemon
 from tests.engine import make_settings
 from tests.faults import party
-from tests.faults.writers import TOKENS, Hand, OldParty, Sale, Writer
+from tests.faults.applications import OldParty, OldTickets, in_use
+from tests.faults.lives import SECONDS, Keeper, RunError
+from tests.faults.roles import Roles, dsn_of
+from tests.faults.writers import TOKENS, Hand, Sale, Writer
 from tests.fix_postgres import Database
 from tests.proxy import Proxy
 
@@ -30,16 +32,14 @@ ROWS: Final = 200
 WRITERS: Final = 2
 PAUSE: Final = 0.1
 """Between a writer's transactions, on average, in seconds."""
-SECONDS: Final = 400.0
-"""The longest that anything may take; the machine may be busy."""
-RESTART_SECONDS: Final = 0.1
 LULL_SECONDS: Final = 20.0
 IDLE: Final = str(Failpoint.IDLE_COMMITTED)
 PING: Final = "ALTER DATABASE {} SET wal_sender_timeout = '6s'"
 """The server then asks for an answer after half of that, and the daemon stores an idle stream's position for it."""
-MILESTONES: Final = ("start", "backfill", "follow", "move", "soak", "back")
+MILESTONES: Final = ("start", "backfill", "follow", "move", "cutover", "rolling", "soak", "back", "rollback")
+"""A move is asked for at ``move`` and ``back``, and under way at ``cutover`` and ``rollback``."""
 END: Final = "end"
-
+FORWARD: Final = {"old": "forward", "new": "reverse"}
 
 RELATIONS: Final = """
 SELECT relkind::text, relnamespace::regnamespace::text, relname::text FROM pg_class
@@ -49,116 +49,33 @@ Relations = set[tuple[str, str, str]]
 """Of each its kind, its schema and its name."""
 
 
-class RunError(Exception):
-    """The run did not go as it must."""
-
-
-@dataclass
-class Life:
-    """One process of the daemon, and how it ended."""
-
-    daemon: Daemon
-    armed: str
-    code: int | None = None
-
-    @property
-    def log(self) -> str:
-        return self.daemon.log
-
-
-@dataclass
-class Keeper:
-    """Starts the daemon again whenever it ends, as systemd does.
-
-    :param armings: failpoints for the first process, the second, and so on; none for those after them.
-    """
-
-    settings: Settings
-    folder: Path
-    armings: Sequence[str]
-    environment: dict[str, str]
-    program: str = "replicator"
-    lives: list[Life] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-
-    def start(self) -> None:
-        """Start the first."""
-        self._begin()
-        self._thread.start()
-
-    @property
-    def life(self) -> Life:
-        """The process that runs, or ran last."""
-        return self.lives[-1]
-
-    def send(self, how: Callable[[Daemon], None]) -> None:
-        """Do something to the process that runs now."""
-        with contextlib.suppress(ProcessLookupError):
-            how(self.life.daemon)
-
-    def stop(self) -> int:
-        """End the last by SIGTERM, and start no other; gives its exit code."""
-        self._stopping.set()
-        self._thread.join(SECONDS)
-        if self.life.code is None:
-            self.life.daemon.process.terminate()
-            self.life.code = self.life.daemon.process.wait(SECONDS)
-        return self.life.code
-
-    def end(self) -> None:
-        """Leave nothing behind."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(SECONDS)
-        for life in self.lives:
-            life.daemon.end()
-
-    def _begin(self) -> None:
-        number = len(self.lives)
-        armed = self.armings[number] if number < len(self.armings) else ""
-        environment = self.environment | ({VARIABLE: armed} if armed else {})
-        log = self.folder / f"daemon-{number}.log"
-        life = Life(Daemon(self.settings, log, environment=environment, program=self.program), armed)
-        life.daemon.start()
-        self.lives.append(life)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(0.02):
-            code = self.life.daemon.process.poll()
-            if code is not None:
-                self.life.code = code
-                if not self._stopping.wait(RESTART_SECONDS):
-                    self._begin()
-
-    def hits(self) -> list[tuple[str, str]]:
-        """The failpoints at which something happened, and what."""
-        return [
-            (str(hit["name"]), str(hit["action"]))
-            for life in self.lives
-            for line in life.log.splitlines()
-            if '"event": "failpoint"' in line and (hit := json.loads(line))
-        ]
-
-
 class Stage:
     """See the module. Everything that asks the servers goes to them directly, past any proxy."""
 
     def __init__(
-        self, old: Database, new: Database, folder: Path, chance: random.Random, proxied: Mapping[int, int]
+        self,
+        old: Database,
+        new: Database,
+        roles: Roles,
+        folder: Path,
+        chance: random.Random,
+        proxied: Mapping[int, int],
+        *,
+        rolling: bool,
     ) -> None:
-        self.old, self.new, self.chance, self.folder = old, new, chance, folder
+        self.old, self.new, self.chance, self.folder, self.roles = old, new, chance, folder, roles
+        self.rolling = rolling
+        """Whether there is a time when both schemas take writes: with a migration of nothing but the tickets."""
         self.dsns = old.dsn, new.dsn
-        self.sql = party.make_folder(folder)
-        self.migration = party.make(self.sql)
+        self.sql = party.make_folder(folder, rolling=rolling)
+        self.migration = party.make(self.sql, rolling=rolling)
         self.ids = Ids(self.migration)
-        self.settings = self._settings({})
-        self.daemon_settings = self._settings(proxied)
+        self.settings = self._settings({}, roles.daemon)
+        self.daemon_settings = self._settings(proxied, roles.daemon)
         compiled = Path(tempfile.gettempdir()) / "replicator-faults-compiled"  # a daemon that starts often starts fast
         self.environment = {
-            party.FOLDER: str(self.sql), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(compiled)
+            party.FOLDER: str(self.sql), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(compiled),
+            **({party.ROLLING: "1"} if rolling else {}),
         }  # fmt: skip
         self.keeper = Keeper(self.daemon_settings, folder, (), self.environment)
         self.proxy: Proxy | None = None
@@ -182,8 +99,9 @@ class Stage:
         """Whether both schemas are in one database."""
         return self.old.dsn == self.new.dsn
 
-    def _settings(self, proxied: Mapping[int, int]) -> Settings:
+    def _settings(self, proxied: Mapping[int, int], role: str = "") -> Settings:
         def through(dsn: str) -> str:
+            dsn = dsn_of(role, dsn) if role else dsn
             for port, other in proxied.items():
                 dsn = dsn.replace(f":{port}/", f":{other}/")
             return dsn
@@ -201,13 +119,14 @@ class Stage:
         """Make the old schema, and let the writers begin."""
         if self.pinged:
             self.ask(self.old.dsn, PING.format(self.old.name))
-        for dsn in dict.fromkeys(self.dsns):
-            with psycopg.connect(dsn, autocommit=True) as opened:
+        for database in {each.name: each for each in (self.old, self.new)}.values():
+            self.roles.grant(database)
+            with psycopg.connect(dsn_of(self.roles.app, database.dsn), autocommit=True) as opened:
                 opened.execute(TOKENS)
-        with psycopg.connect(self.old.dsn, autocommit=True) as opened:
+        with psycopg.connect(dsn_of(self.roles.app, self.old.dsn), autocommit=True) as opened:
             seed(opened, party.ROOT / "sql", ROWS)
             opened.execute(party.OLD_TICKETS_IN_PARTITIONS if self.partitioned else party.OLD_TICKETS)
-            held = found(opened, OldParty(opened))
+            held = found(opened, (OldTickets if self.rolling else OldParty)(opened))
         self.seeded = Ledger.of(held, OldParty.schema)
         self.hand = self._hand()
         self.writers = [
@@ -218,7 +137,9 @@ class Stage:
             writer.start()
 
     def _hand(self) -> Hand:
-        return Hand(self.dsns, self.ids, renames=self.renames)
+        old, new = (dsn_of(self.roles.app, dsn) for dsn in self.dsns)
+        look = partial(in_use, self.dsns)
+        return Hand((old, new), self.ids, look, renames=self.renames, rolling=self.rolling)
 
     def stop_writers(self) -> Ledger:
         """Stop the writers; gives what must be there now. Raises what one of them raised."""
@@ -327,11 +248,13 @@ class Stage:
         return all(self.ask(dsn, query) for dsn in self.dsns)
 
     def applied(self) -> LSN:
-        """How far the pipeline of the owner's is stored."""
-        forward = self.owner() == "old"
-        dsn = self.new.dsn if forward else self.old.dsn
+        """How far the pipeline of the owner's is stored; while both schemas take writes, the one that lags behind."""
+        at_work = ["forward", "reverse"] if self.phase == "rolling" else [FORWARD[self.owner()]]
         query = "SELECT applied_lsn::text FROM replicator.progress WHERE pipeline = %s"
-        return parse_lsn(self.ask(dsn, query, "forward" if forward else "reverse") or "0/0")
+        return min(
+            parse_lsn(self.ask(self.new.dsn if each == "forward" else self.old.dsn, query, each) or "0/0")
+            for each in at_work
+        )
 
     def beat(self) -> LSN:
         """Write something; gives a position that is past its commit."""

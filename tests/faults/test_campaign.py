@@ -4,8 +4,8 @@ import pytest
 
 from replicator.failpoints import Failpoint, parse
 from tests.faults import disk
-from tests.faults.kinds import KINDS
-from tests.faults.plans import _points, plan_at, plan_for, plan_of
+from tests.faults.kinds import GROUND, KINDS
+from tests.faults.plans import GROUNDS, _points, plan_at, plan_for, plan_of, plan_rolling
 from tests.faults.play import play
 from tests.fix_postgres import Choice, Running, Server, _choices
 
@@ -19,11 +19,13 @@ AT = [
 ]
 HALF = (len(KINDS) + 1) // 2
 PAIRS = [KINDS[n::HALF] for n in range(HALF)]
+ROLLING = plan_rolling(next(kind for kind in GROUND if kind.name == "row security"), 1_100)
 RENAMING = plan_at([Failpoint.CUTOVER_COMMITTING, Failpoint.CUTOVER_COMMITTED], 4, renames=True, back=True)
 PLANS = [
     *(plan_for(pair, 1_000 + n) for n, pair in enumerate(PAIRS)),
     *(plan_at(at, n) for n, at in enumerate(AT)),
     RENAMING,
+    ROLLING,
 ]
 
 
@@ -62,6 +64,32 @@ def test_the_long_run_arms_every_failpoint_and_breaks_in_every_way() -> None:
     armed = [point for plan in plans for life in plan.armings for point in parse(life)]
     assert {point: armed.count(point) for point in Failpoint if armed.count(point) < 4} == {}
     assert {kind.name for plan in plans for kind, _, _ in plan.faults} == {kind.name for kind in KINDS}
+
+
+def test_the_long_run_changes_the_ground_in_every_way_at_every_milestone() -> None:
+    plans = [plan_of(seed) for seed in range(1, 201)]
+    changed = [(kind, milestone) for plan in plans for kind, milestone, _ in plan.faults]
+    assert {(kind.name, milestone) for kind, milestone in GROUNDS if (kind, milestone) not in changed} == set()
+
+
+def test_every_milestone_of_a_plan_is_reached() -> None:
+    for plan in (plan_of(seed) for seed in range(1, 2_001)):
+        missed = [] if plan.moves else ["move", "cutover", "soak"]
+        missed += ["soak"] if plan.straight_back else []
+        missed += [] if plan.rolling else ["rolling"]
+        missed += [] if plan.back else ["back", "rollback"]
+        assert not any(plan.at(each) for each in missed), plan
+        assert not (plan.rolling and plan.renames), plan
+        kinds = [kind for kind, _, _ in plan.faults]
+        assert not (plan.partitioned and any(kind.plain for kind in kinds)), plan
+        assert len(set(kinds)) == len(kinds), plan
+
+
+def test_the_long_run_lets_both_schemas_take_writes_often_enough() -> None:
+    rolling = [plan for plan in (plan_of(seed) for seed in range(1, 201)) if plan.rolling]
+    assert len(rolling) > 20
+    assert {plan.apart for plan in rolling} == {plan.back for plan in rolling} == {True, False}
+    assert any(plan.straight_back for plan in rolling)
 
 
 def test_the_short_form_kills_within_a_cutover_that_renames_and_rolls_it_back() -> None:

@@ -1,38 +1,30 @@
 """The application under faults: writers that go on through everything, and know what became of each transaction."""
 
-import contextlib
 import random
-import re
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
 
 import psycopg
 
 from replicator.demo.application import Application, Connection, Found, Ids, MissingRowError
 from replicator.demo.ledger import Entry, Ledger
-from replicator.demo.new_application import NewApplication
-from replicator.demo.old_application import OldApplication
 from replicator.demo.workload import Workload
+from tests.faults.applications import (
+    InUse,
+    NewParty,
+    NewTickets,
+    OldParty,
+    OldTickets,
+    RenamedNewParty,
+)
 
 TOKENS: Final = """
-CREATE SCHEMA harness;
 CREATE TABLE harness.tokens (token uuid PRIMARY KEY);
 """
 GUARDED: Final = "RP002"
-IN_USE: Final = """
-SELECT epoch, CASE WHEN replicator.use_new_schema() THEN 'new' ELSE 'old' END, replicator.active_schema()
-FROM replicator.ownership
-"""
-NOT_INSTALLED: Final = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.InvalidSchemaName,
-)
-"""The control tables are not made yet."""
 WAITED_OUT: Final = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
@@ -44,56 +36,6 @@ PATIENCE: Final = 60.0
 AGAIN: Final = 0.05
 OTHER_SHAPE: Final = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError, MissingRowError)
 """How a statement fails that was written for the tables which bore these names before."""
-
-
-class OldParty(OldApplication):
-    """The old application, which sells tickets too."""
-
-    versions: ClassVar[Mapping[str, str]] = {
-        **OldApplication.versions,
-        "tickets": "SELECT id::text, note FROM public.tickets",
-    }
-    tables: ClassVar[frozenset[str]] = frozenset(versions)
-
-
-class NewParty(NewApplication):
-    """The new application, likewise."""
-
-    versions: ClassVar[Mapping[str, str]] = {
-        **NewApplication.versions,
-        "tickets": "SELECT id::text, note FROM party.tickets",
-    }
-    tables: ClassVar[frozenset[str]] = frozenset(versions)
-
-
-class RenamedOldParty(OldParty):
-    """What the old tables hold while the new ones have their names. Nobody writes there."""
-
-    versions: ClassVar[Mapping[str, str]] = {
-        table: re.sub(r"public\.(\w+)", r"public.\1_old", query) for table, query in OldParty.versions.items()
-    }
-
-
-class RenamedNewParty(NewParty):
-    """The new application while the new tables are in the old ones' place."""
-
-    schema: ClassVar[str] = OldParty.schema
-    versions: ClassVar[Mapping[str, str]] = {
-        table: query.replace("party.", "public.") for table, query in NewParty.versions.items()
-    }
-
-    def __init__(self, connection: Connection, ids: Ids) -> None:
-        super().__init__(cast("Connection", _InOldPlace(connection)), ids)
-
-
-class _InOldPlace:
-    """A connection that says ``public`` for ``party``."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def execute(self, query: str, *parameters: Any) -> "psycopg.Cursor[Any]":
-        return self._connection.execute(query.replace("party.", "public.").encode(), *parameters)
 
 
 class Work(Protocol):
@@ -139,17 +81,19 @@ class Note:
     """Reads a ticket, then writes another note on it.
 
     :param held: what must be read; None where nobody knows.
+    :param where: the schema that it was written to, if what is written there comes to the other one only later.
     """
 
     rolls_back = False
 
-    def __init__(self, key: str, note: str, held: str | None = None) -> None:
-        self._key, self._note, self._held = key, note, held
+    def __init__(self, key: str, note: str, held: str | None = None, where: str = "") -> None:
+        self._key, self._note, self._held, self._where = key, note, held, where
 
     def run(self, application: Application) -> None:
         query = f"SELECT note FROM {application.schema}.tickets WHERE id = %s::bigint"
         read = _execute(application, query, [self._key]).fetchone()
-        if self._held is not None and read != (self._held,):
+        surely = not self._where or self._where == application.schema
+        if surely and self._held is not None and read != (self._held,):
             raise StaleReadError(f"The ticket {self._key} reads {read}; acknowledged was {self._held!r}.")
         cursor = _execute(
             application,
@@ -170,11 +114,21 @@ def _execute(application: Application, query: str, parameters: Sequence[Any]) ->
 class Hand:
     """One connection of the application's: does a transaction until it is acknowledged, or known to be committed.
 
-    :param dsns: the old schema's database, and the new one's.
+    :param dsns: the old schema's database, and the new one's, as the application connects to them.
+    :param look: says what is in use now.
     :param renames: the cutover renames the tables: then nobody is refused, but a statement may no longer fit.
+    :param rolling: there is a time when both schemas take writes; nothing but tickets is sold.
     """
 
-    def __init__(self, dsns: tuple[str, str], ids: Ids, *, renames: bool = False) -> None:
+    def __init__(
+        self,
+        dsns: tuple[str, str],
+        ids: Ids,
+        look: Callable[[], InUse],
+        *,
+        renames: bool = False,
+        rolling: bool = False,
+    ) -> None:
         self.ledger = Ledger()
         """What is committed, as far as this hand has done it."""
         self.side = ""
@@ -182,8 +136,13 @@ class Hand:
         self.done = 0
         self.unknown = 0
         """Replies that were lost; each was looked up."""
+        self.rolling = rolling
+        self.prefers_new = False
+        """While both schemas take writes, go to the new one."""
         self._dsns = dsns
         self._ids = ids
+        self._look = look
+        self._in_use = InUse()
         self._renames = renames
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -217,8 +176,14 @@ class Hand:
                     return application
                 time.sleep(AGAIN)
             else:
-                self.side = self._in_use.owner
+                self.side = self._side
                 return application
+
+    @property
+    def _side(self) -> str:
+        if self._in_use.owner == "both":
+            return "new" if self.prefers_new else "old"
+        return self._in_use.owner
 
     def _try(self, work: Work, application: Application, token: uuid.UUID) -> None:
         assert self._connection is not None
@@ -232,12 +197,12 @@ class Hand:
         """Whether a transaction that has failed for us was committed all the same; it never will be after this."""
         assert self._connection is not None
         if not self._connection.closed:
-            if isinstance(error, WAITED_OUT) or self._has_moved(error):
+            if isinstance(error, WAITED_OUT) or self._has_moved(error) or self._is_on_its_way(error):
                 self._connection.close()  # so that the owner is looked up again
                 return False
             raise error
         self.unknown += 1
-        dsn = self._dsns[self._in_use.owner == "new"]
+        dsn = self._dsns[self._side == "new"]
         while True:
             try:
                 with psycopg.connect(dsn, autocommit=True) as opened:
@@ -250,12 +215,18 @@ class Hand:
 
     def _application(self) -> Application:
         """The application for the schema that owns the data."""
+        if self.prefers_new and self.side == "old" and self._connection is not None:
+            self._connection.close()  # nobody refuses what goes on as before
         if self._connection is None or self._connection.closed:
-            self._in_use = in_use(self._dsns)
-            dsn = self._dsns[self._in_use.owner == "new"]
+            self._in_use = self._look()
+            if self._in_use.owner == "old":
+                self.prefers_new = False
+            dsn = self._dsns[self._side == "new"]
             self._connection = psycopg.connect(dsn, autocommit=True, application_name="party writer")
-        if self._in_use.owner == "old":
-            return OldParty(self._connection)
+        if self._side == "old":
+            return (OldTickets if self.rolling else OldParty)(self._connection)
+        if self.rolling:
+            return NewTickets(self._connection, self._ids)
         kind = RenamedNewParty if self._in_use.renamed else NewParty
         return kind(self._connection, self._ids)
 
@@ -264,32 +235,13 @@ class Hand:
         if not self._renames:
             return isinstance(error, psycopg.Error) and error.sqlstate == GUARDED
         try:
-            return isinstance(error, OTHER_SHAPE) and in_use(self._dsns) != self._in_use
+            return isinstance(error, OTHER_SHAPE) and self._look() != self._in_use
         except psycopg.OperationalError:  # the server is away; what is wrong besides will show again
             return True
 
-
-@dataclass(frozen=True, order=True)
-class InUse:
-    """What an application is to write to."""
-
-    epoch: int = 0
-    owner: str = "old"
-    schema: str = OldParty.schema
-
-    @property
-    def renamed(self) -> bool:
-        """The new tables are where the old ones were."""
-        return self.owner == "new" and self.schema == OldParty.schema
-
-
-def in_use(dsns: Iterable[str]) -> InUse:
-    """What the replicator says; the database whose state row has moved last knows."""
-    found = [InUse()]
-    for dsn in dict.fromkeys(dsns):
-        with psycopg.connect(dsn, autocommit=True) as opened, contextlib.suppress(*NOT_INSTALLED):
-            found += [InUse(*row) for row in opened.execute(IN_USE)]
-    return max(found)
+    def _is_on_its_way(self, error: Exception) -> bool:
+        """Whether a row may be missing because it was written to the other schema a moment ago."""
+        return self.rolling and isinstance(error, MissingRowError)
 
 
 class Writer(threading.Thread):
@@ -303,7 +255,8 @@ class Writer(threading.Thread):
         self._chance = self._workload._chance = random.Random(seed)
         self._number = number
         self._tickets: list[str] = []
-        self._notes: dict[str, str | None] = {}
+        self._notes: dict[str, tuple[str | None, str]] = {}
+        """What was written last on each, and to which schema."""
         self._pause = pause
         self._stopping = threading.Event()
         self.quiet = threading.Event()
@@ -321,7 +274,7 @@ class Writer(threading.Thread):
                 work, entries = self._do()
                 if isinstance(work, Sale | Note):
                     self._tickets += [entry.key for entry in entries]
-                    self._notes |= {entry.key: entry.version for entry in entries}
+                    self._notes |= {entry.key: (entry.version, entry.schema) for entry in entries}
                 else:
                     self._workload.done(entries)
         except Exception as error:  # noqa: BLE001  whoever started this raises it
@@ -338,7 +291,8 @@ class Writer(threading.Thread):
         label = f"ticket {self._number}.{self.hand.done}"
         if chosen < 0.1:
             return Sale([label])
-        if chosen < 0.15 and self._tickets:
+        if chosen < (0.6 if self.hand.rolling else 0.15) and self._tickets:
             key = self._chance.choice(self._tickets)
-            return Note(key, label, self._notes[key])
-        return self._workload.next()
+            version, where = self._notes[key]
+            return Note(key, label, version, where if self.hand.rolling else "")
+        return Sale([label]) if self.hand.rolling else self._workload.next()
