@@ -8,6 +8,7 @@ from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
+from replicator.apply.heirs import Heirs
 from replicator.apply.later import Again, Later
 from replicator.apply.order import CLASHES, Written
 from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
@@ -80,6 +81,7 @@ class Applier:
         self._ahead = await current_position(self._reader)
         self._reading = Reading(self.context, self._reader, self._connection)
         self._deriver = Deriver(self.context, self._connection)
+        self._heirs = Heirs(self.context, self._connection)
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
         for join in ("hashjoin", "mergejoin"):  # staged rows are few and have no statistics: go by the target's key
@@ -106,6 +108,7 @@ class Applier:
         self._parts = None
         self._hopeless = {}
         self._later.begin()
+        self._heirs.begin()
         self._again = []
         self._dates = Dates()
         self._mode = "following"
@@ -346,7 +349,9 @@ class Applier:
                 try:
                     # what is refused before the rest is there is tried once more at the end
                     halt = self.halt_on_error and whole and (final or not several)
-                    await self._apply_part(part, position, whole=whole, in_order=in_order, halt=halt)
+                    await self._apply_part(
+                        part, position, whole=whole, in_order=in_order, halt=halt, last=last, final=final
+                    )
                 except (NewerReadError, OutOfOrderError):
                     if savepoint is not None:  # all of it is to be applied anew
                         await savepoint.back()
@@ -357,6 +362,13 @@ class Applier:
                 self.outcome.read_again.update({name: len(rows) for name, rows in part.rows.items() if rows})
         if savepoint is not None:
             await savepoint.release()
+        if heirs := self._heirs.take():
+            several = True
+            try:
+                await self._apply_batch(Batch(dirty=heirs), position, whole=whole, final=final, several=True)
+            except (NewerReadError, OutOfOrderError):
+                self._heirs.owe(heirs)  # what left rows to them has been written, and will not find them again
+                raise
         return not (several and self.outcome.failures)
 
     async def _note_unwritten(self, part: Batch, rest: AsyncGenerator[tuple[Batch, bool]]) -> None:
@@ -366,14 +378,30 @@ class Applier:
             async for each, _ in rest:
                 self._parts.note(each)
 
-    async def _apply_part(self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool) -> None:
+    async def _effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool) -> Effects:
+        """What the batch comes to, with what else gives rows that it would delete: this is read into it, or owed."""
+        while True:
+            effects = await self._deriver.effects(batch, skip, dates)
+            if self.context.shadow:
+                return effects
+            reader = self._reader if last else None
+            heirs = await self._heirs.inherit(effects, batch, dates, reader)
+            if reader is None:
+                self._heirs.owe(heirs)
+            if not heirs or reader is None:
+                return effects
+            await self._heirs.read_into(batch, heirs, reader)
+
+    async def _apply_part(
+        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool, last: bool, final: bool
+    ) -> None:
         skip = set(self._hopeless)
         refused: dict[tuple[str, Key], Failure] = {}
         spared: set[tuple[Name, Key]] = set()
-        self._ahead = max(self._ahead, batch.read_at or ZERO)
         while True:  # ends: each time round, at least one more is left out
             conflicts = self._conflicts()
-            effects = await self._deriver.effects(batch, skip, self._dates if conflicts else None)
+            effects = await self._effects(batch, skip, self._dates if conflicts else None, last=last)
+            self._ahead = max(self._ahead, batch.read_at or ZERO)
             effects.spared |= spared
             # Anew each time round: what failed because of another row may well be good without that one.
             failures = refused | {each.place: each for each in effects.failures}
@@ -387,7 +415,7 @@ class Applier:
             if not refusals:
                 if conflicts is not None:
                     self.outcome.lost += await conflicts.store(effects, batch.overwritten)
-                await self._keep(effects, failures, halt=halt)
+                await self._keep(effects, failures, halt=halt and (final or not self._heirs.owed))
                 # Before the commit, not after: a window that misses a touch would let a stale row through.
                 batch.touch(self.context.touches)
                 if self._parts is not None:

@@ -82,6 +82,15 @@ class Batch:
         looked_up = {dependency.source for dependency, _ in self.lookups}
         return {*self.tables, *(name for name, keys in self.dirty.items() if keys), *self.dirty_all, *looked_up}
 
+    def holds(self, source: str, key: Key) -> bool:
+        """Whether what this source key gives follows from the batch, be it from a later part of it."""
+        state = self.tables.get(source)
+        return (
+            source in self.dirty_all
+            or key in self.rows.get(source, ())
+            or (state is not None and (state.truncated or key in state.rows))
+        )
+
     def touch(self, touches: TouchLog) -> None:
         """Note the source keys that are the stream's now, for the windows that are open."""
         for name, state in self.tables.items():

@@ -29,7 +29,7 @@ class Deriver:
         :param dates: while both schemas take writes: of what has no date, only the memory is kept.
         """
         self._dates = dates
-        effects = Effects()
+        effects = Effects(skipped=skip)
         for name, state in batch.tables.items():
             if name in batch.dirty_all:
                 effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]

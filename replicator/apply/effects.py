@@ -8,11 +8,15 @@ from replicator.derive import TargetRow
 from replicator.errors import TransformError
 from replicator.plan import PlannedTransform
 from replicator.postgres.derived import Derived
-from replicator.postgres.quarantine import Failure
+from replicator.postgres.quarantine import Failure, Place
 from replicator.tables import Key, Name, Row, fingerprint
 
 Pair = tuple[Key, Key]
 """Source key and target key."""
+
+
+class TakenError(TransformError):
+    """Another source row of the batch gives the same target row."""
 
 
 @dataclass
@@ -31,6 +35,8 @@ class Effects:
     spared: set[tuple[Name, Key]] = field(default_factory=set)
     """Rows that a TRUNCATE of the source would delete, but cannot."""
     failures: list[Failure] = field(default_factory=list)
+    skipped: AbstractSet[Place] = frozenset()
+    """Transforms and source keys that were not derived: they are refused."""
     good: list[tuple[str, Key]] = field(default_factory=list)
     rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
     """The source rows that all of this comes from, by source."""
@@ -70,6 +76,11 @@ class Effects:
             self.copied_away += [(transform, (key, each)) for each in produced - now]
             self.good.append((transform.name, key))
 
+    @property
+    def left_out(self) -> set[Place]:
+        """What goes into quarantine, or is there already: nothing is said of what it gives."""
+        return {*self.skipped, *(each.place for each in self.failures)}
+
     def failure(self, transform: PlannedTransform, key: Key, error: str) -> Failure:
         """What is to be kept of a refused row."""
         row = self.rows.get(transform.source, {}).get(key)
@@ -96,8 +107,13 @@ class Effects:
         produced: set[Key],
         there: AbstractSet[Key],
     ) -> None:
-        self._upsert(transform, rows)
         now = {row.key for row in rows}
+        try:
+            self._upsert(transform, rows)
+        except TakenError:
+            # Remembered, so that it is written once the other row lets go of the key.
+            self.remembered.setdefault(transform.name, []).extend((key, each) for each in now - produced)
+            raise
         for gone in (produced | there) - now:
             self._delete(transform, key, gone)
         self._memory(transform, key, now, produced)
@@ -113,7 +129,7 @@ class Effects:
         for row in rows:
             other = taken.get(row.key) or found.get(row.key)
             if other is not None:
-                raise TransformError(
+                raise TakenError(
                     f"Two source rows give the same row {list(row.key)} of {transform.target.name}: "
                     f"{other.transform} for {list(other.source_key)}, and {row.transform} for {list(row.source_key)}.",
                     "Make the target key depend on both, or filter one of them out.",

@@ -8,7 +8,7 @@ from replicator.plan import Plan
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.keys import ask_keys
-from replicator.postgres.memory import remembered_targets
+from replicator.postgres.memory import givers
 from replicator.postgres.redo import Redo
 from replicator.postgres.source import keys_where, read_images
 from replicator.tables import Key, Table
@@ -65,7 +65,7 @@ async def _leftovers(entry: Redo, context: Context, connection: Connection) -> l
         for dependency in context.opposite.dependencies.get(transform.target.name.table, ()):
             if dependency.source == source and dependency.columns is not None:
                 keys = await keys_where(connection, transform.target, dict(zip(dependency.columns, key, strict=True)))
-                given = await remembered_targets(connection, context.direction, transform.name, keys)
+                given = await givers(connection, context.direction, [transform.name], keys)
                 found += [(transform.name, each) for each in keys if each not in given]
     return found
 

@@ -90,16 +90,19 @@ class Copier:
     async def _copy_part(
         self, chunk: Chunk, window: Window, read_at: LSN, rows: list[tuple[Key, Row]], *, last: bool
     ) -> None:
-        derived, failures = await self._derive(self.context.plan.sources[chunk.source], rows)
+        derived, failures, taken = await self._derive(self.context.plan.sources[chunk.source], rows)
         await reach(Failpoint.CHUNK_READ)
         async with self.context.exclusion.shared(chunk.source):
             touched = self.context.touches.touched(chunk.source, window)
-            await self._write(chunk, read_at, dict(rows), derived, failures, touched, last=last)
+            await self._write(chunk, read_at, dict(rows), derived, failures, taken, touched, last=last)
 
-    async def _derive(self, source: Source, rows: Sequence[tuple[Key, Row]]) -> tuple[Derived, dict[Place, str]]:
-        """The rows to write; and the error of each transform and source key that gives none."""
+    async def _derive(
+        self, source: Source, rows: Sequence[tuple[Key, Row]]
+    ) -> tuple[Derived, dict[Place, str], list[TargetRow]]:
+        """The rows to write; the error of each transform and source key that gives none; rows that others give."""
         derived: Derived = {}
         failures: dict[Place, str] = {}
+        taken: list[TargetRow] = []
         for transform in source.transforms:
             for key, given in (
                 await derive_all(self._connection, transform, source, dict(rows), self.context.given)
@@ -110,9 +113,10 @@ class Copier:
                     refuse_taken(given.rows, derived, transform.target.name)
                 except TransformError as error:
                     failures[transform.name, key] = str(error)
+                    taken += given.rows
                 else:
                     derived.update({(transform.target.name, each.key): each for each in given.rows})
-        return derived, failures
+        return derived, failures, taken
 
     async def _write(
         self,
@@ -121,6 +125,7 @@ class Copier:
         rows: dict[Key, Row],
         derived: Derived,
         failures: dict[Place, str],
+        taken: list[TargetRow],
         touched: Touched,
         *,
         last: bool,
@@ -134,7 +139,8 @@ class Copier:
                 self._writer.transaction_begins()
                 await self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
                 written, refused = await self._insert(kept)
-                await self._remember(written)
+                # What is taken, too: it is written once the other row lets go of the key.
+                await self._remember([*written.values(), *(row for row in taken if row.source_key not in touched)])
                 await self._quarantine(chunk.source, rows, errors | refused)
                 if last:
                     await finish_chunk(self._connection, self.context.direction, chunk, read_at, len(rows))
@@ -188,10 +194,10 @@ class Copier:
             await search.halves(rows)
         return search.refused
 
-    async def _remember(self, derived: Derived) -> None:
+    async def _remember(self, derived: Sequence[TargetRow]) -> None:
         for transform in self.context.plan.transforms:
             if transform.remembers:
-                pairs = [(row.source_key, row.key) for row in derived.values() if row.transform == transform.name]
+                pairs = [(row.source_key, row.key) for row in derived if row.transform == transform.name]
                 await remember(self._connection, self.context.direction, transform.name, pairs)
 
 

@@ -150,6 +150,15 @@ CREATE TABLE IF NOT EXISTS replicator.produced (
 );
 CREATE INDEX IF NOT EXISTS produced_source
     ON replicator.produced (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
+-- Who else gives a row is asked before it is deleted. An earlier version's table lacks this; it holds up only the daemon.
+DO $$
+BEGIN
+    IF to_regclass('replicator.produced_target') IS NULL THEN
+        CREATE INDEX produced_target
+            ON replicator.produced (pipeline, transform, pg_catalog.hashtextextended(target_key, 0));
+    END IF;
+END
+$$;
 
 -- Columns of new rows that a transform has given once: where they are left out, the default stands.
 CREATE TABLE IF NOT EXISTS replicator.given (

@@ -12,6 +12,16 @@ OF_SOURCES = (
 )
 """By the index; another key may have the same hash. Of a join alone, the planner makes a scan of all that there is."""
 
+OF_TARGETS = (
+    "pipeline = %(pipeline)s AND transform = ANY (%(transforms)s::text[]) "
+    "AND pg_catalog.hashtextextended(target_key, 0) = ANY "
+    "(ARRAY(SELECT pg_catalog.hashtextextended(k, 0) FROM pg_catalog.unnest(%(targets)s::text[]) AS k))"
+)
+"""Likewise."""
+
+Giver = tuple[str, Key]
+"""A transform, and the key of the source row that it made a target row of."""
+
 
 async def remembered(
     connection: Connection, pipeline: Direction, transform: str, source_keys: Iterable[Key] | None
@@ -32,37 +42,25 @@ async def remembered(
     return found
 
 
-async def remembered_targets(
-    connection: Connection, pipeline: Direction, transform: str, target_keys: Iterable[Key]
-) -> set[Key]:
-    """Which of these target keys any source key has produced. Reads all that the transform has: for few calls."""
-    listed = [encode_key(key) for key in target_keys]
-    if not listed:
-        return set()
+async def givers(
+    connection: Connection, pipeline: Direction, transforms: Sequence[str], target_keys: Iterable[Key]
+) -> dict[Key, set[Giver]]:
+    """By target key, what is remembered to have given it.
+
+    :param transforms: those into one target.
+    """
+    wanted = {encode_key(key): key for key in target_keys}
+    found: dict[Key, set[Giver]] = {}
+    if not wanted:
+        return found
     with translated():
         cursor = await connection.execute(
-            "SELECT DISTINCT target_key FROM replicator.produced "
-            "WHERE pipeline = %s AND transform = %s AND target_key = ANY (%s)",
-            (pipeline, transform, listed),
+            f"SELECT target_key, transform, source_key FROM replicator.produced WHERE {OF_TARGETS}".encode(),
+            {"pipeline": pipeline, "transforms": list(transforms), "targets": list(wanted)},
         )
-        return {decode_key(target_key) for (target_key,) in await cursor.fetchall()}
-
-
-async def source_keys_of(
-    connection: Connection, pipeline: Direction, transform: str, target_keys: Iterable[Key]
-) -> dict[Key, set[Key]]:
-    """By target key, the source keys that have produced it. Reads all that the transform has: for few calls."""
-    listed = [encode_key(key) for key in target_keys]
-    found: dict[Key, set[Key]] = {}
-    if listed:
-        with translated():
-            cursor = await connection.execute(
-                "SELECT target_key, source_key FROM replicator.produced "
-                "WHERE pipeline = %s AND transform = %s AND target_key = ANY (%s)",
-                (pipeline, transform, listed),
-            )
-            for target_key, source_key in await cursor.fetchall():
-                found.setdefault(decode_key(target_key), set()).add(decode_key(source_key))
+        for target_key, transform, source_key in await cursor.fetchall():
+            if target_key in wanted:
+                found.setdefault(wanted[target_key], set()).add((transform, decode_key(source_key)))
     return found
 
 

@@ -7,7 +7,7 @@ from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.context import Context
 from replicator.postgres.derived import computed_keys
-from replicator.postgres.memory import shared_targets, source_keys_of
+from replicator.postgres.memory import givers, shared_targets
 from replicator.postgres.seen import Shared
 from replicator.postgres.snapshots import read_point
 from replicator.postgres.source import read_key_lists
@@ -110,11 +110,11 @@ class Owners:
     async def _remembered(self, source: Source, transform: PlannedTransform, keys: Collection[Key]) -> set[Key]:
         found: set[Key] = set()
         for _ in range(LOOKS):
-            owners = await source_keys_of(self._comparison.target, self._context.direction, transform.name, keys)
+            owners = await givers(self._comparison.target, self._context.direction, [transform.name], keys)
             name = transform.target.name
             async with (
                 read_point(self._comparison.reader, self._context.visibility),
-                aclosing(self._comparison.parts(source, {key for each in owners.values() for key in each})) as parts,
+                aclosing(self._comparison.parts(source, {key for each in owners.values() for _, key in each})) as parts,
             ):
                 async for _, derived in parts:
                     found |= {row.key for row in derived.rows.get(name, []) if row.transform == transform.name}

@@ -8,12 +8,12 @@ from replicator.lsn import LSN
 from replicator.plan import Source
 from replicator.postgres.context import Context
 from replicator.postgres.quarantine import Place
+from replicator.postgres.siblings import siblings
 from replicator.postgres.snapshots import read_point
 from replicator.tables import Key
 from replicator.touches import WindowSpoiled
 from replicator.verify.comparison import Comparison, Derived, Divergence
 from replicator.verify.owners import Owners
-from replicator.verify.siblings import siblings
 
 WaitApplied = Callable[[LSN], Awaitable[None]]
 
@@ -99,7 +99,7 @@ class Recheck:
             others: set[Key] = set()
             async for _, derived in parts:
                 found += await self._comparison.compare(source, derived)
-                others |= await siblings(self._comparison.reader, source, derived)
+                others |= await self._siblings(source, derived)
                 self._note_givers(derived, givers)
             others -= set(keys)
             if others:
@@ -107,6 +107,15 @@ class Recheck:
                     async for _, derived in parts_of_others:
                         found += [each for each in await self._comparison.compare(source, derived) if not each.lingers]
                         self._note_givers(derived, givers)
+        return found
+
+    async def _siblings(self, source: Source, derived: Derived) -> set[Key]:
+        found: set[Key] = set()
+        for transform in source.transforms:
+            keys = [each.source_key for each in derived.rows.get(transform.target.name, [])]
+            keys += [key for _, key in derived.absent.get(transform.target.name, [])]
+            for others in (await siblings(self._comparison.reader, source, transform, keys)).values():
+                found |= others
         return found
 
     def _note_givers(self, derived: Derived, givers: dict[tuple[str, Key], Place]) -> None:

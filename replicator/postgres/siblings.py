@@ -12,7 +12,6 @@ from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.source import keys_with
 from replicator.tables import Key
-from replicator.verify.comparison import Derived
 
 
 class _Noting(dict[str, Any]):
@@ -47,23 +46,32 @@ class _Noting(dict[str, Any]):
         return super().items()
 
 
-async def siblings(reader: Connection, source: Source, derived: Derived) -> set[Key]:
-    """The source keys that share a target key with one of these; inside a read point."""
-    by_columns: dict[tuple[str, ...], set[Key]] = {}
+def may_have_siblings(transform: PlannedTransform, source: Source) -> bool:
+    """Whether there can be any that are not remembered."""
+    return not transform.remembers and len(source.key) > 1
+
+
+async def siblings(
+    reader: Connection, source: Source, transform: PlannedTransform, keys: Iterable[Key]
+) -> dict[Key, set[Key]]:
+    """For source keys, the keys of other rows that share their target key. Inside a read point of the caller's."""
+    by_columns: dict[tuple[str, ...], dict[Key, set[Key]]] = {}
     pace = Pace()
-    for transform in source.transforms:
-        if transform.remembers or len(source.key) == 1:
-            continue
-        keys = [row.source_key for row in derived.rows.get(transform.target.name, [])]
-        for key in [*keys, *(each for _, each in derived.absent.get(transform.target.name, []))]:
-            await pace.step()
-            columns = _looked_at(transform, source, key)
-            if 0 < len(columns) < len(source.key):
-                by_columns.setdefault(columns, set()).add(tuple(key[source.key.index(name)] for name in columns))
-    found: set[Key] = set()
-    for columns, values in by_columns.items():
-        found |= await keys_with(reader, source, columns, values)
+    for key in keys if may_have_siblings(transform, source) else ():
+        await pace.step()
+        columns = _looked_at(transform, source, key)
+        if 0 < len(columns) < len(source.key):
+            by_columns.setdefault(columns, {}).setdefault(_part(source, key, columns), set()).add(key)
+    found: dict[Key, set[Key]] = {}
+    for columns, by_values in by_columns.items():
+        for other in await keys_with(reader, source, columns, by_values):
+            for key in by_values.get(_part(source, other, columns), set()) - {other}:
+                found.setdefault(key, set()).add(other)
     return found
+
+
+def _part(source: Source, key: Key, columns: Iterable[str]) -> Key:
+    return tuple(key[source.key.index(name)] for name in columns)
 
 
 def _looked_at(transform: PlannedTransform, source: Source, key: Key) -> tuple[str, ...]:
