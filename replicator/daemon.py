@@ -13,7 +13,15 @@ from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import process_details
 from replicator.postgres.connect import connection
-from replicator.postgres.control import FINALIZED, installed_for, journal, read_phase, unreplicated, write_status
+from replicator.postgres.control import (
+    FINALIZED,
+    installed_for,
+    journal,
+    read_phase,
+    unreplicated,
+    upgrade_all,
+    write_status,
+)
 from replicator.postgres.journal import recorded
 from replicator.preflight import Finding, preflight
 from replicator.report import Reporter
@@ -37,6 +45,8 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
     if await _is_over(settings, migration):
         log.info("the migration is over: there is nothing left to do")
         return
+    # First: to the checks, an older version's slots would be nobody's, and they would say to drop them.
+    await upgrade_all((settings.target, settings.source))
     await _refuse_what_cannot_work(settings, migration)
     waiting = Waiting(settings)
     metrics, reporter = Metrics(), Reporter(migration.name, waiting)

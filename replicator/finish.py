@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from replicator.cutover import Report
 from replicator.errors import CheckError, NotReadyError, RetryableError
@@ -15,11 +15,19 @@ from replicator.migration import Direction, Migration
 from replicator.ownership import owner_now
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection, translated
-from replicator.postgres.control import installed, journal, read_phase, refuse_another, upgrade, write_phase
-from replicator.postgres.created import drop_created
+from replicator.postgres.control import (
+    installed,
+    journal,
+    read_phase,
+    refuse_another,
+    upgrade,
+    upgrade_all,
+    write_phase,
+)
+from replicator.postgres.created import Made, drop_created
 from replicator.postgres.guards import drop_guard, forget_closed, guarded_tables
 from replicator.postgres.lease import Lease
-from replicator.postgres.locks import in_turns
+from replicator.postgres.locks import LockedOutError, in_turns, patiently
 from replicator.postgres.origins import drop_origin, origin_of
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.progress import drop_progress
@@ -29,6 +37,8 @@ from replicator.postgres.slots import drop_publication, drop_slot, read_slot
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
+
+T = TypeVar("T")
 
 LOCK_SECONDS = 0.5
 TRIES = 60
@@ -53,6 +63,7 @@ class Removed:
 @asynccontextmanager
 async def leases(settings: Settings) -> AsyncIterator[None]:
     """Hold both databases' leases, so that no daemon starts meanwhile. Raises LeaseError when one runs."""
+    await upgrade_all((settings.target, settings.source))
     async with AsyncExitStack() as stack:
         for dsn in dict.fromkeys((settings.target, settings.source)):
             async with connection(dsn, "lease") as asking:
@@ -81,7 +92,7 @@ async def check_soaked(settings: Settings, *, now: bool) -> None:
             )
         with translated():
             cursor = await target.execute(
-                "SELECT extract(epoch FROM clock_timestamp() - since)::float8 / 3600 FROM replicator.ownership"
+                "SELECT extract(epoch FROM clock_timestamp() - since)::float8 / 3600 FROM _replicator.ownership"
             )
             row = await cursor.fetchone()
     hours = row[0] if row else 0.0
@@ -152,24 +163,40 @@ async def abort(settings: Settings, migration: Migration, report: Report) -> Rem
                 "The new schema owns the data.",
                 "Go back first with `replicator rollback`, or use `replicator finalize`.",
             )
+
+    async def tell(why: str) -> None:
+        await report(f"waiting for a lock: {why}")
+
     async with leases(settings):
-        await _refuse_dependents(settings, migration)
+        await _refuse_dependents(settings, migration, tell)
         removed = Removed()
         await _remove_streams(settings, removed, report)
         await _remove_guards(settings, removed, report)
         await report("dropping the new tables")
         async with connection(settings.target, "abort") as target:
             if await installed(target):
-                async with target.transaction():
-                    gone, _ = await drop_created(target)
-                    removed.objects = [f"{each.type} {each.identity}" for each in gone]
+                drop = partial(drop_created, target)
+                gone, _ = await _own_locks(patiently(target, drop, what="A new table", tries=TRIES, tell=tell))
+                removed.objects = [f"{each.type} {each.identity}" for each in gone]
     await report("dropping the control tables")
     for dsn in dict.fromkeys((settings.target, settings.source)):
-        await _drop_control(dsn)
+        async with connection(dsn, "abort") as opened:
+            if await installed(opened):
+                await _own_locks(drop_control(opened, tell))
     return removed
 
 
-async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
+async def _own_locks(work: Awaitable[T]) -> T:
+    """What it waits for is told while it waits; then it is the operator's turn."""
+    try:
+        return await work
+    except LockedOutError as error:
+        raise CheckError(
+            error.problem, "Wait until that has ended, or end it, and run the same command again."
+        ) from error
+
+
+async def _refuse_dependents(settings: Settings, migration: Migration, tell: Report) -> None:
     """Rehearse the drop. Raises CheckError when something of somebody else's is in the way."""
     async with connection(settings.source, "abort") as source:
         if await installed(source) and settings.source != settings.target:
@@ -177,13 +204,14 @@ async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
     async with connection(settings.target, "abort") as target:
         if not await installed(target):
             return
-        with translated():
-            await target.execute("BEGIN")
-            await target.execute("SET LOCAL lock_timeout = '5s'")
-        _, left = await drop_created(target)
-        await refuse_control_dependents(target)
-        with translated():
-            await target.execute("ROLLBACK")
+
+        async def rehearse() -> list[tuple[Made, str]]:
+            async with target.transaction(force_rollback=True):
+                _, left = await drop_created(target)
+                await refuse_control_dependents(target)
+                return left
+
+        left = await _own_locks(patiently(target, rehearse, what="A new table", tries=TRIES, tell=tell))
     stays = [(each, why) for each, why in left if each.type != "schema"]
     if stays:
         each, why = stays[0]
@@ -191,12 +219,6 @@ async def _refuse_dependents(settings: Settings, migration: Migration) -> None:
             f"The {each.type} {each.identity} of the new schema {migration.new} cannot be dropped: {why}.",
             "Drop what depends on it, or move it away; nothing has changed.",
         )
-
-
-async def _drop_control(dsn: str) -> None:
-    async with connection(dsn, "abort") as opened:
-        if await installed(opened):
-            await drop_control(opened)
 
 
 # ---- both

@@ -11,7 +11,7 @@ from replicator.postgres.ownership import Ownership
 
 
 class Phase(StrEnum):
-    """Every phase is stored in ``replicator.state``; the daemon alone sets it."""
+    """Every phase is stored in ``_replicator.state``; the daemon alone sets it."""
 
     NEW = "new"
     """Nothing exists yet. Never stored: it is what the absence of a stored phase means."""
@@ -22,7 +22,7 @@ class Phase(StrEnum):
     FOLLOW = "follow"
     """Both schemas hold the same truth; verification goes round. Set when the build is done."""
     CUTOVER = "cutover"
-    """A cutover is under way; who owns the data is in ``replicator.ownership``. Set before the writers are held."""
+    """A cutover is under way; who owns the data is in ``_replicator.ownership``. Set before the writers are held."""
     ROLLING = "rolling"
     """Both schemas take writes, each follows the other. Set after the commit that opens the new one."""
     SOAK = "soak"

@@ -73,7 +73,7 @@ async def repair(
     :param emptying: whether all or most rows of a table may be deleted.
     :raises WouldEmptyError: more would be deleted than may be; nothing is repaired.
 
-    Target rows that are overwritten or deleted by that are copied to ``replicator.kept`` before, in the same
+    Target rows that are overwritten or deleted by that are copied to ``_replicator.kept`` before, in the same
     transaction. Rows that several source rows give are let alone: whichever is written, the others are lost.
     """
     mendable = [each for each in divergences if not each.owners]
@@ -190,4 +190,4 @@ async def reconcile(pipeline: Pipeline, *, emptying: bool = False) -> None:
         await write_reconciled(target, pipeline.direction)
     pipeline.progress = replace(pipeline.progress, reconciled=True)
     if found:
-        log.warning("new rows held what the old schema cannot; they are kept in replicator.kept", rows=len(found))
+        log.warning("new rows held what the old schema cannot; they are kept in _replicator.kept", rows=len(found))

@@ -99,7 +99,7 @@ class Daemon:
 
     def until_phase(self, *phases: str) -> None:
         """Wait until one of these phases is entered."""
-        self.until("SELECT phase FROM replicator.state", lambda phase: phase in phases)
+        self.until("SELECT phase FROM _replicator.state", lambda phase: phase in phases)
 
     def drain(self, seconds: float = SECONDS) -> None:
         """Wait until all that is committed by now is applied."""
@@ -111,7 +111,7 @@ class Daemon:
             )
             row = source.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         wanted = parse_lsn(row[0] if row else "")
-        self.until("SELECT applied_lsn::text FROM replicator.progress", lambda lsn: parse_lsn(lsn) >= wanted, seconds)
+        self.until("SELECT applied_lsn::text FROM _replicator.progress", lambda lsn: parse_lsn(lsn) >= wanted, seconds)
 
     def _wait_for_the_server(self) -> None:
         """Until the server has noticed too, so that nothing of that process comes any more."""

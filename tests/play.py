@@ -44,7 +44,7 @@ CLEAR_NEW = b"""
     ALTER TABLE party.spotify_tokens DROP CONSTRAINT IF EXISTS spotify_tokens_admin_id_fkey;
     ALTER TABLE party.requests DROP CONSTRAINT IF EXISTS requests_event_id_fkey;
     DROP INDEX IF EXISTS party.admins_email_key;
-    SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets;
+    SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets;
     TRUNCATE party.events, party.requests, party.admins, party.spotify_tokens;
 """
 """The new tables as they are before the backfill; what no row can violate may stay."""
@@ -207,7 +207,7 @@ class Player:
         await self.engine.drain()
         found: list[Finding] = [(when, *each) for each in await differences(self.engine)]
         async with await AsyncConnection.connect(self.engine.target_dsn, autocommit=True) as target:
-            cursor = await target.execute("SELECT transform, source_key, error FROM replicator.quarantine")
+            cursor = await target.execute("SELECT transform, source_key, error FROM _replicator.quarantine")
             return found + [(when, "quarantined", *each) for each in await cursor.fetchall()]
 
     async def _reset(self) -> None:

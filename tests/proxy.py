@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 PIECE = 1 << 16
-STATE_ROW = b"UPDATE replicator.ownership"
+STATE_ROW = b"UPDATE _replicator.ownership"
 COMMIT = b"COMMIT"
 
 

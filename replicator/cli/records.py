@@ -21,7 +21,7 @@ def journal(
     """Show what has happened, when, and who did it.
 
     Phases, commands with their outcome, the daemon's starts and stops, cutovers, backups: the table
-    replicator.journal in the target database. It holds names and counts, no row values.
+    _replicator.journal in the target database. It holds names and counts, no row values.
     """
     entries = asyncio.run(_read(read_settings().target, limit))
     if json:

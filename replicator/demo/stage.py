@@ -25,7 +25,7 @@ from replicator.observe.status import StatusDocument
 RATE_SECONDS = 2.0
 PROGRESS = """
 SELECT coalesce(progress ->> 'step', progress ->> 'what', 'the daemon has begun')
-FROM replicator.commands WHERE finished_at IS NULL AND started_at IS NOT NULL ORDER BY id DESC LIMIT 1
+FROM _replicator.commands WHERE finished_at IS NULL AND started_at IS NOT NULL ORDER BY id DESC LIMIT 1
 """
 SILENCE_SECONDS = 20.0
 
@@ -108,7 +108,7 @@ class Stage:
         """When a phase began."""
         with connect(self.dsn) as connection:
             row = connection.execute(
-                "SELECT at FROM replicator.journal WHERE event = 'phase' AND details ->> 'phase' = %s", (phase,)
+                "SELECT at FROM _replicator.journal WHERE event = 'phase' AND details ->> 'phase' = %s", (phase,)
             ).fetchone()
         if row is None:
             raise DemoError(f"The journal does not know the phase {phase}.")

@@ -64,7 +64,7 @@ DEPENDENTS = """
 
 BACKUP = """
     SELECT at, details ->> 'folder' AS folder, (details ->> 'restore_tested')::boolean AS restore_tested
-    FROM replicator.journal
+    FROM _replicator.journal
     WHERE event = 'backup' AND (details ->> 'taken_at')::timestamptz > %s
     ORDER BY id DESC LIMIT 1
 """
@@ -142,7 +142,7 @@ async def dependents(connection: Connection, tables: Sequence[OldTable]) -> list
 async def owner_since(connection: Connection) -> datetime | None:
     """When ownership moved last, by the clock of this database's server."""
     with translated():
-        cursor = await connection.execute("SELECT since FROM replicator.ownership")
+        cursor = await connection.execute("SELECT since FROM _replicator.ownership")
         row = await cursor.fetchone()
         return row[0] if row else None
 

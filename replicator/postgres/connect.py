@@ -31,6 +31,8 @@ Connection = AsyncConnection[Any]
 LOST = ("08", "57P01", "57P02", "57P03", "57P05")
 RETRYABLE = ("40001", "40P01", "55P03")
 TAKEN_OVER = "RP001"
+CONCURRENTLY = ("simple_heap_update", "simple_heap_delete")
+"""The server's functions that report an entry of the catalogue that somebody else has changed meanwhile."""
 VIOLATED = {"23001": "foreign key", "23503": "foreign key", "23505": "unique", "23514": "check", "23P01": "exclusion"}
 """The kind of constraint, by SQLSTATE."""
 
@@ -76,6 +78,14 @@ async def connection(
             yield opened
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def another(opened: Connection, purpose: str) -> AsyncIterator[Connection]:
+    """A connection to where this one leads, as the same role."""
+    info = opened.info
+    async with connection(make_conninfo(info.dsn, password=info.password), purpose) as second:
+        yield second
 
 
 def _conninfo(dsn: str, purpose: str) -> str:
@@ -137,7 +147,7 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return ConnectionLostError(_unreachable(error), "Check that the server runs and that the DSN is right.")
     if state == TAKEN_OVER:
         return LeaseError("Another daemon has taken this migration over.", "Let only one run.")
-    if state == psycopg.errors.UniqueViolation.sqlstate and error.diag.schema_name == "pg_catalog":
+    if _in_the_catalogue(error, state):
         return RetryableError("Another session was making the same thing at the same time.", sqlstate=state)
     if state.startswith(("22", "23")):
         return RowError(_row_problem(error), "Mend the row, the transform, or the constraint.", state)
@@ -161,6 +171,12 @@ def translate(error: psycopg.Error) -> ReplicatorError:
     if state == "53100":
         return DatabaseError(f"The server's disk is full: {primary}.", "Free space, then start again.", state)
     return DatabaseError(f"Postgres says: {primary} ({state}).", sqlstate=state)
+
+
+def _in_the_catalogue(error: psycopg.Error, state: str) -> bool:
+    """Whether two sessions have made or changed one object at the same time."""
+    made = state == psycopg.errors.UniqueViolation.sqlstate and error.diag.schema_name == "pg_catalog"
+    return made or (state == "XX000" and error.diag.source_function in CONCURRENTLY)
 
 
 def _unreachable(error: psycopg.Error) -> str:

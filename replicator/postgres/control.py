@@ -4,26 +4,30 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Literal
 
+from psycopg import sql
 from psycopg.rows import dict_row
 
-from replicator.errors import MigrationError, RetryableError
+from replicator.errors import MigrationError
 from replicator.migration import Migration
 from replicator.postgres.connect import Connection, translated
-from replicator.postgres.ours import foreign_schema, schema_is_ours
+from replicator.postgres.connect import connection as connect_to
+from replicator.postgres.locks import patiently
+from replicator.postgres.ours import foreign_schema, is_older, schema_is_ours
 from replicator.postgres.trust import refuse_strangers
-from replicator.postgres.upgrading import bring_along
+from replicator.postgres.upgrading import bring_along, refuse_underway
 
 Owner = Literal["old", "new"]
 
-COMMAND_CHANNEL = "replicator_command"
 CUTOVER_CHANNEL = "replicator_cutover"
-TRIES = 5
 FINALIZED = "finalized"
 """The phase after which another migration may begin in the same database."""
 
@@ -41,6 +45,14 @@ class Command:
     exit_code: int | None
     result: Any
 
+
+# When another role's session began is hidden from who may not read all statistics; the daemon's is of this role, or a
+# superuser's. So no session of a role that happens to get a dead daemon's process number counts as the daemon.
+IS_HOLDER = """
+    a.pid = l.pid AND (a.backend_start = l.backend_start OR a.backend_start IS NULL
+        AND a.application_name = 'replicator lease' AND (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = a.usesysid))
+"""
+"""Whether the session ``a`` of pg_stat_activity is the one that the row ``l`` of the lease names."""
 
 STALE_SECONDS = 10.0
 """From that age on, a report says nothing of what holds now. There is one a second."""
@@ -63,63 +75,91 @@ async def install(connection: Connection, migration: Migration) -> None:
     """Create the control tables where they are missing, and take back what was granted on them.
 
     :raises MigrationError: they belong to another migration.
-    :raises CheckError: the schema, or something in it, is another role's or an older version's, or it is there for
+    :raises CheckError: a schema, or something in it, is another role's or an older version's, or it is there for
         something else.
+    :raises LockedOutError: something of ours is locked; names by whom.
     """
-    for tries_left in reversed(range(TRIES)):
-        try:
-            await _make_schema(connection)
-            break
-        except RetryableError:
-            if not tries_left:
-                raise
-    with translated():
-        async with connection.transaction():
-            await upgrade(connection)
-            await connection.execute(
-                "INSERT INTO replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "
-                "ON CONFLICT DO NOTHING",
-                (migration.name, migration.old, migration.new),
-            )
-            cursor = await connection.execute("SELECT migration FROM replicator.ownership")
-            (name,) = await cursor.fetchone() or (None,)
-            if name != migration.name and await read_phase(connection) == FINALIZED:
-                await _begin_another(connection, migration)
-                name = migration.name
+    name = await patiently(connection, partial(_install_once, connection, migration))
     if name != migration.name:
         raise _in_the_middle(name)
 
 
+async def _install_once(connection: Connection, migration: Migration) -> str | None:
+    await _upgrade_once(connection)
+    await connection.execute(
+        "INSERT INTO _replicator.ownership (migration, old_schema, new_schema) VALUES (%s, %s, %s) "
+        "ON CONFLICT DO NOTHING",
+        (migration.name, migration.old, migration.new),
+    )
+    name = await migration_there(connection)
+    if name != migration.name and await read_phase(connection) == FINALIZED:
+        await _begin_another(connection, migration)
+        return migration.name
+    return name
+
+
 async def upgrade(connection: Connection) -> None:
-    """Make the control tables what this version needs: an earlier one may have made them. The schema is there.
+    """Make the control tables what this version needs: an earlier one may have made them. Raises as ``install``."""
+    await patiently(connection, partial(_upgrade_once, connection))
 
-    Raises CheckError as ``install`` does.
+
+async def upgrade_all(dsns: Iterable[str]) -> None:
+    """Bring along what an older version has left in any of these databases, before anybody judges what is there.
+
+    Nothing is changed in one as long as another has a migration under way that cannot be brought along. Raises as
+    ``install``.
     """
-    with translated():
-        async with connection.transaction():
-            if foreign := await foreign_schema(connection):
-                raise foreign
-            await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
-            await bring_along(connection)
-            await connection.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(connect_to(dsn, "upgrade")) for dsn in dict.fromkeys(dsns)]
+        for each in opened:
+            with translated():
+                await refuse_underway(each)
+        for each in opened:
+            if await is_older(each):
+                await upgrade(each)
 
 
-async def _make_schema(connection: Connection) -> None:
-    """Two that make it at the same time are no error: the second finds it there."""
-    with translated():
-        await connection.execute("CREATE SCHEMA IF NOT EXISTS replicator")
+async def _upgrade_once(connection: Connection) -> None:
+    """In the caller's transaction. What is as this version has made it is not touched: so nobody is waited for."""
+    if foreign := await foreign_schema(connection):
+        raise foreign
+    await refuse_strangers(connection, to_change=True)  # since we have connected, somebody may have been faster
+    await bring_along(connection)
+    for name in ("_replicator", "replicator"):
+        cursor = await connection.execute("SELECT to_regnamespace(%s) IS NULL", (name,))
+        if await cursor.fetchone() == (True,):  # two that make it at the same time: the second tries again
+            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+    made = files("replicator.postgres").joinpath("control.sql").read_bytes()
+    digest = sha256(made).hexdigest()
+    if await _made_by(connection) != digest:
+        await connection.execute(made)
+        await connection.execute(
+            "INSERT INTO _replicator.version (made_by) VALUES (%s) "
+            "ON CONFLICT (only_row) DO UPDATE SET made_by = EXCLUDED.made_by",
+            (digest,),
+        )
+    await connection.execute(files("replicator.postgres").joinpath("grants.sql").read_bytes())
+
+
+async def _made_by(connection: Connection) -> str | None:
+    cursor = await connection.execute("SELECT to_regclass('_replicator.version') IS NOT NULL")
+    if await cursor.fetchone() != (True,):
+        return None
+    cursor = await connection.execute("SELECT made_by FROM _replicator.version")
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def _begin_another(connection: Connection, migration: Migration) -> None:
     """The last migration in this database is over: what is left of it is its journal."""
     await connection.execute(
-        "UPDATE replicator.ownership SET migration = %s, old_schema = %s, new_schema = %s, owner = 'old', epoch = 0, "
+        "UPDATE _replicator.ownership SET migration = %s, old_schema = %s, new_schema = %s, owner = 'old', epoch = 0, "
         "rolling_since = NULL, settling_since = NULL, search_path_role = NULL, search_path_before = NULL, "
         "since = clock_timestamp()",
         (migration.name, migration.old, migration.new),
     )
     for table in ("state", "status", "created", "kept", "renames", "noted"):
-        await connection.execute(f"DELETE FROM replicator.{table}".encode())
+        await connection.execute(f"DELETE FROM _replicator.{table}".encode())
 
 
 async def unreplicated(connection: Connection) -> None:
@@ -151,7 +191,7 @@ def _in_the_middle(name: str | None) -> MigrationError:
 async def migration_there(connection: Connection) -> str | None:
     """The migration that the control tables are of."""
     with translated():
-        cursor = await connection.execute("SELECT migration FROM replicator.ownership")
+        cursor = await connection.execute("SELECT migration FROM _replicator.ownership")
         row = await cursor.fetchone()
         return row[0] if row else None
 
@@ -164,7 +204,7 @@ async def installed_for(connection: Connection, migration: Migration) -> bool:
 async def read_phase(connection: Connection) -> str | None:
     """The stored phase; None before the first start."""
     with translated():
-        cursor = await connection.execute("SELECT phase FROM replicator.state")
+        cursor = await connection.execute("SELECT phase FROM _replicator.state")
         row = await cursor.fetchone()
         return row[0] if row else None
 
@@ -174,7 +214,7 @@ async def write_phase(connection: Connection, phase: str) -> None:
     with translated():
         async with connection.transaction():
             await connection.execute(
-                "INSERT INTO replicator.state (phase) VALUES (%s) ON CONFLICT (only_row) "
+                "INSERT INTO _replicator.state (phase) VALUES (%s) ON CONFLICT (only_row) "
                 "DO UPDATE SET phase = EXCLUDED.phase, since = clock_timestamp()",
                 (phase,),
             )
@@ -184,7 +224,7 @@ async def write_phase(connection: Connection, phase: str) -> None:
 async def read_ownership(connection: Connection) -> tuple[Owner, int]:
     """Who owns the data, and how often ownership has moved."""
     with translated():
-        cursor = await connection.execute("SELECT owner, epoch FROM replicator.ownership")
+        cursor = await connection.execute("SELECT owner, epoch FROM _replicator.ownership")
         row = await cursor.fetchone()
         return (row[0], row[1]) if row else ("old", 0)
 
@@ -196,7 +236,7 @@ async def journal(connection: Connection, event: str, details: Mapping[str, Any]
     """
     with translated():
         await connection.execute(
-            "INSERT INTO replicator.journal (event, details) VALUES (%s, %s)", (event, json.dumps(details))
+            "INSERT INTO _replicator.journal (event, details) VALUES (%s, %s)", (event, json.dumps(details))
         )
 
 
@@ -204,7 +244,7 @@ async def last_pause(connection: Connection) -> float | None:
     """For how many seconds writers waited in the last cutover or rollback; None before the first."""
     with translated():
         cursor = await connection.execute(
-            "SELECT (details->>'pause')::float8 FROM replicator.journal "
+            "SELECT (details->>'pause')::float8 FROM _replicator.journal "
             "WHERE event IN ('cutover', 'rollback') ORDER BY id DESC LIMIT 1"
         )
         row = await cursor.fetchone()
@@ -218,7 +258,7 @@ async def write_status(connection: Connection, document: Mapping[str, Any]) -> N
     """Store the daemon's report for the commands to read."""
     with translated():
         await connection.execute(
-            "INSERT INTO replicator.status (document) VALUES (%s) ON CONFLICT (only_row) "
+            "INSERT INTO _replicator.status (document) VALUES (%s) ON CONFLICT (only_row) "
             "DO UPDATE SET document = EXCLUDED.document, updated_at = clock_timestamp()",
             (json.dumps(document),),
         )
@@ -228,7 +268,7 @@ async def read_status(connection: Connection) -> Status | None:
     """The daemon's last report; None when there has been none."""
     with translated():
         cursor = await connection.execute(
-            "SELECT document, extract(epoch FROM clock_timestamp() - updated_at)::float8 FROM replicator.status"
+            "SELECT document, extract(epoch FROM clock_timestamp() - updated_at)::float8 FROM _replicator.status"
         )
         row = await cursor.fetchone()
         return Status(document=row[0], age_seconds=row[1]) if row else None
@@ -240,10 +280,7 @@ async def daemon_alive(connection: Connection) -> bool:
         if not await installed(connection):
             return False
         cursor = await connection.execute(
-            # An earlier version's table has not these columns; through jsonb they are null then.
-            "SELECT EXISTS (SELECT FROM replicator.lease l, jsonb_to_record(to_jsonb(l)) AS s(pid integer, "
-            "backend_start timestamptz) JOIN pg_stat_activity a ON a.pid = s.pid "
-            "WHERE a.backend_start = s.backend_start OR a.backend_start IS NULL)"
+            f"SELECT EXISTS (SELECT FROM _replicator.lease l JOIN pg_stat_activity a ON {IS_HOLDER})".encode()
         )
         row = await cursor.fetchone()
         return bool(row and row[0])
@@ -265,10 +302,8 @@ async def request(connection: Connection, command: str, arguments: Mapping[str, 
     """Ask the daemon for something; gives the request's id."""
     with translated():
         cursor = await connection.execute(
-            "WITH asked AS ("
-            "INSERT INTO replicator.commands (command, arguments, asker) VALUES (%s, %s, %s) RETURNING id) "
-            "SELECT id, pg_notify(%s, id::text) FROM asked",
-            (command, json.dumps(arguments), operator(), COMMAND_CHANNEL),
+            "INSERT INTO _replicator.commands (command, arguments, asker) VALUES (%s, %s, %s) RETURNING id",
+            (command, json.dumps(arguments), operator()),
         )
         row = await cursor.fetchone()
         if row is None:
@@ -293,7 +328,7 @@ async def start_command(connection: Connection, command_id: int) -> None:
     """Mark a request as taken."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.commands SET started_at = clock_timestamp() WHERE id = %s", (command_id,)
+            "UPDATE _replicator.commands SET started_at = clock_timestamp() WHERE id = %s", (command_id,)
         )
 
 
@@ -301,7 +336,7 @@ async def report_progress(connection: Connection, command_id: int, progress: Map
     """Tell the asker how far it is."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.commands SET progress = %s WHERE id = %s", (json.dumps(progress), command_id)
+            "UPDATE _replicator.commands SET progress = %s WHERE id = %s", (json.dumps(progress), command_id)
         )
 
 
@@ -311,9 +346,9 @@ async def finish_command(connection: Connection, command_id: int, exit_code: int
     with translated():
         await connection.execute(
             "WITH done AS ("
-            "UPDATE replicator.commands SET finished_at = clock_timestamp(), exit_code = %s, result = %s WHERE id = %s "
-            "RETURNING *) "
-            "INSERT INTO replicator.journal (who, event, details) SELECT requested_by, 'command', jsonb_strip_nulls("
+            "UPDATE _replicator.commands SET finished_at = clock_timestamp(), exit_code = %s, result = %s "
+            "WHERE id = %s RETURNING *) "
+            "INSERT INTO _replicator.journal (who, event, details) SELECT requested_by, 'command', jsonb_strip_nulls("
             "jsonb_build_object('command', command, 'arguments', arguments, 'by', asker, 'exit_code', exit_code, "
             "'seconds', round(extract(epoch FROM finished_at - coalesce(started_at, requested_at)), 3), "
             "'result', %s::jsonb)) FROM done",
@@ -325,7 +360,7 @@ async def _commands(connection: Connection, where: str, parameters: tuple[Any, .
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             "SELECT id, command, arguments, started_at, progress, finished_at, exit_code, result "
-            "FROM replicator.commands " + where,
+            "FROM _replicator.commands " + where,
             parameters,
         )
         return [Command(**row) for row in await cursor.fetchall()]

@@ -1,23 +1,34 @@
--- The engine's own tables, the same in both databases; every statement may run again. It runs in one transaction, in a
--- schema that belongs to the session's role (`trust.py`): nobody else may make, read or call anything here, save for
--- what is granted at the end.
+-- The engine's own tables, the same in both databases; every statement may run again. It runs in one transaction, in two
+-- schemas that belong to the session's role (`trust.py`). What is in them is granted to others by `grants.sql` alone.
+--
+-- `_replicator` has all the tables, and nobody else has USAGE on it: Postgres locks the tables that a statement names before
+-- it looks at privileges, so whoever could name these could lock them, and hang views on them. `replicator` has what the
+-- application asks. Those functions name no table when they run: their bodies are stored parsed (BEGIN ATOMIC).
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Whoever makes this at the same time waits here, for only the owner gets beyond it.
-COMMENT ON SCHEMA replicator IS 'The control tables of the replicator.';
+COMMENT ON SCHEMA _replicator IS 'The control tables of the replicator.';
+COMMENT ON SCHEMA replicator IS 'What the replicator tells the application.';
+
+-- The file by which all of this was made last: nothing is made, and locked, when it is still that one.
+CREATE TABLE IF NOT EXISTS _replicator.version (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    made_by text NOT NULL
+);
+COMMENT ON COLUMN _replicator.version.made_by IS 'SHA-256 of control.sql.';
 
 -- What makes our messages in the log, and our writes past the guards, ours. Whoever reads this can forge both.
-CREATE TABLE IF NOT EXISTS replicator.secrets (
+CREATE TABLE IF NOT EXISTS _replicator.secrets (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     pass text NOT NULL DEFAULT replace(gen_random_uuid()::text, '-', ''),
     message_prefix text NOT NULL DEFAULT 'replicator_' || replace(gen_random_uuid()::text, '-', '')
 );
-INSERT INTO replicator.secrets DEFAULT VALUES ON CONFLICT DO NOTHING;
-COMMENT ON COLUMN replicator.secrets.pass IS 'The guards let pass whoever sets replicator.pass to it, and is the owner here.';
-COMMENT ON COLUMN replicator.secrets.message_prefix IS 'Of our messages in this database''s log; others are not looked at.';
+INSERT INTO _replicator.secrets DEFAULT VALUES ON CONFLICT DO NOTHING;
+COMMENT ON COLUMN _replicator.secrets.pass IS 'The guards let pass whoever sets replicator.pass to it, and is the owner here.';
+COMMENT ON COLUMN _replicator.secrets.message_prefix IS 'Of our messages in this database''s log; others are not looked at.';
 
 -- Who owns the data. Written only by the transaction that cuts over (and once at set-up): never guessed.
-CREATE TABLE IF NOT EXISTS replicator.ownership (
+CREATE TABLE IF NOT EXISTS _replicator.ownership (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     migration text NOT NULL,
     old_schema text NOT NULL,
@@ -31,14 +42,14 @@ CREATE TABLE IF NOT EXISTS replicator.ownership (
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-COMMENT ON COLUMN replicator.ownership.rolling_since IS
+COMMENT ON COLUMN _replicator.ownership.rolling_since IS
     'Both schemas take writes since then, by this server''s clock; null when only the owner does.';
 
-COMMENT ON COLUMN replicator.ownership.settling_since IS
+COMMENT ON COLUMN _replicator.ownership.settling_since IS
     'Both did since then, and only the owner does now; what both had written is not decided in all cases yet.';
 
 -- What a cutover has renamed, in its own transaction; a rollback gives the names back, in its own. Empty otherwise.
-CREATE TABLE IF NOT EXISTS replicator.renames (
+CREATE TABLE IF NOT EXISTS _replicator.renames (
     ordinal integer PRIMARY KEY,
     kind text NOT NULL CHECK (kind IN ('table', 'index', 'sequence')),
     from_schema text NOT NULL,
@@ -48,23 +59,23 @@ CREATE TABLE IF NOT EXISTS replicator.renames (
 );
 
 -- Triggers of the application's that are switched off on tables which the daemon writes to, as they were before.
-CREATE TABLE IF NOT EXISTS replicator.resting (
+CREATE TABLE IF NOT EXISTS _replicator.resting (
     trigger oid PRIMARY KEY,
     relation oid NOT NULL,
     name text NOT NULL,
     was "char" NOT NULL
 );
-COMMENT ON COLUMN replicator.resting.was IS 'As in pg_trigger.tgenabled.';
+COMMENT ON COLUMN _replicator.resting.was IS 'As in pg_trigger.tgenabled.';
 
 -- The tables that only the daemon writes to; written by the transactions that close and open them.
-CREATE TABLE IF NOT EXISTS replicator.closed (
+CREATE TABLE IF NOT EXISTS _replicator.closed (
     relation oid PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('old', 'new')),
     old_schema text NOT NULL,
     new_schema text NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS replicator.lease (
+CREATE TABLE IF NOT EXISTS _replicator.lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL,
     holder text NOT NULL,
@@ -75,20 +86,20 @@ CREATE TABLE IF NOT EXISTS replicator.lease (
 -- Only where they are missing: it locks out everybody.
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'replicator.lease'::regclass AND attname = 'pid') THEN
-        ALTER TABLE replicator.lease ADD COLUMN pid integer, ADD COLUMN backend_start timestamptz;
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '_replicator.lease'::regclass AND attname = 'pid') THEN
+        ALTER TABLE _replicator.lease ADD COLUMN pid integer, ADD COLUMN backend_start timestamptz;
     END IF;
 END
 $$;
-COMMENT ON COLUMN replicator.lease.pid IS 'Of the session that has the lease, as long as there is one that began then.';
+COMMENT ON COLUMN _replicator.lease.pid IS 'Of the session that has the lease, as long as there is one that began then.';
 
-CREATE TABLE IF NOT EXISTS replicator.state (
+CREATE TABLE IF NOT EXISTS _replicator.state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     phase text NOT NULL,
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-CREATE TABLE IF NOT EXISTS replicator.progress (
+CREATE TABLE IF NOT EXISTS _replicator.progress (
     pipeline text PRIMARY KEY,
     slot text NOT NULL,
     plugin text NOT NULL,
@@ -101,26 +112,26 @@ CREATE TABLE IF NOT EXISTS replicator.progress (
     unseen bigint[] NOT NULL DEFAULT '{}',
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON COLUMN replicator.progress.start_marker IS
+COMMENT ON COLUMN _replicator.progress.start_marker IS
     'All before the transaction that carries this message is skipped: it is what the opposite pipeline wrote.';
-COMMENT ON COLUMN replicator.progress.unseen IS
+COMMENT ON COLUMN _replicator.progress.unseen IS
     'Transactions that the stream has delivered and that no snapshot contained when the progress was stored.';
-COMMENT ON COLUMN replicator.progress.reconciled IS
+COMMENT ON COLUMN _replicator.progress.reconciled IS
     'False after a rollback, until the new rows are again what the transforms give for the old ones.';
 
-CREATE TABLE IF NOT EXISTS replicator.definitions (
+CREATE TABLE IF NOT EXISTS _replicator.definitions (
     pipeline text NOT NULL,
     source_table text NOT NULL,
     definition jsonb NOT NULL,
     accounted text[] NOT NULL,
     PRIMARY KEY (pipeline, source_table)
 );
-COMMENT ON COLUMN replicator.definitions.accounted IS
+COMMENT ON COLUMN _replicator.definitions.accounted IS
     'The columns that the migration has accounted for: those of the first start, and later ones that it reads or retires.';
-COMMENT ON TABLE replicator.definitions IS
+COMMENT ON TABLE _replicator.definitions IS
     'The source tables as they were when all rows were last known to have come: what has changed since is compared.';
 
-CREATE TABLE IF NOT EXISTS replicator.sources (
+CREATE TABLE IF NOT EXISTS _replicator.sources (
     pipeline text NOT NULL,
     source text NOT NULL,
     expected_rows bigint NOT NULL,
@@ -128,7 +139,7 @@ CREATE TABLE IF NOT EXISTS replicator.sources (
     PRIMARY KEY (pipeline, source)
 );
 
-CREATE TABLE IF NOT EXISTS replicator.chunks (
+CREATE TABLE IF NOT EXISTS _replicator.chunks (
     pipeline text NOT NULL,
     source text NOT NULL,
     ordinal integer NOT NULL,
@@ -141,7 +152,7 @@ CREATE TABLE IF NOT EXISTS replicator.chunks (
 );
 
 -- Keys may be longer than an index takes: it holds a hash, which finds few rows, and the text in these decides.
-CREATE TABLE IF NOT EXISTS replicator.produced (
+CREATE TABLE IF NOT EXISTS _replicator.produced (
     id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT produced_id PRIMARY KEY,
     pipeline text NOT NULL,
     transform text NOT NULL,
@@ -149,26 +160,26 @@ CREATE TABLE IF NOT EXISTS replicator.produced (
     target_key text NOT NULL
 );
 CREATE INDEX IF NOT EXISTS produced_source
-    ON replicator.produced (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
+    ON _replicator.produced (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
 -- Who else gives a row is asked before it is deleted. An earlier version's table lacks this; it holds up only the daemon.
 DO $$
 BEGIN
-    IF to_regclass('replicator.produced_target') IS NULL THEN
+    IF to_regclass('_replicator.produced_target') IS NULL THEN
         CREATE INDEX produced_target
-            ON replicator.produced (pipeline, transform, pg_catalog.hashtextextended(target_key, 0));
+            ON _replicator.produced (pipeline, transform, pg_catalog.hashtextextended(target_key, 0));
     END IF;
 END
 $$;
 
 -- Columns of new rows that a transform has given once: where they are left out, the default stands.
-CREATE TABLE IF NOT EXISTS replicator.given (
+CREATE TABLE IF NOT EXISTS _replicator.given (
     pipeline text NOT NULL,
     target text NOT NULL,
     column_name text NOT NULL,
     PRIMARY KEY (pipeline, target, column_name)
 );
 
-CREATE TABLE IF NOT EXISTS replicator.quarantine (
+CREATE TABLE IF NOT EXISTS _replicator.quarantine (
     id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT quarantine_id PRIMARY KEY,
     pipeline text NOT NULL,
     transform text NOT NULL,
@@ -184,12 +195,12 @@ CREATE TABLE IF NOT EXISTS replicator.quarantine (
     because text
 );
 CREATE INDEX IF NOT EXISTS quarantine_source
-    ON replicator.quarantine (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
-COMMENT ON COLUMN replicator.quarantine.fingerprint IS
+    ON _replicator.quarantine (pipeline, transform, pg_catalog.hashtextextended(source_key, 0));
+COMMENT ON COLUMN _replicator.quarantine.fingerprint IS
     'Of the source row that was refused: an entry stays discarded as long as the row is this one.';
 
 -- What we have made outside this schema. Of a slot, which has no number, before it is made; else in that transaction.
-CREATE TABLE IF NOT EXISTS replicator.made (
+CREATE TABLE IF NOT EXISTS _replicator.made (
     kind text NOT NULL CHECK (kind IN ('publication', 'slot', 'origin')),
     name text NOT NULL,
     number bigint,
@@ -197,7 +208,7 @@ CREATE TABLE IF NOT EXISTS replicator.made (
 );
 
 -- What the DDL in sql/new has made, and giving up drops again.
-CREATE TABLE IF NOT EXISTS replicator.created (
+CREATE TABLE IF NOT EXISTS _replicator.created (
     type text NOT NULL,
     identity text NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -206,15 +217,15 @@ CREATE TABLE IF NOT EXISTS replicator.created (
 
 -- While both schemas take writes: what the application has deleted, each row committed with the deletion. A null key
 -- stands for the whole table.
-CREATE TABLE IF NOT EXISTS replicator.deleted (
+CREATE TABLE IF NOT EXISTS _replicator.deleted (
     table_schema text NOT NULL,
     table_name text NOT NULL,
     row_key jsonb
 );
-CREATE INDEX IF NOT EXISTS deleted_table ON replicator.deleted (table_schema, table_name);
+CREATE INDEX IF NOT EXISTS deleted_table ON _replicator.deleted (table_schema, table_name);
 
 -- The tables whose deletions are noted so. The trigger looks here, and not at arguments: who makes a trigger gives those.
-CREATE TABLE IF NOT EXISTS replicator.noted (
+CREATE TABLE IF NOT EXISTS _replicator.noted (
     relation oid PRIMARY KEY,
     table_schema text NOT NULL,
     table_name text NOT NULL,
@@ -222,7 +233,7 @@ CREATE TABLE IF NOT EXISTS replicator.noted (
 );
 
 -- Likewise: what a pipeline must derive again, because the two sides wrote the same rows at the same time.
-CREATE TABLE IF NOT EXISTS replicator.redo (
+CREATE TABLE IF NOT EXISTS _replicator.redo (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline text NOT NULL,
     what text NOT NULL CHECK (what IN ('row', 'source')),
@@ -235,15 +246,15 @@ CREATE TABLE IF NOT EXISTS replicator.redo (
     lost_key text,
     claims jsonb NOT NULL DEFAULT '[]'
 );
-COMMENT ON COLUMN replicator.redo.claims IS 'What the change that lost stands for on its own side: transform and key.';
-COMMENT ON COLUMN replicator.redo.name IS 'row: a table of the pipeline''s source; source: a source of its transforms.';
-COMMENT ON COLUMN replicator.redo.confirms IS
+COMMENT ON COLUMN _replicator.redo.claims IS 'What the change that lost stands for on its own side: transform and key.';
+COMMENT ON COLUMN _replicator.redo.name IS 'row: a table of the pipeline''s source; source: a source of its transforms.';
+COMMENT ON COLUMN _replicator.redo.confirms IS
     'The other side has been written from the row that won: now that row must be what that side gives.';
-COMMENT ON COLUMN replicator.redo.after_lsn IS 'Not before the opposite pipeline has applied all up to here.';
-COMMENT ON COLUMN replicator.redo.lost_source IS 'Whose change lost against that row, in the opposite pipeline.';
+COMMENT ON COLUMN _replicator.redo.after_lsn IS 'Not before the opposite pipeline has applied all up to here.';
+COMMENT ON COLUMN _replicator.redo.lost_source IS 'Whose change lost against that row, in the opposite pipeline.';
 
 -- Rows as they were before a repair overwrote or deleted them.
-CREATE TABLE IF NOT EXISTS replicator.kept (
+CREATE TABLE IF NOT EXISTS _replicator.kept (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     why text NOT NULL,
@@ -252,9 +263,9 @@ CREATE TABLE IF NOT EXISTS replicator.kept (
     row_key jsonb NOT NULL,
     row_as_it_was jsonb NOT NULL
 );
-COMMENT ON COLUMN replicator.kept.row_as_it_was IS 'Each value as the text that its column''s type reads.';
+COMMENT ON COLUMN _replicator.kept.row_as_it_was IS 'Each value as the text that its column''s type reads.';
 
-CREATE TABLE IF NOT EXISTS replicator.commands (
+CREATE TABLE IF NOT EXISTS _replicator.commands (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     command text NOT NULL,
     arguments jsonb NOT NULL DEFAULT '{}',
@@ -268,54 +279,56 @@ CREATE TABLE IF NOT EXISTS replicator.commands (
     result jsonb
 );
 
-CREATE TABLE IF NOT EXISTS replicator.status (
+CREATE TABLE IF NOT EXISTS _replicator.status (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     document jsonb NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-CREATE TABLE IF NOT EXISTS replicator.journal (
+CREATE TABLE IF NOT EXISTS _replicator.journal (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     who text NOT NULL DEFAULT session_user,
     event text NOT NULL,
     details jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE replicator.journal IS
+COMMENT ON TABLE _replicator.journal IS
     'What has happened: phases, requests and commands, starts and stops, cutovers, backups. No row values.';
-COMMENT ON COLUMN replicator.commands.asker IS 'user@host, as the operating system there names them.';
+COMMENT ON COLUMN _replicator.commands.asker IS 'user@host, as the operating system there names them.';
 
 -- For the application: who may connect may ask. The view reads with its owner's rights, and shows no more than this;
 -- it is not replaced, for that would wait for whoever has asked, and let all others wait.
 DO $$
 BEGIN
-    IF to_regclass('replicator.active') IS NULL THEN
-        CREATE VIEW replicator.active WITH (security_barrier) AS
-        SELECT CASE WHEN owner = 'new' AND NOT EXISTS (SELECT FROM replicator.renames) THEN new_schema ELSE old_schema END
+    IF to_regclass('_replicator.active') IS NULL THEN
+        CREATE VIEW _replicator.active WITH (security_barrier) AS
+        SELECT CASE WHEN owner = 'new' AND NOT EXISTS (SELECT FROM _replicator.renames) THEN new_schema ELSE old_schema END
                 AS active_schema,
             owner = 'new' OR rolling_since IS NOT NULL AS use_new_schema
-        FROM replicator.ownership;
+        FROM _replicator.ownership;
     END IF;
 END
 $$;
 
 CREATE OR REPLACE FUNCTION replicator.active_schema() RETURNS text
-LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT active_schema FROM replicator.active
-$$;
+LANGUAGE sql STABLE SECURITY INVOKER
+BEGIN ATOMIC
+    SELECT a.active_schema FROM _replicator.active AS a;
+END;
 
 CREATE OR REPLACE FUNCTION replicator.use_new_schema() RETURNS boolean
-LANGUAGE sql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce((SELECT use_new_schema FROM replicator.active), false)
-$$;
+LANGUAGE sql STABLE SECURITY INVOKER
+BEGIN ATOMIC
+    SELECT coalesce((SELECT a.use_new_schema FROM _replicator.active AS a), false);
+END;
 
 -- Every write transaction of the daemon begins here: it holds the lease's table shared, so that a new daemon can wait for a
 -- dead one's last write, and it fails when the lease has passed on.
-CREATE OR REPLACE FUNCTION replicator.enter(expected bigint) RETURNS void
+CREATE OR REPLACE FUNCTION _replicator.enter(expected bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    LOCK TABLE replicator.lease IN ROW SHARE MODE;
-    IF (SELECT epoch FROM replicator.lease) IS DISTINCT FROM expected THEN
+    LOCK TABLE _replicator.lease IN ROW SHARE MODE;
+    IF (SELECT epoch FROM _replicator.lease) IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'another daemon has taken over' USING ERRCODE = 'RP001';
     END IF;
 END
@@ -323,7 +336,7 @@ $$;
 
 -- The guard is on or off in the catalogue, never by a row that an old snapshot may not see; and the triggers' condition,
 -- which stands there too, lets the daemon's own writes pass.
-CREATE OR REPLACE FUNCTION replicator.refuse_write() RETURNS trigger
+CREATE OR REPLACE FUNCTION _replicator.refuse_write() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'table %.% is not open for writes: the schema in use is %',
@@ -338,20 +351,20 @@ $$;
 -- Notes what the application deletes while both schemas take writes. It writes where the application may not, so it is
 -- SECURITY DEFINER, and PUBLIC may not execute it: nobody else can hang it on a table of his. Values become text by their
 -- types' output functions, which only superusers make; a cast would call a function of the type's owner.
-CREATE OR REPLACE FUNCTION replicator.note_deleted() RETURNS trigger
+CREATE OR REPLACE FUNCTION _replicator.note_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
 DECLARE
-    noted replicator.noted;
+    noted _replicator.noted;
     texts pg_catalog.text;
     key pg_catalog.jsonb;
 BEGIN
-    IF current_setting('replicator.pass', true) = (SELECT pass FROM replicator.secrets)
-        OR NOT EXISTS (SELECT FROM replicator.ownership WHERE coalesce(rolling_since, settling_since) IS NOT NULL)
+    IF current_setting('replicator.pass', true) = (SELECT pass FROM _replicator.secrets)
+        OR NOT EXISTS (SELECT FROM _replicator.ownership WHERE coalesce(rolling_since, settling_since) IS NOT NULL)
     THEN
         RETURN NULL;
     END IF;
-    SELECT * INTO noted FROM replicator.noted WHERE relation = coalesce(pg_partition_root(TG_RELID)::oid, TG_RELID);
+    SELECT * INTO noted FROM _replicator.noted WHERE relation = coalesce(pg_partition_root(TG_RELID)::oid, TG_RELID);
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -360,55 +373,8 @@ BEGIN
             FROM unnest(noted.key_columns) WITH ORDINALITY AS k(name, place);
         EXECUTE 'SELECT pg_catalog.jsonb_build_array(' || texts || ')' INTO key USING OLD;
     END IF;
-    INSERT INTO replicator.deleted (table_schema, table_name, row_key)
+    INSERT INTO _replicator.deleted (table_schema, table_name, row_key)
         VALUES (noted.table_schema, noted.table_name, key);
     RETURN NULL;
 END
 $$;
-
--- Whatever was granted here, by default or by hand, is taken back; nothing but this view and these functions is for others.
-DO $$
-DECLARE
-    statement text;
-BEGIN
-    FOR statement IN
-        WITH grants AS (
-            SELECT a.grantee FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) a
-            WHERE n.nspname = 'replicator' AND a.grantee <> n.nspowner
-            UNION SELECT a.grantee FROM pg_class c, aclexplode(c.relacl) a
-            WHERE c.relnamespace = 'replicator'::regnamespace AND a.grantee <> c.relowner
-            UNION SELECT a.grantee FROM pg_class c, pg_attribute t, aclexplode(t.attacl) a
-            WHERE c.relnamespace = 'replicator'::regnamespace AND t.attrelid = c.oid AND a.grantee <> c.relowner
-            UNION SELECT a.grantee FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
-            WHERE p.pronamespace = 'replicator'::regnamespace AND a.grantee <> p.proowner
-        ), grantees AS (
-            SELECT DISTINCT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS name
-            FROM grants
-        )
-        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', what, name)
-        FROM grantees, unnest(ARRAY['SCHEMA replicator', 'ALL TABLES IN SCHEMA replicator',
-            'ALL SEQUENCES IN SCHEMA replicator', 'ALL ROUTINES IN SCHEMA replicator']) AS what
-        UNION ALL
-        SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA replicator REVOKE ALL ON %s FROM %s',
-            pg_get_userbyid(d.defaclrole),
-            CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-                ELSE 'TYPES' END,
-            CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
-        FROM pg_default_acl d, aclexplode(d.defaclacl) a
-        WHERE d.defaclnamespace = 'replicator'::regnamespace AND pg_get_userbyid(d.defaclrole) = current_user
-    LOOP
-        EXECUTE statement;
-    END LOOP;
-    -- Whoever makes a partition makes its triggers, and must be allowed to. On another table they note nothing.
-    FOR statement IN
-        SELECT DISTINCT format('GRANT EXECUTE ON FUNCTION replicator.note_deleted() TO %I', pg_get_userbyid(c.relowner))
-        FROM replicator.noted n JOIN pg_class c ON c.oid = n.relation
-        WHERE c.relkind = 'p' AND pg_get_userbyid(c.relowner) <> current_user
-    LOOP
-        EXECUTE statement;
-    END LOOP;
-END
-$$;
-GRANT USAGE ON SCHEMA replicator TO PUBLIC;
-GRANT SELECT ON replicator.active TO PUBLIC;
-GRANT EXECUTE ON FUNCTION replicator.active_schema(), replicator.use_new_schema(), replicator.refuse_write() TO PUBLIC;

@@ -55,7 +55,7 @@ async def note_created(connection: Connection, made: set[Made]) -> None:
     with translated():
         for each in sorted(made):
             await connection.execute(
-                "INSERT INTO replicator.created (type, identity) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                "INSERT INTO _replicator.created (type, identity) VALUES (%s, %s) ON CONFLICT DO NOTHING",
                 (each.type, each.identity),
             )
 
@@ -63,7 +63,7 @@ async def note_created(connection: Connection, made: set[Made]) -> None:
 async def created(connection: Connection) -> list[Made]:
     """What is ours."""
     with translated():
-        cursor = await connection.execute("SELECT type, identity FROM replicator.created ORDER BY 1, 2")
+        cursor = await connection.execute("SELECT type, identity FROM _replicator.created ORDER BY 1, 2")
         return [Made(type=row[0], identity=row[1]) for row in await cursor.fetchall()]
 
 

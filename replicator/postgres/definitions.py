@@ -225,7 +225,7 @@ async def stored_definitions(connection: Connection, pipeline: Direction) -> dic
     """The definitions as they were when the rows were last compared, or first read."""
     with translated():
         cursor = await connection.execute(
-            "SELECT source_table, definition::text FROM replicator.definitions WHERE pipeline = %s", (pipeline,)
+            "SELECT source_table, definition::text FROM _replicator.definitions WHERE pipeline = %s", (pipeline,)
         )
         return {name: _loaded(json.loads(document)) for name, document in await cursor.fetchall()}
 
@@ -235,7 +235,7 @@ async def store_definitions(connection: Connection, pipeline: Direction, definit
     with translated():
         for name, definition in definitions.items():
             await connection.execute(
-                "INSERT INTO replicator.definitions (pipeline, source_table, definition, accounted) "
+                "INSERT INTO _replicator.definitions (pipeline, source_table, definition, accounted) "
                 "VALUES (%s, %s, %s, %s) "
                 "ON CONFLICT (pipeline, source_table) DO UPDATE SET definition = EXCLUDED.definition",
                 (pipeline, name, json.dumps(asdict(definition)), [each.name for each in definition.columns.values()]),
@@ -246,7 +246,7 @@ async def accounted_columns(connection: Connection, pipeline: Direction) -> dict
     """The columns of each table that the migration has accounted for."""
     with translated():
         cursor = await connection.execute(
-            "SELECT source_table, accounted FROM replicator.definitions WHERE pipeline = %s", (pipeline,)
+            "SELECT source_table, accounted FROM _replicator.definitions WHERE pipeline = %s", (pipeline,)
         )
         return {name: set(columns) for name, columns in await cursor.fetchall()}
 
@@ -256,7 +256,7 @@ async def account_for(connection: Connection, pipeline: Direction, columns: Mapp
     with translated():
         for name, each in columns.items():
             await connection.execute(
-                "UPDATE replicator.definitions SET accounted = accounted || %s::text[] "
+                "UPDATE _replicator.definitions SET accounted = accounted || %s::text[] "
                 "WHERE pipeline = %s AND source_table = %s",
                 (sorted(each), pipeline, name),
             )

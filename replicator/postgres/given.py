@@ -96,7 +96,7 @@ class GivenColumns:
             if fresh and self._dsn is not None:
                 async with connection(self._dsn, f"{self._pipeline} columns") as opened:
                     await opened.execute(
-                        "INSERT INTO replicator.given (pipeline, target, column_name) "
+                        "INSERT INTO _replicator.given (pipeline, target, column_name) "
                         "SELECT %s, %s, name FROM unnest(%s::text[]) AS name ON CONFLICT DO NOTHING",
                         (self._pipeline, table.called, sorted(fresh)),
                     )
@@ -107,7 +107,7 @@ class GivenColumns:
             return
         async with connection(self._dsn, f"{self._pipeline} columns") as opened:
             cursor = await opened.execute(
-                "SELECT target, column_name FROM replicator.given WHERE pipeline = %s", (self._pipeline,)
+                "SELECT target, column_name FROM _replicator.given WHERE pipeline = %s", (self._pipeline,)
             )
             for target, name in await cursor.fetchall():
                 self._known.setdefault(target, set()).add(name)

@@ -16,14 +16,16 @@ from replicator.postgres.control import Owner
 from replicator.postgres.locks import EVERYBODY, lock_tables
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.resting import awake, give_back, lay_to_rest
-from replicator.postgres.trees import TREE, oids_of
-from replicator.postgres.versions import NOTES
+from replicator.postgres.trees import TREE, let_make_partitions, oids_of
+from replicator.postgres.versions import NOTE_DELETED, NOTES
 from replicator.tables import Name
 
 GUARD: Final = "replicator_guard"
 """On every table of a tree: it refuses a statement that names the table, and TRUNCATE."""
 GUARD_ROWS: Final = "replicator_guard_rows"
 """On the root, from where Postgres clones it to the partitions, later ones too. A subscription fires no other."""
+
+REFUSE_WRITE: Final = sql.SQL("_replicator.refuse_write()")
 
 MEMBERS: Final = f"""{TREE}
     SELECT n.nspname, c.relname, (c.relkind = 'f')::int, c.relispartition::int, coalesce(s.on, false)::int,
@@ -80,13 +82,14 @@ async def guard(
     async with connection.transaction():
         with translated():
             await connection.execute(
-                "INSERT INTO replicator.closed (relation, side, old_schema, new_schema) "
+                "INSERT INTO _replicator.closed (relation, side, old_schema, new_schema) "
                 "SELECT oid, %s, %s, %s FROM pg_class WHERE oid = ANY (%s::oid[]) AND NOT relispartition "
                 "ON CONFLICT (relation) DO UPDATE SET side = EXCLUDED.side, old_schema = EXCLUDED.old_schema, "
                 "new_schema = EXCLUDED.new_schema",
                 (*told, oids),
             )
         await lay_to_rest(connection, oids)
+        await let_make_partitions(connection, REFUSE_WRITE, oids)
         await _refuse(connection, await _members(connection, oids), told)
 
 
@@ -96,7 +99,12 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
     One cheap look when nothing does. Gives what was found, in words. What is closed cannot be opened meanwhile. Raises
     RetryableError when a lock takes longer.
     """
-    if not (await _lacking(connection) or await awake(connection, [oid for oid, _ in await _closed(connection)])):
+    oids = [oid for oid, _ in await _closed(connection)]
+    async with connection.transaction():
+        await limit_lock(connection, seconds)
+        await let_make_partitions(connection, REFUSE_WRITE, oids)  # a table may have got another owner
+        await let_make_partitions(connection, NOTE_DELETED, await _noted(connection))
+    if not (await _lacking(connection) or await awake(connection, oids)):
         return []
     async with connection.transaction():
         await limit_lock(connection, seconds)
@@ -112,12 +120,7 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
 
 async def awake_on_both_sides(connection: Connection) -> list[str]:
     """The triggers of others on tables that the application and the daemon both write to now."""
-    with translated():
-        cursor = await connection.execute(
-            "SELECT relation::int8 FROM replicator.noted "
-            "WHERE EXISTS (SELECT FROM replicator.ownership WHERE rolling_since IS NOT NULL)"
-        )
-        oids = [int(row[0]) for row in await cursor.fetchall()]
+    oids = await _noted(connection, "WHERE EXISTS (SELECT FROM _replicator.ownership WHERE rolling_since IS NOT NULL)")
     return await awake(connection, oids) if oids else []
 
 
@@ -129,7 +132,7 @@ async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> Non
     oids = await oids_of(connection, tables)
     async with connection.transaction():
         with translated():
-            await connection.execute("DELETE FROM replicator.closed WHERE relation = ANY (%s::oid[])", (oids,))
+            await connection.execute("DELETE FROM _replicator.closed WHERE relation = ANY (%s::oid[])", (oids,))
         members = await _members(connection, oids)
         statements = [_switch(each, GUARD, "DISABLE", only=True) for each in members if each.has_guard]
         statements += [
@@ -147,7 +150,7 @@ async def guarded_tables(connection: Connection) -> list[Name]:
         cursor = await connection.execute(
             "SELECT DISTINCT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
             "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgname = ANY (%s) AND t.tgparentid = 0 "
-            "AND t.tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('replicator')) "
+            "AND t.tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('_replicator')) "
             # Anybody may hang our function on a table of his own, a temporary one too, and give it our trigger's name.
             "AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'USAGE') ORDER BY 1, 2",
             ([GUARD, GUARD_ROWS, *NOTES],),
@@ -164,7 +167,7 @@ async def drop_guard(connection: Connection, table: Name, seconds: float, observ
             cursor = await connection.execute(  # a clone goes with what it was cloned from
                 "SELECT tgname FROM pg_trigger "
                 "WHERE tgrelid = to_regclass(%s) AND tgname = ANY (%s) AND tgparentid = 0 "
-                "AND tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('replicator'))",
+                "AND tgfoid IN (SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('_replicator'))",
                 (quoted.as_string(connection), [GUARD, GUARD_ROWS, *NOTES]),
             )
             for (trigger,) in await cursor.fetchall():
@@ -181,15 +184,21 @@ async def any_closed(connection: Connection) -> bool:
 async def forget_closed(connection: Connection) -> None:
     """Nothing is to be kept closed any more."""
     with translated():
-        await connection.execute("DELETE FROM replicator.closed")
+        await connection.execute("DELETE FROM _replicator.closed")
 
 
 async def _closed(connection: Connection, lock: str = "") -> list[tuple[int, Told]]:
     with translated():
         cursor = await connection.execute(
-            f"SELECT relation::int8, side, old_schema, new_schema FROM replicator.closed ORDER BY 1 {lock}".encode()
+            f"SELECT relation::int8, side, old_schema, new_schema FROM _replicator.closed ORDER BY 1 {lock}".encode()
         )
         return [(int(row[0]), (row[1], row[2], row[3])) for row in await cursor.fetchall()]
+
+
+async def _noted(connection: Connection, where: str = "") -> list[int]:
+    with translated():
+        cursor = await connection.execute(f"SELECT relation::int8 FROM _replicator.noted {where}".encode())
+        return [int(row[0]) for row in await cursor.fetchall()]
 
 
 async def _lacking(connection: Connection) -> bool:
@@ -212,7 +221,7 @@ async def _members(connection: Connection, oids: Sequence[int]) -> list[Member]:
 async def _refuse(connection: Connection, members: Sequence[Member], told: Told) -> None:
     """All statements go in one message: there may be thousands of partitions, and writers wait."""
     strangers = await _strangers(connection)
-    function = sql.SQL("EXECUTE FUNCTION replicator.refuse_write({})").format(
+    function = sql.SQL("EXECUTE FUNCTION _replicator.refuse_write({})").format(
         sql.SQL(", ").join(map(sql.Literal, told))
     )
     statements = []
@@ -246,7 +255,7 @@ async def _strangers(connection: Connection) -> sql.SQL:
     with translated():
         cursor = await connection.execute(
             "SELECT n.nspowner::int8, encode(sha256(convert_to(s.pass, 'UTF8')), 'hex') "
-            "FROM pg_namespace n, replicator.secrets s WHERE n.nspname = 'replicator'"
+            "FROM pg_namespace n, _replicator.secrets s WHERE n.nspname = '_replicator'"
         )
         row = await cursor.fetchone()
     if row is None:

@@ -63,7 +63,7 @@ RELATIONS = """
         SELECT t.tgrelid, array_agg(quote_ident(t.tgname) ORDER BY t.tgname) AS names
         FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
         WHERE %(triggers)s AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-          AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+          AND f.pronamespace IS DISTINCT FROM to_regnamespace('_replicator')::oid
           AND position('replicator.writer' IN f.prosrc) = 0
           AND CASE WHEN t.tgqual IS NULL THEN true
               ELSE position('replicator.writer' IN pg_get_triggerdef(t.oid)) = 0 END
@@ -72,7 +72,7 @@ RELATIONS = """
         SELECT t.tgrelid, array_agg(quote_ident(t.tgname) ORDER BY t.tgname) AS names
         FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
         WHERE t.tgname = ANY (%(ours)s::text[]) AND t.tgparentid = 0
-          AND f.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+          AND f.pronamespace IS DISTINCT FROM to_regnamespace('_replicator')::oid
         GROUP BY 1
     ), primaries AS (
         SELECT indrelid FROM pg_index WHERE indisprimary AND indimmediate
@@ -242,7 +242,7 @@ async def control_migration(connection: Connection) -> str | None:
     """The migration that the control tables belong to; None without them."""
     if not await schema_is_ours(connection):
         return None
-    found = await fetch(connection, "SELECT migration FROM replicator.ownership")
+    found = await fetch(connection, "SELECT migration FROM _replicator.ownership")
     return str(found[0]["migration"]) if found else None
 
 

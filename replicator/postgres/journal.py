@@ -34,7 +34,7 @@ async def read_journal(connection: Connection, limit: int | None = None) -> list
         async with connection.cursor(row_factory=class_row(Entry)) as cursor:
             await cursor.execute(
                 "SELECT * FROM ("
-                "SELECT id, at, who, event, details FROM replicator.journal ORDER BY id DESC LIMIT %s) AS latest "
+                "SELECT id, at, who, event, details FROM _replicator.journal ORDER BY id DESC LIMIT %s) AS latest "
                 "ORDER BY id",
                 (limit,),
             )

@@ -1,7 +1,7 @@
 """One daemon at a time: a row says whose session it is, and an epoch that every write transaction compares (I6).
 
-No advisory lock: anybody could take that. Others may not LOCK the table; but Postgres locks the tables of a statement
-before it looks at privileges, so that one that is only prepared can make a new daemon wait.
+No advisory lock: anybody could take that. The table is in a schema that nobody else may use: Postgres locks the tables
+of a statement before it looks at privileges, but not before it has found them by their names.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import socket
 
 from replicator.errors import LeaseError, RetryableError
 from replicator.postgres.connect import Connection, connect, translated
+from replicator.postgres.control import IS_HOLDER
 from replicator.postgres.ownership import limit_lock
 
 TRIES = 50
@@ -19,16 +20,15 @@ FENCE_SECONDS = 120.0
 """How long a dead daemon's last write is waited for: it may be large. In one go, so that no other one can begin."""
 
 # Within a transaction it is always the same sessions that are seen: ask once in each.
-HOLDER = """
-    SELECT l.holder, l.since::text FROM replicator.lease l JOIN pg_stat_activity a ON a.pid = l.pid
-    AND (a.backend_start = l.backend_start OR a.backend_start IS NULL)
+HOLDER = f"""
+    SELECT l.holder, l.since::text FROM _replicator.lease l JOIN pg_stat_activity a ON {IS_HOLDER}
 """
 
 IN_THE_WAY = """
     SELECT format('pid %s, role %s, application %s', l.pid, coalesce(quote_ident(a.usename), '?'),
                   coalesce(quote_literal(a.application_name), '?'))
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.relation = 'replicator.lease'::regclass AND l.granted AND l.pid <> pg_backend_pid()
+    WHERE l.relation = '_replicator.lease'::regclass AND l.granted AND l.pid <> pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock',
                    'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
@@ -104,13 +104,13 @@ async def _next_epoch_once(connection: Connection) -> int | None:
     async with connection.transaction():
         await limit_lock(connection, FENCE_SECONDS)
         with translated():
-            # Every write transaction holds ROW SHARE, see `replicator.enter`.
-            await connection.execute("LOCK TABLE replicator.lease IN EXCLUSIVE MODE")
+            # Every write transaction holds ROW SHARE, see `_replicator.enter`.
+            await connection.execute("LOCK TABLE _replicator.lease IN EXCLUSIVE MODE")
         if await _holder(connection) is not None:
             return None
         with translated():
             cursor = await connection.execute(
-                "INSERT INTO replicator.lease AS l (epoch, holder, pid, backend_start) "
+                "INSERT INTO _replicator.lease AS l (epoch, holder, pid, backend_start) "
                 "SELECT 1, %s, pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid() "
                 "ON CONFLICT (only_row) DO UPDATE SET epoch = l.epoch + 1, holder = EXCLUDED.holder, "
                 "pid = EXCLUDED.pid, backend_start = EXCLUDED.backend_start, since = clock_timestamp() "

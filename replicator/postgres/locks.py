@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Literal, TypeVar
 
 from psycopg import sql
 
 from replicator.errors import DatabaseError, ReplicatorError, RetryableError
 from replicator.postgres.blockers import Blocker, listed, who_blocks, who_holds
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, another, comma, identifier, translated
 from replicator.postgres.server import fetch
 from replicator.tables import Name
 
@@ -29,6 +30,9 @@ HARMLESS: dict[Mode, tuple[str, ...]] = {WRITERS: ("AccessShareLock", "RowShareL
 
 SHORTEST = 0.02
 """Seconds. With a ``deadlock_timeout`` of less than twice that, a deadlock is possible."""
+OWN_SECONDS = 2.0
+"""For a lock on what is ours: no writer of the application's queues behind it."""
+OWN_TRIES = 10
 BETWEEN_TRIES = 0.01
 BETWEEN_TURNS = 1.0
 GAVE_UP = ("55P03", "57014", "40P01")
@@ -148,6 +152,56 @@ async def in_turns(
                 await send_vacuum_away(observer, tables)
             await asyncio.sleep(BETWEEN_TURNS)
     raise AssertionError(tries)
+
+
+async def patiently(
+    connection: Connection,
+    work: Callable[[], Awaitable[T]],
+    *,
+    what: str = "What the replicator keeps here",
+    tries: int = OWN_TRIES,
+    tell: Callable[[str], Awaitable[None]] | None = None,
+) -> T:
+    """Do in one transaction what locks only what is ours, again and again until it has its locks.
+
+    :param what: in the error's words.
+    :param tell: is told who was in the way.
+    :raises LockedOutError: the last one.
+    """
+    async with AsyncExitStack() as stack:
+        observer: Connection | None = None
+        for attempt in range(1, tries + 1):
+            try:
+                return await _briefly(connection, work, what, observer)
+            except RetryableError as error:
+                if attempt == tries:
+                    raise
+                if tell is not None and observer is not None:
+                    await tell(error.problem)
+                if observer is None:  # mostly nobody is in the way, and no second connection is needed
+                    observer = await stack.enter_async_context(another(connection, "watch"))
+            await asyncio.sleep(BETWEEN_TRIES if attempt == 1 else BETWEEN_TURNS)
+    raise AssertionError(tries)
+
+
+async def _briefly(
+    connection: Connection, work: Callable[[], Awaitable[T]], what: str, observer: Connection | None
+) -> T:
+    pid = connection.info.backend_pid
+
+    async def look() -> list[Blocker]:
+        return await who_blocks(observer, pid) if observer is not None else []
+
+    async with _watching(look, OWN_SECONDS / 4) as seen:
+        try:
+            with translated():
+                async with connection.transaction():
+                    await _limit(connection, "lock_timeout", f"{int(OWN_SECONDS * 1000)}ms")
+                    return await work()
+        except RetryableError as error:
+            if error.sqlstate not in GAVE_UP:
+                raise
+            raise LockedOutError(what, OWN_SECONDS, seen, error.sqlstate) from error
 
 
 def gives_way(error: RetryableError) -> bool:

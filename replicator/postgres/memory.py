@@ -32,7 +32,7 @@ async def remembered(
     found: dict[Key, set[Key]] = {}
     with translated():
         cursor = await connection.execute(
-            f"SELECT source_key, target_key FROM replicator.produced WHERE {condition}".encode(),
+            f"SELECT source_key, target_key FROM _replicator.produced WHERE {condition}".encode(),
             {"pipeline": pipeline, "transform": transform, "sources": list(wanted or ())},
         )
         for source_key, target_key in await cursor.fetchall():
@@ -55,7 +55,7 @@ async def givers(
         return found
     with translated():
         cursor = await connection.execute(
-            f"SELECT target_key, transform, source_key FROM replicator.produced WHERE {OF_TARGETS}".encode(),
+            f"SELECT target_key, transform, source_key FROM _replicator.produced WHERE {OF_TARGETS}".encode(),
             {"pipeline": pipeline, "transforms": list(transforms), "targets": list(wanted)},
         )
         for target_key, transform, source_key in await cursor.fetchall():
@@ -73,7 +73,7 @@ async def shared_targets(
     """
     with translated():
         cursor = await connection.execute(
-            "SELECT target_key, array_agg(transform), array_agg(source_key) FROM replicator.produced "
+            "SELECT target_key, array_agg(transform), array_agg(source_key) FROM _replicator.produced "
             "WHERE pipeline = %s AND transform = ANY (%s) GROUP BY target_key HAVING count(*) > 1 LIMIT %s",
             (pipeline, list(transforms), most),
         )
@@ -89,8 +89,8 @@ async def remember(
     """Store that these source keys produced these target keys."""
     await _pairs(
         connection,
-        f"WITH known AS MATERIALIZED (SELECT source_key, target_key FROM replicator.produced WHERE {OF_SOURCES}) "
-        "INSERT INTO replicator.produced (pipeline, transform, source_key, target_key) "
+        f"WITH known AS MATERIALIZED (SELECT source_key, target_key FROM _replicator.produced WHERE {OF_SOURCES}) "
+        "INSERT INTO _replicator.produced (pipeline, transform, source_key, target_key) "
         "SELECT %(pipeline)s, %(transform)s, s, t FROM ("
         "SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]) EXCEPT SELECT * FROM known"
         ") AS k(s, t)",
@@ -104,7 +104,7 @@ async def forget(connection: Connection, pipeline: Direction, transform: str, pa
     """Store that they do so no longer."""
     await _pairs(
         connection,
-        f"DELETE FROM replicator.produced WHERE {OF_SOURCES} "
+        f"DELETE FROM _replicator.produced WHERE {OF_SOURCES} "
         "AND (source_key, target_key) IN "
         "(SELECT * FROM unnest(%(sources)s::text[], %(targets)s::text[]))",
         pipeline,

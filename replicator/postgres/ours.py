@@ -15,19 +15,25 @@ Kind = Literal["publication", "slot", "origin"]
 
 READABLE = """
     SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE n.nspname = 'replicator' AND c.relname = 'made' AND c.relkind = 'r'
+                   WHERE n.nspname = '_replicator' AND c.relname = 'made' AND c.relkind = 'r'
                    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) AS readable
 """
 
-# By the shape of two of our tables: whoever has a schema of this name for something else has not both.
+# By the shape of two of our tables: whoever has a schema of this name for something else has not both. Older versions
+# had them in the schema that now holds only what the application asks.
 SCHEMA = """
-    SELECT (SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
-            WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('replicator')
-            AND d.classid <> 'pg_default_acl'::regclass LIMIT 1) AS holds,
-           (SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-            WHERE c.relnamespace = to_regnamespace('replicator') AND c.relkind = 'r' AND NOT a.attisdropped
-            AND (c.relname, a.attname) IN (('ownership', 'migration'), ('ownership', 'epoch'), ('lease', 'epoch'))
-           ) = 3 AS ours
+    WITH shapes (home, is_ours) AS (
+        SELECT home, 3 = (SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+            WHERE c.relnamespace = to_regnamespace(home) AND c.relkind = 'r' AND NOT a.attisdropped
+            AND (c.relname, a.attname) IN (('ownership', 'migration'), ('ownership', 'epoch'), ('lease', 'epoch')))
+        FROM unnest(ARRAY['_replicator', 'replicator']) AS h(home)
+    )
+    SELECT (SELECT is_ours FROM shapes WHERE home = '_replicator') AS ours,
+           (SELECT is_ours FROM shapes WHERE home = 'replicator') AS older,
+           (SELECT ARRAY[home, pg_describe_object(d.classid, d.objid, 0)]
+            FROM shapes JOIN pg_depend d ON d.refclassid = 'pg_namespace'::regclass
+            AND d.refobjid = to_regnamespace(home) AND d.classid <> 'pg_default_acl'::regclass
+            ORDER BY home LIMIT 1) AS foreign_object
 """
 
 PUBLICATIONS = "SELECT pubname AS name, oid::bigint FROM pg_publication WHERE pubname = ANY (%(names)s::text[])"
@@ -38,7 +44,7 @@ async def noted(connection: Connection, kind: Kind) -> dict[str, int | None]:
     (found,) = await fetch_plain(connection, READABLE)
     if not found["readable"]:
         return {}
-    query = "SELECT name, number FROM replicator.made WHERE kind = %(kind)s"
+    query = "SELECT name, number FROM _replicator.made WHERE kind = %(kind)s"
     return {each["name"]: each["number"] for each in await fetch_plain(connection, query, kind=kind)}
 
 
@@ -46,7 +52,7 @@ async def note(connection: Connection, kind: Kind, name: str, number: int | None
     """Note what is made in the caller's transaction; of a slot, what is about to be made."""
     with translated():
         await connection.execute(
-            "INSERT INTO replicator.made (kind, name, number) VALUES (%s, %s, %s) "
+            "INSERT INTO _replicator.made (kind, name, number) VALUES (%s, %s, %s) "
             "ON CONFLICT (kind, name) DO UPDATE SET number = EXCLUDED.number",
             (kind, name, number),
         )
@@ -55,7 +61,7 @@ async def note(connection: Connection, kind: Kind, name: str, number: int | None
 async def forget(connection: Connection, kind: Kind, name: str) -> None:
     """Strike the note of what is gone."""
     with translated():
-        await connection.execute("DELETE FROM replicator.made WHERE kind = %s AND name = %s", (kind, name))
+        await connection.execute("DELETE FROM _replicator.made WHERE kind = %s AND name = %s", (kind, name))
 
 
 async def foreign_publications(connection: Connection, names: Iterable[str]) -> list[str]:
@@ -66,19 +72,31 @@ async def foreign_publications(connection: Connection, names: Iterable[str]) -> 
 
 
 async def schema_is_ours(connection: Connection) -> bool:
-    """Whether the schema ``replicator`` is there, and holds control tables of ours."""
+    """Whether control tables of ours are there. Raises CheckError where they are an older version's."""
     (found,) = await fetch_plain(connection, SCHEMA)
+    if found["older"]:
+        raise CheckError(
+            "The control tables are an older version's.",
+            "Start the daemon of this version, `replicator run`: it takes them along, or says why it cannot.",
+        )
     return bool(found["ours"])
 
 
-async def foreign_schema(connection: Connection) -> CheckError | None:
-    """What the schema ``replicator`` holds that is not ours, as an error; an empty one is anybody's."""
+async def is_older(connection: Connection) -> bool:
+    """Whether the control tables are where older versions had them: in the schema ``replicator``."""
     (found,) = await fetch_plain(connection, SCHEMA)
-    if found["ours"] or found["holds"] is None:
+    return bool(found["older"])
+
+
+async def foreign_schema(connection: Connection) -> CheckError | None:
+    """What one of our schemas holds that is not ours, as an error; an empty one is anybody's."""
+    (found,) = await fetch_plain(connection, SCHEMA)
+    if found["ours"] or found["older"] or found["foreign_object"] is None:
         return None
+    home, what = found["foreign_object"]
     return CheckError(
-        f"The schema replicator is not ours: it holds the {found['holds']}.",
-        "The control tables need that name. Rename it: `ALTER SCHEMA replicator RENAME TO ...;`",
+        f"The schema {home} is not ours: it holds the {what}.",
+        "The control tables need that name. Rename it: `ALTER SCHEMA ... RENAME TO ...;`",
     )
 
 

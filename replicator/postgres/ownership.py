@@ -42,7 +42,7 @@ async def _read_ownership(connection: Connection, lock: sql.SQL) -> Ownership:
         cursor = await connection.execute(
             sql.SQL(
                 "SELECT owner, epoch, rolling_since IS NOT NULL, rolling_since IS NULL AND settling_since IS NOT NULL, "
-                "EXISTS (SELECT FROM replicator.renames) FROM replicator.ownership {}"
+                "EXISTS (SELECT FROM _replicator.renames) FROM _replicator.ownership {}"
             ).format(lock)
         )
         row = await cursor.fetchone()
@@ -54,7 +54,7 @@ async def _read_ownership(connection: Connection, lock: sql.SQL) -> Ownership:
 async def rolling_since(connection: Connection) -> datetime | None:
     """Since when both schemas take writes, or did until it was ended, by this server's clock."""
     with translated():
-        cursor = await connection.execute("SELECT coalesce(rolling_since, settling_since) FROM replicator.ownership")
+        cursor = await connection.execute("SELECT coalesce(rolling_since, settling_since) FROM _replicator.ownership")
         row = await cursor.fetchone()
         return row[0] if row else None
 
@@ -62,7 +62,7 @@ async def rolling_since(connection: Connection) -> datetime | None:
 async def write_settled(connection: Connection) -> None:
     """Only the owner's schema takes writes, and nothing is left to decide."""
     with translated():
-        await connection.execute("UPDATE replicator.ownership SET settling_since = NULL")
+        await connection.execute("UPDATE _replicator.ownership SET settling_since = NULL")
 
 
 async def clock(connection: Connection) -> datetime:
@@ -100,7 +100,7 @@ async def write_ownership(
     """Move ownership: the state row, a NOTIFY, and the marker that tells the opposite stream where to begin."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp(), "
+            "UPDATE _replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp(), "
             "rolling_since = CASE WHEN %s THEN clock_timestamp() END, settling_since = rolling_since",
             (owner, epoch, rolling),
         )

@@ -11,8 +11,8 @@ async def pass_guards(connection: Connection, *, in_transaction: bool = False) -
     :param in_transaction: in the caller's transaction only.
     """
     with translated():
-        cursor = await connection.execute("SELECT to_regclass('replicator.secrets') IS NOT NULL")
+        cursor = await connection.execute("SELECT to_regclass('_replicator.secrets') IS NOT NULL")
         if await cursor.fetchone() in ((True,), ("t",)):  # without control tables there are no guards either
             await connection.execute(
-                "SELECT set_config('replicator.pass', pass, %s) FROM replicator.secrets", (in_transaction,)
+                "SELECT set_config('replicator.pass', pass, %s) FROM _replicator.secrets", (in_transaction,)
             )

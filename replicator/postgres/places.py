@@ -7,7 +7,7 @@ from replicator.tables import Name
 # Before the control tables are made there are none; and where they are another role's, checks say so.
 READABLE = """
     SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE n.nspname = 'replicator' AND c.relname = 'renames'
+                   WHERE n.nspname = '_replicator' AND c.relname = 'renames'
                    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))::int
 """
 
@@ -20,7 +20,7 @@ async def read_places(connection: Connection) -> Places:
         if row is None or not int(row[0]):
             return Places()
         cursor = await connection.execute(
-            "SELECT from_schema, from_name, to_schema, to_name FROM replicator.renames WHERE kind = 'table'"
+            "SELECT from_schema, from_name, to_schema, to_name FROM _replicator.renames WHERE kind = 'table'"
         )
         return Places({
             Name(schema=schema, table=table): Name(schema=to_schema, table=to_table)

@@ -62,7 +62,7 @@ async def read_progress(connection: Connection, pipeline: Direction) -> Progress
         cursor = await connection.execute(
             "SELECT slot, plugin, system_id, timeline, created_lsn::text, applied_lsn::text, start_marker, unseen, "
             "reconciled, extract(epoch FROM clock_timestamp() - applied_at)::float8 "
-            "FROM replicator.progress WHERE pipeline = %s",
+            "FROM _replicator.progress WHERE pipeline = %s",
             (pipeline,),
         )
         row = await cursor.fetchone()
@@ -89,7 +89,7 @@ async def create_progress(connection: Connection, pipeline: Direction, progress:
         async with connection.transaction():
             await drop_progress(connection, pipeline, keep_discarded=True)
             await connection.execute(
-                "INSERT INTO replicator.progress "
+                "INSERT INTO _replicator.progress "
                 "(pipeline, slot, plugin, system_id, timeline, created_lsn, applied_lsn, start_marker, reconciled) "
                 "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 (
@@ -113,9 +113,9 @@ async def drop_progress(connection: Connection, pipeline: Direction, *, keep_dis
     """
     with translated():
         for table in ("progress", "definitions", "sources", "chunks", "produced", "given"):
-            await connection.execute(f"DELETE FROM replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
+            await connection.execute(f"DELETE FROM _replicator.{table} WHERE pipeline = %s".encode(), (pipeline,))
         await connection.execute(
-            "DELETE FROM replicator.quarantine WHERE pipeline = %s AND NOT (%s AND discarded_at IS NOT NULL)",
+            "DELETE FROM _replicator.quarantine WHERE pipeline = %s AND NOT (%s AND discarded_at IS NOT NULL)",
             (pipeline, keep_discarded),
         )
 
@@ -130,7 +130,7 @@ async def write_applied(
     """
     with translated():
         await connection.execute(
-            "UPDATE replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), unseen = %s::bigint[], "
+            "UPDATE _replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), unseen = %s::bigint[], "
             "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
             (format_lsn(applied), sorted(unseen), started, pipeline),
         )
@@ -140,14 +140,14 @@ async def write_reconciled(connection: Connection, pipeline: Direction, *, recon
     """Store that a rollback's target is what the transforms give again, or that it may hold more than that."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.progress SET reconciled = %s WHERE pipeline = %s", (reconciled, pipeline)
+            "UPDATE _replicator.progress SET reconciled = %s WHERE pipeline = %s", (reconciled, pipeline)
         )
 
 
 async def enter(connection: Connection, epoch: int) -> None:
     """Begin a write: hold the fence until the transaction ends. Raises LeaseError when the lease has passed on."""
     with translated():
-        await connection.execute("SELECT replicator.enter(%s)", (epoch,))
+        await connection.execute("SELECT _replicator.enter(%s)", (epoch,))
 
 
 # ---- the backfill's chunks
@@ -157,7 +157,7 @@ async def add_source(connection: Connection, pipeline: Direction, source: str, e
     """Note a source to be copied, and about how many rows it has."""
     with translated():
         await connection.execute(
-            "INSERT INTO replicator.sources (pipeline, source, expected_rows) VALUES (%s, %s, %s) "
+            "INSERT INTO _replicator.sources (pipeline, source, expected_rows) VALUES (%s, %s, %s) "
             "ON CONFLICT DO NOTHING",
             (pipeline, source, expected),
         )
@@ -168,13 +168,13 @@ async def add_chunk(connection: Connection, pipeline: Direction, chunk: Chunk, *
     with translated():
         async with connection.transaction():
             await connection.execute(
-                "INSERT INTO replicator.chunks (pipeline, source, ordinal, lower_key, upper_key) "
+                "INSERT INTO _replicator.chunks (pipeline, source, ordinal, lower_key, upper_key) "
                 "VALUES (%s, %s, %s, %s, %s)",
                 (pipeline, chunk.source, chunk.ordinal, _json(chunk.lower), _json(chunk.upper)),
             )
             if last:
                 await connection.execute(
-                    "UPDATE replicator.sources SET planned = true WHERE pipeline = %s AND source = %s",
+                    "UPDATE _replicator.sources SET planned = true WHERE pipeline = %s AND source = %s",
                     (pipeline, chunk.source),
                 )
 
@@ -183,7 +183,7 @@ async def chunks_to_do(connection: Connection, pipeline: Direction, source: str)
     """The planned chunks of a source that are not written yet."""
     with translated():
         cursor = await connection.execute(
-            "SELECT ordinal, lower_key, upper_key FROM replicator.chunks "
+            "SELECT ordinal, lower_key, upper_key FROM _replicator.chunks "
             "WHERE pipeline = %s AND source = %s AND done_at IS NULL ORDER BY ordinal",
             (pipeline, source),
         )
@@ -194,7 +194,7 @@ async def last_chunk(connection: Connection, pipeline: Direction, source: str) -
     """The chunk that was planned last."""
     with translated():
         cursor = await connection.execute(
-            "SELECT ordinal, lower_key, upper_key FROM replicator.chunks "
+            "SELECT ordinal, lower_key, upper_key FROM _replicator.chunks "
             "WHERE pipeline = %s AND source = %s ORDER BY ordinal DESC LIMIT 1",
             (pipeline, source),
         )
@@ -206,7 +206,7 @@ async def finish_chunk(connection: Connection, pipeline: Direction, chunk: Chunk
     """Mark a chunk as written, in the transaction that writes it."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.chunks SET done_at = clock_timestamp(), read_lsn = greatest(read_lsn, %s::pg_lsn), "
+            "UPDATE _replicator.chunks SET done_at = clock_timestamp(), read_lsn = greatest(read_lsn, %s::pg_lsn), "
             "row_count = coalesce(row_count, 0) + %s WHERE pipeline = %s AND source = %s AND ordinal = %s",
             (format_lsn(read_at), rows, pipeline, chunk.source, chunk.ordinal),
         )
@@ -218,7 +218,7 @@ async def advance_chunk(
     """Store that a chunk is written up to a key, in the transaction that writes it: what is left begins there."""
     with translated():
         await connection.execute(
-            "UPDATE replicator.chunks SET lower_key = %s, read_lsn = greatest(read_lsn, %s::pg_lsn), "
+            "UPDATE _replicator.chunks SET lower_key = %s, read_lsn = greatest(read_lsn, %s::pg_lsn), "
             "row_count = coalesce(row_count, 0) + %s WHERE pipeline = %s AND source = %s AND ordinal = %s",
             (_json(lower), format_lsn(read_at), rows, pipeline, chunk.source, chunk.ordinal),
         )
@@ -230,7 +230,7 @@ async def backfill_progress(connection: Connection, pipeline: Direction) -> list
         cursor = await connection.execute(
             "SELECT s.source, s.expected_rows, s.planned, count(c.ordinal), count(c.done_at), "
             "coalesce(sum(c.row_count), 0)::bigint "
-            "FROM replicator.sources s LEFT JOIN replicator.chunks c USING (pipeline, source) "
+            "FROM _replicator.sources s LEFT JOIN _replicator.chunks c USING (pipeline, source) "
             "WHERE s.pipeline = %s GROUP BY s.source, s.expected_rows, s.planned ORDER BY s.source",
             (pipeline,),
         )
@@ -248,7 +248,7 @@ async def consistent_point(connection: Connection, pipeline: Direction) -> LSN |
         return None
     with translated():
         cursor = await connection.execute(
-            "SELECT coalesce(max(read_lsn), '0/0')::text FROM replicator.chunks WHERE pipeline = %s", (pipeline,)
+            "SELECT coalesce(max(read_lsn), '0/0')::text FROM _replicator.chunks WHERE pipeline = %s", (pipeline,)
         )
         row = await cursor.fetchone()
         return parse_lsn(row[0]) if row else None

@@ -69,7 +69,7 @@ class Entry:
 
 
 class Quarantine:
-    """One pipeline's entries: in memory their places, in ``replicator.quarantine`` all of it.
+    """One pipeline's entries: in memory their places, in ``_replicator.quarantine`` all of it.
 
     An entry *stands* until a later version of its row is good, or until the operator discards it. A discarded entry
     stays as long as its row is the one that was refused; another version of the row that is refused stands again.
@@ -131,7 +131,7 @@ class Quarantine:
         """Strike the entries of transforms that the migration has no longer, then ``load``."""
         with translated():
             cursor = await connection.execute(
-                "DELETE FROM replicator.quarantine WHERE pipeline = %s AND transform <> ALL (%s)",
+                "DELETE FROM _replicator.quarantine WHERE pipeline = %s AND transform <> ALL (%s)",
                 (self._pipeline, list(transforms)),
             )
         if cursor.rowcount:
@@ -142,7 +142,7 @@ class Quarantine:
         """Read the places."""
         with translated():
             cursor = await connection.execute(
-                "SELECT transform, source_key, fingerprint, discarded_at IS NULL FROM replicator.quarantine "
+                "SELECT transform, source_key, fingerprint, discarded_at IS NULL FROM _replicator.quarantine "
                 "WHERE pipeline = %s",
                 (self._pipeline,),
             )
@@ -155,12 +155,12 @@ class Quarantine:
         with translated():
             for each in failures:
                 await connection.execute(
-                    "WITH tried AS (UPDATE replicator.quarantine AS q SET error = %(error)s, "
+                    "WITH tried AS (UPDATE _replicator.quarantine AS q SET error = %(error)s, "
                     "fingerprint = %(fingerprint)s, tried_at = now(), "
                     # a row may be tried several times in one transaction: that is one attempt
                     "attempts = q.attempts + (q.tried_at < now())::integer, "
                     f"discarded_at = NULL, discarded_by = NULL, because = NULL WHERE {PLACE} RETURNING q.id) "
-                    "INSERT INTO replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
+                    "INSERT INTO _replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
                     "SELECT %(pipeline)s, %(transform)s, %(source)s, %(key)s, %(error)s, %(fingerprint)s "
                     "WHERE NOT EXISTS (SELECT FROM tried)".encode(),
                     {**self._place(each.place), "source": each.source, "error": each.error,
@@ -173,7 +173,7 @@ class Quarantine:
         with translated():
             for place in places:
                 await connection.execute(
-                    f"DELETE FROM replicator.quarantine WHERE {PLACE}".encode(), self._place(place)
+                    f"DELETE FROM _replicator.quarantine WHERE {PLACE}".encode(), self._place(place)
                 )
                 self._change(connection, place, stands=False)
 
@@ -187,7 +187,7 @@ class Quarantine:
         """
         with translated():
             await connection.execute(
-                "UPDATE replicator.quarantine SET discarded_at = clock_timestamp(), discarded_by = %s, because = %s "
+                "UPDATE _replicator.quarantine SET discarded_at = clock_timestamp(), discarded_by = %s, because = %s "
                 "WHERE pipeline = %s AND id = ANY (%s) AND discarded_at IS NULL",
                 (by, because, self._pipeline, list(ids)),
             )
@@ -223,7 +223,7 @@ async def read_entries(
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
                 "SELECT id, pipeline, transform, source, source_key, error, since, tried_at, attempts, discarded_at, "
-                f"discarded_by, because FROM replicator.quarantine WHERE {where} ORDER BY id LIMIT %(limit)s".encode(),
+                f"discarded_by, because FROM _replicator.quarantine WHERE {where} ORDER BY id LIMIT %(limit)s".encode(),
                 {**parameters, "limit": limit},
             )
             return [
@@ -238,7 +238,7 @@ async def count_entries(
     where, parameters = _where(pipeline=pipeline, state=state)
     with translated():
         cursor = await connection.execute(
-            f"SELECT transform, count(*) FROM replicator.quarantine WHERE {where} GROUP BY 1 ORDER BY 1".encode(),
+            f"SELECT transform, count(*) FROM _replicator.quarantine WHERE {where} GROUP BY 1 ORDER BY 1".encode(),
             parameters,
         )
         return {transform: int(count) for transform, count in await cursor.fetchall()}
@@ -248,7 +248,7 @@ async def discarded_rows(connection: Connection, pipeline: Direction) -> dict[tu
     """The fingerprint of each discarded row, by source and source key. ``connection`` gives text."""
     with translated():
         cursor = await connection.execute(
-            "SELECT source, source_key, fingerprint FROM replicator.quarantine "
+            "SELECT source, source_key, fingerprint FROM _replicator.quarantine "
             "WHERE pipeline = %s AND discarded_at IS NOT NULL",
             (pipeline,),
         )

@@ -55,7 +55,7 @@ async def note_redo(connection: Connection, entries: Iterable[Redo]) -> None:
     with translated():
         async with connection.cursor() as cursor:
             await cursor.executemany(
-                "INSERT INTO replicator.redo "
+                "INSERT INTO _replicator.redo "
                 "(pipeline, what, name, key, dated, confirms, after_lsn, lost_source, lost_key, "
                 "claims) "
                 "VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN pg_current_wal_insert_lsn() END, %s, %s, %s)",
@@ -82,7 +82,7 @@ async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_
     with translated():
         cursor = await connection.execute(
             "SELECT id, what, name, key, dated, confirms, after_lsn::text, lost_source, lost_key, claims "
-            "FROM replicator.redo WHERE pipeline = %s ORDER BY id LIMIT %s",
+            "FROM _replicator.redo WHERE pipeline = %s ORDER BY id LIMIT %s",
             (pipeline, limit),
         )
         return [
@@ -117,11 +117,11 @@ async def strike_redo(connection: Connection, entries: Iterable[Redo]) -> None:
     """Strike what has been done; doing it twice does no harm."""
     with translated():
         await connection.execute(
-            "DELETE FROM replicator.redo WHERE id = ANY (%s)", ([each.number for each in entries],)
+            "DELETE FROM _replicator.redo WHERE id = ANY (%s)", ([each.number for each in entries],)
         )
 
 
 async def clear_redo(connection: Connection) -> None:
     """Strike all."""
     with translated():
-        await connection.execute("DELETE FROM replicator.redo")
+        await connection.execute("DELETE FROM _replicator.redo")

@@ -1,19 +1,24 @@
 """Takes the control tables away again, and nothing that is somebody else's."""
 
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.resources import files
 from typing import Final
 
 from psycopg import sql
 
 from replicator.errors import CheckError
-from replicator.postgres.connect import Connection, identifier, translated
-from replicator.postgres.created import objects_in
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.created import Made, objects_in
 from replicator.postgres.guards import GUARD, GUARD_ROWS
+from replicator.postgres.locks import patiently
 from replicator.postgres.versions import NOTES
 
+DROP_TRIES = 60
+
 MADE: Final = re.compile(
-    r"^\s*CREATE (?:OR REPLACE )?(TABLE|VIEW|FUNCTION) (?:IF NOT EXISTS )?replicator\.(\w+)", re.MULTILINE
+    r"^\s*CREATE (?:OR REPLACE )?(TABLE|VIEW|FUNCTION) (?:IF NOT EXISTS )?(_?replicator\.\w+)", re.MULTILINE
 )
 
 # What belongs to one of ours goes with it. Our own triggers on the application's tables go before.
@@ -21,7 +26,7 @@ DEPENDENTS: Final = """
     WITH RECURSIVE going (class, oid) AS (
         SELECT d.classid, d.objid FROM pg_namespace n
         JOIN pg_depend d ON d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid
-        WHERE n.nspname = 'replicator'
+        WHERE n.nspname IN ('_replicator', 'replicator')
         UNION
         SELECT d.classid, d.objid FROM going g
         JOIN pg_depend d ON d.refclassid = g.class AND d.refobjid = g.oid AND d.deptype IN ('a', 'i', 'P', 'S')
@@ -40,7 +45,7 @@ DEPENDENTS: Final = """
 
 
 async def refuse_control_dependents(connection: Connection) -> None:
-    """Raise CheckError when something of somebody else's uses what is in the schema ``replicator``, or is in it."""
+    """Raise CheckError when something of somebody else's uses what is in one of our schemas, or is in it."""
     async with connection.transaction():
         with translated():
             await connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")  # names come with their schema
@@ -54,8 +59,8 @@ async def refuse_control_dependents(connection: Connection) -> None:
     ours = {(kind.lower(), name) for kind, name in _made()}
     strange = [
         f"{each.type} {each.identity}"
-        for each in sorted(await objects_in(connection, "replicator"))
-        if each.type != "schema" and (each.type, each.identity.removeprefix("replicator.").split("(")[0]) not in ours
+        for each in sorted(await _there(connection))
+        if each.type != "schema" and (each.type, each.identity.split("(")[0]) not in ours
     ]
     if strange:
         raise CheckError(
@@ -64,24 +69,31 @@ async def refuse_control_dependents(connection: Connection) -> None:
         )
 
 
-async def drop_control(connection: Connection) -> None:
-    """Drop the schema ``replicator`` and what this version makes in it, in one transaction, never with CASCADE.
+async def drop_control(connection: Connection, tell: Callable[[str], Awaitable[None]]) -> None:
+    """Drop our schemas and what this version makes in them, in one transaction, never with CASCADE.
 
-    Raises CheckError, and drops nothing, where ``refuse_control_dependents`` does.
+    :param tell: is told who is in the way: who has asked for the schema in use, and has not ended his transaction.
+    :raises CheckError: where ``refuse_control_dependents`` does, and drops nothing.
+    :raises LockedOutError: somebody stays in the way; nothing is dropped.
     """
-    async with connection.transaction():
-        await refuse_control_dependents(connection)
-        there = {(each.type, each.identity) for each in await objects_in(connection, "replicator")}
-        for kind in ("view", "function", "table"):
-            # as the server itself has written and quoted it
-            names = [sql.SQL(name) for type_, name in sorted(there) if type_ == kind]
-            if names:
-                with translated():
-                    await connection.execute(
-                        sql.SQL("DROP {} {} RESTRICT").format(sql.SQL(kind.upper()), sql.SQL(", ").join(names))
-                    )
-        with translated():
-            await connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(identifier("replicator")))
+    await patiently(connection, partial(_drop_once, connection), tries=DROP_TRIES, tell=tell)
+
+
+async def _drop_once(connection: Connection) -> None:
+    await refuse_control_dependents(connection)
+    there = {(each.type, each.identity) for each in await _there(connection)}
+    for kind in ("function", "view", "table"):  # the application's functions are built on the view
+        # as the server itself has written and quoted it
+        names = [sql.SQL(name) for type_, name in sorted(there) if type_ == kind]
+        if names:
+            await connection.execute(
+                sql.SQL("DROP {} {} RESTRICT").format(sql.SQL(kind.upper()), sql.SQL(", ").join(names))
+            )
+    await connection.execute("DROP SCHEMA IF EXISTS _replicator, replicator RESTRICT")
+
+
+async def _there(connection: Connection) -> set[Made]:
+    return await objects_in(connection, "_replicator") | await objects_in(connection, "replicator")
 
 
 def _made() -> list[tuple[str, str]]:

@@ -98,7 +98,7 @@ async def rename(connection: Connection, renames: Sequence[Rename]) -> None:
     with translated():
         async with connection.cursor() as cursor:
             await cursor.executemany(
-                "INSERT INTO replicator.renames VALUES (%s, %s, %s, %s, %s, %s)",
+                "INSERT INTO _replicator.renames VALUES (%s, %s, %s, %s, %s, %s)",
                 [
                     (number, each.kind, each.was.schema, each.was.table, each.now.schema, each.now.table)
                     for number, each in enumerate(renames)
@@ -108,7 +108,7 @@ async def rename(connection: Connection, renames: Sequence[Rename]) -> None:
 
 async def rename_back(connection: Connection) -> list[Rename]:
     """Undo all of it, the last first, and forget it; gives what is undone. Raises as ``rename`` does."""
-    rows = await fetch(connection, "SELECT * FROM replicator.renames ORDER BY ordinal DESC")
+    rows = await fetch(connection, "SELECT * FROM _replicator.renames ORDER BY ordinal DESC")
     undone = [
         Rename(
             kind=row["kind"],
@@ -119,7 +119,7 @@ async def rename_back(connection: Connection) -> list[Rename]:
     ]
     await _execute(connection, [_statement(each.kind, each.was, each.now) for each in undone])
     with translated():
-        await connection.execute("DELETE FROM replicator.renames")
+        await connection.execute("DELETE FROM _replicator.renames")
     return undone
 
 

@@ -16,17 +16,17 @@ from replicator.tables import Name
 THEIRS: Final = f"""{TREE}, theirs AS (
         SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, t.tgparentid FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
         JOIN pg_proc p ON p.oid = t.tgfoid
-        WHERE NOT t.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('replicator')::oid
+        WHERE NOT t.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('_replicator')::oid
     )
 """
 
 # One that was switched off already stays so. A clone that a later partition has got is off only since its parent is.
 # One that somebody has switched on again is to be as he left it.
 NOTE: Final = f"""{THEIRS}
-    INSERT INTO replicator.resting AS r (trigger, relation, name, was)
+    INSERT INTO _replicator.resting AS r (trigger, relation, name, was)
     SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled FROM theirs t
     WHERE t.tgenabled <> 'D'
-        OR t.tgparentid <> 0 AND NOT EXISTS (SELECT FROM replicator.resting p WHERE p.trigger = t.tgparentid)
+        OR t.tgparentid <> 0 AND NOT EXISTS (SELECT FROM _replicator.resting p WHERE p.trigger = t.tgparentid)
     ON CONFLICT (trigger) DO UPDATE SET was = EXCLUDED.was, name = EXCLUDED.name WHERE EXCLUDED.was <> 'D'
 """
 
@@ -39,7 +39,7 @@ AWAKE: Final = f"""{THEIRS}
 
 RESTING: Final = f"""{TREE}
     SELECT n.nspname, c.relname, t.tgname, (t.tgparentid = 0)::int AS own, r.was::text
-    FROM (SELECT * FROM replicator.resting r {{}}) AS r
+    FROM (SELECT * FROM _replicator.resting r {{}}) AS r
     JOIN pg_trigger t ON t.oid = r.trigger AND t.tgrelid = r.relation AND t.tgenabled <> r.was
     JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 4 DESC, 1, 2, 3
 """
@@ -86,7 +86,7 @@ async def give_back(connection: Connection, oids: Sequence[int] | None = None) -
             await _switch(connection, [row for row in back if int(row[3])])
             # Of the clones, those that were not as their parent was.
             await _switch(connection, await _rows(connection, RESTING.format(which), oids or []))
-            gone = f"{TREE} DELETE FROM replicator.resting AS r {which}"
+            gone = f"{TREE} DELETE FROM _replicator.resting AS r {which}"
             await connection.execute(gone.encode(), {"oids": list(oids or [])})
     return [_named(row) for row in back]
 

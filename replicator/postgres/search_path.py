@@ -38,7 +38,7 @@ async def switch_search_path(connection: Connection, role: str, leaving: str, en
         own, inherited = row
         await _alter(connection, role, moved(own or inherited or DEFAULT, leaving, entering))
         await connection.execute(
-            "UPDATE replicator.ownership SET search_path_role = %s, search_path_before = %s", (role, own)
+            "UPDATE _replicator.ownership SET search_path_role = %s, search_path_before = %s", (role, own)
         )
 
 
@@ -46,7 +46,7 @@ async def restore_search_path(connection: Connection) -> None:
     """Give the role back the path that it had; nothing if none was moved, or the role is gone."""
     with translated():
         cursor = await connection.execute(
-            "SELECT search_path_role, search_path_before FROM replicator.ownership WHERE search_path_role IS NOT NULL"
+            "SELECT search_path_role, search_path_before FROM _replicator.ownership WHERE search_path_role IS NOT NULL"
         )
         row = await cursor.fetchone()
         if row is not None:
@@ -55,7 +55,7 @@ async def restore_search_path(connection: Connection) -> None:
             if await cursor.fetchone() is not None:
                 await _alter(connection, role, None if before is None else items(before))
             await connection.execute(
-                "UPDATE replicator.ownership SET search_path_role = NULL, search_path_before = NULL"
+                "UPDATE _replicator.ownership SET search_path_role = NULL, search_path_before = NULL"
             )
 
 

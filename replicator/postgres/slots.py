@@ -13,7 +13,7 @@ from replicator.postgres.ours import foreign_publications, forget, note, noted, 
 from replicator.postgres.progress import Progress
 from replicator.tables import Table
 
-EMIT = "SELECT pg_logical_emit_message(true, message_prefix, %s)::text FROM replicator.secrets"
+EMIT = "SELECT pg_logical_emit_message(true, message_prefix, %s)::text FROM _replicator.secrets"
 """The prefix goes from the table into the log: no statement's text holds it, for others to read in pg_stat_activity."""
 
 AGAIN = "Start the migration anew: see README, Starting anew."
@@ -191,7 +191,7 @@ async def emit_message(connection: Connection, content: str) -> None:
 async def read_message_prefix(connection: Connection) -> str:
     """What our messages in this database's log begin with; nobody else can know it."""
     with translated():
-        cursor = await connection.execute("SELECT message_prefix FROM replicator.secrets")
+        cursor = await connection.execute("SELECT message_prefix FROM _replicator.secrets")
         row = await cursor.fetchone()
         if row is None:
             raise ConnectionLostError("The control tables are gone.", "Start the migration anew.")

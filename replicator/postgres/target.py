@@ -81,7 +81,7 @@ class TargetWriter:
             return cursor.rowcount
 
     async def keep(self, table: Table, keys: Iterable[Key], why: str) -> int:
-        """Copy rows as they are into ``replicator.kept``, before they are overwritten or deleted; gives how many.
+        """Copy rows as they are into ``_replicator.kept``, before they are overwritten or deleted; gives how many.
 
         Each value as its text: as jsonb, some values would change, and some be refused.
         """
@@ -91,7 +91,7 @@ class TargetWriter:
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
                 sql.SQL(
-                    "INSERT INTO replicator.kept (why, table_schema, table_name, row_key, row_as_it_was) "
+                    "INSERT INTO _replicator.kept (why, table_schema, table_name, row_key, row_as_it_was) "
                     "SELECT {}, {}, {}, jsonb_build_array({}), "
                     "jsonb_object(ARRAY[{}]::text[], ARRAY[{}]::text[]) FROM {} AS s JOIN {} AS t ON {}"
                 ).format(

@@ -1,7 +1,9 @@
 """All tables that hang on some: partitions on every level, and what inherits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from psycopg import sql
 
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.tables import Name
@@ -13,6 +15,24 @@ TREE: Final = """
     )
 """
 """The beginning of a query: ``tree`` has the oids of these tables and of all below them, each once."""
+
+
+# Whoever makes a partition makes its triggers, and must be allowed to. On tables of his own the functions do nothing.
+MAKERS: Final = f"""{TREE}
+    SELECT DISTINCT quote_ident(pg_get_userbyid(c.relowner)) FROM tree t JOIN pg_class c ON c.oid = t.oid
+    WHERE c.relkind = 'p' AND NOT has_function_privilege(c.relowner, %(function)s::text, 'EXECUTE')
+"""
+
+
+async def let_make_partitions(connection: Connection, function: sql.SQL, oids: Sequence[int]) -> None:
+    """Let the owners of these partitioned tables, and of those below, hang a trigger function of ours on partitions."""
+    given = {"oids": list(oids), "function": function.as_string(connection)}
+    with translated():
+        cursor = await connection.execute(MAKERS.encode(), given, prepare=False)
+        for (owner,) in await cursor.fetchall():
+            await connection.execute(
+                sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, sql.SQL(owner))
+            )  # fmt: skip
 
 
 async def oids_of(connection: Connection, tables: Iterable[Name]) -> list[int]:

@@ -69,6 +69,6 @@ async def send_marker(connection: Connection, content: str) -> LSN:
 async def owner_says(connection: Connection) -> tuple[str, str]:
     """The owner in the state row, and the schema that the application is told."""
     with translated():
-        cursor = await connection.execute("SELECT owner, replicator.active_schema() FROM replicator.ownership")
+        cursor = await connection.execute("SELECT owner, replicator.active_schema() FROM _replicator.ownership")
         row = await cursor.fetchone()
         return (row[0], row[1]) if row else ("old", "")

@@ -1,4 +1,4 @@
-"""Whose the schema ``replicator`` is: no session of ours may run there what another role has planted."""
+"""Whose our two schemas are: no session of ours may run there what another role has planted."""
 
 from typing import Any, Final
 
@@ -10,11 +10,11 @@ from replicator.errors import CheckError
 # superusers make is trusted. An object of a kind that is not listed is none of ours: it counts as a stranger's.
 STRANGER: Final = """
     WITH home AS (
-        SELECT n.oid, n.nspowner FROM pg_namespace n WHERE n.nspname = 'replicator'
+        SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace n WHERE n.nspname IN ('_replicator', 'replicator')
     ), owners (what, owner) AS (
-        SELECT 'The schema replicator', nspowner FROM home
+        SELECT 'The schema ' || nspname, nspowner FROM home
         UNION ALL
-        SELECT 'In the schema replicator the ' || pg_describe_object(d.classid, d.objid, 0),
+        SELECT 'In the schema ' || h.nspname || ' the ' || pg_describe_object(d.classid, d.objid, 0),
             coalesce(c.relowner, p.proowner, t.typowner)
         FROM home h JOIN pg_depend d ON d.refclassid = 'pg_namespace'::regclass AND d.refobjid = h.oid
         LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
@@ -30,7 +30,7 @@ STRANGER: Final = """
 
 
 async def refuse_strangers(connection: AsyncConnection[Any], *, to_change: bool = False) -> None:
-    """Raise CheckError when the schema ``replicator``, or anything in it, belongs to neither this role nor a superuser.
+    """Raise CheckError when one of our schemas, or anything in it, belongs to neither this role nor a superuser.
 
     :param to_change: the session is to change it too: what is a superuser's is so only for another one.
     """
@@ -42,5 +42,5 @@ async def refuse_strangers(connection: AsyncConnection[Any], *, to_change: bool 
         raise CheckError(
             f"{what} {whose}; the role {connection.info.user} must not run what is there, nor change it.",
             "If that role has run the migration until now, run it as that role. Else find out who has made this, and "
-            "what for; then rename the schema, or drop it: `DROP SCHEMA replicator CASCADE;` drops all of it.",
+            "what for; then drop that, or rename the schema: `ALTER SCHEMA ... RENAME TO ...;`",
         )

@@ -12,8 +12,10 @@ from replicator.postgres.operators import all_equal, equal
 from replicator.postgres.staging import Stage
 from replicator.postgres.target import same_key
 from replicator.postgres.texts import read
+from replicator.postgres.trees import let_make_partitions, oids_of
 from replicator.tables import Key, Name, Table
 
+NOTE_DELETED = sql.SQL("_replicator.note_deleted()")
 NOTES = ("replicator_deleted", "replicator_moved", "replicator_emptied")
 """The triggers that note what the application deletes."""
 
@@ -76,7 +78,7 @@ async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys:
     ])  # fmt: skip
     with translated():
         cursor = await connection.execute(
-            "SELECT EXISTS (SELECT FROM replicator.deleted WHERE table_schema = %s AND table_name = %s)",
+            "SELECT EXISTS (SELECT FROM _replicator.deleted WHERE table_schema = %s AND table_name = %s)",
             (table.name.schema, table.name.table),
         )
         if await cursor.fetchone() == (False,):
@@ -84,7 +86,7 @@ async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys:
         await stage.load_keys(connection, keys)
         cursor = await connection.execute(
             sql.SQL(
-                "SELECT {}, max(pg_xact_commit_timestamp(d.xmin)) FROM {} AS s JOIN replicator.deleted AS d "
+                "SELECT {}, max(pg_xact_commit_timestamp(d.xmin)) FROM {} AS s JOIN _replicator.deleted AS d "
                 "ON d.table_schema = {} AND d.table_name = {} AND (d.row_key IS NULL OR {}) GROUP BY {}"
             ).format(
                 key_of_row(table, "s"),
@@ -115,20 +117,12 @@ async def _register(connection: Connection, table: Table) -> None:
     """Tell the trigger's function which table it is, by what name, and what its key is."""
     quoted = identifier(table.name.schema, table.name.table).as_string(connection)
     await connection.execute(
-        "INSERT INTO replicator.noted (relation, table_schema, table_name, key_columns) "
+        "INSERT INTO _replicator.noted (relation, table_schema, table_name, key_columns) "
         "VALUES (%s::regclass::oid, %s, %s, %s) ON CONFLICT (relation) DO UPDATE SET table_schema = "
         "EXCLUDED.table_schema, table_name = EXCLUDED.table_name, key_columns = EXCLUDED.key_columns",
         (quoted, table.name.schema, table.name.table, list(table.key)),
     )
-    cursor = await connection.execute(
-        "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = %s::regclass AND relkind = 'p' "
-        "AND pg_get_userbyid(relowner) <> current_user",
-        (quoted,),
-    )
-    if (row := await cursor.fetchone()) is not None:
-        # Whoever makes a partition makes its triggers, and must be allowed to. On another table they note nothing.
-        grant = sql.SQL("GRANT EXECUTE ON FUNCTION replicator.note_deleted() TO {}")
-        await connection.execute(grant.format(sql.SQL(row[0])))
+    await let_make_partitions(connection, NOTE_DELETED, await oids_of(connection, [table.name]))
 
 
 async def _note(
@@ -137,7 +131,7 @@ async def _note(
     name = identifier(table.schema, table.table)
     await connection.execute(
         sql.SQL(
-            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION replicator.note_deleted()"
+            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION _replicator.note_deleted()"
         ).format(identifier(trigger), event, name, each)
     )
     # ALWAYS: a session in replica mode must not slip by.
@@ -147,7 +141,7 @@ async def _note(
 async def forget_deletions(connection: Connection) -> None:
     """Forget what was noted; the triggers note nothing while only one side writes."""
     with translated():
-        await connection.execute("DELETE FROM replicator.deleted")
+        await connection.execute("DELETE FROM _replicator.deleted")
 
 
 async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> list[str]:
@@ -159,8 +153,8 @@ async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> li
         cursor = await connection.execute(
             "SELECT t.tgname || ' on ' || t.tgrelid::regclass FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
             "WHERE t.tgrelid = ANY (%(tables)s::regclass[]) AND NOT t.tgisinternal AND (t.tgenabled <> 'D' "
-            "OR EXISTS (SELECT FROM replicator.resting r WHERE r.trigger = t.oid AND r.was <> 'D')) "
-            "AND p.pronamespace <> 'replicator'::regnamespace UNION ALL "
+            "OR EXISTS (SELECT FROM _replicator.resting r WHERE r.trigger = t.oid AND r.was <> 'D')) "
+            "AND p.pronamespace <> '_replicator'::regnamespace UNION ALL "
             "SELECT rulename || ' on ' || ev_class::regclass FROM pg_rewrite "
             "WHERE ev_class = ANY (%(tables)s::regclass[]) AND ev_enabled <> 'D' ORDER BY 1",
             {"tables": quoted},

@@ -94,14 +94,14 @@ def control_tables(subject: DatabaseSubject) -> Verdict:
     """The engine's own tables hold one migration, and are changed by whoever runs it."""
     database = subject.database
     if database.taken is not None:
-        return failed(
-            database.taken, "The control tables need that name. Rename it: `ALTER SCHEMA replicator RENAME TO ...;`"
-        )
+        return failed(database.taken, "The control tables need that name. Rename it: `ALTER SCHEMA ... RENAME TO ...;`")
     if subject.control not in (None, subject.migration) and subject.renamed:
         return failed(
             f"The migration {subject.control} is over, and its control tables still say which tables it has renamed.",
-            "When its old tables are gone (`replicator cleanup`) and nothing asks replicator.active_schema() any more: "
-            "DROP SCHEMA replicator CASCADE;",
+            # The first is refused as long as anything of others hangs on these; on what is in the second nothing can.
+            "When its old tables are gone (`replicator cleanup`) and nothing asks replicator.active_schema() any more:",
+            "DROP FUNCTION replicator.active_schema(), replicator.use_new_schema();",
+            "DROP SCHEMA _replicator CASCADE;",
         )
     if subject.control not in (None, subject.migration):
         return failed(

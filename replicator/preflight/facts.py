@@ -11,7 +11,7 @@ seconds while the daemon runs, and once more under the cutover's lock (``ground`
 3. Name it in ``FACTS`` of ``write_checks`` or ``database_checks``, with the consequence: there is no way to run it
    without one.
 
-A fact about how something has *changed* since the rows were last compared belongs into ``replicator.definitions``.
+A fact about how something has *changed* since the rows were last compared belongs into ``_replicator.definitions``.
 """
 
 from collections.abc import Callable, Iterable

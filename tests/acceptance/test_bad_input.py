@@ -86,8 +86,8 @@ class House:
 
     def phase(self) -> str | None:
         """As the daemon has stored it."""
-        there = self.rows("SELECT to_regclass('replicator.state') IS NOT NULL")
-        found = self.rows("SELECT phase FROM replicator.state") if there == [(True,)] else []
+        there = self.rows("SELECT to_regclass('_replicator.state') IS NOT NULL")
+        found = self.rows("SELECT phase FROM _replicator.state") if there == [(True,)] else []
         return str(found[0][0]) if found else None
 
 
@@ -283,7 +283,7 @@ def test_a_row_that_breaks_a_not_null(house: House) -> None:
             "UPDATE people SET name = NULL, note = 'late' WHERE id = 8; UPDATE people SET note = 'x' WHERE id = 9"
         )
         daemon.until(lambda: house.quarantined() == {"person": 2} and house.apart() == [7, 8])
-        assert house.rows("SELECT source_key, error FROM replicator.quarantine ORDER BY 1") == [
+        assert house.rows("SELECT source_key, error FROM _replicator.quarantine ORDER BY 1") == [
             (f'["{key}"]', 'Postgres refused a row: null value in column "name" of relation "people" violates not-null '
              "constraint. Mend the row, the transform, or the constraint.") for key in (7, 8)
         ]  # fmt: skip
@@ -302,7 +302,7 @@ def test_a_transform_that_raises(house: House) -> None:
             f"INSERT INTO people VALUES (100, '{ROW_SECRET}', 'boom'); UPDATE people SET note = 'x' WHERE id = 4"
         )
         daemon.until(lambda: house.quarantined() == {"person": 2} and house.apart() == [3, 100])
-        errors = house.rows("SELECT error FROM replicator.quarantine ORDER BY source_key")
+        errors = house.rows("SELECT error FROM _replicator.quarantine ORDER BY source_key")
         assert [error for (error,) in errors] == [
             f"The transform person raised LookupError for people ['{key}'] at transforms.py:10. "
             "Mend the transform or the row."

@@ -163,10 +163,10 @@ class Watched:
     def refused(self) -> set[str]:
         """The keys in quarantine."""
         with psycopg.connect(self.database.dsn, autocommit=True) as connected:
-            found = connected.execute("SELECT to_regclass('replicator.quarantine') IS NOT NULL").fetchone()
+            found = connected.execute("SELECT to_regclass('_replicator.quarantine') IS NOT NULL").fetchone()
             if found != (True,):
                 return set()
-            rows = connected.execute("SELECT source_key FROM replicator.quarantine").fetchall()
+            rows = connected.execute("SELECT source_key FROM _replicator.quarantine").fetchall()
         return {str(each) for (key,) in rows for each in json.loads(key)}
 
     def until_refused(self, daemon: subprocess.Popen[bytes], said: list[str]) -> None:
@@ -184,12 +184,12 @@ class Watched:
         """All that stands in them, save for the rows that a repair keeps, which are there to hold values."""
         with psycopg.connect(self.database.dsn, autocommit=True) as connected:
             names = connected.execute(
-                "SELECT relname FROM pg_class WHERE relnamespace = 'replicator'::regnamespace "
+                "SELECT relname FROM pg_class WHERE relnamespace = '_replicator'::regnamespace "
                 "AND relkind IN ('r', 'p', 'v') AND relname <> 'kept'"
             ).fetchall()
             texts = [
                 connected.execute(
-                    sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier("replicator", name))
+                    sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier("_replicator", name))
                 ).fetchall()
                 for (name,) in names
             ]
@@ -262,7 +262,7 @@ def change_all(house: Watched) -> None:
     house.execute(f"UPDATE people SET note = '{CANARY}!', doc = jsonb_build_object('b', email)")
     house.execute(f"UPDATE notes SET body = body || '{CANARY}'")
     house.execute(  # past the guard: it diverges
-        "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets; "
+        "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets; "
         f"UPDATE store.notes SET body = '{CANARY} by another hand' WHERE id = 3"
     )
 

@@ -24,8 +24,8 @@ from replicator.demo.verdict import Figures, judge, seeded
 from replicator.lsn import parse_lsn
 
 READY = ("--wait", "--timeout", "300", "--json")
-ABORTED = "SELECT count(*) FROM replicator.journal WHERE event = 'attempt'"
-KEPT = "SELECT count(*) FROM replicator.kept"
+ABORTED = "SELECT count(*) FROM _replicator.journal WHERE event = 'attempt'"
+KEPT = "SELECT count(*) FROM _replicator.kept"
 
 
 def measure(pairs: int, rows: int, rate: int) -> dict[str, Any]:

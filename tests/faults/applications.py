@@ -15,7 +15,7 @@ from replicator.demo.old_application import OldApplication
 IN_USE: Final = """
 SELECT epoch, replicator.active_schema(),
     CASE WHEN rolling_since IS NOT NULL THEN 'both' WHEN replicator.use_new_schema() THEN 'new' ELSE 'old' END
-FROM replicator.ownership
+FROM _replicator.ownership
 """
 NOT_INSTALLED: Final = (
     psycopg.errors.UndefinedTable,

@@ -108,7 +108,7 @@ def _lost(stage: Stage, ledger: Ledger) -> Iterator[str]:
 
 
 def _one_owner(stage: Stage) -> Iterator[str]:
-    rows = {stage.ask(dsn, "SELECT owner || epoch FROM replicator.ownership") for dsn in stage.dsns}
+    rows = {stage.ask(dsn, "SELECT owner || epoch FROM _replicator.ownership") for dsn in stage.dsns}
     if len(rows) != 1:
         yield f"two databases disagree about the owner: {sorted(rows)}"
     takers = [
@@ -179,7 +179,7 @@ def _sequence(stage: Stage, *, new_owns: bool) -> Iterator[str]:
 
 def _open_questions(stage: Stage) -> Iterator[str]:
     for dsn in dict.fromkeys(stage.dsns):
-        if rows := stage.ask(dsn, "SELECT count(*) FROM replicator.quarantine"):
+        if rows := stage.ask(dsn, "SELECT count(*) FROM _replicator.quarantine"):
             yield f"{rows} rows are in quarantine"
     if stage.phase not in ("follow", "soak"):
         yield f"the phase is {stage.phase}"

@@ -196,7 +196,7 @@ def _quarantined(stage: Stage) -> str:
 
 
 def _in_quarantine(stage: Stage) -> int:
-    return int(stage.ask(stage.new.dsn, "SELECT count(*) FROM replicator.quarantine") or 0)
+    return int(stage.ask(stage.new.dsn, "SELECT count(*) FROM _replicator.quarantine") or 0)
 
 
 GROUND: Final = (

@@ -225,7 +225,7 @@ class Stage:
     @property
     def phase(self) -> str:
         """The stored phase."""
-        return str(self.ask(self.new.dsn, "SELECT phase FROM replicator.state") or "new")
+        return str(self.ask(self.new.dsn, "SELECT phase FROM _replicator.state") or "new")
 
     @property
     def renamed(self) -> bool:
@@ -238,19 +238,19 @@ class Stage:
 
     def owner(self) -> str:
         """Who owns the data."""
-        rows = [self.ask(dsn, "SELECT lpad(epoch::text, 9) || owner FROM replicator.ownership") for dsn in self.dsns]
+        rows = [self.ask(dsn, "SELECT lpad(epoch::text, 9) || owner FROM _replicator.ownership") for dsn in self.dsns]
         return max(filter(None, rows), default="old")[-3:]
 
     @property
     def reconciled(self) -> bool:
         """Whether nothing is left to do after a rollback."""
-        query = "SELECT coalesce(bool_and(reconciled), true) FROM replicator.progress"
+        query = "SELECT coalesce(bool_and(reconciled), true) FROM _replicator.progress"
         return all(self.ask(dsn, query) for dsn in self.dsns)
 
     def applied(self) -> LSN:
         """How far the pipeline of the owner's is stored; while both schemas take writes, the one that lags behind."""
         at_work = ["forward", "reverse"] if self.phase == "rolling" else [FORWARD[self.owner()]]
-        query = "SELECT applied_lsn::text FROM replicator.progress WHERE pipeline = %s"
+        query = "SELECT applied_lsn::text FROM _replicator.progress WHERE pipeline = %s"
         return min(
             parse_lsn(self.ask(self.new.dsn if each == "forward" else self.old.dsn, query, each) or "0/0")
             for each in at_work
@@ -300,10 +300,10 @@ class Stage:
 
     def compare_all(self) -> None:
         """Have all rows compared, and mended: what has changed past the log is so, but not at once."""
-        asked = self.ask(self.new.dsn, "SELECT coalesce(max(id), 0) FROM replicator.commands")
+        asked = self.ask(self.new.dsn, "SELECT coalesce(max(id), 0) FROM _replicator.commands")
         self.command("verify", {"repair": True}, lambda: bool(self.ask(self.new.dsn, COMPARED, asked)))
 
 
-COMPARED: Final = "SELECT count(*) FROM replicator.commands WHERE command = 'verify' AND exit_code = 0 AND id > %s"
-ASK: Final = "INSERT INTO replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id"
-ANSWERED: Final = "SELECT finished_at IS NOT NULL FROM replicator.commands WHERE id = %s"
+COMPARED: Final = "SELECT count(*) FROM _replicator.commands WHERE command = 'verify' AND exit_code = 0 AND id > %s"
+ASK: Final = "INSERT INTO _replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id"
+ANSWERED: Final = "SELECT finished_at IS NOT NULL FROM _replicator.commands WHERE id = %s"

@@ -28,8 +28,8 @@ REQUEST: Final = (
 )
 PAUSE: Final = 0.02
 """Between a writer's transactions: they must not outrun a daemon that shares the machine with them."""
-DONE: Final = "SELECT count(*) FROM replicator.chunks WHERE done_at IS NOT NULL"
-APPLIED: Final = "SELECT applied_lsn - '0/0' FROM replicator.progress"
+DONE: Final = "SELECT count(*) FROM _replicator.chunks WHERE done_at IS NOT NULL"
+APPLIED: Final = "SELECT applied_lsn - '0/0' FROM _replicator.progress"
 
 pytestmark = [pytest.mark.two_servers, pytest.mark.timeout(600)]
 
@@ -146,7 +146,7 @@ def test_killed_anywhere_it_goes_on(
         daemon.start()
         daemon.until_more(DONE, len(copied) + chance.randrange(CHUNKS // (KILLS + 1)))
         kill_at_any_moment(daemon, chance)
-        assert daemon.ask("SELECT phase FROM replicator.state") == "backfill", "too late: nothing is left to resume"
+        assert daemon.ask("SELECT phase FROM _replicator.state") == "backfill", "too late: nothing is left to resume"
         now = chunks(database.dsn)
         assert len(now) > len(copied)
         assert copied.items() <= now.items(), "a chunk was copied twice"
@@ -174,7 +174,7 @@ def test_killed_anywhere_it_goes_on(
     assert daemon.stop() == 0
     assert sum(writer.transactions for writer in writers) > 100
     assert asyncio.run(differences(Engine(daemon.settings, reference()))) == []
-    assert daemon.ask("SELECT count(*) FROM replicator.quarantine") == 0
+    assert daemon.ask("SELECT count(*) FROM _replicator.quarantine") == 0
     held = statuses_on_target(database.dsn)
     for writer in writers:
         for key, status in writer.ledger.items():
@@ -190,7 +190,7 @@ def chunks(dsn: str) -> dict[tuple[str, int], tuple[Any, ...]]:
     """The chunks that are done, and when each was read and written."""
     with psycopg.connect(dsn) as target:
         found = target.execute(
-            "SELECT source, ordinal, read_lsn::text, row_count, done_at FROM replicator.chunks "
+            "SELECT source, ordinal, read_lsn::text, row_count, done_at FROM _replicator.chunks "
             "WHERE done_at IS NOT NULL"
         ).fetchall()
     return {(source, ordinal): tuple(rest) for source, ordinal, *rest in found}
@@ -200,13 +200,13 @@ def remove_from_target(dsn: str) -> set[str]:
     """Remove a quiet row of each chunk that is done from the target: only another copy could bring it back."""
     with psycopg.connect(dsn) as target:
         found = target.execute(
-            "SELECT min(r.id) FROM replicator.chunks c JOIN requests r ON r.id LIKE '%%q' "
+            "SELECT min(r.id) FROM _replicator.chunks c JOIN requests r ON r.id LIKE '%%q' "
             "AND (c.lower_key IS NULL OR r.id > c.lower_key ->> 0) "
             "AND (c.upper_key IS NULL OR r.id <= c.upper_key ->> 0) "
             "WHERE c.source = 'requests' AND c.done_at IS NOT NULL GROUP BY c.ordinal"
         ).fetchall()
         keys = {str(key) for (key,) in found}
-        target.execute("SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets")
+        target.execute("SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets")
         target.execute("DELETE FROM party.requests WHERE id = ANY (%s::uuid[])", ([request_id(key) for key in keys],))
     return keys
 

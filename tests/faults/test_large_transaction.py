@@ -119,5 +119,5 @@ def test_a_million_rows_in_one_transaction(database: Database, daemon: Daemon) -
         assert daemon.ask(change.query) == change.after
         assert seen <= {change.before, change.after}, "a reader has seen half of a transaction"
         assert peaks[-1] < LIMIT
-    assert daemon.ask("SELECT count(*) FROM replicator.quarantine") == 0
+    assert daemon.ask("SELECT count(*) FROM _replicator.quarantine") == 0
     assert daemon.stop() == 0

@@ -41,7 +41,7 @@ async def test_the_server_restarts(server: Server, make_cluster: MakeCluster, mo
     settings: Settings = make_settings(database)  # type: ignore[arg-type]
     stop = asyncio.Event()
     task = asyncio.create_task(daemon.run(settings, reference(), stop=stop))
-    await until(database.dsn, "SELECT phase FROM replicator.state", "follow", task)
+    await until(database.dsn, "SELECT phase FROM _replicator.state", "follow", task)
     execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
     await until(database.dsn, PLAYED, 1, task)
     await asyncio.to_thread(cluster.restart, mode)

@@ -76,7 +76,7 @@ def scratches(database: Database) -> list[object]:
 
 def entered(database: Database) -> list[dict[str, Any]]:
     with database.connect() as opened:
-        rows = opened.execute("SELECT details FROM replicator.journal WHERE event = 'backup'").fetchall()
+        rows = opened.execute("SELECT details FROM _replicator.journal WHERE event = 'backup'").fetchall()
     return [row[0] for row in rows]  # type: ignore[misc]
 
 

@@ -185,6 +185,6 @@ async def test_the_command_fails_and_shows_both_plans(one: Database, tmp_path: P
     assert lines[3].startswith("  keyed, new: Seq Scan on things; ")
     assert lines[4].startswith("1 query of 1 slower: keyed (")
     with one.connect() as opened:
-        row = opened.execute("SELECT details FROM replicator.journal WHERE event = 'baseline'").fetchone()
+        row = opened.execute("SELECT details FROM _replicator.journal WHERE event = 'baseline'").fetchone()
     assert row is not None
     assert row[0]["slower"] == ["keyed"]  # type: ignore[index]

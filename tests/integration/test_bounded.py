@@ -29,7 +29,7 @@ from tests.fix_postgres import Database
 from tests.small import TABLES, create_small, small_migration
 
 MEGABYTE = 1 << 20
-BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets"
+BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets"
 """Lets a test pass the guard."""
 
 
@@ -235,8 +235,8 @@ async def test_a_chunk_in_parts_goes_on_where_it_was_broken_off(
         await made.backfill()
         await made.drain()
         assert await differences(made) == []
-        assert one(database.dsn, "SELECT sum(row_count) FROM replicator.chunks") == 9  # three before, six after
-        assert one(database.dsn, "SELECT bool_and(done_at IS NOT NULL) FROM replicator.chunks")
+        assert one(database.dsn, "SELECT sum(row_count) FROM _replicator.chunks") == 9  # three before, six after
+        assert one(database.dsn, "SELECT bool_and(done_at IS NOT NULL) FROM _replicator.chunks")
     finally:
         await made.stop()
 
@@ -277,7 +277,7 @@ async def test_what_is_read_in_parts_comes_to_the_same(
             execute(database.dsn, [each.replace("%%", "%") for each in some])
             await made.drain()
             assert await differences(made) == [], some
-        assert one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+        assert one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 0
 
 
 # ---- one source keeps no other waiting
@@ -337,7 +337,7 @@ async def test_chunks_of_other_sources_are_written_while_a_batch_is_applied(
         return await effects(self, batch, *arguments)
 
     monkeypatch.setattr(Deriver, "effects", slow)
-    people = "SELECT bool_and(done_at IS NOT NULL) FROM replicator.chunks WHERE source = 'people'"
+    people = "SELECT bool_and(done_at IS NOT NULL) FROM _replicator.chunks WHERE source = 'people'"
     async with engine(database, small_migration(tmp_path)) as made, asyncio.timeout(SECONDS):
         execute(database.dsn, ["UPDATE pets SET name = 'b'"])
         await under_way.wait()
@@ -454,5 +454,5 @@ async def test_a_batch_is_not_extended_without_end(
             execute(database.dsn, ["UPDATE docs SET u = 'u2' WHERE id = 1"])
         await made.drain()
         assert await differences(made) == []
-        assert one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+        assert one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 0
     assert (3 in sizes) is (room > 0)

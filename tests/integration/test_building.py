@@ -89,7 +89,7 @@ async def test_a_child_without_a_parent_is_still_an_error(database: Database, tm
         execute(
             database.dsn,
             [
-                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
+                "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets",
                 "INSERT INTO store.homes VALUES (404, '{cat}')",
             ],
         )
@@ -177,5 +177,5 @@ async def test_a_parent_that_was_read_to_be_gone_before_its_child_went(
                 let.release()
             await made.drain()
         assert await differences(made) == []
-        assert column(database.dsn, "SELECT source_key FROM replicator.quarantine") == []
+        assert column(database.dsn, "SELECT source_key FROM _replicator.quarantine") == []
         assert any(each["event"] == "rows quarantined" for each in said) == (not extensions)

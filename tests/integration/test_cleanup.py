@@ -87,10 +87,10 @@ async def over(database: Database) -> None:
         old.execute(OLD.encode())
     async with connection(database.dsn, "test") as opened:
         await control.install(opened, migration())
-        await opened.execute("UPDATE replicator.ownership SET owner = 'new', epoch = 1, since = clock_timestamp()")
+        await opened.execute("UPDATE _replicator.ownership SET owner = 'new', epoch = 1, since = clock_timestamp()")
         await control.write_phase(opened, "finalized")
         await opened.execute(
-            "INSERT INTO replicator.journal (event, details) VALUES ('backup', jsonb_build_object("
+            "INSERT INTO _replicator.journal (event, details) VALUES ('backup', jsonb_build_object("
             "'taken_at', clock_timestamp(), 'folder', '/backups/one', 'restore_tested', true))"
         )
 
@@ -190,7 +190,7 @@ async def nobody(_: str) -> None:
 async def test_the_journal_knows_the_archive_and_what_went(one: Database, tmp_path: Path) -> None:
     made = await clean(one, tmp_path)
     with one.connect() as opened:
-        found = opened.execute("SELECT event, details FROM replicator.journal ORDER BY id DESC LIMIT 2").fetchall()
+        found = opened.execute("SELECT event, details FROM _replicator.journal ORDER BY id DESC LIMIT 2").fetchall()
     (_, done), (event, archive) = found
     assert event == "archive"
     assert archive["folder"] == str(made.folder)  # type: ignore[index]
@@ -203,11 +203,11 @@ async def test_the_journal_knows_the_archive_and_what_went(one: Database, tmp_pa
 @pytest.mark.parametrize(
     "change, said",
     [
-        ("UPDATE replicator.state SET phase = 'soak'", "the phase is soak"),
-        ("UPDATE replicator.ownership SET owner = 'old'", "The old schema owns the data"),
-        ("DELETE FROM replicator.journal", "no backup younger than the cutover"),
-        ("UPDATE replicator.ownership SET since = clock_timestamp()", "no backup younger than the cutover"),
-        ("UPDATE replicator.ownership SET migration = 'next'", "in the middle of the migration next"),
+        ("UPDATE _replicator.state SET phase = 'soak'", "the phase is soak"),
+        ("UPDATE _replicator.ownership SET owner = 'old'", "The old schema owns the data"),
+        ("DELETE FROM _replicator.journal", "no backup younger than the cutover"),
+        ("UPDATE _replicator.ownership SET since = clock_timestamp()", "no backup younger than the cutover"),
+        ("UPDATE _replicator.ownership SET migration = 'next'", "in the middle of the migration next"),
     ],
 )
 async def test_too_early(one: Database, tmp_path: Path, change: str, said: str) -> None:
@@ -221,7 +221,7 @@ async def test_too_early(one: Database, tmp_path: Path, change: str, said: str) 
 
 async def test_a_real_backup_counts(one: Database, tmp_path: Path) -> None:
     with one.connect() as opened:
-        opened.execute("DELETE FROM replicator.journal")
+        opened.execute("DELETE FROM _replicator.journal")
     made = await back_up(make_settings(one), migration(), tmp_path, silent, test=False)
     planned = await plan(make_settings(one), migration())
     assert planned.obstacles == []
@@ -308,7 +308,7 @@ async def test_a_damaged_archive_is_seen_before_anything_is_dropped(
         ("DELETE FROM visits WHERE id = 7", "public.visits has changed"),
         ("INSERT INTO empty VALUES (1)", "public.empty has changed"),
         ("CREATE VIEW late AS SELECT * FROM people", "view public.late"),
-        ("UPDATE replicator.ownership SET owner = 'old'", "The old schema owns the data"),
+        ("UPDATE _replicator.ownership SET owner = 'old'", "The old schema owns the data"),
     ],
 )
 async def test_what_happens_after_the_archive_keeps_the_tables(

@@ -273,7 +273,7 @@ async def test_before_anything_is_installed_the_status_says_what_to_do(database:
 
 async def test_the_status_without_a_daemon_says_so_and_how_old_it_is(database: Database, installed: Connection) -> None:
     await control.write_status(installed, {**blank("party"), "phase": "follow"})
-    await installed.execute("UPDATE replicator.status SET updated_at = clock_timestamp() - interval '2 hours'")
+    await installed.execute("UPDATE _replicator.status SET updated_at = clock_timestamp() - interval '2 hours'")
     code, shown, _ = await replicator(database, "status")
     assert code == 0
     assert shown.startswith("party  follow")

@@ -186,7 +186,7 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
             assert running.session.phase == Phase.FOLLOW
             writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r2'")
             writer.commit()
-            assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+            assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
             played = "SELECT count(*) FROM party.requests WHERE status = 'played'"
             await running.until(lambda: one(database.dsn, played) == 2)
 
@@ -233,7 +233,7 @@ async def test_over_the_pause_everything_is_as_before(database: Database, monkey
             with pytest.raises(CutoverError, match="longer than 3 s"):
                 await running.cut_over()
         assert running.session.phase == Phase.FOLLOW
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
         await running.until(
@@ -252,7 +252,7 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         with pytest.raises(CutoverError, match="'drain' took the time"):
             await running.cut_over()
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
 
 
 async def test_the_final_check_stops_it(database: Database) -> None:
@@ -267,7 +267,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
         execute(
             database.dsn,
             [
-                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
+                "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets",
                 "UPDATE party.requests SET status = 'pending' WHERE legacy->>'id' = 'r5'",
             ],
         )
@@ -275,7 +275,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
         running.session.pipeline.context.touches.touch("requests", [("r5",)])
         with pytest.raises(NotReadyError, match="diverge"):
             await running.cut_over()
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
         execute(database.dsn, ["DELETE FROM requests WHERE id = 'r6'"])
 
 
@@ -369,12 +369,12 @@ async def test_a_daemon_that_died_in_the_cutover(
                 await running.cut_over()
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
-    assert one(database.dsn, "SELECT phase FROM replicator.state") == "cutover"
+    assert one(database.dsn, "SELECT phase FROM _replicator.state") == "cutover"
     async with daemon(make_settings(database)) as running:
         await running.until(lambda: running.session.was_up)
         assert running.session.phase == (Phase.SOAK if committed else Phase.FOLLOW)
         owner = "new" if committed else "old"
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == owner
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == owner
         table = "party.requests" if committed else "public.requests"
         execute(database.dsn, [f"UPDATE {table} SET status = 'played'"])
         other = "public.requests" if committed else "party.requests"
@@ -423,7 +423,7 @@ async def test_an_answer_that_cannot_be_given_ends_the_session(
     monkeypatch.setattr("replicator.postgres.control.finish_command", deaf)
     async with daemon(make_settings(database)) as running, asyncio.timeout(SECONDS):
         await running.ready()
-        execute(database.dsn, ["INSERT INTO replicator.commands (command, arguments) VALUES ('dance', '{}')"])
+        execute(database.dsn, ["INSERT INTO _replicator.commands (command, arguments) VALUES ('dance', '{}')"])
         with pytest.raises(ConnectionLostError, match=r"^The connection failed\."):
             await running.task
     assert asked == [True]

@@ -350,7 +350,7 @@ async def test_only_rows_that_hang_on_what_was_noticed_are_mended(database: Data
         await change_it(
             database.dsn,
             [
-                "SELECT set_config('replicator.pass', pass, true) FROM replicator.secrets",
+                "SELECT set_config('replicator.pass', pass, true) FROM _replicator.secrets",
                 "UPDATE store.words SET weight = 0 WHERE word = 'w1'",
                 "DELETE FROM store.people WHERE id = 2",
                 "ALTER TABLE people ALTER COLUMN price TYPE numeric(6, 2) USING price + 1",
@@ -592,7 +592,7 @@ async def test_rows_that_are_changed_by_hand_are_divergence(database: Database, 
         await change_it(
             database.dsn,
             [
-                "SELECT set_config('replicator.pass', pass, true) FROM replicator.secrets",
+                "SELECT set_config('replicator.pass', pass, true) FROM _replicator.secrets",
                 "UPDATE store.words SET weight = 0 WHERE word = 'w1'",
                 "DELETE FROM store.words WHERE word = 'w2'",
                 "INSERT INTO store.words VALUES ('w', 0)",

@@ -184,11 +184,11 @@ def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> Non
         replicator.execute(
             "CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON public.settings "
             "FOR EACH STATEMENT WHEN (current_setting('replicator.pass', true) IS NULL) "
-            "EXECUTE FUNCTION replicator.refuse_write('old', 'party', 'public')"
+            "EXECUTE FUNCTION _replicator.refuse_write('old', 'party', 'public')"
         )
     replicator.execute("SELECT pg_replication_origin_session_reset()")
     replicator.execute("SELECT pg_replication_origin_drop('replicator')")
-    replicator.execute("SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets")
+    replicator.execute("SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets")
     replicator.execute("UPDATE public.settings SET value = 'back'")
     assert replicator.execute("SELECT value FROM public.settings").fetchall() == [("back",)]
 
@@ -221,14 +221,14 @@ def test_the_replicator_may_do_no_more(replicator: Connection, forbidden: str) -
 def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running: Image, replicator: Connection) -> None:
     replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
-    replicator.execute("INSERT INTO replicator.ownership VALUES (true, 'party', 'public', 'party')")
+    replicator.execute("INSERT INTO _replicator.ownership VALUES (true, 'party', 'public', 'party')")
     with running.connect("app", "app") as app:
         app.execute("INSERT INTO party.admins (email, password_hash) VALUES ('a', 'b')")
         app.execute("UPDATE party.admins SET name = email")
         app.execute("DELETE FROM party.admins")
         assert app.execute("SELECT replicator.active_schema()").fetchall() == [("public",)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            app.execute("UPDATE replicator.ownership SET owner = 'new'")
+            app.execute("UPDATE _replicator.ownership SET owner = 'new'")
 
 
 def located(text: str, image: Image) -> str:

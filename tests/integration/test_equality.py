@@ -10,10 +10,7 @@ import pytest
 
 from replicator import Lookup, Migration, Query, Row
 from replicator.dry_run import dry_run
-from replicator.errors import CheckError, MigrationError
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install, installed_for
-from replicator.postgres.upgrading import bring_along
+from replicator.errors import MigrationError
 from replicator.repair import repair
 from replicator.setup import read_plan
 from tests.checking import check
@@ -312,11 +309,11 @@ def entering(folder: Path, cases: dict[str, str]) -> Migration:
 
 
 def quarantined(dsn: str) -> list[str]:
-    return [error for (error,) in rows(dsn, "SELECT error FROM replicator.quarantine ORDER BY error")]
+    return [error for (error,) in rows(dsn, "SELECT error FROM _replicator.quarantine ORDER BY error")]
 
 
 def both_named(dsn: str, n: str, one: int, other: int) -> bool:
-    found = rows(dsn, f"SELECT error FROM replicator.quarantine WHERE transform = 'names{n}'")
+    found = rows(dsn, f"SELECT error FROM _replicator.quarantine WHERE transform = 'names{n}'")
     return len(found) == 1 and all(
         said in found[0][0] for said in (f"['{one}']", f"['{other}']", "Two source rows give the same row")
     )
@@ -458,7 +455,7 @@ async def test_keys_as_long_as_an_index_takes(database: Database, tmp_path: Path
         await made.backfill()
         execute(database.dsn, [insert("c"), "UPDATE things SET note = 'bad' WHERE note = 'b'"])
         await made.drain()
-        assert rows(database.dsn, "SELECT count(*), count(DISTINCT source_key) FROM replicator.quarantine") == [(2, 2)]
+        assert rows(database.dsn, "SELECT count(*), count(DISTINCT source_key) FROM _replicator.quarantine") == [(2, 2)]
         execute(database.dsn, ["UPDATE things SET note = 'good' WHERE note = 'bad'"])
         await made.drain()
         assert quarantined(database.dsn) == []
@@ -466,47 +463,8 @@ async def test_keys_as_long_as_an_index_takes(database: Database, tmp_path: Path
         await made.drain()
         for table in tables:
             assert rows(database.dsn, f"SELECT note FROM store.{table}") == [("c",)], table
-        assert rows(database.dsn, "SELECT count(*) FROM replicator.produced") == [(3,)]
+        assert rows(database.dsn, "SELECT count(*) FROM _replicator.produced") == [(3,)]
         assert await full_pass(made) == []
-
-
-@pytest.mark.one_server
-async def test_control_tables_of_an_older_version(database: Database, tmp_path: Path) -> None:
-    """In the middle of a migration they are refused: their keys are spelt otherwise."""
-    execute(
-        database.dsn,
-        [
-            "CREATE SCHEMA replicator",
-            "CREATE TABLE replicator.progress (pipeline text PRIMARY KEY)",
-            "CREATE TABLE replicator.produced (pipeline text, transform text, source_key text, target_key text, "
-            "PRIMARY KEY (pipeline, transform, source_key, target_key))",
-            "CREATE TABLE replicator.quarantine (id bigint GENERATED ALWAYS AS IDENTITY UNIQUE, pipeline text, "
-            "transform text, source text, source_key text, PRIMARY KEY (pipeline, transform, source_key))",
-            "INSERT INTO replicator.progress VALUES ('forward')",
-        ],
-    )
-    async with connection(database.dsn, "test") as opened:
-        with pytest.raises(CheckError, match="an older version's, in the middle of a migration"):
-            async with opened.transaction():
-                await bring_along(opened)
-        await opened.execute("DELETE FROM replicator.progress")
-        await bring_along(opened)
-        await bring_along(opened)
-    key = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'quarantine_id'"
-    assert rows(database.dsn, key) == [("quarantine_id", "PRIMARY KEY (id)")]
-    assert rows(database.dsn, "SELECT to_regclass('replicator.produced')::text") == [(None,)]
-
-
-@pytest.mark.one_server
-async def test_control_tables_as_an_older_version_has_left_them(database: Database, tmp_path: Path) -> None:
-    """Another migration may begin there."""
-    execute(database.dsn, [(FIXTURES / "control_before_forms.sql").read_text()])
-    begun = Migration("next", old="public", new="store", sql=tmp_path)
-    async with connection(database.dsn, "test") as opened:
-        await install(opened, begun)
-        await install(opened, begun)
-        assert await installed_for(opened, begun)
-    assert rows(database.dsn, "SELECT to_regclass('replicator.definitions') IS NOT NULL") == [(True,)]
 
 
 # ---- columns that are left out

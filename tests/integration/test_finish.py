@@ -67,7 +67,7 @@ async def test_finalize_is_refused_before_the_soak_is_over(database: Database) -
         await running.cut_over()
     with pytest.raises(NotReadyError, match="REPLICATOR_SOAK is 48"):
         await finalize(settings, reference(), silent, now=False)
-    execute(database.dsn, ["UPDATE replicator.ownership SET since = since - interval '49 hours'"])
+    execute(database.dsn, ["UPDATE _replicator.ownership SET since = since - interval '49 hours'"])
     assert (await finalize(settings, reference(), silent, now=False)).slots
 
 
@@ -83,7 +83,7 @@ async def test_finalize_leaves_the_journal_and_the_data(database: Database, othe
     for dsn in (database.dsn, other_database.dsn):
         assert [one(dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
         assert one(dsn, "SELECT replicator.active_schema()") == "party"
-        assert one(dsn, "SELECT count(*) FROM replicator.progress") == 0
+        assert one(dsn, "SELECT count(*) FROM _replicator.progress") == 0
     execute(database.dsn, ["DELETE FROM requests WHERE id = 'r1'"])
     execute(other_database.dsn, ["DELETE FROM party.requests WHERE legacy->>'id' = 'r2'"])
     async with connection(other_database.dsn, "test") as target:
@@ -123,7 +123,7 @@ async def test_the_daemon_finalizes_and_ends(database: Database) -> None:
             await request(own, "finalize", {"now": True})
         await asyncio.wait_for(running.task, 60)
     assert [one(database.dsn, each) for each in (SLOTS, PUBLICATIONS, GUARDS)] == [0, 0, 0]
-    assert one(database.dsn, "SELECT exit_code FROM replicator.commands WHERE command = 'finalize'") == 0
+    assert one(database.dsn, "SELECT exit_code FROM _replicator.commands WHERE command = 'finalize'") == 0
 
 
 def another_migration(folder: Path) -> Migration:
@@ -164,7 +164,7 @@ async def test_another_migration_may_begin_after_it(
             await end
     assert any("in the middle of the migration small" in each for each in await refusals(settings, another))
     role = f"app_{database.name}"
-    moved = f"UPDATE replicator.ownership SET search_path_role = '{role}', search_path_before = 'elsewhere'"
+    moved = f"UPDATE _replicator.ownership SET search_path_role = '{role}', search_path_before = 'elsewhere'"
     for dsn in (database.dsn, other_database.dsn):
         execute(dsn, [moved])
     await finalize(settings, first, silent, now=True)

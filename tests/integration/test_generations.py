@@ -204,7 +204,7 @@ async def test_what_the_daemon_does_itself_is_no_change(database: Database, tmp_
             await running.clean()
             await running.roll_back()
             await running.clean()
-    assert one(database.dsn, "SELECT count(*) FROM replicator.journal WHERE event = 'changed past the log'") == 0
+    assert one(database.dsn, "SELECT count(*) FROM _replicator.journal WHERE event = 'changed past the log'") == 0
 
 
 @pytest.mark.one_server

@@ -130,10 +130,10 @@ async def test_guards_of_an_earlier_version_let_the_daemon_pass(database: Databa
     async with daemon(settings, migration) as running:
         await running.ready()
     execute(database.dsn, [
-        "DELETE FROM replicator.closed",
+        "DELETE FROM _replicator.closed",
         *(f"DROP TRIGGER {GUARD_ROWS} ON shop.{table}" for table in ("t", "u")),
         *(f"CREATE OR REPLACE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON shop.{table} "
-          "EXECUTE FUNCTION replicator.refuse_write('new', 'public', 'shop')" for table in ("t", "u")),
+          "EXECUTE FUNCTION _replicator.refuse_write('new', 'public', 'shop')" for table in ("t", "u")),
         "UPDATE t SET v = 'meanwhile'",
     ])  # fmt: skip
     async with daemon(settings, migration) as running:
@@ -184,7 +184,7 @@ def roles(database: Database) -> Iterator[Roles]:
 async def test_who_owns_the_tables_makes_partitions_and_does_not_get_by(roles: Roles, tmp_path: Path) -> None:
     """The pass is the daemon's: neither the word that was it, nor another, nor the pass without the role."""
     async with cut_over(roles.settings(), tmp_path):
-        (known,) = [one(roles.database.dsn, "SELECT pass FROM replicator.secrets")]
+        (known,) = [one(roles.database.dsn, "SELECT pass FROM _replicator.secrets")]
         with roles.connect(roles.app) as app:
             app.execute("CREATE TABLE public.t_late PARTITION OF public.t FOR VALUES FROM (200) TO (300)")
             for setting in (

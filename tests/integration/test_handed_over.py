@@ -182,7 +182,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quarantined(dsn: str) -> list[Any]:
-    return rows(dsn, "SELECT transform, source_key FROM replicator.quarantine ORDER BY 1, 2")
+    return rows(dsn, "SELECT transform, source_key FROM _replicator.quarantine ORDER BY 1, 2")
 
 
 @pytest.mark.one_server

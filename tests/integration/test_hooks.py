@@ -44,7 +44,7 @@ class Opened:
         with psycopg.connect(self.database.dsn) as opened:
             return [
                 row[0]
-                for row in opened.execute("SELECT details FROM replicator.journal WHERE event = 'hook' ORDER BY id")
+                for row in opened.execute("SELECT details FROM _replicator.journal WHERE event = 'hook' ORDER BY id")
             ]
 
     def counted(self, event: str, outcome: str) -> float:
@@ -192,7 +192,7 @@ async def test_a_stopping_daemon_says_what_it_has_not_told(database: Database, t
 async def test_a_journal_that_cannot_be_written_stops_nothing(database: Database) -> None:
     async with opened(database, "exit 0") as made:
         with psycopg.connect(database.dsn) as superuser:
-            superuser.execute("DROP SCHEMA replicator CASCADE")
+            superuser.execute("DROP SCHEMA replicator, _replicator CASCADE")
         with capture_logs() as said:
             await made.hooks.before("before_cutover", MOMENT)
         assert any("journal" in each["event"] for each in said)
@@ -252,7 +252,7 @@ async def test_a_session_tells_of_each_phase_and_asks_before_it_moves(database: 
             with pytest.raises(NotReadyError, match="frozen"):
                 await move()
             assert running.session.phase == before
-            assert one(database.dsn, "SELECT owner FROM replicator.ownership") == owner
+            assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == owner
             (tmp_path / "freeze").unlink()
             await running.clean()
             await move()
@@ -298,10 +298,10 @@ async def test_the_daemon_goes_on_and_shows_the_failure(database: Database) -> N
     running = asyncio.create_task(
         run(make_settings(database, hook_command=SecretStr("echo broken >&2; exit 1")), reference(), stop=stop)
     )
-    errors = "SELECT document -> 'errors' FROM replicator.status"
+    errors = "SELECT document -> 'errors' FROM _replicator.status"
     try:
         async with asyncio.timeout(SECONDS):
-            while not (one_or_none(database.dsn, "SELECT phase FROM replicator.state") == "follow"
+            while not (one_or_none(database.dsn, "SELECT phase FROM _replicator.state") == "follow"
                        and len(one_or_none(database.dsn, errors) or []) >= 3):  # fmt: skip
                 assert not running.done(), running.exception()
                 await asyncio.sleep(0.05)

@@ -32,7 +32,7 @@ HIDING = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
 
 HIDDEN = "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND wait_event = 'SyncRep'"
 WAITS_FOR_ROW = (
-    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%replicator.ownership FOR%'"
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%_replicator.ownership FOR%'"
 )
 
 
@@ -141,7 +141,7 @@ async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database, m
     taking: list[asyncio.Task[Lease]] = []
     holds_lease = "SELECT pid FROM pg_stat_activity WHERE application_name = 'replicator lease'"
     waits = (
-        "SELECT count(*) FROM pg_locks WHERE relation = to_regclass('replicator.lease') AND NOT granted "
+        "SELECT count(*) FROM pg_locks WHERE relation = to_regclass('_replicator.lease') AND NOT granted "
         "AND mode = 'ExclusiveLock'"
     )  # fmt: skip
 
@@ -161,7 +161,7 @@ async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database, m
         await lease.release()
         with contextlib.suppress(Exception):
             await running.task
-    assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "new"
+    assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "new"
 
 
 async def test_a_daemon_that_has_lost_its_lease_does_not_cut_over(
@@ -173,7 +173,7 @@ async def test_a_daemon_that_has_lost_its_lease_does_not_cut_over(
         await running.ready()
         with pytest.raises(Exception, match="Another daemon has taken"):
             await running.cut_over()
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
 
 
 class Deaf:
@@ -212,7 +212,7 @@ async def test_a_commit_still_under_way_when_its_reply_is_lost_is_waited_for(
         cutting_over = asyncio.create_task(running.cut_over())
         await asyncio.wait({cutting_over})
         await late[0]
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "new"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "new"
         assert (await cutting_over).epoch == 1
         assert running.session.phase == Phase.SOAK
 

@@ -103,7 +103,8 @@ async def test_the_asker_is_entered_not_the_daemon(database: Database) -> None:
     async with connection(database.dsn, "test") as opened:
         await opened.execute(f'CREATE ROLE "{name}"'.encode())
         try:
-            await opened.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA replicator TO "{name}"'.encode())
+            await opened.execute(f'GRANT USAGE ON SCHEMA _replicator TO "{name}"'.encode())
+            await opened.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA _replicator TO "{name}"'.encode())
             await opened.execute(f'SET SESSION AUTHORIZATION "{name}"'.encode())
             number = await control.request(opened, "cutover", {"wait": False})
             await opened.execute("RESET SESSION AUTHORIZATION")
@@ -144,7 +145,7 @@ async def test_the_command_shows_what_sql_shows(database: Database, tmp_path: Pa
     await install(database)
     with psycopg.connect(database.dsn, autocommit=True) as opened:
         opened.execute(
-            "INSERT INTO replicator.journal (who, event, details) VALUES "
+            "INSERT INTO _replicator.journal (who, event, details) VALUES "
             "('dba', 'phase', '{\"phase\": \"follow\"}'), "
             '(\'app\', \'command\', \'{"command": "verify", "arguments": {"repair": true}, "by": "ada@desk"}\')'
         )
@@ -157,6 +158,6 @@ async def test_the_command_shows_what_sql_shows(database: Database, tmp_path: Pa
     (entry,) = json.loads(shown)["entries"]
     assert (entry["event"], entry["details"]["arguments"]) == ("command", {"repair": True})
     with psycopg.connect(database.dsn) as opened:
-        row = opened.execute("SELECT id, at::timestamptz FROM replicator.journal ORDER BY id DESC LIMIT 1").fetchone()
+        row = opened.execute("SELECT id, at::timestamptz FROM _replicator.journal ORDER BY id DESC LIMIT 1").fetchone()
     assert row is not None
     assert entry["id"] == row[0]

@@ -62,13 +62,13 @@ async def test_a_table_that_becomes_unlogged(
     with pytest.raises(CheckError, match=r"Unlogged: public\.t\.") as refusal:
         await daemon.run(settings, migration, stop=asyncio.Event())
     assert refusal.value.remedy == "ALTER TABLE public.t SET LOGGED;"
-    ended = one(database.dsn, "SELECT details ->> 'reason' FROM replicator.journal WHERE event = 'stop'")
+    ended = one(database.dsn, "SELECT details ->> 'reason' FROM _replicator.journal WHERE event = 'stop'")
     assert ended == "Unlogged: public.t."
     monkeypatch.undo()
     execute(database.dsn, [refusal.value.remedy])
     stop = asyncio.Event()
     running = asyncio.create_task(daemon.run(settings, migration, stop=stop))
-    while not running.done() and one(database.dsn, "SELECT phase FROM replicator.state") != "follow":
+    while not running.done() and one(database.dsn, "SELECT phase FROM _replicator.state") != "follow":
         await asyncio.sleep(0.02)
     stop.set()
     await running

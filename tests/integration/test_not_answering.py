@@ -143,7 +143,7 @@ def test_a_slot_that_nobody_reads_is_not_ready(database: Database, tmp_path: Pat
             with psycopg.connect(database.dsn, autocommit=True) as admin:
                 admin.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
                 daemon.until(lambda: terminal.json("status")["slot_active"] is False)
-                admin.execute("UPDATE replicator.status SET updated_at = clock_timestamp()")
+                admin.execute("UPDATE _replicator.status SET updated_at = clock_timestamp()")
                 status = terminal.json("status")
                 assert (status["ready"], status["slot_active"]) == (False, False)
         finally:

@@ -44,7 +44,7 @@ def _as_it_is(row: Row) -> dict[str, Any]:
 
 def quarantined(dsn: str) -> list[tuple[str, str, str]]:
     with psycopg.connect(dsn) as target:
-        return target.execute("SELECT transform, source_key, error FROM replicator.quarantine").fetchall()
+        return target.execute("SELECT transform, source_key, error FROM _replicator.quarantine").fetchall()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,11 +149,11 @@ async def test_an_origin_that_is_not_ours(small: Database, tmp_path: Path) -> No
 @pytest.mark.one_server
 async def test_a_schema_that_is_not_ours(small: Database, tmp_path: Path) -> None:
     settings, migration = make_settings(small), small_migration(tmp_path)
-    execute(small.dsn, ["CREATE SCHEMA replicator", "CREATE TABLE replicator.ownership (id integer, migration text)"])
+    execute(small.dsn, ["CREATE SCHEMA _replicator", "CREATE TABLE _replicator.ownership (id integer, migration text)"])
     found = {each.check: each for each in await preflight(settings, migration)}
-    assert "it holds the table replicator.ownership" in found["source.control_tables"].detail
-    with pytest.raises(CheckError, match="The schema replicator is not ours"):
+    assert "it holds the table _replicator.ownership" in found["source.control_tables"].detail
+    with pytest.raises(CheckError, match="The schema _replicator is not ours"):
         await Engine(settings, migration).make_tables()
     with pytest.raises(NotReadyError, match="No migration has been started here"):
         await abort(settings, migration, silent)
-    assert one(small.dsn, "SELECT count(*) FROM replicator.ownership") == 0
+    assert one(small.dsn, "SELECT count(*) FROM _replicator.ownership") == 0

@@ -104,7 +104,7 @@ async def test_what_fails_moves_nothing(database: Database, tmp_path: Path, text
         with pytest.raises(Exception, match=said) as raised:
             await running.cut_over()
         assert not raised.value.__class__.__module__.startswith("psycopg")
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
         assert one(database.dsn, READS) == "people"
         execute(database.dsn, ["UPDATE people SET name = 'Eve' WHERE id = 1"])
         await running.until(lambda: one(database.dsn, "SELECT name FROM store.people") == "Eve")
@@ -127,7 +127,7 @@ async def test_two_databases_have_no_transaction_in_common(
         await running.ready()
         with pytest.raises(NotReadyError, match="the schemas are in two databases"):
             await running.cut_over()
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "old"
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ async def test_a_counter_cache_there_and_back_and_there(database: Database, tmp_
             assert one(dsn, ENABLED.format("public.posts")) == "logsO"
             write(dsn, "public", number + 1)
             await right(running, dsn, number + 1, "public", "shop")
-        assert one(dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+        assert one(dsn, "SELECT count(*) FROM _replicator.quarantine") == 0
 
 
 async def test_a_trigger_that_touches_a_retired_table_that_is_renamed(database: Database, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_every_state_is_given_back(database: Database, tmp_path: Path) -> 
             assert [one(database.dsn, ENABLED.format(each)) for each in ("p", "p1", "p2")] == before
             assert one(database.dsn, ENABLED.format("p3")) == "alwaysA,offD,originO"
             execute(database.dsn, ["DROP TABLE p3"])
-        assert one(database.dsn, "SELECT count(*) FROM replicator.resting") == 0
+        assert one(database.dsn, "SELECT count(*) FROM _replicator.resting") == 0
 
 
 async def test_a_trigger_that_appears_later_is_laid_to_rest(

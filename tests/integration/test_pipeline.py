@@ -146,6 +146,6 @@ async def test_stopped_anywhere_it_resumes(database: Database, moment: str) -> N
 
 async def _some_chunks(dsn: str) -> bool:
     async with await psycopg.AsyncConnection.connect(dsn) as target:
-        cursor = await target.execute("SELECT count(*) FROM replicator.chunks WHERE done_at IS NOT NULL")
+        cursor = await target.execute("SELECT count(*) FROM _replicator.chunks WHERE done_at IS NOT NULL")
         row = await cursor.fetchone()
         return bool(row and row[0])

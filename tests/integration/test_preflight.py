@@ -194,7 +194,7 @@ async def test_new_tables_with_rows(one: Database, tmp_path: Path) -> None:
 
     follow_remedy(one.dsn, found["new_tables.empty"])
     with one.connect() as connected:
-        connected.execute("DROP SCHEMA replicator CASCADE")
+        connected.execute("DROP SCHEMA replicator, _replicator CASCADE")
     assert (await check(one, migration))["new_tables.empty"].outcome == "pass"
 
 

@@ -54,8 +54,8 @@ async def test_the_consistent_point_is_where_the_last_chunk_was_read(database: D
     create_small(database.dsn)
     async with engine(database, small_migration(tmp_path)) as made, connection(database.dsn, "test") as target:
         await made.stop()
-        await target.execute("DELETE FROM replicator.chunks")
-        await target.execute("DELETE FROM replicator.sources")
+        await target.execute("DELETE FROM _replicator.chunks")
+        await target.execute("DELETE FROM _replicator.sources")
         await add_source(target, "forward", "people", 0)
         chunks = [Chunk(source="people", ordinal=each, lower=None, upper=None) for each in range(3)]
         for chunk, read_at in zip(chunks, (LSN(20), LSN(30), LSN(10)), strict=True):
@@ -78,7 +78,7 @@ async def test_progress_comes_back_as_it_was_stored(database: Database, tmp_path
         assert found.applied == stored.applied + 8
         assert found.unseen == {4_000_000_000, 7}
         assert found.slot == stored.slot
-        await target.execute("UPDATE replicator.progress SET start_marker = 'begin' WHERE pipeline = 'reverse'")
+        await target.execute("UPDATE _replicator.progress SET start_marker = 'begin' WHERE pipeline = 'reverse'")
         for started, marker in ((False, "begin"), (True, None)):
             await write_applied(target, "reverse", stored.applied, unseen=(), started=started)
             found = await read_progress(target, "reverse")

@@ -21,7 +21,7 @@ GOOD = "INSERT INTO people SELECT i, 'p' || i, i::text, '#t' || i FROM generate_
 def entries(dsn: str) -> list[tuple[str, str, str]]:
     with psycopg.connect(dsn) as target:
         return target.execute(
-            "SELECT transform, source_key, error FROM replicator.quarantine ORDER BY transform, source_key"
+            "SELECT transform, source_key, error FROM _replicator.quarantine ORDER BY transform, source_key"
         ).fetchall()
 
 
@@ -137,7 +137,7 @@ async def test_halt_stops_at_the_row_and_confirms_nothing(database: Database, tm
         execute(database.dsn, ["UPDATE people SET name = 'late' WHERE id = 500"])
         with psycopg.connect(database.dsn) as target:
             row = target.execute(
-                "SELECT applied_lsn >= %s::pg_lsn FROM replicator.progress", [f"0/{before:X}"]
+                "SELECT applied_lsn >= %s::pg_lsn FROM _replicator.progress", [f"0/{before:X}"]
             ).fetchone()
             assert row is not None
         assert 500 not in people(database.dsn)

@@ -29,8 +29,8 @@ def new(house: House, query: str) -> list[tuple[object, ...]]:
 
 
 def phase(house: House) -> object:
-    ((there,),) = new(house, "SELECT to_regclass('replicator.state') IS NOT NULL")
-    found = new(house, "SELECT phase FROM replicator.state") if there else []
+    ((there,),) = new(house, "SELECT to_regclass('_replicator.state') IS NOT NULL")
+    found = new(house, "SELECT phase FROM _replicator.state") if there else []
     return found[0][0] if found else None
 
 
@@ -49,13 +49,13 @@ def done(result: Done, code: int = 0) -> str:
 def gate(house: House) -> tuple[bool, str]:
     """As the daemon has reported it."""
     ((found,),) = new(house, "SELECT jsonb_path_query_first(document, '$.gates[*] ? (@.name == \"quarantine\")') "
-                             "FROM replicator.status")  # fmt: skip
+                             "FROM _replicator.status")  # fmt: skip
     return (found["ok"], found["detail"]) if isinstance(found, dict) else (False, "")
 
 
 def standing(house: House) -> list[tuple[object, ...]]:
     """Pipeline and key, past the command: it takes a while."""
-    query = "SELECT pipeline, source_key FROM replicator.quarantine WHERE discarded_at IS NULL ORDER BY id"
+    query = "SELECT pipeline, source_key FROM _replicator.quarantine WHERE discarded_at IS NULL ORDER BY id"
     return new(house, query) + house.rows(query)
 
 
@@ -114,7 +114,7 @@ def give_one_up_while_a_cutover_waits(house: House, daemon: Daemon, numbers: lis
     waiting = threading.Thread(target=lambda: answers.append(house.terminal.run("cutover", "--wait")))
     daemon.until(lambda: gate(house) == (False, "person: 1; see `replicator quarantine list`"))
     waiting.start()
-    daemon.until(lambda: new(house, "SELECT progress->>'step' FROM replicator.commands WHERE command = 'cutover'")
+    daemon.until(lambda: new(house, "SELECT progress->>'step' FROM _replicator.commands WHERE command = 'cutover'")
                  == [("waiting for the gates",)])  # fmt: skip
     assert "1 row discarded." in done(house.terminal.run("quarantine", "discard", numbers[1], "--because", "a ghost"))
     waiting.join()
@@ -123,7 +123,7 @@ def give_one_up_while_a_cutover_waits(house: House, daemon: Daemon, numbers: lis
     (entry,) = house.terminal.json("quarantine", "list", "--all")["entries"]
     assert (entry["discarded"]["because"], entry["key"]) == ("a ghost", ["8"])
     assert "@" in entry["discarded"]["by"]
-    ((details,),) = new(house, "SELECT details FROM replicator.journal WHERE event = 'discarded'")
+    ((details,),) = new(house, "SELECT details FROM _replicator.journal WHERE event = 'discarded'")
     assert isinstance(details, dict)
     assert details["key"] == ["8"]
 
@@ -142,7 +142,7 @@ def on_the_way_back(house: House, daemon: Daemon) -> None:
     assert "Not compared: 1 discarded" in done(verified)
     assert "1 discarded" in done(house.terminal.run("status"))
     assert "discarded already" in done(house.terminal.run("quarantine", "discard", str(number), "--because", "x"), 2)
-    details = new(house, "SELECT details->>'because' FROM replicator.journal WHERE event = 'discarded' ORDER BY id")
+    details = new(house, "SELECT details->>'because' FROM _replicator.journal WHERE event = 'discarded' ORDER BY id")
     assert details == [("a ghost",), ("the old words are lost",)]
     new(house, "UPDATE store.people SET name = 'other' WHERE id = 900")
     daemon.until(lambda: standing(house) == [("reverse", '["900"]')])

@@ -141,7 +141,7 @@ async def test_a_transform_that_is_gone_takes_its_entries_along(database: Databa
         made.migration.transforms = without
         await made.start()
         assert keys(database.dsn) == [("person", '["500"]')]
-        (entry,) = rows(database.dsn, "SELECT details FROM replicator.journal WHERE event = 'transforms gone'")
+        (entry,) = rows(database.dsn, "SELECT details FROM _replicator.journal WHERE event = 'transforms gone'")
         assert entry == ({"pipeline": "forward", "entries": 1},)
 
 
@@ -178,7 +178,7 @@ async def test_halt_in_the_backfill_names_the_row_and_what_to_do(database: Datab
         assert isinstance(error, RowError)
         assert error.problem.startswith("person for people ['500']: Postgres refused a row: ")
         assert "REPLICATOR_ON_ERROR=quarantine" in error.remedy
-        assert rows(database.dsn, "SELECT count(*) FROM replicator.quarantine") == [(0,)]
+        assert rows(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == [(0,)]
         execute(database.dsn, ["UPDATE people SET age = '9' WHERE id = 500"])  # a chunk is read anew
         await made.backfill()
         assert await differences(made) == []
@@ -305,9 +305,9 @@ async def test_who_discarded_what_and_why_is_kept(database: Database, tmp_path: 
         await discard_all(made)
         assert rows(
             database.dsn,
-            "SELECT discarded_by, because, discarded_at IS NOT NULL FROM replicator.quarantine",
+            "SELECT discarded_by, because, discarded_at IS NOT NULL FROM _replicator.quarantine",
         ) == [("me@here", "a test account", True)]
-        ((details,),) = rows(database.dsn, "SELECT details FROM replicator.journal WHERE event = 'discarded'")
+        ((details,),) = rows(database.dsn, "SELECT details FROM _replicator.journal WHERE event = 'discarded'")
         assert isinstance(details, dict)
         assert (details["transform"], details["key"], details["by"]) == ("person", ["500"], "me@here")
         assert details["because"] == "a test account"
@@ -352,7 +352,7 @@ async def test_discarding_on_the_way_back(database: Database, tmp_path: Path) ->
 
 
 def write_new(dsn: str, statement: str) -> None:
-    execute(dsn, ["SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets", statement])
+    execute(dsn, ["SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets", statement])
 
 
 async def reversed_engine(database: Database, tmp_path: Path, **others: Any) -> Engine:

@@ -224,7 +224,7 @@ async def test_a_daemon_that_died(
         await asyncio.gather(running.task, return_exceptions=True)
     renamed = CRASHES[point] == (move == "cutover")
     assert (one(database.dsn, NAMES) == names) is not renamed
-    assert one(database.dsn, "SELECT owner FROM replicator.ownership") == ("new" if renamed else "old")
+    assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == ("new" if renamed else "old")
     changes = ["UPDATE notes SET body = 'meanwhile' WHERE code = 'c1'", "DELETE FROM notes WHERE code = 'c2'"]
     execute(database.dsn, changes)
     assert await failing(make_settings(database), migration) == {}
@@ -254,7 +254,7 @@ async def test_readers_hold_it_up_and_nobody_else(
                         await running.cut_over(strategy="rename")
                     await more(running, writers)
                 assert running.session.phase == Phase.FOLLOW
-                assert one(database.dsn, "SELECT count(*) FROM replicator.renames") == 0
+                assert one(database.dsn, "SELECT count(*) FROM _replicator.renames") == 0
         monkeypatch.undo()
         await running.clean()
         await running.cut_over(strategy="rename")
@@ -309,7 +309,7 @@ async def test_the_way_back_knows_all_before_the_move(
         await hold(self, holder, seconds)
 
     async def look_and_commit(self: Cutover, holder: Any, epoch: int) -> None:
-        memory = "SELECT count(*) FROM replicator.produced WHERE pipeline = 'reverse' AND source_key = '[\"last\"]'"
+        memory = "SELECT count(*) FROM _replicator.produced WHERE pipeline = 'reverse' AND source_key = '[\"last\"]'"
         known.append(one(database.dsn, memory))
         await commit(self, holder, epoch)
 

@@ -37,14 +37,14 @@ async def ask(dsn: str, command: str, arguments: Mapping[str, Any]) -> int:
 
 
 def answer(dsn: str, number: int) -> Any:
-    return one(dsn, f"SELECT result FROM replicator.commands WHERE id = {number}")
+    return one(dsn, f"SELECT result FROM _replicator.commands WHERE id = {number}")
 
 
 async def test_what_is_being_taken_back_is_not_cancelled(
     database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cutover has failed by itself; whoever asked for it loses patience just then."""
-    drop, cancelled = Moves.drop_pipeline, "SELECT finished_at FROM replicator.commands WHERE command = 'cancel'"
+    drop, cancelled = Moves.drop_pipeline, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
 
     async def no_drain(_: object) -> None:
         raise CutoverError("It does not drain.")
@@ -81,9 +81,9 @@ async def test_after_the_commit_nobody_is_told_that_nothing_has_changed(
     await asyncio.wait_for(committed.wait(), SECONDS)
     running.stop.set()
     await running.task
-    assert one(database.dsn, "SELECT owner FROM replicator.ownership") == "new"
+    assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "new"
     assert "while ownership moved" in answer(database.dsn, number)["error"]
-    assert one(database.dsn, f"SELECT exit_code FROM replicator.commands WHERE id = {number}") == 1
+    assert one(database.dsn, f"SELECT exit_code FROM _replicator.commands WHERE id = {number}") == 1
 
 
 async def test_a_refusal_shows_the_gates_only_where_they_are_the_reason(

@@ -129,11 +129,11 @@ async def test_a_daemon_that_died_in_the_rollback(
                 await running.roll_back()
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
-    assert one(database.dsn, "SELECT phase FROM replicator.state") == "rollback"
+    assert one(database.dsn, "SELECT phase FROM _replicator.state") == "rollback"
     async with daemon(make_settings(database)) as running:
         await running.until(lambda: running.session.was_up)
         assert running.session.phase == (Phase.FOLLOW if committed else Phase.SOAK)
-        assert one(database.dsn, "SELECT owner FROM replicator.ownership") == ("old" if committed else "new")
+        assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == ("old" if committed else "new")
         table, other = ("public", "party") if committed else ("party", "public")
         execute(database.dsn, [f"UPDATE {table}.requests SET status = 'played'"])
         assert refused(database.dsn, f"DELETE FROM {other}.requests")
@@ -149,7 +149,7 @@ async def test_a_dry_run_leaves_everything_as_it_was(database: Database) -> None
         result = await running.cut_over(dry_run=True)
         assert result.dry_run
         assert result.write_pause_seconds > 0
-        assert one(database.dsn, "SELECT phase FROM replicator.state") == "follow"
+        assert one(database.dsn, "SELECT phase FROM _replicator.state") == "follow"
         assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
         assert one(database.dsn, SLOTS) == 1
         assert not refused(database.dsn, "UPDATE requests SET status = 'played' WHERE id = 'r1'")
@@ -157,11 +157,11 @@ async def test_a_dry_run_leaves_everything_as_it_was(database: Database) -> None
         await running.until(
             lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r1'") == "played"
         )
-        assert one(database.dsn, "SELECT count(*) FROM replicator.journal WHERE event = 'dry run'") == 1
+        assert one(database.dsn, "SELECT count(*) FROM _replicator.journal WHERE event = 'dry run'") == 1
         await running.clean()
         assert (await running.cut_over()).epoch == 1
         assert (await running.roll_back(dry_run=True)).dry_run
-        assert one(database.dsn, "SELECT phase FROM replicator.state") == "soak"
+        assert one(database.dsn, "SELECT phase FROM _replicator.state") == "soak"
         assert refused(database.dsn, "DELETE FROM requests")
 
 
@@ -178,7 +178,7 @@ async def test_what_belongs_to_one_side_only_is_left_alone(database: Database, t
         execute(
             database.dsn,
             [
-                "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets",
+                "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets",
                 "INSERT INTO people VALUES (99, 'left behind', '1')",
             ],
         )
@@ -211,8 +211,8 @@ async def test_what_the_old_schema_cannot_hold_is_kept_aside(database: Database,
         await running.roll_back()
         await running.clean()
         assert one(database.dsn, "SELECT pets::text FROM store.homes WHERE owner = 1") == "{Rex}"
-        assert one(database.dsn, "SELECT row_as_it_was->>'pets' FROM replicator.kept") == "{Rex,Bello}"
-        journalled = "SELECT details->'rows' FROM replicator.journal WHERE event = 'reconciled'"
+        assert one(database.dsn, "SELECT row_as_it_was->>'pets' FROM _replicator.kept") == "{Rex,Bello}"
+        journalled = "SELECT details->'rows' FROM _replicator.journal WHERE event = 'reconciled'"
         assert one(database.dsn, journalled) == {"homes": 1}
         assert one(database.dsn, "SELECT count(*) FROM store.tags") == 1
         assert one(database.dsn, "SELECT count(*) FROM store.people") == 19
@@ -272,6 +272,6 @@ async def test_the_gates_of_the_way_back_are_those_of_its_own_database(
         await running.ready()
         await running.cut_over()
         execute(other_database.dsn, ["INSERT INTO store.people (id, name) VALUES (2000, 'too much')"])
-        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM replicator.quarantine") == 1)
+        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 1)
         shut = [gate.name for gate in await current_gates(running.session) if not gate.ok]
         assert "quarantine" in shut

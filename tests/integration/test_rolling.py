@@ -123,7 +123,7 @@ async def test_both_schemas_take_writes_and_nothing_comes_back(
         assert one(old.dsn, "SELECT replicator.active_schema()") == "public"
         for dsn in (old.dsn, new.dsn):
             assert one(dsn, "SELECT replicator.use_new_schema()") is True
-        assert one(new.dsn, "SELECT phase FROM replicator.state") == "rolling"
+        assert one(new.dsn, "SELECT phase FROM _replicator.state") == "rolling"
         execute(
             old.dsn,
             [
@@ -561,4 +561,4 @@ async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
         await running.clean()
         assert await running.unequal() == []
         assert one(database.dsn, OLD_NAME) == one(database.dsn, NEW_NAME) == "new"
-        assert one(database.dsn, "SELECT count(*) FROM replicator.redo") == 0
+        assert one(database.dsn, "SELECT count(*) FROM _replicator.redo") == 0

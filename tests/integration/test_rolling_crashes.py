@@ -107,8 +107,8 @@ async def look(running: Both, phase: Phase, number: int) -> None:
     await running.clean()
     assert await running.unequal() == []
     for dsn in (old, new):
-        assert one(dsn, "SELECT count(*) FROM replicator.redo") == 0
-        assert one(dsn, "SELECT count(*) FROM replicator.deleted") == 0
+        assert one(dsn, "SELECT count(*) FROM _replicator.redo") == 0
+        assert one(dsn, "SELECT count(*) FROM _replicator.deleted") == 0
     slots = f"SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '{running.settings.slot}%'"
     assert one(old, slots) == 1
     assert one(old, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'replicator%'") == 0

@@ -154,7 +154,7 @@ FUNCTION = f"""
 
 def entries(dsn: str) -> list[tuple[str, str, str]]:
     with psycopg.connect(dsn) as target:
-        return target.execute("SELECT transform, source_key, error FROM replicator.quarantine ORDER BY 2").fetchall()
+        return target.execute("SELECT transform, source_key, error FROM _replicator.quarantine ORDER BY 2").fetchall()
 
 
 def ids(dsn: str) -> list[int]:

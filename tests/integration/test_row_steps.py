@@ -25,7 +25,7 @@ CREATE TABLE children (id integer PRIMARY KEY, parent integer NOT NULL, note tex
 def entries(dsn: str) -> dict[tuple[str, str], str]:
     """What stands in quarantine: by transform and key, the error."""
     with psycopg.connect(dsn) as target:
-        rows = target.execute("SELECT transform, source_key, error FROM replicator.quarantine").fetchall()
+        rows = target.execute("SELECT transform, source_key, error FROM _replicator.quarantine").fetchall()
     return {(transform, key): error for transform, key, error in rows}
 
 

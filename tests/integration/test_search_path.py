@@ -214,7 +214,7 @@ async def test_keys_of_an_extensions_type(contrib: Database, tmp_path: Path) -> 
             await running.clean()
             for table in ("users", "paths", "logins"):
                 await running.until(lambda table=table: same(contrib.dsn, table))
-            assert one(contrib.dsn, "SELECT count(*) FROM replicator.quarantine") == 0
+            assert one(contrib.dsn, "SELECT count(*) FROM _replicator.quarantine") == 0
             if other == "shop":
                 await running.cut_over()
         await running.roll_back()

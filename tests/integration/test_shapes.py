@@ -311,5 +311,5 @@ async def test_an_identity_that_could_not_be_changed_later_is_not_written(databa
     async with engine(database, migration) as made:
         await made.backfill()
         with database.connect() as target:
-            found = [str(error) for (error,) in target.execute("SELECT error FROM replicator.quarantine")]
+            found = [str(error) for (error,) in target.execute("SELECT error FROM _replicator.quarantine")]
         assert ["number, which store.things generates itself" in each for each in found] == [True]

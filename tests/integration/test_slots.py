@@ -163,7 +163,7 @@ async def test_another_timeline(database: Database, tmp_path: Path) -> None:
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
         await made.stop()
-        execute(database.dsn, ["UPDATE replicator.progress SET timeline = timeline - 1"])
+        execute(database.dsn, ["UPDATE _replicator.progress SET timeline = timeline - 1"])
         with pytest.raises(SlotError, match="it is a standby that was promoted, or was restored"):
             await made.start()
 

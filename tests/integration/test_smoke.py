@@ -99,19 +99,19 @@ async def test_each_fault(
         findings = await found(settings, migration)
         assert failing(findings) == {"reverse"}
         assert re.search(r"A rollback would be refused\. .*quarantine: x: 1", findings["reverse"].detail)
-        execute(database.dsn, ["DELETE FROM replicator.quarantine"])
+        execute(database.dsn, ["DELETE FROM _replicator.quarantine"])
         await running.until(lambda: not running.session.reporter.document["quarantined"])
 
         with psycopg.connect(database.dsn) as holder, monkeypatch.context() as impatient:
             impatient.setattr("replicator.smoke.FLOW_SECONDS", 0.5)
-            holder.execute("LOCK TABLE replicator.progress IN EXCLUSIVE MODE")
+            holder.execute("LOCK TABLE _replicator.progress IN EXCLUSIVE MODE")
             assert failing(await found(settings, migration)) == {"reverse"}
         assert failing(await found(settings, migration)) == set()
         assert content(database.dsn) == before, "something was written"
     findings = await found(settings, migration)
     assert failing(findings) == {"reverse"}
     assert "No daemon runs" in findings["reverse"].detail
-    execute(database.dsn, ["UPDATE replicator.ownership SET owner = 'old'"])
+    execute(database.dsn, ["UPDATE _replicator.ownership SET owner = 'old'"])
     assert failing(await found(settings, migration)) == {"owner", "reverse"}
 
 
@@ -119,7 +119,7 @@ def quarantine(dsn: str) -> None:
     execute(
         dsn,
         [
-            "INSERT INTO replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
+            "INSERT INTO _replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
             "VALUES ('reverse', 'x', 'requests', '[\"1\"]', 'No.', '')"
         ],
     )

@@ -54,7 +54,7 @@ def migrated(folder: Path) -> Migration:
 
 def attempts(dsn: str) -> dict[tuple[str, str], int]:
     with psycopg.connect(dsn) as target:
-        rows = target.execute("SELECT transform, source_key, attempts FROM replicator.quarantine").fetchall()
+        rows = target.execute("SELECT transform, source_key, attempts FROM _replicator.quarantine").fetchall()
     return {(transform, *json.loads(key)): tries for transform, key, tries in rows}
 
 

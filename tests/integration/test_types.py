@@ -238,7 +238,7 @@ async def test_a_wrong_value_is_told_from_a_right_one(
         await repair(following.running, divergences, "test")
         with opened(database) as connected:
             rows: list[Any] = connected.execute(
-                "SELECT table_name, row_key->>0, row_as_it_was FROM replicator.kept"
+                "SELECT table_name, row_key->>0, row_as_it_was FROM _replicator.kept"
             ).fetchall()
         kept = {(table, int(key), name): row[name] for table, key, row in rows for name in row}
         assert wrong <= kept.keys()

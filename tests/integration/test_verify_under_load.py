@@ -21,7 +21,7 @@ from tests.integration.test_cutover import Running, daemon, one
 
 pytestmark = pytest.mark.one_server
 
-BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM replicator.secrets"
+BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets"
 VISITS = """
 CREATE TABLE visits (id integer, day integer, place text, PRIMARY KEY (id, day));
 INSERT INTO visits SELECT i, 0, 'p' || i FROM generate_series(1, 300) i;

@@ -199,15 +199,15 @@ async def asked(running: Running, dsn: str, command: str, arguments: Mapping[str
 
 
 async def answered(running: Running, dsn: str, number: int) -> tuple[int, Any]:
-    done = f"SELECT finished_at FROM replicator.commands WHERE id = {number}"
+    done = f"SELECT finished_at FROM _replicator.commands WHERE id = {number}"
     await running.until(lambda: one(dsn, done))
-    query = f"SELECT ARRAY[exit_code::text, result::text] FROM replicator.commands WHERE id = {number}"
+    query = f"SELECT ARRAY[exit_code::text, result::text] FROM _replicator.commands WHERE id = {number}"
     code, result = one(dsn, query)
     return int(code), result
 
 
 async def told(running: Running, dsn: str, number: int, part: str) -> None:
-    progress = f"SELECT progress::text FROM replicator.commands WHERE id = {number}"
+    progress = f"SELECT progress::text FROM _replicator.commands WHERE id = {number}"
     await running.until(lambda: part in (one(dsn, progress) or ""))
 
 
@@ -248,7 +248,7 @@ async def test_a_reader_in_the_way_of_the_renaming(
             assert code == 3
             assert named in result
         assert running.session.phase == Phase.FOLLOW
-        why = "SELECT details ->> 'why' FROM replicator.journal WHERE event = 'attempt' ORDER BY id LIMIT 1"
+        why = "SELECT details ->> 'why' FROM _replicator.journal WHERE event = 'attempt' ORDER BY id LIMIT 1"
         assert named in one(database.dsn, why)
 
 
@@ -295,7 +295,7 @@ async def test_other_tables_are_opened_once_they_can_be(
             async with asyncio.timeout(SECONDS):
                 await running.cut_over()
         assert named in turns[0]
-        assert one(other_database.dsn, "SELECT owner FROM replicator.ownership") == "new"
+        assert one(other_database.dsn, "SELECT owner FROM _replicator.ownership") == "new"
 
 
 def execute_prepared(dsn: str, gid: str, statement: str) -> None:

@@ -211,7 +211,7 @@ class Moving:
                 state._replace(guards=put(state.guards, state.side, True)),
             )
         elif not state.opened:
-            yield Step("the new owner's tables are opened", "replicator.ownership:activate"), self._open(state)
+            yield Step("the new owner's tables are opened", "_replicator.ownership:activate"), self._open(state)
         elif not state.marked:
             yield Step("the start marker is sent"), state._replace(marked=True).logged(owner, -state.epoch)
         else:

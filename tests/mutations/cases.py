@@ -159,8 +159,8 @@ MUTATIONS: Final = (
     ),
     _m(
         "postgres/progress.py",
-        "\"SELECT coalesce(max(read_lsn), '0/0')::text FROM replicator.chunks WHERE pipeline = %s\", (pipeline,)",
-        "\"SELECT coalesce(min(read_lsn), '0/0')::text FROM replicator.chunks WHERE pipeline = %s\", (pipeline,)",
+        "\"SELECT coalesce(max(read_lsn), '0/0')::text FROM _replicator.chunks WHERE pipeline = %s\", (pipeline,)",
+        "\"SELECT coalesce(min(read_lsn), '0/0')::text FROM _replicator.chunks WHERE pipeline = %s\", (pipeline,)",
         "the backfill is done before the stream has come to what was copied (I1)",
         "integration/test_progress.py consistent_point",
     ),
@@ -180,7 +180,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "postgres/control.sql",
-        "IF (SELECT epoch FROM replicator.lease) IS DISTINCT FROM expected THEN",
+        "IF (SELECT epoch FROM _replicator.lease) IS DISTINCT FROM expected THEN",
         "IF false THEN",
         "a daemon that has lost its lease goes on writing (I6)",
         "integration/test_in_doubt.py lost_its_lease",

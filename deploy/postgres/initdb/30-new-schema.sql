@@ -12,6 +12,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA :"new_schema"
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app;
 ALTER DEFAULT PRIVILEGES FOR ROLE replicator IN SCHEMA :"new_schema" GRANT USAGE ON SEQUENCES TO app;
 
--- What is made in it is nobody else's; the functions that the application may call are for everybody.
+-- The tables are nobody else's, not even by name; the functions that the application may call are for everybody.
+CREATE SCHEMA _replicator AUTHORIZATION replicator;
 CREATE SCHEMA replicator AUTHORIZATION replicator;
 GRANT USAGE ON SCHEMA replicator TO PUBLIC;
