@@ -338,7 +338,7 @@ class ScenePlayer:
         """What is so for good."""
         deadline = asyncio.get_running_loop().time() + LATER
         while True:
-            cursor = await self._application.execute("SELECT transform, source_key, error FROM replicator.quarantine")
+            cursor = await self._application.execute("SELECT transform, source_key, error FROM _replicator.quarantine")
             found = [("quarantined", *map(str, row)) async for row in cursor]
             if not found or asyncio.get_running_loop().time() > deadline:
                 return found

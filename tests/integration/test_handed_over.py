@@ -274,7 +274,7 @@ async def test_control_tables_of_a_version_that_asked_nobody(database: Database,
         await made.backfill()
         [made_by_us] = rows(database.dsn, index)
         await made.stop()
-        execute(database.dsn, ["DROP INDEX replicator.produced_target"])
+        execute(database.dsn, ["DROP INDEX _replicator.produced_target", "DELETE FROM _replicator.version"])
         async with connection(database.dsn, "test") as opened:
             for _ in range(2):
                 await install(opened, migration)
