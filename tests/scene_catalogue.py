@@ -358,7 +358,6 @@ def regions(draw: Draw) -> Scene:
             "old": work(*shared, *emptied),
             "new": work(*shared, *(["LOCK TABLE @visits; TRUNCATE @visits_1"] if parted else [])),
         },
-        rereads=True,
     )
 
 
@@ -448,7 +447,7 @@ def homes(draw: Draw) -> Scene:
                 "DELETE FROM @dwellers d WHERE NOT EXISTS (SELECT FROM @houses WHERE id = d.house)",
             ),
         },
-        rereads=True,
+        rereads=("house", "dweller", "old_dweller"),
     )
 
 
@@ -665,7 +664,6 @@ def lines(draw: Draw) -> Scene:
                 f"INSERT INTO @lines SELECT g, 1, 'many' FROM generate_series({MANY}, {MANY} - 1 + :m) AS g",
             ),
         },
-        rereads=True,
     )
 
 

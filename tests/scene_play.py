@@ -219,12 +219,15 @@ class ScenePlayer:
     async def play(self) -> list[Finding]:
         """What is wrong: with the turn, and the group of it after which it was so."""
         keep = Quarantine.keep
+        rereads = {name for each in self._history.scenes for name in each.rereads}
 
         async def noted(quarantine: Quarantine, opened: Connection, failures: Iterable[Failure]) -> None:
             failures = list(failures)
             self._refused += [
-                ("quarantined", each.transform, str(each.source_key), each.error) for each in failures
-            ]  # fmt: skip
+                ("quarantined", each.transform, str(each.source_key), each.error)
+                for each in failures
+                if each.transform not in rereads
+            ]
             await keep(quarantine, opened, failures)
 
         async with await AsyncConnection.connect(self._settings.source, autocommit=True) as self._application:
@@ -314,9 +317,7 @@ class ScenePlayer:
 
     async def _wrong(self) -> list[Finding]:
         await self._daemon.drain()
-        rereads = any(each.rereads for each in self._history.scenes)
-        found = await self._quarantined() if rereads else list(self._refused)
-        found += await self._differences()
+        found = self._refused + await self._quarantined() + await self._differences()
         for scene in self._history.scenes if self._side == "new" else ():
             values = await self._values(scene)
             found += [
@@ -340,7 +341,7 @@ class ScenePlayer:
         while True:
             cursor = await self._application.execute("SELECT transform, source_key, error FROM _replicator.quarantine")
             found = [("quarantined", *map(str, row)) async for row in cursor]
-            if not found or asyncio.get_running_loop().time() > deadline:
+            if self._refused or not found or asyncio.get_running_loop().time() > deadline:
                 return found
             await self._daemon.drain()
 

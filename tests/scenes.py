@@ -4,7 +4,7 @@ A scene's tables are written ``@name``: the name gets the schema of its side.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -45,8 +45,8 @@ class Scene:
     work: Mapping[Side, st.SearchStrategy[str]] = field(repr=False)
     """What the application does on either side, each several statements with a semicolon between them."""
     kept: Kept | None = field(default=None, repr=False)
-    rereads: bool = field(default=False, repr=False)
-    """A query reads rows that are newer than the stream: such may be in quarantine until the stream has come there."""
+    rereads: Collection[str] = field(default=(), repr=False)
+    """Transforms of rows that are newer than the stream, or refer to such: they may clash until it has come there."""
 
 
 def on_side(text: str, side: Side) -> str:

@@ -1,7 +1,7 @@
 """In which order a batch's effects are written: two ways, so that what the application did at once can be done here."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from replicator.apply.effects import Effects
@@ -27,21 +27,22 @@ Written = Counter[tuple[str, str]]
 async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool) -> Written:
     """Each row once, parents before their children; each deletion once, children before their parents.
 
-    Where foreign keys can wait for the end of the transaction, each table's deletions come before its rows: so a unique
-    value may pass from a row that goes to one that comes. Where they cannot, all deletions come last: a child may have
-    moved from a parent that goes to one that comes.
+    Where foreign keys wait for the end of the transaction, and do nothing by themselves, each table's deletions come
+    before its rows: so a unique value may pass from a row that goes to one that comes. Where they do not, all deletions
+    come last: a child may have moved from a parent that goes to one that comes.
     """
     written: Written = Counter()
     children_first = list(reversed(plan.targets))
-    if all(foreign_key.deferrable for table in plan.targets for foreign_key in table.foreign_keys):
+    if not any(foreign_key.binds for table in plan.targets for foreign_key in table.foreign_keys):
         for table in children_first:
-            await _delete(writer, plan, table, effects, written, clear=True)
+            cleared = is_cleared(table, effects) and not effects.spared
+            await _delete(writer, table, None if cleared else await keys_to_go(writer, table, effects), written)
             await _upsert(writer, table, effects, written)
     else:
         for table in plan.targets:
             await _upsert(writer, table, effects, written)
-        for table in children_first:
-            await _delete(writer, plan, table, effects, written, clear=not effects.upserts.get(table.name))
+        going = {table.name: await _to_go_last(writer, plan, table, effects) for table in plan.targets}
+        await _delete_last(writer, plan, going, written)
     await check_constraints(writer, whole=whole)
     return written
 
@@ -57,7 +58,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
         await _move(writer, plan, table, effects)
     for table in plan.targets:
         await _detach(writer, table, effects)
-    late: dict[Name, list[Key]] = {}
+    late: dict[Name, list[Key] | None] = {}
     for table in reversed(plan.targets):
         rows = effects.upserts.get(table.name, {})
         gone = await keys_to_go(writer, table, effects)
@@ -73,8 +74,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
-    for table in reversed(plan.targets):
-        await _delete_keys(writer, plan, table, late[table.name], written)
+    await _delete_last(writer, plan, late, written)
     await check_constraints(writer, whole=whole)
     return written
 
@@ -131,9 +131,9 @@ async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects
 
 
 async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
-    columns = {name for each in table.foreign_keys if not each.deferrable for name in each.detachable}
-    keys = [*effects.upserts.get(table.name, {}), *effects.deletes_of(table.name)]
-    if columns and keys:
+    columns = {name for each in table.foreign_keys if each.binds for name in each.detachable}
+    keys = [*effects.upserts.get(table.name, {}), *await keys_to_go(writer, table, effects)] if columns else []
+    if keys:
         await detach(writer, table, sorted(columns), keys)
 
 
@@ -142,31 +142,44 @@ async def _free(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key])
     free = set(keys)
     for child, foreign_key in _binding_children(plan, table):
         while free:  # of a table that refers to itself, what must stay holds its own parent
-            held = free & set(await writer.children_of(foreign_key, child.name, table, free))
+            held = free & set(await writer.children_of(foreign_key, child, table, free))
             free -= held
             if not held or child.name != table.name:
                 break
     return free
 
 
-async def _delete(
-    writer: TargetWriter, plan: Plan, table: Table, effects: Effects, written: Written, *, clear: bool
+async def _to_go_last(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> list[Key] | None:
+    """The keys to delete once all that stays is written; None: all rows, which may be too many to be named."""
+    stays = effects.upserts.get(table.name) or effects.spared
+    if is_cleared(table, effects) and not stays and not acting_children(plan, table):
+        return None
+    return await keys_to_go(writer, table, effects)
+
+
+async def _delete_last(
+    writer: TargetWriter, plan: Plan, going: Mapping[Name, list[Key] | None], written: Written
 ) -> None:
-    """Delete what is to go from one table.
+    """Delete what is to go, once all that stays is written. Raises RowError if that would take along what stays.
 
-    :param clear: a table that was emptied may be cleared as a whole: none of what is to be written is there yet.
+    All tables are looked at before the first row goes: in a circle, what goes with a row may take others along.
     """
-    if clear and is_cleared(table, effects) and not effects.spared and not acting_children(plan, table):
+    for table in plan.targets:
+        for child, foreign_key in acting_children(plan, table):
+            keys, leaving = going[table.name], going[child.name]
+            if not keys or leaving is None:
+                continue
+            if await writer.children_of(foreign_key, child, table, keys, leaving=leaving):
+                raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
+    for table in reversed(plan.targets):
+        await _delete(writer, table, going[table.name], written)
+
+
+async def _delete(writer: TargetWriter, table: Table, keys: list[Key] | None, written: Written) -> None:
+    """Delete these rows of one table; with None, all."""
+    if keys is None:
         written[table.called, "delete"] += await writer.clear(table)
-        return
-    await _delete_keys(writer, plan, table, await keys_to_go(writer, table, effects), written)
-
-
-async def _delete_keys(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key], written: Written) -> None:
-    for child, foreign_key in acting_children(plan, table) if keys else ():
-        if await writer.children_of(foreign_key, child.name, table, keys):
-            raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
-    if keys:
+    elif keys:
         written[table.called, "delete"] += await writer.delete(table, keys)
 
 

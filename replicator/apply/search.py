@@ -231,7 +231,7 @@ class Search:
         parent, owners = self._deleted(foreign_key.parent)
         if parent is None or not owners:
             return
-        for key in await self._writer.children_of(foreign_key, child.name, parent, owners, deleted=True):
+        for key in await self._writer.children_of(foreign_key, child, parent, owners, deleted=True):
             refused[owners[key]] = RowError(
                 f"A row of {child.name} still refers to the deleted row of {parent.name} ({foreign_key.name}).",
                 MOVE_THEM,

@@ -153,14 +153,22 @@ class TargetWriter:
             return [read_key(table, row) async for row in cursor]
 
     async def children_of(
-        self, foreign_key: ForeignKey, child: Name, parent: Table, keys: Iterable[Key], *, deleted: bool = False
+        self,
+        foreign_key: ForeignKey,
+        child: Table,
+        parent: Table,
+        keys: Iterable[Key],
+        *,
+        leaving: Iterable[Key] = (),
+        deleted: bool = False,
     ) -> list[Key]:
         """Which of these parent keys some child row still refers to.
 
+        :param leaving: child keys that go as well, and so are not left behind.
         :param deleted: the parents are gone already; without it, a parent that is not there has no children. A foreign
             key to other columns than the primary key says nothing about parents that are gone.
         """
-        stage = self._stages[parent.name]
+        stage, children = self._stages[parent.name], self._stages[child.name]
         to_key = set(foreign_key.parent_columns) <= set(parent.key)
         if deleted and not to_key:
             return []
@@ -168,11 +176,15 @@ class TargetWriter:
         join = sql.SQL("") if deleted else sql.SQL("JOIN {} AS p ON {} ").format(
             identifier(parent.name.schema, parent.name.table), same_key(parent, "p")
         )  # fmt: skip
-        if child == parent.name:  # a child that goes as well is no child left behind
+        leaving = list(leaving)
+        if leaving or child.name == parent.name:  # of one table, all these keys leave
             on += sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS k WHERE {})").format(
-                stage.keys,
-                all_equal("k", "c", parent.key_columns),
+                children.keys,
+                all_equal("k", "c", child.key_columns),
             )
+        if leaving and child.name != parent.name:
+            with refusing():
+                await children.load_keys(self.connection, leaving)
         with refusing():
             await stage.load_keys(self.connection, keys)
             cursor = await self.connection.execute(
@@ -180,7 +192,7 @@ class TargetWriter:
                     key_of_row(parent, "s"),
                     stage.keys,
                     join,
-                    identifier(child.schema, child.table),
+                    identifier(child.name.schema, child.name.table),
                     on,
                 )
             )

@@ -190,6 +190,29 @@ CASES = {
         ],
         names=("teams", "players"),
     ),
+    "a circle that acts is emptied": Case(
+        tables=CIRCLE,
+        constraints=CIRCULAR.replace("players (id)", "players (id) ON DELETE SET NULL DEFERRABLE").replace(
+            "teams (id)", "teams (id) ON DELETE RESTRICT"
+        ),
+        before=[
+            "INSERT INTO teams VALUES (1), (2)",
+            "INSERT INTO players VALUES (1, 1), (2, 2)",
+            "UPDATE teams SET captain = id",
+        ],
+        transaction=["TRUNCATE teams, players"],
+        names=("teams", "players"),
+    ),
+    "what goes with each other in a circle": Case(
+        tables=CIRCLE.replace("captain integer", "captain integer NOT NULL"),
+        constraints=CIRCULAR.replace("(id);", "(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED;"),
+        before=[
+            "INSERT INTO teams VALUES (1, 1), (2, 2), (3, 3)",
+            "INSERT INTO players VALUES (1, 1), (2, 2), (3, 3), (4, 1)",
+        ],
+        transaction=["UPDATE players SET team = 2 WHERE id = 4", "DELETE FROM teams WHERE id <> 2"],
+        names=("teams", "players"),
+    ),
     "a tree that is planted, in the order of no key": Case(
         tables=TREE,
         constraints="ALTER TABLE nodes ADD FOREIGN KEY (parent) REFERENCES nodes (id)",
