@@ -48,7 +48,7 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
         results = list(as_rows(transform.function(row)))
     except BaseException as error:  # noqa: BLE001
         raise _blame(error, f"The transform {transform.name}", source, source_key) from None
-    computed = computed_key(transform, source, source_key) if transform.key else None
+    computed = computed_key(transform, source, source_key) if transform.key and results else None
     try:
         return [_target_row(transform, source_key, computed, result) for result in results]
     except TransformError:

@@ -35,6 +35,14 @@ NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)')
 EXACTLY = Context(prec=200_000)
 """More digits than a numeric has."""
 
+RANGES: Final = {
+    "smallint": (-(1 << 15), (1 << 15) - 1),
+    "integer": (-(1 << 31), (1 << 31) - 1),
+    "bigint": (-(1 << 63), (1 << 63) - 1),
+}
+"""By base, the lowest and the highest value. No row can have a key beyond them."""
+TEXTS: Final = ("text", "blanks")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
@@ -47,6 +55,8 @@ class Form:
     """Of ``varchar(n)`` and ``char(n)``: the blanks beyond it are cut without a word."""
     scale: int | None = None
     """Of ``numeric(p, s)``: it is rounded to that without a word."""
+    digits: int | None = None
+    """Of ``numeric(p, s)``: so many digits it has at most before the point."""
     asked: Asked = ""
     cast: str = ""
     """What the server is asked with: the type with its modifier, no domain around it."""
@@ -73,6 +83,16 @@ class Form:
             return self._make(text)
         except ArithmeticError as error:  # decimal's own are no ValueError
             raise ValueError(f"no {self.base}") from error
+
+    def holds(self, form: str) -> bool:
+        """Whether a number, in its form, is in the range of the type; of other types, that is not known here."""
+        if self.base in RANGES:
+            lowest, highest = RANGES[self.base]
+            return lowest <= int(form) <= highest
+        if self.digits is not None:
+            number = Decimal(form)
+            return number.is_nan() or (number.is_finite() and number.adjusted() < self.digits)
+        return True
 
     @cached_property
     def _make(self) -> Callable[[str], str]:
@@ -129,8 +149,13 @@ def mismatch(form: Form, key: Form) -> str:
 
 
 def needs_asking(form: Form, key: Form) -> bool:
-    """Whether only the server knows the form that a printed value of one column has among those of another."""
-    return key.prints_apart or (key.asked != "" and form.base != key.base)
+    """Whether only the server knows the form that a printed value of one column has among those of another.
+
+    Of what a text is read as, too: from version 16 on, ``0x1F`` is a number.
+    """
+    if key.prints_apart or (key.asked != "" and form.base != key.base):
+        return True
+    return form.family in TEXTS and key.family not in TEXTS and key.cast != ""
 
 
 def written_as(text: str, form: Form, key: Form) -> str | None:

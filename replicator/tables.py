@@ -152,7 +152,7 @@ class Table:
 def key_of(row: Mapping[str, Value], columns: tuple[str, ...], by_name: Mapping[str, Column]) -> Key:
     """The key in the named columns of a row; where the server must be asked for the form, as the row spells it.
 
-    Raises KeyError for an absent column, ValueError for NULL.
+    Raises KeyError for an absent column, ValueError for NULL and for what the column cannot hold.
     """
     parts = []
     for name in columns:
@@ -160,7 +160,10 @@ def key_of(row: Mapping[str, Value], columns: tuple[str, ...], by_name: Mapping[
         text = to_text(row[name], column.kind)
         if text is None:
             raise ValueError(f"key column {name} is null")
-        parts.append(text if column.form.asked else column.form.of(text))
+        form = text if column.form.asked else column.form.of(text)
+        if not column.form.asked and not column.form.holds(form):
+            raise ValueError(f"key column {name} is out of range")
+        parts.append(form)
     return tuple(parts)
 
 

@@ -18,6 +18,7 @@ from replicator.migration import Direction
 from replicator.plan import PlannedTransform
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.context import Context, Rolling
+from replicator.postgres.rearranging import possible_keys
 from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.source import parse_row
 from replicator.postgres.target import TargetWriter
@@ -145,12 +146,14 @@ class Conflicts:
                     self._cleared[name, key] = (transform.source, at)
         effects.cleared.clear()
 
-    async def _look_at(self, table: Table, keys: AbstractSet[Key], effects: Effects) -> None:
+    async def _look_at(self, table: Table, wanted: AbstractSet[Key], effects: Effects) -> None:
+        # A key that the table cannot hold is refused as a row's, when it is written: here it would be nobody's error.
+        keys = set(await possible_keys(self._writer, table, wanted))
         found = await lock_rows(self._writer.connection, table, self._writer.stage(table), keys)
         if self._writer.locked is not None:
             self._writer.locked[table.name] = set(found)
         if self._mode != "confirming":
-            await self._look_at_gone(table, effects.deletes.get(table.name, {}).keys() - found.keys(), effects)
+            await self._look_at_gone(table, effects.deletes.get(table.name, {}).keys() & (keys - found.keys()), effects)
         overwritten = [key for key, version in found.items() if self._overwrites(table, key, version, effects)]
         if overwritten:
             await self._writer.keep(table, overwritten, WHY_KEPT)
@@ -221,8 +224,11 @@ class Conflicts:
         source = None if opposite is None else opposite.table_source(table.name.table)
         if row is None or source is None:
             return ()
-        values = parse_row(source.columns, [row.columns.get(column.name) for column in source.columns])
         found: list[tuple[str, Key]] = []
+        try:
+            values = parse_row(source.columns, [row.columns.get(column.name) for column in source.columns])
+        except (ValueError, ArithmeticError):
+            return ()  # not as the table would show it: then it is refused there, or another spelling is known
         for transform in source.transforms:
             with contextlib.suppress(TransformError):
                 if transform.remembers:

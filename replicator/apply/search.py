@@ -24,7 +24,7 @@ from replicator.plan import Plan, PlannedTransform
 from replicator.postgres.connect import translated
 from replicator.postgres.halving import Refused
 from replicator.postgres.quarantine import Place
-from replicator.postgres.rearranging import without_rows
+from replicator.postgres.rearranging import possible_keys, without_rows
 from replicator.postgres.target import TargetWriter
 from replicator.tables import ForeignKey, Key, Name, Table, key_of
 
@@ -87,6 +87,7 @@ class Search:
         :raises PendingError: no row of these does, but one that the transaction has written before.
         """
         await self._without_rows()
+        await self._leave_out_impossible()
         await self._collect()
         refused = await self._rounds(checked=False)
         refused |= await self._foreign_keys()
@@ -117,6 +118,14 @@ class Search:
             if rows or self._effects.deletes.get(table.name) or is_cleared(table, self._effects):
                 columns = next((tuple(row.columns) for row in rows.values()), table.key)
                 await without_rows(self._writer, table, columns)
+
+    async def _leave_out_impossible(self) -> None:
+        """What has a key that the table cannot hold need not be deleted: else that would be refused for ever."""
+        for table in self._plan.targets:
+            deletes = self._effects.deletes.get(table.name, {})
+            possible = set(await possible_keys(self._writer, table, deletes))
+            for key in deletes.keys() - possible:
+                del deletes[key]
 
     # ---- units
 

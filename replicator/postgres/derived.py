@@ -54,8 +54,9 @@ async def _completed(
     table = transform.target
     rows = iter(await given.complete(connection, table, (row for each in found.values() for row in each.rows)))
     for each in found.values():
-        each.rows = [next(rows) for _ in each.rows]
-        each.error = each.error or next((error for row in each.rows if (error := given.lacking(table, row))), None)
+        completed = [next(rows) for _ in each.rows]
+        each.rows = [row for row in completed if not isinstance(row, TransformError)]
+        each.error = each.error or next((row for row in completed if isinstance(row, TransformError)), None)
         if each.error is not None:
             each.rows = []
 
@@ -77,10 +78,20 @@ async def computed_keys(
 def _derived(transform: PlannedTransform, source: Source, key: Key, row: Row | None) -> Derived:
     try:
         rows = [] if row is None else derive(transform, source, key, row)
-        gone = None if rows or transform.remembers else computed_key(transform, source, key)
     except TransformError as error:
         return Derived(error=error)
-    return Derived(rows, gone=gone)
+    return Derived(rows, gone=None if rows or transform.remembers else _gone(transform, source, key))
+
+
+def _gone(transform: PlannedTransform, source: Source, key: Key) -> Key | None:
+    """None where ``key=`` fails: under that source key no row can have been written, and none is to be deleted.
+
+    Else a bad row would stay in quarantine when it is gone, and a row that gives nothing would go there.
+    """
+    try:
+        return computed_key(transform, source, key)
+    except TransformError:
+        return None
 
 
 async def _in_form(connection: Connection, transform: PlannedTransform, found: Mapping[Key, Derived]) -> None:
@@ -93,13 +104,13 @@ async def _in_form(connection: Connection, transform: PlannedTransform, found: M
     spelt = {row.key for row in rows} | {row.claimed for row in rows if row.claimed is not None}
     asked = await ask_keys(connection, columns, spelt | {each.gone for each in found.values() if each.gone is not None})
     for key, each in found.items():
+        each.gone = None if each.gone is None else asked.key_or_none(columns, each.gone)
         try:
-            each.gone = None if each.gone is None else asked.key(columns, each.gone)
             each.rows = [_row_in_form(transform, key, row, columns, asked) for row in each.rows]
         except ValueError:
-            each.rows, each.gone, each.error = [], None, no_key(transform, key)
+            each.rows, each.error = [], no_key(transform, key)
         except TransformError as error:
-            each.rows, each.gone, each.error = [], None, error
+            each.rows, each.error = [], error
 
 
 def _row_in_form(

@@ -144,7 +144,8 @@ class _Catalogue:
             return _none(self.loose[collation])
         family, asked = BUILT_IN[found.name]
         length = modifier - 4 if found.name in CUTS and modifier >= 4 else None
-        return Form(family=family, asked=asked, length=length, scale=_scale(found, modifier))
+        return Form(family=family, asked=asked, length=length, scale=_scale(found, modifier),
+                    digits=_digits(found, modifier))  # fmt: skip
 
     @staticmethod
     def _holding(parts: list[Form], *, one: bool = True) -> Form:
@@ -167,6 +168,11 @@ def _scale(found: Type, modifier: int) -> int | None:
     if found.name != "numeric" or modifier < 4:
         return None
     return (((modifier - 4) & 0x7FF) ^ 0x400) - 0x400  # eleven bits with a sign
+
+
+def _digits(found: Type, modifier: int) -> int | None:
+    scale = _scale(found, modifier)
+    return None if scale is None else (((modifier - 4) >> 16) & 0xFFFF) - scale
 
 
 async def read_forms(connection: Connection, columns: Iterable[Typed]) -> dict[Typed, Form]:

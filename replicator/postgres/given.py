@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from replicator.derive import TargetRow
-from replicator.errors import TransformError
+from replicator.errors import RowError, TransformError
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection, identifier, translated
+from replicator.postgres.refusals import refusing
 from replicator.postgres.texts import shown
 from replicator.tables import Name, Table
 
@@ -35,7 +36,7 @@ DEFAULT = """
 
 @dataclass(frozen=True)
 class Default:
-    """A column's default as text; ``varies`` when it is another each time, and there is no such text."""
+    """A column's default as text; ``varies`` when it is another each time, or fails, and there is no such text."""
 
     text: str | None
     varies: bool = False
@@ -56,33 +57,33 @@ class GivenColumns:
         self._loaded = dsn is None
         self._lock = asyncio.Lock()
 
-    async def complete(self, target: Connection, table: Table, rows: Iterable[TargetRow]) -> list[TargetRow]:
+    async def complete(
+        self, target: Connection, table: Table, rows: Iterable[TargetRow]
+    ) -> list[TargetRow | TransformError]:
         """The rows, with the defaults of what they leave out and others give.
 
-        Those that leave out a column whose default varies are left as they are: ``lacking`` tells.
+        In the place of one that leaves out a column whose default varies, or fails: what is wrong with it.
         """
         listed = list(rows)
         await self._learn(table, {name for row in listed for name in row.columns})
-        known = self._known.get(table.called, set())
+        # As it is now: while defaults are read, another task may learn of more columns. Of these nothing was written
+        # yet when these rows were derived, so the rows need none of their defaults.
+        known = frozenset(self._known.get(table.called, ()))
         for name in {name for row in listed for name in known - row.columns.keys()}:
             if (table.name, name) not in self._defaults:
                 self._defaults[table.name, name] = await read_default(target, table, name)
         return [self._completed(table, row, known) for row in listed]
 
-    def lacking(self, table: Table, row: TargetRow) -> TransformError | None:
-        """What is wrong with a row that ``complete`` has given back, if it is."""
-        left_out = sorted(self._known.get(table.called, set()) - row.columns.keys())
-        if not left_out:
-            return None
-        return TransformError(
-            f"The transform {row.transform} leaves {', '.join(left_out)} of {table.name} out for "
-            f"{list(row.source_key)}, which other rows are given, and whose default is another each time.",
-            "Give it always, or never.",
-        )
-
-    def _completed(self, table: Table, row: TargetRow, known: set[str]) -> TargetRow:
+    def _completed(self, table: Table, row: TargetRow, known: frozenset[str]) -> TargetRow | TransformError:
         defaults = {name: self._defaults[table.name, name] for name in known - row.columns.keys()}
-        added = {name: each.text for name, each in defaults.items() if not each.varies}
+        varying = sorted(name for name, each in defaults.items() if each.varies)
+        if varying:
+            return TransformError(
+                f"The transform {row.transform} leaves {', '.join(varying)} of {table.name} out for "
+                f"{list(row.source_key)}, which other rows are given; its default fails, or is another each time.",
+                "Give it always, or never.",
+            )
+        added = {name: each.text for name, each in defaults.items()}
         return replace(row, columns=row.columns | added) if added else row
 
     async def _learn(self, table: Table, names: set[str]) -> None:
@@ -120,14 +121,18 @@ async def read_default(target: Connection, table: Table, column: str) -> Default
     with translated():
         cursor = await target.execute(DEFAULT.encode(), {"table": name, "column": column})
         varies, expression = await cursor.fetchone() or (True, None)
-        if varies or expression is None:
-            return Default(None, varies)
-        cursor = await target.execute(
-            sql.SQL("SELECT {} FROM (SELECT ({})::{}) AS d(value)").format(
-                shown(identifier("d", "value"), table.by_name[column]),
-                sql.SQL(expression),
-                sql.SQL(table.by_name[column].type),
-            )
-        )
-        row = await cursor.fetchone()
+    if varies or expression is None:
+        return Default(None, varies)
+    query = sql.SQL("SELECT {} FROM (SELECT ({})::{}) AS d(value)").format(
+        shown(identifier("d", "value"), table.by_name[column]),
+        sql.SQL(expression),
+        sql.SQL(table.by_name[column].type),
+    )
+    try:
+        with refusing():
+            async with target.transaction():
+                cursor = await target.execute(query)
+                row = await cursor.fetchone()
+    except RowError:  # a row that leaves it out cannot be written; others can
+        return Default(None, varies=True)
     return Default(row[0] if row else None)

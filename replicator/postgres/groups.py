@@ -10,6 +10,7 @@ from replicator.errors import RowError
 from replicator.plan import Source
 from replicator.postgres import source as strictly
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.keys import is_key
 from replicator.postgres.streaming import ROW_BYTES
 from replicator.tables import Key, Row
 
@@ -42,6 +43,8 @@ async def key_groups(
             rest = list(missing)
             if len(rest) > 1:
                 waiting += [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
+            elif rest and not await is_key(connection, [source.by_name[name] for name in source.key], rest[0]):
+                yield dict.fromkeys(rest), ROW_BYTES  # what is no value of the key's type is no row's key
             else:
                 yield {key: UnreadableRow(error.problem) for key in rest}, ROW_BYTES
         await _savepoint(connection, "RELEASE SAVEPOINT reading")

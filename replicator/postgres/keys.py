@@ -7,8 +7,9 @@ from psycopg import sql
 
 from replicator.equality import Form, formed, needs_asking, written_as
 from replicator.errors import RowError
-from replicator.postgres.connect import Connection, beside_parameters, comma, identifier
+from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.refusals import refusing
+from replicator.postgres.texts import read
 from replicator.tables import Column, Key, Table, printed_key
 
 Known = dict[tuple[str, str], str | None]
@@ -55,11 +56,15 @@ class Asked:
 
     def of(self, column: Column, text: str) -> str | None:
         """The form of a text that has been asked for, or that needs no asking; None: it is no value of the type."""
-        answer = self._known[column.form.cast, text] if column.form.asked else text
+        asked = column.form.asked or (column.form.cast, text) in self._known
+        answer = self._known[column.form.cast, text] if asked else text
         return None if answer is None else formed(column.form, answer)
 
     def led_to(self, forms: Sequence[Form], columns: Sequence[Column], texts: Sequence[str | None]) -> Key | None:
-        """The key that printed values of other columns lead to; None where one is NULL, or no value of the type."""
+        """The key that printed values of other columns lead to; None where one is NULL, or no value of the type.
+
+        A number beyond the type's range is none: no row can have it, and the server would refuse to look for it.
+        """
         parts: list[str] = []
         for given, form, column in zip(texts, forms, columns, strict=True):
             written = None if given is None else written_as(given, form, column.form)
@@ -67,7 +72,7 @@ class Asked:
                 written = self.of(column, written)
             elif written is not None:
                 written = formed(column.form, written)
-            if written is not None:
+            if written is not None and (form.base == column.form.base or column.form.holds(written)):
                 parts.append(written)
         return tuple(parts) if len(parts) == len(columns) else None
 
@@ -105,10 +110,29 @@ async def _ask(connection: Connection, column: Column, texts: Sequence[str]) -> 
                 cursor = await connection.execute(query, (list(texts),))
                 return [row[0] for row in await cursor.fetchall()]
     except RowError:
+        with translated():
+            await connection.execute(query, ([],))  # raises what needs no text: else all would be no values
         if len(texts) == 1:
             return [None]
     middle = len(texts) // 2
     return [*await _ask(connection, column, texts[:middle]), *await _ask(connection, column, texts[middle:])]
+
+
+async def is_key(connection: Connection, columns: Sequence[Column], key: Key) -> bool:
+    """Whether each part of a key is a value of its column's type, as keys are read; else no row can have it."""
+    names = [f"k{place}" for place in range(len(columns))]
+    values = [beside_parameters(read(identifier("k", name), each)) for name, each in zip(names, columns, strict=True)]
+    texts = sql.SQL(", ").join([sql.SQL("%s::pg_catalog.text")] * len(columns))
+    query = sql.SQL("SELECT {} FROM (VALUES ({})) AS k({})").format(
+        comma(values), texts, comma([identifier(name) for name in names])
+    )
+    try:
+        with refusing():
+            async with connection.transaction():
+                await connection.execute(query, list(key))
+    except RowError:
+        return False
+    return True
 
 
 def to_ask(form: Form, column: Column, texts: Iterable[str | None]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from psycopg import sql
 
 from replicator.postgres.connect import beside_parameters, comma, identifier, translated
+from replicator.postgres.halving import Halving
 from replicator.postgres.operators import equal
 from replicator.postgres.refusals import refusing
 from replicator.postgres.target import TargetWriter, insert, same_key
@@ -21,6 +22,25 @@ async def without_rows(writer: TargetWriter, table: Table, columns: tuple[str, .
         await writer.connection.execute(insert(table, stage, columns, absent_only=False), prepare=False)
         await stage.load_keys(writer.connection, ())
         await writer.connection.execute(delete, prepare=False)
+
+
+async def possible_keys(writer: TargetWriter, table: Table, keys: Iterable[Key]) -> list[Key]:
+    """The keys without those that no row of the table can have: they cannot even be staged.
+
+    A text may be too long, or a domain may refuse it. A row with such a key was never written, nor need it be deleted.
+    """
+    listed = list(keys)
+    search: Halving[Key] = Halving(writer.connection, table, lambda part: _staged(writer, table, part))
+    if not listed or await search.whole(listed):
+        return listed
+    await search.halves(listed)
+    impossible = {key for key, _ in search.refused}
+    return [key for key in listed if key not in impossible]
+
+
+async def _staged(writer: TargetWriter, table: Table, keys: Iterable[Key]) -> None:
+    with refusing():
+        await writer.stage(table).load_keys(writer.connection, keys)
 
 
 async def detach(writer: TargetWriter, table: Table, columns: Iterable[str], keys: Iterable[Key]) -> None:

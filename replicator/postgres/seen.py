@@ -5,12 +5,15 @@ What the target holds and the pass has not derived is extra; what it has derived
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from psycopg import sql
 
 from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.halving import Halving
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import all_equal
+from replicator.postgres.refusals import refusing
 from replicator.tables import Key, Table, decode_key, encode_key
 
 OWNER = "replicator_owner"
@@ -60,13 +63,16 @@ class SeenKeys:
         if not noted:  # a COPY of nothing still makes its commit empty every staging table of the connection
             return
         columns = comma([*(identifier(name) for name in table.key), identifier(OWNER)])
-        with translated():
-            async with (
-                self._connection.cursor() as cursor,
-                cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(self._tables[table.name], columns)) as copy,
-            ):
-                for key, transform, source_key in noted:
-                    await copy.write_row([*key, encode_key((transform, *source_key))])
+        copying = sql.SQL("COPY {} ({}) FROM STDIN").format(self._tables[table.name], columns)
+        rows = [(*key, encode_key((transform, *source_key))) for key, transform, source_key in noted]
+        search: Halving[tuple[str, ...]] = Halving(self._connection, table, partial(self._copy, copying))
+        await search.halves(rows)  # a key that the table cannot hold is no row's there, so it need not be noted
+
+    async def _copy(self, copying: sql.Composed, rows: Sequence[tuple[str, ...]]) -> None:
+        with refusing():
+            async with self._connection.cursor() as cursor, cursor.copy(copying) as copy:
+                for row in rows:
+                    await copy.write_row(row)
 
     async def extra(self, table: Table) -> list[Key]:
         """Rows of the target that nothing has given, as they have stood unchanged since before the pass began.

@@ -13,6 +13,7 @@ from replicator.postgres.derived import Derived as Given
 from replicator.postgres.derived import computed_keys, derive_all
 from replicator.postgres.groups import key_groups
 from replicator.postgres.memory import remembered
+from replicator.postgres.rearranging import possible_keys
 from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Row, Table
 
@@ -128,7 +129,8 @@ class Comparison:
         with translated():
             async with self.target.transaction():
                 self._writer.transaction_begins()
-                return set(await self._writer.present(table, keys))
+                possible = await possible_keys(self._writer, table, keys)
+                return set(await self._writer.present(table, possible))
 
     async def _differing(self, source: Source, table: Table, rows: list[TargetRow]) -> list[Divergence]:
         if not rows:
@@ -152,7 +154,7 @@ class Comparison:
         owners = dict(absent)
         return [
             Divergence(target=table.called, kind="extra", key=key, source=source.name, source_key=owners.get(key))
-            for key in await self._writer.present(table, owners)
+            for key in await self._writer.present(table, await possible_keys(self._writer, table, owners))
         ]
 
     def _sort_in(self, derived: Derived, transform: PlannedTransform, source: Source, key: Key, given: Given) -> None:
