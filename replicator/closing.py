@@ -1,12 +1,12 @@
 """What is closed stays closed: partitions made since, guards that somebody switches, triggers that appear."""
 
-from replicator.errors import RetryableError
+from replicator.errors import NotReadyError, RetryableError
 from replicator.log import get_logger
 from replicator.migration import Migration
 from replicator.ownership import owner_now
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
-from replicator.postgres.guards import any_closed, awake_on_both_sides, guard, guard_rest
+from replicator.postgres.guards import any_closed, awake_on_both_sides, guard, guard_rest, not_closed
 from replicator.postgres.ownership import limit_lock
 from replicator.settings import Settings
 from replicator.setup import all_tables
@@ -32,6 +32,15 @@ async def close_again(settings: Settings) -> bool:
     for each in found:
         log.warning("only the daemon writes to these tables: what it found there is switched off again", found=each)
     return bool(found)
+
+
+async def see_that_all_is_closed(connection: Connection) -> None:
+    """Raise NotReadyError when others could write where only the daemon may, or their triggers act on its writes."""
+    if found := await not_closed(connection):
+        raise NotReadyError(
+            f"Not closed to others was: {', '.join(found)}. The writers went on.",
+            "It is closed again, and all rows are compared again; then try again. Find out who has switched it.",
+        )
 
 
 async def close_as_before(settings: Settings, migration: Migration) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
+from replicator.closing import see_that_all_is_closed
 from replicator.errors import (
     ConnectionLostError,
     CutoverError,
@@ -238,6 +239,8 @@ class Cutover:
                 "The writers went on.",
                 "All rows of it are compared again; then try again.",
             )
+        self._step = "guards of the tables that open"
+        await self._see_that_all_is_closed(target)
         self._step = "ground"
         await self.pipeline.look_at_ground(target)
         self._step = "final check"
@@ -256,6 +259,14 @@ class Cutover:
             failing = await failing_checks(target, check_queries(self.plan.migration))
             if failing:
                 raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
+
+    async def _see_that_all_is_closed(self, target: Connection) -> None:
+        """The looks are seconds apart: a trigger may have acted since, or somebody has written."""
+        try:
+            await see_that_all_is_closed(target)
+        except NotReadyError:
+            self.pipeline.compare_all()
+            raise
 
     async def _diverging(self) -> list[Divergence]:
         return await self.pipeline.verifier.final_check()

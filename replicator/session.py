@@ -38,7 +38,7 @@ from replicator.supervisor import Supervisor
 log = get_logger("session")
 
 STATUS_SECONDS = 1.0
-CLOSED_SECONDS = 10.0
+CLOSED_SECONDS = 2.0
 """Between two looks at what is closed to the application."""
 
 

@@ -222,7 +222,18 @@ CREATE TABLE IF NOT EXISTS _replicator.deleted (
     table_name text NOT NULL,
     row_key jsonb
 );
-CREATE INDEX IF NOT EXISTS deleted_table ON _replicator.deleted (table_schema, table_name);
+-- Only where it is missing: the application's deletions would wait.
+DO $$
+BEGIN
+    IF to_regclass('_replicator.deleted_table') IS NULL THEN
+        CREATE INDEX deleted_table ON _replicator.deleted (table_schema, table_name);
+    END IF;
+    -- It has no key. Somebody's publication FOR ALL TABLES publishes it too, and then no row could be deleted.
+    IF (SELECT relreplident FROM pg_class WHERE oid = '_replicator.deleted'::regclass) <> 'f' THEN
+        ALTER TABLE _replicator.deleted REPLICA IDENTITY FULL;
+    END IF;
+END
+$$;
 
 -- The tables whose deletions are noted so. The trigger looks here, and not at arguments: who makes a trigger gives those.
 CREATE TABLE IF NOT EXISTS _replicator.noted (

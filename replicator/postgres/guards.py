@@ -104,7 +104,7 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
         await limit_lock(connection, seconds)
         await let_make_partitions(connection, REFUSE_WRITE, oids)  # a table may have got another owner
         await let_make_partitions(connection, NOTE_DELETED, await _noted(connection))
-    if not (await _lacking(connection) or await awake(connection, oids)):
+    if not await not_closed(connection):
         return []
     async with connection.transaction():
         await limit_lock(connection, seconds)
@@ -116,6 +116,13 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
             await _refuse(connection, lacking, told)
             found += [f"writes to {each.name}" for each in lacking]
     return found
+
+
+async def not_closed(connection: Connection) -> list[str]:
+    """What of all that is closed is not, in words: a guard that is missing or switched off, a trigger that is on."""
+    oids = [oid for oid, _ in await _closed(connection)]
+    lacking = [f"writes to {each.name}" for each in await _members(connection, oids) if not each.closed]
+    return lacking + [f"the trigger {each}" for each in await awake(connection, oids)]
 
 
 async def awake_on_both_sides(connection: Connection) -> list[str]:
@@ -199,11 +206,6 @@ async def _noted(connection: Connection, where: str = "") -> list[int]:
     with translated():
         cursor = await connection.execute(f"SELECT relation::int8 FROM _replicator.noted {where}".encode())
         return [int(row[0]) for row in await cursor.fetchall()]
-
-
-async def _lacking(connection: Connection) -> bool:
-    oids = [oid for oid, _ in await _closed(connection)]
-    return any(not each.closed for each in await _members(connection, oids))
 
 
 async def _members(connection: Connection, oids: Sequence[int]) -> list[Member]:

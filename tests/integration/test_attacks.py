@@ -1,20 +1,23 @@
 """What a role tries that has only PUBLIC's rights, and the application's, which owns the old tables: in each phase."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 import pytest
 
+from replicator import finish
 from replicator.errors import CheckError, LeaseError
 from replicator.finish import abort, finalize
 from replicator.follow.inbox import Piece
 from replicator.phases import COMPLETION, CUTOVER, OPENING, Phase
 from replicator.pipeline import Pipeline
-from replicator.postgres import lease
+from replicator.postgres import lease, locks, removal
 from replicator.postgres.connect import connection
 from replicator.postgres.control import daemon_alive, install
 from replicator.postgres.lease import Lease
@@ -483,3 +486,115 @@ async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writ
                 noted = "SELECT row_key FROM _replicator.deleted WHERE table_schema = 'public'"
                 assert names_of(roles, noted) == ["['150']"]
                 await running.until(lambda: names_of(roles, "SELECT id FROM shop.t") == ["1"])
+
+
+async def test_whoever_has_asked_and_stays_is_named_by_abort(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle transaction that has asked for the schema in use; and one that has read a new table."""
+    monkeypatch.setattr(removal, "DROP_TRIES", 3)
+    monkeypatch.setattr(finish, "TRIES", 3)
+    monkeypatch.setattr(locks, "OWN_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "BETWEEN_TURNS", 0.1)
+    settings, migration = roles.settings(), identity(tmp_path)
+    await Engine(settings, migration).make_tables()
+    told: list[str] = []
+
+    async def tell(step: str) -> None:
+        told.append(step)
+
+    for asked, what in (("SELECT FROM shop.t", "A new table"), ("SELECT replicator.active_schema()", "What the rep")):
+        with roles.connect(roles.app) as app:
+            app.execute("BEGIN")
+            app.execute(asked.encode())
+            named = f"{what}.*could not be locked.*process {app.info.backend_pid} "
+            with pytest.raises(CheckError, match=named):
+                await abort(settings, migration, tell)
+            assert re.search(named, told[-1])
+            assert names_of(roles, "SELECT migration FROM _replicator.ownership") == ["identity"]
+    await abort(settings, migration, tell)
+    assert names_of(roles, OURS) == []
+
+
+BY_NUMBER: Final = (
+    "SELECT pg_get_viewdef(oid) FROM pg_class WHERE relname = 'active' AND relkind = 'v'",
+    "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'active_schema'",
+    "SELECT pg_sequence_last_value(oid) FROM pg_class WHERE relkind = 'S' AND relnamespace IN ({ours})",
+    "SELECT nextval(oid) FROM pg_class WHERE relkind = 'S' AND relnamespace IN ({ours})",
+    "SELECT pg_total_relation_size(oid), pg_get_indexdef(oid) FROM pg_class WHERE relnamespace IN ({ours})",
+    "SELECT table_to_xml(oid, true, true, '') FROM pg_class WHERE relnamespace IN ({ours})",
+    "SELECT brin_summarize_new_values(oid) FROM pg_class WHERE relkind = 'i' AND relnamespace IN ({ours})",
+    "GRANT EXECUTE ON FUNCTION replicator.active_schema(), replicator.use_new_schema() TO PUBLIC",
+    "GRANT USAGE ON SCHEMA replicator TO PUBLIC",
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA _replicator GRANT ALL ON TABLES TO PUBLIC",
+    "NOTIFY replicator_cutover, 'new'",
+    "NOTIFY replicator_command, '1'",
+    "SELECT pg_advisory_lock(n) FROM generate_series(1, 100) AS n",
+    "COMMENT ON SCHEMA _replicator IS 'mine'",
+    "DROP SCHEMA _replicator",
+    "GRANT USAGE ON SCHEMA _replicator TO PUBLIC",
+    "GRANT ALL ON ALL TABLES IN SCHEMA _replicator TO PUBLIC",
+)
+"""What needs no name, or locks before it looks; each keeps what it gets until its transaction ends."""
+
+
+async def test_what_others_hold_without_naming_it_holds_nothing_up(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, held by both roles through every phase and every move, starts and the end."""
+    settings, migration = roles.settings(), identity(tmp_path)
+    with roles.connect(roles.stranger) as stranger, roles.connect(roles.app) as app:
+        async for phase, running in phases(roles, tmp_path, monkeypatch):
+            for taker in (stranger, app):
+                taker.execute("ROLLBACK")
+            if phase in ("before", "follow"):
+                continue  # slots are made now: a server makes none before all transactions that write have ended
+            for taker in (stranger, app):
+                taker.execute("SET lock_timeout = '50ms'")  # what the other one has is held as well
+                taker.execute("BEGIN")
+                for each in BY_NUMBER:
+                    with contextlib.suppress(psycopg.Error), taker.transaction():
+                        taker.execute(each.format(ours=OURS).encode())
+            async with connection(settings.target, "test") as opened:
+                await install(opened, migration)
+            if running is not None:
+                with roles.connect(roles.app) as writer:
+                    table = "shop.t" if phase == "soak" else "public.t"
+                    writer.execute(f"UPDATE {table} SET v = '{phase}' WHERE id = 7".encode())
+                if phase != "backfill":
+                    await running.until(partial(_written, roles, phase))
+
+
+def _written(roles: Roles, value: str) -> bool:
+    return names_of(roles, "SELECT v FROM shop.t WHERE id = 7 INTERSECT SELECT v FROM public.t WHERE id = 7") == [value]
+
+
+async def test_a_publication_for_all_tables_stops_nothing(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a published table without an identity no row can be deleted, and the control tables are published too."""
+    roles.superuser("CREATE PUBLICATION everything FOR ALL TABLES")
+    async for phase, running in phases(roles, tmp_path, monkeypatch):
+        if phase == "rolling":
+            with roles.connect(roles.app) as app:
+                app.execute("DELETE FROM public.t WHERE id = 7")
+            await running.until(lambda: names_of(roles, "SELECT id FROM shop.t WHERE id = 7") == [])
+
+
+@pytest.mark.one_server
+async def test_an_extension_in_our_schema_is_named_and_goes_by_what_is_said(roles: Roles, tmp_path: Path) -> None:
+    """Whoever may create in the database may put a trusted one there, without any right on the schema."""
+    settings, migration = roles.settings(), identity(tmp_path)
+    await Engine(settings, migration).make_tables()
+    roles.superuser(f"GRANT CREATE ON DATABASE {roles.database.name} TO {roles.app}")
+    with roles.connect(roles.app) as app:
+        app.execute("CREATE EXTENSION citext SCHEMA _replicator")
+
+        async def tell(_: str) -> None:
+            """Nobody asks."""
+
+        with pytest.raises(CheckError, match="extension citext"):
+            await abort(settings, migration, tell)
+        app.execute("DROP EXTENSION citext")
+    await abort(settings, migration, tell)
+    assert names_of(roles, OURS) == []

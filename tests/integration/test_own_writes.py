@@ -5,12 +5,16 @@ from typing import Any, Final
 
 import pytest
 
-from replicator import Migration, session
+from replicator import Migration, closing, cutover, session
+from replicator.errors import NotReadyError
+from replicator.failpoints import Failpoint
 from replicator.finish import abort, finalize
+from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install
-from replicator.postgres.guards import guard, open_to_writers
+from replicator.postgres.guards import GUARD, guard, open_to_writers
 from replicator.preflight import preflight
+from replicator.settings import Settings
 from replicator.tables import Name
 from tests.engine import Engine, execute, make_settings
 from tests.fix_postgres import Database
@@ -182,6 +186,45 @@ async def test_a_trigger_that_appears_later_is_laid_to_rest(
         execute(database.dsn, ["DROP TRIGGER late ON shop.comments"])
         await running.cut_over()
         assert one(database.dsn, ENABLED.format("shop.comments")) == "countsA"
+
+
+SWITCHED: Final = {
+    "a trigger": ("ALTER TABLE shop.comments ENABLE TRIGGER counts", "the trigger counts on shop.comments"),
+    "a guard": (f"ALTER TABLE shop.comments DISABLE TRIGGER {GUARD}", "writes to shop.comments"),
+}
+
+
+@pytest.mark.parametrize("what", SWITCHED)
+async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Between two looks; what it has let through is compared before the move is tried again."""
+    monkeypatch.setattr(session, "CLOSED_SECONDS", 0.1)
+    execute(database.dsn, [COUNTER])
+    switch, named = SWITCHED[what]
+    suspected: list[bool] = []
+    async with daemon(make_settings(database), counting(tmp_path)) as running:
+        await running.ready()
+        looks = closing.close_again
+
+        async def none(settings: Settings) -> bool:
+            return False
+
+        async def at(point: Failpoint) -> None:
+            if point == Failpoint.CUTOVER_LOCKED:
+                execute(database.dsn, [switch])
+
+        monkeypatch.setattr(session, "close_again", none)
+        monkeypatch.setattr(Pipeline, "compare_all", lambda _: suspected.append(True))
+        with monkeypatch.context() as patched:
+            patched.setattr(cutover, "reach", at)
+            with pytest.raises(NotReadyError, match=f"Not closed to others was: {named}"):
+                await running.cut_over()
+        assert suspected
+        monkeypatch.setattr(session, "close_again", looks)
+        await running.until(lambda: one(database.dsn, ENABLED.format("shop.comments")) == "countsD")
+        await running.until(lambda: running.session.pipeline and not running.session.pipeline.context.unseen)
+        await running.cut_over()
 
 
 @pytest.mark.parametrize("end", ["abort", "finalize"])
