@@ -8,6 +8,7 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.guards import any_closed, awake_on_both_sides, guard, guard_rest, not_closed
 from replicator.postgres.ownership import limit_lock
+from replicator.postgres.versions import note_partitions
 from replicator.settings import Settings
 from replicator.setup import all_tables
 
@@ -25,6 +26,7 @@ async def close_again(settings: Settings) -> bool:
         async with connection(dsn, "guards") as opened:
             try:
                 found += await guard_rest(opened, LOCK_SECONDS)
+                await note_partitions(opened, LOCK_SECONDS)
                 for each in await awake_on_both_sides(opened):
                     log.warning("a trigger acts on what both schemas write, on one side only: drop it", trigger=each)
             except RetryableError as error:

@@ -108,7 +108,7 @@ class Moves:
             await opposite.backfill()
             await reach(Failpoint.OPPOSITE_FILLED)
         if move.opens_both:
-            await prepare_new_side(self.settings, active, report)
+            await prepare_new_side(self.settings, active, opposite, report)
             await opposite.verifier.open()
         await self.session.stop_verifying()
         await active.verifier.open()

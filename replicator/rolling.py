@@ -99,7 +99,7 @@ class Opening(Cutover):
         self._step = "sequences"
         await set_sequences(self._target, self.plan.targets, SEQUENCE_MARGIN)
         self._step = "triggers"
-        await note_deletions(holder, self.opposite.context.plan.targets)
+        await note_deletions(holder, self.opposite.context.plan.targets, self.plan.watched.values())
         if together:
             await self._open(holder, self.tables["new"])
         await reach(Failpoint.CUTOVER_GUARDED)
@@ -126,17 +126,18 @@ class Ending(Cutover):
             raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
 
 
-async def prepare_new_side(settings: Settings, forward: Pipeline, report: Report) -> None:
+async def prepare_new_side(settings: Settings, forward: Pipeline, reverse: Pipeline, report: Report) -> None:
     """Have what the application will delete in the new tables noted; nobody writes them but us.
 
     Raises RetryableError, with who is in the way.
     """
-    tables = all_names(forward.context.plan.targets)
+    written, read = forward.context.plan.targets, reverse.context.plan.watched.values()
+    tables = list(dict.fromkeys(all_names([*written, *read])))
     async with connection(settings.target, "triggers") as target, connection(settings.target, "watch") as observer:
 
         async def note() -> None:
             async with target.transaction():
                 await lock_tables(target, tables, WRITERS, LOCK_SECONDS, observer)
-                await note_deletions(target, forward.context.plan.targets)
+                await note_deletions(target, written, read)
 
         await in_turns(note, observer, tables, tries=TRIES, tell=report)

@@ -8,6 +8,7 @@ from replicator.apply.conflicts import Conflicts, Mode
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
+from replicator.apply.emptied import spelt_out
 from replicator.apply.heirs import Heirs
 from replicator.apply.later import Again, Later
 from replicator.apply.order import CLASHES, Written
@@ -176,6 +177,7 @@ class Applier:
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
         await self._relations.resolve(changes, self._reader)
+        changes = await spelt_out(changes, self._relations.known, self.context, self._reader)
         self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
         batch = self._compact(changes)
         again = self._due_again(position) if whole else []

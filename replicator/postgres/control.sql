@@ -235,6 +235,14 @@ BEGIN
 END
 $$;
 
+-- What a TRUNCATE of one partition has deleted: of each row what the log tells of one that is deleted, and once for
+-- each TRUNCATE null. The log names the partition only.
+CREATE TABLE IF NOT EXISTS _replicator.emptied (
+    partition_schema text NOT NULL,
+    partition_name text NOT NULL,
+    image jsonb
+);
+
 -- The tables whose deletions are noted so. The trigger looks here, and not at arguments: who makes a trigger gives those.
 CREATE TABLE IF NOT EXISTS _replicator.noted (
     relation oid PRIMARY KEY,
@@ -242,6 +250,17 @@ CREATE TABLE IF NOT EXISTS _replicator.noted (
     table_name text NOT NULL,
     key_columns text[] NOT NULL
 );
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '_replicator.noted'::regclass AND attname = 'image_columns')
+    THEN
+        ALTER TABLE _replicator.noted ADD COLUMN image_columns text[] NOT NULL DEFAULT '{}',
+            ADD COLUMN written boolean NOT NULL DEFAULT true;
+    END IF;
+END
+$$;
+COMMENT ON COLUMN _replicator.noted.image_columns IS 'What the log tells of a row that is deleted.';
+COMMENT ON COLUMN _replicator.noted.written IS 'The daemon writes there; else only TRUNCATE of a partition is noted.';
 
 -- Likewise: what a pipeline must derive again, because the two sides wrote the same rows at the same time.
 CREATE TABLE IF NOT EXISTS _replicator.redo (
@@ -363,11 +382,12 @@ $$;
 -- SECURITY DEFINER, and PUBLIC may not execute it: nobody else can hang it on a table of his. Values become text by their
 -- types' output functions, which only superusers make; a cast would call a function of the type's owner.
 CREATE OR REPLACE FUNCTION _replicator.note_deleted() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
 DECLARE
     noted _replicator.noted;
     texts pg_catalog.text;
+    images pg_catalog.text;
     key pg_catalog.jsonb;
 BEGIN
     IF current_setting('replicator.pass', true) = (SELECT pass FROM _replicator.secrets)
@@ -379,10 +399,25 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    SELECT string_agg(format('pg_catalog.format(''%%s'', ($1).%I)', name), ', ' ORDER BY place) INTO texts
+        FROM unnest(noted.key_columns) WITH ORDINALITY AS k(name, place);
     IF TG_OP <> 'TRUNCATE' THEN
-        SELECT string_agg(format('pg_catalog.format(''%%s'', ($1).%I)', name), ', ' ORDER BY place) INTO texts
-            FROM unnest(noted.key_columns) WITH ORDINALITY AS k(name, place);
         EXECUTE 'SELECT pg_catalog.jsonb_build_array(' || texts || ')' INTO key USING OLD;
+    ELSIF TG_RELID <> noted.relation THEN
+        -- Before it is emptied, for the rows of the other partitions stay: as if each row had been deleted. An old
+        -- snapshot does not see all rows that go: then it does not say that these are all.
+        SELECT string_agg(format('%L, CASE WHEN t.%I IS DISTINCT FROM NULL THEN pg_catalog.format(''%%s'', t.%I) END', name, name,
+            name), ', ') INTO images FROM unnest(noted.image_columns) AS i(name);
+        EXECUTE format(
+            'WITH gone AS MATERIALIZED (SELECT pg_catalog.jsonb_build_array(%s) AS key, '
+            'pg_catalog.jsonb_build_object(%s) AS image FROM ONLY %I.%I AS t), '
+            'noted AS (INSERT INTO _replicator.deleted (table_schema, table_name, row_key) SELECT $1, $2, key FROM gone) '
+            'INSERT INTO _replicator.emptied (partition_schema, partition_name, image) '
+            'SELECT $3, $4, image FROM gone UNION ALL SELECT $3, $4, NULL WHERE $5',
+            replace(texts, '($1)', 't'), images, TG_TABLE_SCHEMA, TG_TABLE_NAME)
+            USING noted.table_schema, noted.table_name, TG_TABLE_SCHEMA::pg_catalog.text, TG_TABLE_NAME::pg_catalog.text,
+                current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
+        RETURN NULL;
     END IF;
     INSERT INTO _replicator.deleted (table_schema, table_name, row_key)
         VALUES (noted.table_schema, noted.table_name, key);

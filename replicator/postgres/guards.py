@@ -127,7 +127,8 @@ async def not_closed(connection: Connection) -> list[str]:
 
 async def awake_on_both_sides(connection: Connection) -> list[str]:
     """The triggers of others on tables that the application and the daemon both write to now."""
-    oids = await _noted(connection, "WHERE EXISTS (SELECT FROM _replicator.ownership WHERE rolling_since IS NOT NULL)")
+    running = "SELECT FROM _replicator.ownership WHERE rolling_since IS NOT NULL"
+    oids = await _noted(connection, f"WHERE written AND EXISTS ({running})")
     return await awake(connection, oids) if oids else []
 
 

@@ -1,14 +1,18 @@
 """Who wrote a target's rows last, and when; what the application has deleted. For the time when both sides write."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from psycopg import sql
 
+from replicator.changes import Image, RelationName
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import all_equal, equal
+from replicator.postgres.ownership import limit_lock
 from replicator.postgres.staging import Stage
 from replicator.postgres.target import same_key
 from replicator.postgres.texts import read
@@ -18,6 +22,22 @@ from replicator.tables import Key, Name, Table
 NOTE_DELETED = sql.SQL("_replicator.note_deleted()")
 NOTES = ("replicator_deleted", "replicator_moved", "replicator_emptied")
 """The triggers that note what the application deletes."""
+EMPTIED = NOTES[-1]
+
+UNNOTED: Final = """
+    WITH RECURSIVE tree AS (
+        SELECT n.relation AS oid FROM _replicator.noted n
+        WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = n.relation AND c.relkind = 'p')
+        UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
+    )
+    SELECT n.nspname, c.relname FROM tree JOIN pg_class c ON c.oid = tree.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relispartition AND NOT EXISTS (
+        SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = %(trigger)s AND t.tgenabled = 'A'
+    )
+    ORDER BY 1, 2
+"""
+"""The partitions of which a TRUNCATE would not be noted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,27 +120,58 @@ async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys:
         return {read_key(table, row[:-1]): row[-1] for row in await cursor.fetchall() if row[-1] is not None}
 
 
-async def note_deletions(connection: Connection, tables: Iterable[Table]) -> None:
-    """Have the application's deletions noted, in the caller's transaction. Takes SHARE ROW EXCLUSIVE on each table."""
+async def note_deletions(connection: Connection, written: Iterable[Table], read: Iterable[Table]) -> None:
+    """Have the application's deletions noted, in the caller's transaction. Takes SHARE ROW EXCLUSIVE on each table.
+
+    :param written: the tables that the daemon writes to on this side.
+    :param read: those that it reads there: of others than ``written``, what a TRUNCATE of a partition deletes is noted.
+    """
+    known = {table.name: table for table in written}
     with translated():
-        for table in tables:
+        for table in known.values():
             changed = sql.SQL("NOT ({})").format(all_equal("old", "new", table.key_columns))
-            await _register(connection, table)
-            deleted, moved, emptied = NOTES
-            await _note(connection, table.name, deleted, sql.SQL("DELETE"), sql.SQL("ROW"))
-            await _note(connection, table.name, moved, sql.SQL("UPDATE"), sql.SQL("ROW WHEN ({})").format(changed))
-            for name in (table.name, *table.leaves):
-                await _note(connection, name, emptied, sql.SQL("TRUNCATE"), sql.SQL("STATEMENT"))
+            await _register(connection, table, written=True)
+            deleted, moved, _ = NOTES
+            await _note(connection, table.name, deleted, sql.SQL("AFTER DELETE"), sql.SQL("ROW"))
+            await _note(
+                connection, table.name, moved, sql.SQL("AFTER UPDATE"), sql.SQL("ROW WHEN ({})").format(changed)
+            )
+            await _note(connection, table.name, EMPTIED, sql.SQL("AFTER TRUNCATE"), sql.SQL("STATEMENT"))
+        for table in read:
+            if table.name not in known:
+                await _register(connection, table, written=False)
+    await note_partitions(connection)
 
 
-async def _register(connection: Connection, table: Table) -> None:
+async def note_partitions(connection: Connection, seconds: float | None = None) -> list[Name]:
+    """Have a TRUNCATE of a partition noted where it is not yet: on those that were made since. Gives these.
+
+    Rows' triggers are cloned to new partitions, those of statements are not. Takes SHARE ROW EXCLUSIVE on each.
+
+    :param seconds: how long it may wait for a lock; RetryableError after that.
+    """
+    with translated():
+        cursor = await connection.execute(UNNOTED.encode(), {"trigger": EMPTIED}, prepare=False)
+        found = [Name(schema=schema, table=table) for schema, table in await cursor.fetchall()]
+        if found:
+            async with connection.transaction():
+                if seconds is not None:
+                    await limit_lock(connection, seconds)
+                for name in found:
+                    await _note(connection, name, EMPTIED, sql.SQL("BEFORE TRUNCATE"), sql.SQL("STATEMENT"))
+    return found
+
+
+async def _register(connection: Connection, table: Table, *, written: bool) -> None:
     """Tell the trigger's function which table it is, by what name, and what its key is."""
     quoted = identifier(table.name.schema, table.name.table).as_string(connection)
+    images = list(dict.fromkeys((*table.key, *table.identity_columns)))
     await connection.execute(
-        "INSERT INTO _replicator.noted (relation, table_schema, table_name, key_columns) "
-        "VALUES (%s::regclass::oid, %s, %s, %s) ON CONFLICT (relation) DO UPDATE SET table_schema = "
-        "EXCLUDED.table_schema, table_name = EXCLUDED.table_name, key_columns = EXCLUDED.key_columns",
-        (quoted, table.name.schema, table.name.table, list(table.key)),
+        "INSERT INTO _replicator.noted (relation, table_schema, table_name, key_columns, image_columns, written) "
+        "VALUES (%s::regclass::oid, %s, %s, %s, %s, %s) ON CONFLICT (relation) DO UPDATE SET table_schema = "
+        "EXCLUDED.table_schema, table_name = EXCLUDED.table_name, key_columns = EXCLUDED.key_columns, "
+        "image_columns = EXCLUDED.image_columns, written = EXCLUDED.written",
+        (quoted, table.name.schema, table.name.table, list(table.key), images, written),
     )
     await let_make_partitions(connection, NOTE_DELETED, await oids_of(connection, [table.name]))
 
@@ -130,9 +181,9 @@ async def _note(
 ) -> None:
     name = identifier(table.schema, table.table)
     await connection.execute(
-        sql.SQL(
-            "CREATE OR REPLACE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION _replicator.note_deleted()"
-        ).format(identifier(trigger), event, name, each)
+        sql.SQL("CREATE OR REPLACE TRIGGER {} {} ON {} FOR EACH {} EXECUTE FUNCTION _replicator.note_deleted()").format(
+            identifier(trigger), event, name, each
+        )
     )
     # ALWAYS: a session in replica mode must not slip by.
     await connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(name, identifier(trigger)))
@@ -142,6 +193,7 @@ async def forget_deletions(connection: Connection) -> None:
     """Forget what was noted; the triggers note nothing while only one side writes."""
     with translated():
         await connection.execute("DELETE FROM _replicator.deleted")
+        await connection.execute("DELETE FROM _replicator.emptied")
 
 
 async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> list[str]:
@@ -160,3 +212,19 @@ async def foreign_triggers(connection: Connection, tables: Iterable[Name]) -> li
             {"tables": quoted},
         )
         return [row[0] for row in await cursor.fetchall()]
+
+
+async def emptied_rows(connection: Connection, partition: RelationName, at: datetime) -> list[Image] | None:
+    """What the log would have told of the rows that a TRUNCATE of a partition has deleted; None if nothing noted it.
+
+    :param at: when that was committed, as the log has it. It must be visible already.
+    """
+    with translated():
+        cursor = await connection.execute(
+            "SELECT image::text FROM _replicator.emptied WHERE (partition_schema, partition_name) = (%s, %s) "
+            "AND pg_xact_commit_timestamp(xmin) = %s::timestamptz",
+            (*partition, at.isoformat()),
+        )
+        found = await cursor.fetchall()
+    complete = (None,) in found
+    return [json.loads(text) for (text,) in found if text is not None] if complete else None
