@@ -10,7 +10,7 @@ from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Moment
 from replicator.markers import new_marker
 from replicator.migration import Direction
-from replicator.ownership import activate, owner_now
+from replicator.ownership import activate, announce, owner_now
 from replicator.phases import CutoverResult, Move, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres.connect import connection
@@ -199,6 +199,7 @@ class Moves:
         tables = await all_tables(self.settings, self.migration)
         await activate(self.settings, tables, await owner_now(self.settings))
         await reach(Failpoint.ACTIVATED)
+        await announce(self.settings)
         if self.session.both is not None:
             active.turns.thaw()  # what the opposite pipeline writes is told by its origin
         if move.opens_both and self.session.both is not None:
@@ -241,6 +242,7 @@ class Moves:
         ownership = await owner_now(self.settings)
         await reach(Failpoint.SETTLING)
         await activate(self.settings, await all_tables(self.settings, self.migration), ownership)
+        await announce(self.settings)  # the last daemon may not have come to it
         if ownership.rolling:
             await self.session.enter_phase(Phase.ROLLING)
             return

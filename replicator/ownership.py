@@ -1,17 +1,20 @@
 """Who owns the data, where two databases may know it; and what lets the one that does not know catch up."""
 
+import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from replicator.errors import ReplicatorError
 from replicator.log import get_logger
 from replicator.migration import Direction
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import Owner
+from replicator.postgres.control import Owner, unreplicated
 from replicator.postgres.guards import open_to_writers
 from replicator.postgres.locks import WRITERS, in_turns, lock_tables
 from replicator.postgres.ownership import (
     Ownership,
+    notify_of_owner,
     read_ownership,
     settled_ownership,
     write_ownership,
@@ -23,6 +26,7 @@ from replicator.tables import Name
 log = get_logger("ownership")
 
 LOCK_SECONDS = 0.5
+ANNOUNCE_SECONDS = 5.0
 FOR_EVER = sys.maxsize
 
 
@@ -46,6 +50,24 @@ async def activate(settings: Settings, tables: Mapping[Owner, list[Name]], owner
             if (await read_ownership(behind)).epoch < ownership.epoch:
                 work = partial(_open, behind, tables[side], ownership, await _marker(settings, side), observer)
                 await in_turns(work, observer, tables[side], tries=FOR_EVER, tell=_tell)
+
+
+async def announce(settings: Settings) -> None:
+    """Notify whoever listens in either database of who owns the data now: a hint, for they can ask.
+
+    After the commit, and not in it: anybody can fill the queue of notifications, and a commit that is stuck keeps all
+    others that notify waiting; either would be in the way of the move.
+    """
+    await asyncio.gather(*(_announce(dsn) for dsn in dict.fromkeys((settings.source, settings.target))))
+
+
+async def _announce(dsn: str) -> None:
+    try:
+        async with asyncio.timeout(ANNOUNCE_SECONDS), connection(dsn, "announce") as announcing:
+            await unreplicated(announcing)
+            await notify_of_owner(announcing)
+    except (ReplicatorError, TimeoutError) as error:
+        log.warning("who listens for the cutover was not notified", why=str(error) or "it took too long")
 
 
 async def _tell(problem: str) -> None:

@@ -97,16 +97,21 @@ async def limit_transaction(connection: Connection, seconds: float) -> None:
 async def write_ownership(
     connection: Connection, owner: Owner, epoch: int, marker: str | None, *, rolling: bool = False
 ) -> None:
-    """Move ownership: the state row, a NOTIFY, and the marker that tells the opposite stream where to begin."""
+    """Move ownership: the state row, and the marker that tells the opposite stream where to begin."""
     with translated():
         await connection.execute(
             "UPDATE _replicator.ownership SET owner = %s, epoch = %s, since = clock_timestamp(), "
             "rolling_since = CASE WHEN %s THEN clock_timestamp() END, settling_since = rolling_since",
             (owner, epoch, rolling),
         )
-        await connection.execute("SELECT pg_notify(%s, %s)", (CUTOVER_CHANNEL, owner))
         if marker is not None:
             await emit_message(connection, marker)
+
+
+async def notify_of_owner(connection: Connection) -> None:
+    """Tell who listens whose the data are, in a transaction of its own: it may wait for others, and fail."""
+    with translated():
+        await connection.execute("SELECT pg_notify(%s, owner) FROM _replicator.ownership", (CUTOVER_CHANNEL,))
 
 
 async def same_database(one: Connection, other: Connection) -> bool:

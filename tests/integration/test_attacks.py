@@ -11,16 +11,17 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from replicator import finish
-from replicator.errors import CheckError, LeaseError
+from replicator import finish, ownership
+from replicator.errors import CheckError, DatabaseError, LeaseError
 from replicator.finish import abort, finalize
 from replicator.follow.inbox import Piece
 from replicator.phases import COMPLETION, CUTOVER, OPENING, Phase
 from replicator.pipeline import Pipeline
 from replicator.postgres import lease, locks, removal
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import daemon_alive, install
 from replicator.postgres.lease import Lease
+from replicator.postgres.ownership import notify_of_owner
 from replicator.preflight import preflight
 from tests.checking import follow_remedy
 from tests.engine import Engine
@@ -598,3 +599,36 @@ async def test_an_extension_in_our_schema_is_named_and_goes_by_what_is_said(role
         app.execute("DROP EXTENSION citext")
     await abort(settings, migration, tell)
     assert names_of(roles, OURS) == []
+
+
+@pytest.mark.one_server
+async def test_whoever_keeps_notifications_from_going_out_is_in_the_way_of_no_move(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue may be full, and a commit that notifies waits for every other one: so none of ours decides anything."""
+    monkeypatch.setattr(ownership, "ANNOUNCE_SECONDS", 0.5)
+    notify = notify_of_owner
+    tried: list[str] = []
+
+    async def stuck(asking: Connection) -> None:
+        tried.append("stuck")
+        await asking.execute("SELECT pg_sleep(60)")
+
+    async def full(asking: Connection) -> None:
+        tried.append("full")
+        raise DatabaseError("Postgres says: too many notifications in the NOTIFY queue (54000).", sqlstate="54000")
+
+    with roles.connect(roles.app) as app:
+        app.execute("LISTEN replicator_cutover")
+        async with daemon(roles.settings(), identity(tmp_path)) as running:
+            await running.ready()
+            monkeypatch.setattr(ownership, "notify_of_owner", stuck)
+            await running.cut_over()
+            await running.clean()
+            monkeypatch.setattr(ownership, "notify_of_owner", full)
+            await running.roll_back()
+            await running.clean()
+            assert tried == ["stuck", "full"]
+            monkeypatch.setattr(ownership, "notify_of_owner", notify)
+            await running.cut_over()
+        assert [each.payload for each in app.notifies(timeout=10, stop_after=1)] == ["new"]
