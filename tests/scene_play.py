@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from replicator import Migration
+from replicator.apply.applier import Applier
+from replicator.apply.outcome import Outcome
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.lsn import parse_lsn
+from replicator.lsn import LSN, parse_lsn
 from replicator.phases import CUTOVER, ROLLBACK, Phase
 from replicator.pipeline import Pipeline
-from replicator.postgres.connect import Connection
-from replicator.postgres.quarantine import Failure, Quarantine
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import SECONDS, make_settings
@@ -218,17 +218,17 @@ class ScenePlayer:
 
     async def play(self) -> list[Finding]:
         """What is wrong: with the turn, and the group of it after which it was so."""
-        keep = Quarantine.keep
+        commit = Applier.commit
         rereads = {name for each in self._history.scenes for name in each.rereads}
 
-        async def noted(quarantine: Quarantine, opened: Connection, failures: Iterable[Failure]) -> None:
-            failures = list(failures)
+        async def noted(applier: Applier, end: LSN, *, started: bool = False) -> Outcome:
+            outcome = await commit(applier, end, started=started)
             self._refused += [
                 ("quarantined", each.transform, str(each.source_key), each.error)
-                for each in failures
+                for each in outcome.failures
                 if each.transform not in rereads
             ]
-            await keep(quarantine, opened, failures)
+            return outcome
 
         async with await AsyncConnection.connect(self._settings.source, autocommit=True) as self._application:
             for scene in self._history.scenes:
@@ -240,7 +240,7 @@ class ScenePlayer:
                 return [("check", each.check, each.detail) for each in wrong]
             self._daemon = Daemon(self._settings, migration)
             try:
-                with patch.object(Quarantine, "keep", noted):
+                with patch.object(Applier, "commit", noted):
                     return await self._take_turns()
             except ReplicatorError as error:
                 return [("the daemon ends", str(error))]

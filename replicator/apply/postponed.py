@@ -19,13 +19,13 @@ class Postponed:
         """Take such deletions out of the effects; at the end (``whole``), put them all in."""
         for table in self._plan.targets:
             if acting_children(self._plan, table):
+                written = effects.upserts.get(table.name, {})
                 postponed = self._deletions.setdefault(table.name, {})
-                for key in effects.upserts.get(table.name, {}):
+                postponed.update(effects.deletes.pop(table.name, {}))
+                for key in written:  # it stays, also if another source row has given it until now
                     postponed.pop(key, None)
                 if whole:
-                    effects.deletes[table.name] = postponed | effects.deletes.get(table.name, {})
-                else:
-                    postponed.update(effects.deletes.pop(table.name, {}))
+                    effects.deletes[table.name] = dict(postponed)
 
     def copy(self) -> Deletions:
         """Those there are now, for ``restore``."""

@@ -310,3 +310,40 @@ async def test_and_so_it_is_where_all_tables_are_like_that(database: Database, t
         await made.drain()
         assert quarantined(database.dsn) == []
         assert await differences(made) == []
+
+
+async def test_a_row_that_another_one_gives_from_now_on_is_not_deleted_at_the_transactions_end(
+    database: Database, tmp_path: Path
+) -> None:
+    """Its deletion would wait until then, for it may take children along."""
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(
+        "CREATE SCHEMA shop; CREATE TABLE shop.pages (id integer PRIMARY KEY, slug text);"
+        "CREATE TABLE shop.links (id integer PRIMARY KEY, page integer);"
+    )
+    (tmp_path / "new" / "30_constraints.sql").write_text(
+        "ALTER TABLE shop.links ADD FOREIGN KEY (page) REFERENCES shop.pages (id) ON DELETE CASCADE;"
+    )
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE pages (slug text PRIMARY KEY, id integer); CREATE TABLE links (id integer PRIMARY KEY)",
+            "INSERT INTO pages VALUES ('a', 1), ('b', 2)",
+        ],
+    )
+    migration = Migration("passing", old="public", new="shop", sql=tmp_path)
+    migration.transform(source="pages", into="pages", name="page")(_as_it_is)
+    migration.transform(source="links", into="links", key=lambda old: old["id"], name="link")(_as_it_is)
+    async with engine(database, migration, batch_rows=2) as made:
+        await made.backfill()
+        await made.build()
+        execute(
+            database.dsn,
+            [
+                "UPDATE pages SET id = 3 - id",
+                "INSERT INTO links VALUES (1), (2), (3), (4)",
+            ],
+        )
+        await made.drain()
+        assert quarantined(database.dsn) == []
+        assert await differences(made) == []
