@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from replicator.changes import RelationDefinition
+from replicator.changes import RelationDefinition, RelationName
 from replicator.errors import DefinitionError
 from replicator.log import get_logger
 from replicator.plan import Plan, identifying_columns
@@ -106,6 +106,23 @@ class Definitions:
         """Have all rows compared again: something that the log does not tell of may have changed the target's."""
         self._breaches += 1
         self._context.unseen |= set(self._now)
+
+    def met(self, partitions: Mapping[RelationName, Table]) -> bool:
+        """The stream has brought rows of these partitions: whether the last look has not seen them all.
+
+        Then all rows of the table are to be compared.
+
+        Such a partition may be gone before the next look, with its rows, and then the catalogue says nothing of it.
+        """
+        young = {
+            table.called
+            for name, table in partitions.items()
+            if table.called in self._now and name not in self._now[table.called].partitions
+        }
+        if young:
+            self._breaches += 1
+            self._context.unseen |= young
+        return bool(young)
 
     def parted(self) -> set[str]:
         """The tables that a partition or an heir has left since all their rows were last compared."""

@@ -272,6 +272,8 @@ class Pipeline:
         async with self.turns.turn():
             began = self._began = asyncio.get_running_loop().time()
             last = await self._batches.apply(piece)
+            if self.watch.definitions.met(self._applier.partitions_met()):
+                self._applier.forget_relations()  # if it is gone before the next look, another one may have its name
             end = last.end or ZERO
             reached_start = await self._reaches_start(last)
             await reach(Failpoint.BATCH_WRITTEN)

@@ -127,6 +127,8 @@ async def _refuse_emptying(applier: Applier, deleted: Counter[str]) -> None:
 async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
     """A full pass; what has changed past the log, as noticed before the pass, is repaired and compared again."""
     while True:
+        # What was noticed may be gone since: then this is the last look that could tell, and the pass is after it.
+        await pipeline.look_at_definitions()
         noticed = pipeline.watch.definitions.noticed()
         result = await pipeline.verifier.full_pass(pause)
         if noticed:

@@ -21,7 +21,7 @@ from replicator.apply.relations import Relations
 from replicator.apply.search import Refusal
 from replicator.apply.undoing import Memory, Savepoint
 from replicator.apply.writing import write_effects
-from replicator.changes import Change
+from replicator.changes import Change, RelationName
 from replicator.errors import DatabaseError, RetryableError
 from replicator.failpoints import Failpoint, reach
 from replicator.log import get_logger
@@ -72,6 +72,10 @@ class Applier:
     def forget_relations(self) -> None:
         """Ask again what each name in the log stands for: partitions have come or gone."""
         self._relations.forget()
+
+    def partitions_met(self) -> dict[RelationName, Table]:
+        """The partitions that changes have come from for the first time since the last call."""
+        return self._relations.met()
 
     async def open(self) -> None:
         """Connect to both sides and prepare the staging tables."""

@@ -15,6 +15,8 @@ class Relations:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.known: dict[RelationName, Table | None] = {}
+        self.resolved: dict[RelationName, Table] = {}
+        """Those of partitions that were asked about since ``met`` was last called."""
         self.forget()
 
     def forget(self) -> None:
@@ -31,4 +33,11 @@ class Relations:
         roots = await partition_roots(reader, names)
         watched = {table.name: table for table in self._context.plan.watched.values()}
         for name in names:
-            self.known[name.schema, name.table] = watched.get(roots.get(name, name))
+            table = self.known[name.schema, name.table] = watched.get(roots.get(name, name))
+            if table is not None and table.name != name:
+                self.resolved[name.schema, name.table] = table
+
+    def met(self) -> dict[RelationName, Table]:
+        """The partitions that changes have come from for the first time since the last call."""
+        resolved, self.resolved = self.resolved, {}
+        return resolved

@@ -30,6 +30,7 @@ class Guard(Enum):
     """What keeps it right; the value says what the engine would do without it."""
 
     TOUCHES = "a chunk is written whole, whatever the stream has touched since its window opened"
+    WINDOW_SPOILED = "a window in which too many keys were touched to remember is taken for one in which none was"
     WINDOW_FIRST = "the window opens after the read"
     EXCLUSION = "the applier and chunk writes do not wait for each other"
     ABSENT = "a chunk replaces rows that are there"
@@ -104,6 +105,7 @@ class Copying:
 
     :param fine: every step by itself. Without it, a window opens with its read, a chunk is written in one step, and a
         flush is confirmed with its commit: with all guards on, nothing that comes in between makes a difference.
+    :param room: so many touched keys are remembered; with more, the windows that are open are spoiled.
     :param lasting: look only at what is wrong for good, when all that was committed is applied.
     """
 
@@ -113,6 +115,7 @@ class Copying:
     crashes: int = 1
     chunks: int = 1
     fine: bool = True
+    room: int = len(KEYS)
     lasting: bool = False
 
     @property
@@ -303,7 +306,11 @@ class Copying:
             yield _window(number), watched
         elif chunk.at == "read":
             if state.batch is None or Guard.EXCLUSION in self.off:
-                yield self._begin_write(state, number, chunk)
+                if self._spoiled(chunk) and Guard.WINDOW_SPOILED not in self.off:
+                    step = Step(f"chunk {number} is to be read again", "replicator.backfill.copier:Copier.copy")
+                    yield step, _with(state, number, None)
+                else:
+                    yield self._begin_write(state, number, chunk)
         else:
             written = _with(self._write_chunk(state, number, chunk), number, None)
             yield Step(f"chunk {number} commits", "replicator.postgres.progress:finish_chunk"), written
@@ -336,9 +343,13 @@ class Copying:
     def _looked(self, chunk: Chunk) -> Chunk:
         """Ready to be written: what the stream has touched is dropped."""
         kept = chunk.rows
-        if Guard.TOUCHES not in self.off:
+        if Guard.TOUCHES not in self.off and not self._spoiled(chunk):
             kept = frozenset(pair for pair in chunk.rows if not chunk.touched >> pair[0] & 1)
         return Chunk("writing", rows=kept, read_at=chunk.read_at)
+
+    def _spoiled(self, chunk: Chunk) -> bool:
+        """Whether the stream has touched more keys than are remembered."""
+        return chunk.touched.bit_count() > self.room
 
     def _write_chunk(self, state: State, number: int, chunk: Chunk) -> State:
         target = list(state.target)

@@ -9,6 +9,9 @@ GONE: Final = 0
 CHANGED: Final = 1
 """All that the log tells of a row that is read again."""
 
+MESSAGE: Final = -999
+"""A marker that nobody waits for."""
+
 
 class Pipe(NamedTuple):
     """The stream from one side to the other, as it is stored."""

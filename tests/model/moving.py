@@ -4,52 +4,28 @@ One row on two sides, 0 and 1; the application counts up in it, deletes it, and 
 of ownership is the same procedure there and back. A log holds what was written on its side, by whomever, and markers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from tests.model.following import CHANGED, GONE, Pipe
+from tests.model.closed import Closed, Guard
+from tests.model.following import CHANGED, GONE, MESSAGE, Pipe
 from tests.model.kinds import Kind
 from tests.model.search import Step
-from tests.model.sides import ATTEMPT, At, Server, State, put
+from tests.model.sides import ATTEMPT, At, Moves, Server, State, put
 
 LOG_LENGTH: Final = 9
 """Where two streams that feed each other are cut off."""
 
 
-class Guard(Enum):
-    """What keeps it right; the value says what the engine would do without it."""
-
-    LOCK = "the writers are not locked out"
-    LOCK_HELD = "the lock is given back after the drain"
-    DRAIN = "ownership moves without waiting for what is in the stream"
-    GUARDS_WITH_ROW = "the old owner's tables are guarded in a transaction of their own, after the state row's"
-    STATE_ROW = "a lost reply is taken for a failure"
-    STATE_ROW_SETTLED = "the state row is read while the commit may still be under way"
-    STANDSTILL = "the stream that led to the new owner still applies when the opposite one begins"
-    SHADOW = "the opposite stream writes from its slot on"
-    LEARNING = "the opposite stream remembers nothing that comes before its start marker"
-    FILLING = "the opposite pipeline does not read what was there before its slot was made"
-    DRAIN_OPPOSITE = "ownership moves without waiting for what is in the opposite stream"
-    DRAIN_OPPOSITE_LAST = "the opposite stream is drained before the lock, and not again when nothing more can come"
-    MARKER_WITH_OPENING = "the start marker is sent after the new owner's tables are open"
-    CUTOVER_FENCE = "a new daemon does not wait for a dead one's cutover, nor refuse one that has not begun"
-
-
-Moves = Iterator[tuple[Step, State]]
-
-
 @dataclass(frozen=True)
-class Moving:
+class Moving(Closed):
     """The model, with some guards switched off.
 
     :param kind: of the transforms, both ways.
     :param together: both sides are one database, so the new owner's tables open in the transaction that moves.
     """
 
-    kind: Kind
-    off: frozenset[Guard] = frozenset()
+    kind: Kind = Kind.TABLE
     together: bool = True
     writes: int = 2
     moves_of_ownership: int = 2
@@ -58,7 +34,7 @@ class Moving:
     @property
     def start(self) -> State:
         """The old schema owns the data, and is followed."""
-        return State(crashes=self.crashes)
+        return State(crashes=self.crashes, lapses=self.lapses, resting=(False, Guard.RESTING not in self.off))
 
     # ---- what must hold
 
@@ -69,9 +45,12 @@ class Moving:
             return "I8: both sides are open to writers"
         if state.values[owner] != state.acknowledged:
             return "I8: the owner has not got what the application wrote last"
+        if state.miscounted[owner]:
+            return "I8: a trigger of the application's has fired for the daemon's write, or not for its own"
         if not state.guards[owner] and state.locked != owner and state.pipes[owner] is None:
             return "I8: the application writes where nothing follows"
-        settled = state.at == At.FOLLOWING and state.server == Server.NONE
+        known = state.lapsed or state.closing or state.suspect
+        settled = state.at == At.FOLLOWING and state.server == Server.NONE and not known
         if settled and not state.shadowed and state.drained(owner) and state.values[other] != state.acknowledged:
             if state.acknowledged == GONE:
                 return "I8: a row that is deleted stays on the other side, and nothing is on its way"
@@ -85,11 +64,13 @@ class Moving:
     def moves(self, state: State) -> Moves:
         """All that can happen next."""
         yield from self._application(state)
+        yield from self.strangers(state)
         yield from self._server(state)
         if state.at == At.DOWN:
             yield from self._restart(state)
             return
         yield from self._streams(state)
+        yield from self.closed(state)
         yield from self._cutover(state)
         yield from self._settle(state)
         if state.crashes:
@@ -108,7 +89,8 @@ class Moving:
 
     def _committed(self, state: State, side: int, value: int) -> State:
         state = state._replace(written=state.written + 1, acknowledged=value, writing=None)
-        return self._write(state, side, value)
+        counted = put(state.miscounted, side, state.miscounted[side] or state.resting[side])
+        return self._write(state._replace(miscounted=counted), side, value)
 
     def _write(self, state: State, side: int, value: int) -> State:
         """The row gets a value on one side, or goes."""
@@ -120,12 +102,16 @@ class Moving:
             if pipe is None or state.drained(side) or (state.still and side == state.side):
                 continue
             entry, other = state.logs[side][pipe.position], 1 - side
+            if entry == -pipe.waits_for and state.epoch < pipe.waits_for and Guard.MARKER_CHECKED not in self.off:
+                entry = MESSAGE
             taken = pipe.take(self.kind, side, entry, state.values[side], learns=Guard.LEARNING not in self.off)
             reached = state._replace(pipes=put(state.pipes, side, taken.pipe))
             if taken.value is not None and not taken.value == state.values[other] == GONE:
                 if len(state.logs[other]) == LOG_LENGTH:
                     continue
-                reached = self._write(reached, other, taken.value)
+                # What a trigger has written comes in the stream too; if it fires for our write, it has done so twice.
+                counted = put(reached.miscounted, other, not reached.resting[other])
+                reached = self._write(reached._replace(miscounted=counted), other, taken.value)
             yield Step(taken.words, "replicator.pipeline:Pipeline._apply"), reached
 
     def _cutover(self, state: State) -> Moves:
@@ -161,7 +147,11 @@ class Moving:
             case At.FROZEN if state.drained(other) or self.off & {Guard.DRAIN_OPPOSITE, Guard.DRAIN_OPPOSITE_LAST}:
                 ready = Step("the opposite stream is drained", "replicator.cutover:Cutover._drain_opposite")
                 yield ready, state._replace(at=At.READY)
-            case At.READY:
+            case At.READY if self.lapses:
+                if not self.first_obstacle(state):
+                    looked = Step("the closed side is locked, and looked at", "replicator.cutover:Cutover._open")
+                    yield looked, state._replace(at=At.LOOKED)
+            case At.READY | At.LOOKED if not (self.lapses and self.second_obstacle(state)):
                 moved = state._replace(at=At.MOVED, server=Server.WRITTEN)
                 yield Step("guards and state row are written", "replicator.cutover:Cutover._move"), moved
             case At.MOVED:
@@ -210,8 +200,14 @@ class Moving:
                 Step("the old owner's tables are guarded"),
                 state._replace(guards=put(state.guards, state.side, True)),
             )
+        elif not state.resting[state.side] and Guard.RESTING not in self.off:
+            rest = Step("the triggers are laid to rest", "replicator.postgres.resting:lay_to_rest")
+            yield rest, state._replace(resting=put(state.resting, state.side, True))
         elif not state.opened:
-            yield Step("the new owner's tables are opened", "_replicator.ownership:activate"), self._open(state)
+            yield Step("the new owner's tables are opened", "replicator.ownership:activate"), self._open(state)
+        elif state.resting[owner]:
+            back = Step("the triggers are given back", "replicator.postgres.resting:give_back")
+            yield back, state._replace(resting=put(state.resting, owner, False))
         elif not state.marked:
             yield Step("the start marker is sent"), state._replace(marked=True).logged(owner, -state.epoch)
         else:
@@ -225,6 +221,8 @@ class Moving:
 
     def _open(self, state: State) -> State:
         opened = state._replace(opened=True, guards=put(state.guards, state.owner, False))
+        if Guard.AWAKE_WITH_OPENING not in self.off:
+            opened = opened._replace(resting=put(state.resting, state.owner, False))
         if Guard.MARKER_WITH_OPENING in self.off:
             return opened._replace(marked=False)
         return opened.logged(state.owner, -state.epoch)
@@ -237,6 +235,9 @@ class Moving:
             moved = state._replace(server=Server.NONE, locked=None, owner=new, epoch=state.epoch + 1, opened=False)
             if Guard.GUARDS_WITH_ROW not in self.off:
                 moved = moved._replace(guards=put(state.guards, state.side, True))
+            if not self.off & {Guard.RESTING, Guard.RESTING_WITH_GUARDS}:
+                moved = moved._replace(resting=put(state.resting, state.side, True))
+            moved = moved._replace(lapsed=False)  # what was closed is open, and what was open is closed now
             yield Step("the commit takes effect"), self._open(moved) if self.together else moved
         if state.server != Server.NONE and state.at in (At.LOST, At.DOWN, At.FOLLOWING):
             yield Step("the server rolls the cutover back"), state._replace(server=Server.NONE, locked=None)
@@ -244,7 +245,10 @@ class Moving:
             yield Step("the old daemon commits the cutover"), state._replace(server=Server.COMMITTING)
 
     def _crash(self, state: State) -> Moves:
-        down = state._replace(at=At.DOWN, still=False, crashes=state.crashes - 1)
+        # The next one compares all rows anew, whatever happened.
+        down = state._replace(
+            at=At.DOWN, still=False, crashes=state.crashes - 1, suspect=bool(self.lapses), closing=False
+        )
         yield Step("the daemon dies, or loses its lease"), down
 
     def _restart(self, state: State) -> Moves:

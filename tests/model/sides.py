@@ -1,9 +1,11 @@
 """The two sides of a move of ownership, and what is stored, locked and under way on them: one state of the search."""
 
+from collections.abc import Iterator
 from enum import StrEnum, auto
 from typing import Final, NamedTuple, TypeVar
 
 from tests.model.following import GONE, Pipe
+from tests.model.search import Step
 
 V = TypeVar("V")
 
@@ -18,6 +20,7 @@ class At(StrEnum):
     DRAINED = auto()
     FROZEN = auto()
     READY = auto()
+    LOOKED = auto()
     MOVED = auto()
     SENT = auto()
     LOST = auto()
@@ -25,7 +28,7 @@ class At(StrEnum):
     DOWN = auto()
 
 
-ATTEMPT: Final = (At.LOCKED, At.DRAINED, At.FROZEN, At.READY, At.MOVED)
+ATTEMPT: Final = (At.LOCKED, At.DRAINED, At.FROZEN, At.READY, At.LOOKED, At.MOVED)
 """What may be given up and tried again."""
 
 
@@ -47,6 +50,18 @@ class State(NamedTuple):
     values: tuple[int, int] = (GONE, GONE)
     guards: tuple[bool, bool] = (False, True)
     """Who is refused."""
+    resting: tuple[bool, bool] = (False, True)
+    """Where the application's triggers do not fire."""
+    miscounted: tuple[bool, bool] = (False, False)
+    """Where they have fired for a write of the daemon's, or not for one of the application's."""
+    lapses: int = 0
+    """How often somebody may switch guards and triggers on the closed side."""
+    lapsed: bool = False
+    """He has, and the daemon has not seen it."""
+    closing: bool = False
+    """The daemon has closed it again, and that is not noted yet."""
+    suspect: bool = False
+    """All rows are to be compared, for somebody may have written to the closed side."""
     logs: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """What was written, and markers as negative epochs."""
     pipes: tuple[Pipe | None, Pipe | None] = (Pipe(0), None)
@@ -84,6 +99,9 @@ class State(NamedTuple):
     def logged(self, side: int, entry: int) -> "State":
         """With one more entry in a side's log."""
         return self._replace(logs=put(self.logs, side, (*self.logs[side], entry)))
+
+
+Moves = Iterator[tuple[Step, State]]
 
 
 def put(pair: tuple[V, V], side: int, value: V) -> tuple[V, V]:

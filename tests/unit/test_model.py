@@ -9,9 +9,11 @@ import pytest
 
 from tests.model.__main__ import PAGE, guard_line, scope_line
 from tests.model.cases import SCOPES, WITHOUT, Scope, Without
+from tests.model.closed import Guard
 from tests.model.kinds import Kind
-from tests.model.moving import Guard, Moving
+from tests.model.moving import Moving
 from tests.model.search import Result, Step, search
+from tests.model.verifying import Verifying
 
 QUICK = [scope for scope in SCOPES if scope.quick]
 
@@ -46,7 +48,7 @@ WAY_BACK = [
 
 @pytest.mark.parametrize(("guard", "kinds"), WAY_BACK, ids=[guard.name for guard, _ in WAY_BACK])
 def test_what_the_way_back_must_know_depends_on_the_kind_of_transform(guard: Guard, kinds: set[Kind]) -> None:
-    models = {kind: Moving(kind, frozenset({guard})) for kind in Kind}
+    models = {kind: Moving(kind=kind, off=frozenset({guard})) for kind in Kind}
     found = {kind: search(model.start, model.moves, model.judge) for kind, model in models.items()}
     assert {kind for kind, each in found.items() if each.wrong} == kinds
     assert all("deleted stays" in each.wrong for each in found.values() if each.wrong)
@@ -69,7 +71,8 @@ def _found(without: Without) -> Result[Any]:
 def _all_steps() -> Iterator[Step]:
     for without in WITHOUT:
         yield from _found(without).steps
-    models: list[Any] = [QUICK[0].models[-1], Moving(Kind.QUERY_TAGS, together=False)]
+    models: list[Any] = [QUICK[0].models[-1], Moving(kind=Kind.QUERY_TAGS, together=False)]
+    models += [Moving(kind=Kind.TABLE, lapses=1, crashes=0), Verifying(crashes=0)]
     for each in models:
         steps: set[Step] = set()
 
