@@ -6,8 +6,9 @@ from replicator.migration import Migration
 from replicator.ownership import owner_now
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
-from replicator.postgres.guards import any_closed, awake_on_both_sides, guard, guard_rest, not_closed
+from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed
 from replicator.postgres.ownership import limit_lock
+from replicator.postgres.strays import let_go
 from replicator.postgres.versions import note_partitions
 from replicator.settings import Settings
 from replicator.setup import all_tables
@@ -26,9 +27,9 @@ async def close_again(settings: Settings) -> bool:
         async with connection(dsn, "guards") as opened:
             try:
                 found += await guard_rest(opened, LOCK_SECONDS)
+                for table in await let_go(opened, LOCK_SECONDS):
+                    log.info("what has left a table is open to the application again", table=str(table))
                 await note_partitions(opened, LOCK_SECONDS)
-                for each in await awake_on_both_sides(opened):
-                    log.warning("a trigger acts on what both schemas write, on one side only: drop it", trigger=each)
             except RetryableError as error:
                 log.warning("what is not closed could not be closed: tried again soon", error=error.problem)
     for each in found:

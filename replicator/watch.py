@@ -15,6 +15,7 @@ from replicator.lsn import LSN
 from replicator.postgres.connect import Connection, connect
 from replicator.postgres.context import Context
 from replicator.postgres.control import unreplicated
+from replicator.postgres.guards import awake_on_both_sides
 from replicator.postgres.progress import Progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import Plugin
@@ -132,6 +133,8 @@ class Watch:
             if source is None or target is None:
                 return self.wrong
             found = [*await self._ground.look(source, target), *self._new_columns()]
+            if self._context.rolling is not None:
+                found += await self._triggers(source, target)
         for each in found:
             if each.consequence == Consequence.STOP:
                 raise DefinitionError(each.problem, each.remedy)
@@ -142,6 +145,21 @@ class Watch:
             log.info("the gate 'ground' is open again")
         self.wrong = found
         return found
+
+    async def _triggers(self, source: Connection, target: Connection) -> list[Wrong]:
+        """While both schemas take writes, those of others rest on neither side, and act on what the daemon writes."""
+        found = list(dict.fromkeys([*await awake_on_both_sides(source), *await awake_on_both_sides(target)]))
+        if not found:
+            return []
+        return [
+            Wrong(
+                name="triggers",
+                consequence=Consequence.SHUT,
+                problem=f"Triggers act on rows that are written from both sides: {', '.join(found)}. What they do for "
+                "the daemon's writes does not reach the other schema.",
+                remedy="Drop them until one side alone takes writes.",
+            )
+        ]
 
     def _new_columns(self) -> list[Wrong]:
         found = self.definitions.unaccounted()

@@ -29,7 +29,8 @@ REFUSE_WRITE: Final = sql.SQL("_replicator.refuse_write()")
 
 MEMBERS: Final = f"""{TREE}
     SELECT n.nspname, c.relname, (c.relkind = 'f')::int, c.relispartition::int, coalesce(s.on, false)::int,
-           coalesce(r.on, false)::int, (s.on IS NOT NULL)::int, (r.on IS NOT NULL)::int
+           coalesce(r.on, false)::int, (s.on IS NOT NULL)::int, (r.on IS NOT NULL)::int,
+           pg_has_role(c.relowner, 'USAGE')::int
     FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN (SELECT tgrelid, tgenabled = 'A' AND tgqual IS NOT NULL AS on FROM pg_trigger WHERE tgname = %(guard)s) s
         ON s.tgrelid = c.oid
@@ -55,6 +56,8 @@ class Member:
     rows_refused: bool
     has_guard: bool
     has_row_guard: bool
+    owned: bool
+    """The daemon acts for its owner, who alone may make triggers."""
 
     @property
     def closed(self) -> bool:
@@ -112,7 +115,8 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
         found = [f"the trigger {each}" for each in await lay_to_rest(connection, [oid for oid, _ in closed])]
         for told in dict.fromkeys(told for _, told in closed):
             members = await _members(connection, [oid for oid, each in closed if each == told])
-            lacking = [each for each in members if not each.closed]
+            # Where it may not, the gate `ground` is shut (`ownership`): nothing else is to stay open because of that.
+            lacking = [each for each in members if not each.closed and each.owned]
             await _refuse(connection, lacking, told)
             found += [f"writes to {each.name}" for each in lacking]
     return found

@@ -113,7 +113,9 @@ RELATIONS = """
                  WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
                  ORDER BY 1) AS uniques,
            row_security_active(c.oid) AS filtered,
-           quote_ident(pg_get_userbyid(c.relowner)) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+           quote_ident(pg_get_userbyid(c.relowner)) AS owner,
+           (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = c.relowner) AS of_superuser,
+           pg_has_role(c.relowner, 'USAGE') AS owned,
            ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p
                  WHERE NOT has_table_privilege(c.oid, p)) AS lacking,
            ARRAY(SELECT format('%%I.%%I', sn.nspname, s.relname) FROM pg_depend d
@@ -193,6 +195,8 @@ class Relation:
     filtered: bool
     """Row level security hides rows from the role."""
     owner: str
+    of_superuser: bool
+    """Nobody must act for its owner."""
     owned: bool
     lacking: list[Privilege]
     locked_sequences: list[str]

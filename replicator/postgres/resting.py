@@ -13,10 +13,12 @@ from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.trees import TREE, oids_of
 from replicator.tables import Name
 
+# Where the daemon does not act for a table's owner it can switch nothing: then the gate `ground` is shut (`ownership`).
 THEIRS: Final = f"""{TREE}, theirs AS (
         SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, t.tgparentid FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
-        JOIN pg_proc p ON p.oid = t.tgfoid
-        WHERE NOT t.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('_replicator')::oid
+        JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class o ON o.oid = t.tgrelid
+        WHERE NOT t.tgisinternal AND pg_has_role(o.relowner, 'USAGE')
+          AND p.pronamespace IS DISTINCT FROM to_regnamespace('_replicator')::oid
     )
 """
 

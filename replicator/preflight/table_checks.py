@@ -213,13 +213,22 @@ def _granted(subject: TablesSubject, relations: list[Relation], wanted: tuple[st
 
 def ownership(subject: TablesSubject) -> Verdict:
     """Publications, guard triggers and their switching, indexes and constraints are the owner's to make."""
-    strangers = [each for each in subject.of(subject.read | subject.written | subject.retired) if not each.owned]
+    relations = subject.of(subject.read | subject.written | subject.retired)
+    strangers = [each for each in relations if not each.owned]
     if not strangers:
         return passed(f"{subject.role} acts as the owner")
+    owners = {each.table: each.owner for each in relations if not each.is_leaf}
+    # Who makes a partition owns it, though it should have had its table's owner: no reason to act for that role too.
+    # And to act for a superuser would make one of the daemon.
+    given = {each.quoted: owners[each.table] for each in strangers if owners.get(each.table) not in (each.owner, None)}
+    given |= {each.quoted: subject.role for each in strangers if each.of_superuser and each.quoted not in given}
+    acting = dict.fromkeys(each.owner for each in strangers if each.quoted not in given)
     return failed(
         f"The role {subject.role} does not own {listed(each.quoted for each in strangers)}.",
-        "Let it act for the owner:",
-        *[f"GRANT {owner} TO {subject.role};" for owner in dict.fromkeys(each.owner for each in strangers)],
+        *(["Let it act for the owner:"] if acting else []),
+        *[f"GRANT {owner} TO {subject.role};" for owner in acting],
+        *(["Give them an owner that it acts for:"] if given else []),
+        *[f"ALTER TABLE {table} OWNER TO {owner};" for table, owner in given.items()],
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 
 from replicator import Migration, Query, Row, session
+from replicator.errors import NotReadyError
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one
@@ -126,3 +127,25 @@ async def test_a_partition_that_is_made_later(
         await equal(running, dsn)
         assert numbers(dsn, "shop", 25) is None
         assert "100young" in numbers(dsn, "public", 15)
+
+
+@pytest.mark.one_server
+async def test_a_trigger_that_appears_keeps_ownership_where_it_is(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can rest on neither side, and acts on what the daemon writes on one of them only."""
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    dsn = database.dsn
+    execute(dsn, [TABLES.format(""), ROWS])
+    async with rolling(make_settings(database), partitioned(tmp_path, remembering=False)) as running:
+        await running.open()
+        execute(dsn, [
+            "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+            "CREATE TRIGGER late BEFORE INSERT ON shop.days_2 FOR EACH ROW EXECUTE FUNCTION public.f()",
+        ])  # fmt: skip
+        await running.until(lambda: running.pipeline("forward").watch.wrong)
+        with pytest.raises(NotReadyError, match=r"late on shop\.days_2"):
+            await running.complete()
+        execute(dsn, ["DROP TRIGGER late ON shop.days_2"])
+        await running.until(lambda: not running.pipeline("forward").watch.wrong)
+        await running.complete()

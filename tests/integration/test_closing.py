@@ -1,0 +1,80 @@
+"""While a side is closed, its tables change: what leaves one is open again, what comes is closed, whoever made it."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replicator import session
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import one
+from tests.integration.test_ground import of
+from tests.integration.test_guards import OLD, cut_over, refusal
+from tests.integration.test_own_writes import ENABLED
+from tests.roles import readme_roles
+
+TRIGGER = (
+    "CREATE FUNCTION public.kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER of_all BEFORE UPDATE ON public.t FOR EACH ROW EXECUTE FUNCTION public.kept()",
+    "CREATE TRIGGER of_it BEFORE UPDATE ON public.t_high FOR EACH ROW EXECUTE FUNCTION public.kept()",
+    "CREATE TABLE public.u_child () INHERITS (public.u)",
+)
+GUARDED = (
+    "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'public.{}'::regclass AND tgenabled = 'A' "
+    "AND tgname LIKE 'replicator_guard%'"
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CLOSED_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+
+
+@pytest.mark.one_server
+async def test_what_leaves_a_closed_table_is_the_applications_again(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, *TRIGGER[:3]])
+    async with cut_over(make_settings(database), tmp_path) as running:
+        execute(database.dsn, [TRIGGER[3]])
+        await running.until(lambda: one(database.dsn, GUARDED.format("u_child")) == 2)
+        assert one(database.dsn, ENABLED.format("public.t_high")) == "of_allD,of_itD"
+        with database.connect() as opened:
+            opened.execute("ALTER TABLE t DETACH PARTITION t_high")
+            opened.execute("ALTER TABLE u_child NO INHERIT u")
+            await running.until(lambda: one(database.dsn, ENABLED.format("public.t_high")) == "of_itO")
+            await running.until(lambda: one(database.dsn, GUARDED.format("u_child")) == 0)
+            for each in ("INSERT INTO t_high VALUES (150, 'x')", "TRUNCATE t_high", "INSERT INTO u_child VALUES (1)"):
+                assert await asyncio.to_thread(refusal, opened, each) is None, each
+            for each in ("INSERT INTO t VALUES (50, 'x')", "TRUNCATE t_low", "DELETE FROM u"):
+                assert await asyncio.to_thread(refusal, opened, each) == "RP002", each
+            assert one(database.dsn, "SELECT count(*) FROM _replicator.resting WHERE name = 'of_it'") == 0
+            opened.execute("ALTER TABLE t ATTACH PARTITION t_high FOR VALUES FROM (100) TO (200)")
+            await running.until(lambda: one(database.dsn, GUARDED.format("t_high")) == 2)
+            assert await asyncio.to_thread(refusal, opened, "TRUNCATE t_high") == "RP002"
+            assert one(database.dsn, ENABLED.format("public.t_high")) == "of_allD,of_itD"
+
+
+@pytest.mark.one_server
+async def test_a_partition_of_another_owner_keeps_nothing_else_open(database: Database, tmp_path: Path) -> None:
+    """The daemon goes on, the gate says what to do, and no role is granted that is a superuser's."""
+    with readme_roles(database, OLD) as roles:
+        async with cut_over(roles.settings(), tmp_path) as running:
+            roles.superuser("CREATE TABLE public.t_first PARTITION OF public.t FOR VALUES FROM (200) TO (300)")
+            with roles.connect(roles.app) as app:
+                app.execute("CREATE TABLE public.t_then PARTITION OF public.t FOR VALUES FROM (300) TO (400)")
+            await running.until(lambda: of(running).watch.wrong)
+            with roles.connect(roles.app) as app:
+                await running.until(lambda: one(database.dsn, GUARDED.format("t_then")) == 2)
+                assert await asyncio.to_thread(refusal, app, "TRUNCATE public.t_then") == "RP002"
+            (wrong,) = of(running).watch.wrong
+            assert wrong.name == "old_tables.ownership"
+            assert "t_first" in wrong.problem
+            with contextlib.suppress(psycopg.Error):
+                roles.superuser(*[line for line in wrong.remedy.splitlines() if line.endswith(";")])
+            await running.until(lambda: not of(running).watch.wrong)
+            with roles.connect(roles.app) as app:
+                await running.until(lambda: one(database.dsn, GUARDED.format("t_first")) == 2)
+                assert await asyncio.to_thread(refusal, app, "TRUNCATE public.t_first") == "RP002"
