@@ -1,5 +1,7 @@
 """What is closed stays closed: partitions made since, guards that somebody switches, triggers that appear."""
 
+from collections.abc import Callable
+
 from replicator.errors import NotReadyError, RetryableError
 from replicator.log import get_logger
 from replicator.migration import Migration
@@ -20,13 +22,16 @@ LOCK_SECONDS = 0.5
 FIRST_LOCK_SECONDS = 30.0
 
 
-async def close_again(settings: Settings) -> bool:
-    """Look in both databases; whether anything was not closed, so that rows may have been written by somebody else."""
+async def close_again(settings: Settings, noted: Callable[[], None]) -> None:
+    """Look in both databases, and close what was not closed.
+
+    :param noted: is called when others may have written, before it is closed again.
+    """
     found = []
     for dsn in dict.fromkeys((settings.source, settings.target)):
         async with connection(dsn, "guards") as opened:
             try:
-                found += await guard_rest(opened, LOCK_SECONDS)
+                found += await guard_rest(opened, LOCK_SECONDS, noted)
                 for table in await let_go(opened, LOCK_SECONDS):
                     log.info("what has left a table is open to the application again", table=str(table))
                 await note_partitions(opened, LOCK_SECONDS)
@@ -34,7 +39,6 @@ async def close_again(settings: Settings) -> bool:
                 log.warning("what is not closed could not be closed: tried again soon", error=error.problem)
     for each in found:
         log.warning("only the daemon writes to these tables: what it found there is switched off again", found=each)
-    return bool(found)
 
 
 async def see_that_all_is_closed(connection: Connection) -> None:

@@ -208,6 +208,7 @@ class Cutover:
         """Switch the guards off. Raises LockedOutError: who is in the way of that keeps the writers waiting."""
         self._step = "lock on the tables that open"
         await lock_more(holder, tables, WRITERS, LOCK_SECONDS, self._observing)
+        await self._see_that_all_is_closed(holder)  # nobody can write there any more; until now somebody could
         await open_to_writers(holder, tables)
 
     async def _send_vacuum_away(self) -> None:
@@ -233,12 +234,6 @@ class Cutover:
     async def _check(self, target: Connection) -> None:
         self._step = "definitions"
         await self.pipeline.look_at_definitions()
-        if self.pipeline.context.unseen:
-            raise NotReadyError(
-                "Rows may have changed past the log: a table was rewritten or truncated, or a partition came or went. "
-                "The writers went on.",
-                "All rows of it are compared again; then try again.",
-            )
         self._step = "guards of the tables that open"
         await self._see_that_all_is_closed(target)
         self._step = "ground"
@@ -260,13 +255,22 @@ class Cutover:
             if failing:
                 raise NotReadyError(f"sql/checks return rows: {', '.join(failing)}; the writers went on.")
 
-    async def _see_that_all_is_closed(self, target: Connection) -> None:
-        """The looks are seconds apart: a trigger may have acted since, or somebody has written."""
+    async def _see_that_all_is_closed(self, connection: Connection) -> None:
+        """The looks are seconds apart: a trigger may have acted since, or somebody has written.
+
+        What waits to be compared is asked for last: what was closed again in this moment had been noted before.
+        """
         try:
-            await see_that_all_is_closed(target)
+            await see_that_all_is_closed(connection)
         except NotReadyError:
             self.pipeline.compare_all()
             raise
+        if self.pipeline.context.unseen:
+            raise NotReadyError(
+                "Rows may have changed past the log: a table was rewritten or truncated, a partition came or went, or "
+                "a guard was switched off. The writers went on.",
+                "All rows of it are compared again; then try again.",
+            )
 
     async def _diverging(self) -> list[Divergence]:
         return await self.pipeline.verifier.final_check()

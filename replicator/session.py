@@ -250,8 +250,11 @@ class Session:
     async def _keep_closed(self) -> None:
         while True:
             await asyncio.sleep(CLOSED_SECONDS)
-            if await close_again(self.settings) and self.pipeline is not None:
-                self.pipeline.compare_all()
+            await close_again(self.settings, self._compare_all)
+
+    def _compare_all(self) -> None:
+        if self.pipeline is not None:
+            self.pipeline.compare_all()
 
     # ---- the stages before the cutover
 

@@ -3,7 +3,7 @@
 A table that the daemon writes to is closed, and the application's triggers on it rest; opening it gives them back.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,11 +96,14 @@ async def guard(
         await _refuse(connection, await _members(connection, oids), told)
 
 
-async def guard_rest(connection: Connection, seconds: float) -> list[str]:
+async def guard_rest(connection: Connection, seconds: float, noted: Callable[[], None] = lambda: None) -> list[str]:
     """``guard`` what lacks it of all that is closed: partitions made since, a guard or a trigger switched by somebody.
 
     One cheap look when nothing does. Gives what was found, in words. What is closed cannot be opened meanwhile. Raises
     RetryableError when a lock takes longer.
+
+    :param noted: is called when others may have written, while the lock still keeps them out and nobody else can see
+        that all is closed again: after the commit, a cutover could come before it.
     """
     oids = [oid for oid, _ in await _closed(connection)]
     async with connection.transaction():
@@ -119,6 +122,7 @@ async def guard_rest(connection: Connection, seconds: float) -> list[str]:
             lacking = [each for each in members if not each.closed and each.owned]
             await _refuse(connection, lacking, told)
             found += [f"writes to {each.name}" for each in lacking]
+        noted()
     return found
 
 

@@ -283,17 +283,18 @@ class Stage:
     # ---- commands to the daemon
 
     def command(self, command: str, arguments: Mapping[str, Any], done: Callable[[], bool]) -> None:
-        """Ask the daemon for something until it is done, however often it ends meanwhile."""
+        """Ask the daemon for something until it is done, however often it ends meanwhile; each time with more time."""
         asked: int | None = None
+        given = dict(arguments)
 
         def settled() -> bool:
-            nonlocal asked
+            nonlocal asked, given
             if done():
                 return True
             if asked is None:
-                asked = self.ask(self.new.dsn, ASK, command, json.dumps(arguments))
+                asked = self.ask(self.new.dsn, ASK, command, json.dumps(given))
             elif self.ask(self.new.dsn, ANSWERED, asked):
-                asked = None
+                asked, given = None, {**given, **{name: given[name] * 2 for name in ("timeout",) if name in given}}
             return False
 
         self.until(f"the {command}", settled)

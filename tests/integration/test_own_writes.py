@@ -1,5 +1,6 @@
 """What the daemon writes fires nothing of the application's, and foreign keys hold."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -207,8 +208,8 @@ async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
         await running.ready()
         looks = closing.close_again
 
-        async def none(settings: Settings) -> bool:
-            return False
+        async def none(settings: Settings, noted: Callable[[], None]) -> None:
+            """No look."""
 
         async def at(point: Failpoint) -> None:
             if point == Failpoint.CUTOVER_LOCKED:
