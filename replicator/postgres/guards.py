@@ -116,13 +116,16 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
         await limit_lock(connection, seconds)
         closed = await _closed(connection, "FOR SHARE")
         found = [f"the trigger {each}" for each in await lay_to_rest(connection, [oid for oid, _ in closed])]
+        stuck = False
         for told in dict.fromkeys(told for _, told in closed):
             members = await _members(connection, [oid for oid, each in closed if each == told])
             # Where it may not, the gate `ground` is shut (`ownership`): nothing else is to stay open because of that.
             lacking = [each for each in members if not each.closed and each.owned]
             await _refuse(connection, lacking, told)
+            stuck = stuck or any(not each.closed and not each.owned for each in members)
             found += [f"writes to {each.name}" for each in lacking]
-        noted()
+        if found or not stuck:  # what stays open keeps the gate shut; it is no reason to compare all again and again
+            noted()
     return found
 
 
