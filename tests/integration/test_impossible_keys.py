@@ -81,7 +81,7 @@ async def test_what_stood_for_such_a_key_is_resolved_when_it_is_tried_again(data
         await made.backfill()
         await made.stop()
         execute(database.dsn, [
-            "INSERT INTO replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
+            "INSERT INTO _replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
             """VALUES ('forward', 'thing', 'things', '["3000000000"]', 'refused', '')"""
         ])  # fmt: skip
         await made.start()
