@@ -9,7 +9,7 @@ from replicator.equality import Form, formed, needs_asking, written_as
 from replicator.errors import RowError
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.refusals import refusing
-from replicator.postgres.texts import read
+from replicator.postgres.texts import read, read_as
 from replicator.tables import Column, Key, Table, printed_key
 
 Known = dict[tuple[str, str], str | None]
@@ -101,7 +101,7 @@ async def ask_keys(connection: Connection, columns: Sequence[Column], keys: Iter
 
 async def _ask(connection: Connection, column: Column, texts: Sequence[str]) -> list[str | None]:
     """Halved until what is no value of the type stands alone."""
-    value = sql.SQL("k.text::{}").format(beside_parameters(sql.SQL(column.form.cast)))
+    value = read_as(sql.SQL("k.text"), column.form.cast)
     query = sql.SQL("SELECT {} FROM pg_catalog.unnest(%s::pg_catalog.text[]) WITH ORDINALITY AS k(text, place) "
                     "ORDER BY k.place").format(beside_parameters(form_of(column, value)))  # fmt: skip
     try:

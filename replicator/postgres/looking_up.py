@@ -10,6 +10,7 @@ from replicator.postgres.connect import Connection, beside_parameters, comma, id
 from replicator.postgres.keys import form_of
 from replicator.postgres.refusals import refusing
 from replicator.postgres.streaming import Texts
+from replicator.postgres.texts import brought_to
 from replicator.tables import Column, Key, printed_key
 
 LIBPQ_17 = 170_000
@@ -66,7 +67,7 @@ def lookup_query(lookup: str, columns: Sequence[Column]) -> str:
     """An author's SQL, with its values brought to the types of the key's columns, and to their form."""
     names = [identifier(f"k{place}") for place in range(len(columns))]
     values = [
-        sql.SQL("l.{}::{}").format(name, sql.SQL(column.form.cast)) for name, column in zip(names, columns, strict=True)
+        brought_to(sql.SQL("l.{}").format(name), column.form.cast) for name, column in zip(names, columns, strict=True)
     ]
     forms = [
         form_of(column, value) if column.form.prints_apart else value

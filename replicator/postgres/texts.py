@@ -21,7 +21,23 @@ def shown(value: sql.Composable, column: Column) -> sql.Composed:
 
 def read(text: sql.Composable, column: Column) -> sql.Composed:
     """The value that the type's input function reads from a text, without the column's modifier."""
-    if column.type_oid < FIRST_OF_USERS or column.kind == "array":
-        return sql.SQL("({})::{}").format(text, sql.SQL(column.bare_type))
-    # From text to an array no cast can be made: so the elements are read.
-    return sql.SQL("((ARRAY[{}]::text[])::text::{}[])[1]").format(text, sql.SQL(column.bare_type))
+    return read_as(text, column.bare_type)
+
+
+def read_as(text: sql.Composable, type_name: str) -> sql.Composed:
+    """The same, of a type by its name, which has a schema unless the type is one of Postgres' own.
+
+    Casts can be made by a type's owner, to its arrays and from ``text[]`` too. JSON is read without looking for one.
+    """
+    if "." not in type_name:
+        return sql.SQL("({})::{}").format(text, sql.SQL(type_name))
+    return sql.SQL(
+        "(SELECT r.v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object('v', ({})::text)) AS r(v {}))"
+    ).format(text, sql.SQL(type_name))
+
+
+def brought_to(value: sql.Composable, type_name: str) -> sql.Composed:
+    """A value of whatever type as one of this type: by way of its text, where others may have made a cast."""
+    if "." not in type_name:
+        return sql.SQL("{}::{}").format(value, sql.SQL(type_name))
+    return read_as(sql.SQL("CASE WHEN num_nulls({0}) = 0 THEN concat({0}) END").format(value), type_name)

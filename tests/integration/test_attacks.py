@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from replicator import finish, ownership
+from replicator import Lookup, Query, finish, ownership
 from replicator.errors import CheckError, DatabaseError, LeaseError
 from replicator.finish import abort, finalize
 from replicator.follow.inbox import Piece
@@ -463,6 +463,70 @@ async def test_a_cast_to_text_that_would_run_as_the_daemon_is_refused(roles: Rol
     follow_remedy(roles.database.dsn, found["source.casts"])
     roles.superuser("DROP TABLE public.feelings")
     assert not [each for each in await preflight(settings, migration) if each.outcome == "fail"]
+
+
+CASTS: Final = """
+CREATE FUNCTION public.{name}({given}) RETURNS {made} LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'evil runs as %', current_user USING ERRCODE = 'EV111'; END $$;
+CREATE CAST ({given} AS {made}) WITH FUNCTION public.{name}({given}) AS IMPLICIT;
+"""
+OF_THEIRS: Final = """
+CREATE TYPE public.mood AS ENUM ('good', 'bad');
+CREATE TYPE public.pair AS (a integer, b text);
+CREATE TYPE public.span AS RANGE (subtype = integer);
+CREATE DOMAIN public.small AS integer CHECK (VALUE < 100);
+CREATE TABLE public.parents (id public.mood PRIMARY KEY, n integer);
+CREATE TABLE public.t (id public.mood PRIMARY KEY, many public.mood[], pair public.pair, span public.span,
+    small public.small, parent public.mood, big text);
+INSERT INTO public.parents VALUES ('good', 1), ('bad', 2);
+INSERT INTO public.t VALUES ('good', '{good,bad}', '(1,"a b")', '[1,3)', 7, 'bad', repeat('x', 10));
+"""
+OF_OURS: Final = """
+CREATE SCHEMA IF NOT EXISTS shop;
+CREATE TABLE IF NOT EXISTS shop.t (id public.mood PRIMARY KEY, many public.mood[], pair public.pair, span public.span,
+    small public.small, parent public.mood, big text);
+CREATE TABLE IF NOT EXISTS shop.joined (id public.mood PRIMARY KEY, n integer);
+"""
+
+
+async def test_a_cast_to_or_from_a_type_of_theirs_is_never_taken(database: Database, tmp_path: Path) -> None:
+    """From text and from its arrays to an enum, an array, a composite, a range and a domain: made after every check."""
+    with readme_roles(database, OF_THEIRS) as roles:
+        roles.superuser(f"GRANT EXECUTE ON FUNCTION {', '.join(ORIGINS)} TO {roles.replicator}")
+        migration = identity(tmp_path, OF_OURS)
+        migration.retire("parents", because="it is read by a query")
+        joined = Query(
+            "SELECT t.id, p.n FROM public.t AS t JOIN public.parents AS p ON p.id OPERATOR(pg_catalog.=) t.parent",
+            key=["id"],
+            depends_on={
+                "t": ["id"],
+                "parents": Lookup("SELECT id FROM public.t WHERE parent OPERATOR(pg_catalog.=) (%(id)s)::public.mood"),
+            },
+        )
+        migration.transform(source=joined, into="joined", name="joined", key=lambda row: row["id"])(dict)
+        async with daemon(roles.settings(), migration) as running:
+            await running.until(lambda: running.session.pipeline is not None)
+            with roles.connect(roles.app) as app:
+                made = ("mood", "mood[]", "pair", "pair[]", "span", "span[]", "small[]")
+                pairs = [(given, f"public.{each}") for each in made for given in ("text", "text[]")]
+                pairs += [(f"public.{each}", "text[]") for each in made]
+                for number, (given, into) in enumerate(pairs):
+                    app.execute(CASTS.format(name=f"evil{number}", given=given, made=into).encode())
+                await running.ready()
+                app.execute("UPDATE public.t SET big = repeat(md5(random()::text), 9999)")
+                app.execute("UPDATE public.t SET small = 8")  # the log leaves out what is unchanged and large
+                app.execute("UPDATE public.parents SET n = 3")
+                await running.until(lambda: names_of(roles, "SELECT n FROM shop.joined") == ["3"])
+                await running.session.moves.run(OPENING, running.report)
+                app.execute("DELETE FROM public.t WHERE id::pg_catalog.text = 'no such'")
+                app.execute("INSERT INTO public.t (id) VALUES ('bad'::public.mood)")
+                await running.until(lambda: names_of(roles, "SELECT id FROM shop.t WHERE id = 'bad'") == ["bad"])
+                app.execute("DELETE FROM public.t WHERE id = 'bad'")
+                await running.until(lambda: names_of(roles, "SELECT id FROM shop.t") == ["good"])
+        columns = "id, many, pair, span, small, parent, md5(big)"
+        same = f"SELECT ({columns}) FROM public.t EXCEPT SELECT ({columns}) FROM shop.t"
+        assert names_of(roles, same) == []
+        assert names_of(roles, "SELECT error FROM _replicator.quarantine") == []
 
 
 async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writes(
