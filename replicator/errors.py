@@ -142,3 +142,13 @@ class CutoverError(ReplicatorError):
 
     kind = "cutover"
     exit_code = ExitCode.NOT_READY
+
+
+def cause(error: BaseException) -> BaseException:
+    """The cause among the errors of a task group: one that is ours, if there is any."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [cause(each) for each in error.exceptions]
+    ours = [each for each in leaves if isinstance(each, ReplicatorError)]
+    lasting = [each for each in ours if not each.transient]
+    return (lasting or ours or leaves)[0]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from replicator.errors import ReplicatorError
+from replicator.errors import cause
 from replicator.log import get_logger
 
 log = get_logger("supervisor")
@@ -68,16 +68,6 @@ class Supervisor:
                 if task.done():
                     del self._tasks[name]
                     if not task.cancelled() and (error := task.exception()) is not None:
-                        raise _first(error) from error
+                        raise cause(error) from error
                     if name == ending:
                         return
-
-
-def _first(error: BaseException) -> BaseException:
-    """The cause among the errors of a task group: one that is ours, if there is any."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [_first(each) for each in error.exceptions]
-    ours = [each for each in leaves if isinstance(each, ReplicatorError)]
-    lasting = [each for each in ours if not each.transient]
-    return (lasting or ours or leaves)[0]

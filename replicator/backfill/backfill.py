@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from replicator.backfill.copier import Copier
+from replicator.errors import cause
 from replicator.failpoints import Failpoint, reach
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, connection
@@ -54,6 +55,8 @@ class Backfill:
                     group.create_task(self._plan(source, target), name="plan chunks")
                     for number in range(self.context.workers):
                         group.create_task(self._work(), name=f"copy {number}")
+            except BaseExceptionGroup as several:  # a move waits for this, too, and asks whose error it is
+                raise cause(several) from several
             finally:
                 self.context.copying = False
 

@@ -131,8 +131,15 @@ async def read_point(connection: Connection, visibility: Visibility) -> AsyncIte
         try:
             yield lsn
         finally:
-            if not connection.closed:
-                await connection.execute("ROLLBACK")
+            await _end(connection)
+
+
+async def _end(connection: Connection) -> None:
+    """Roll back. A read that was interrupted has left the connection of no use: it is closed, and hides no error."""
+    if connection.info.transaction_status == TransactionStatus.ACTIVE:
+        await connection.close()
+    if not connection.closed:
+        await connection.execute("ROLLBACK")
 
 
 async def _inserted(connection: Connection) -> LSN:

@@ -1,0 +1,53 @@
+"""A read that is interrupted ends with the time-out that has done it; what fails in a worker is told as it is."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from replicator.backfill.copier import Copier
+from replicator.errors import ConnectionLostError
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.snapshots import Visibility, read_point
+from tests.engine import Engine, create_old_tables, execute, make_settings, reference
+from tests.fix_postgres import Database
+
+pytestmark = pytest.mark.one_server
+
+SLOW = b"COPY (SELECT pg_sleep(3600)) TO STDOUT"
+
+
+async def read_until_time_is_up(opened: Connection) -> None:
+    async with (
+        asyncio.timeout(0.2),
+        read_point(opened, Visibility()),
+        opened.cursor() as cursor,
+        cursor.copy(SLOW) as rows,
+    ):
+        await rows.read()
+
+
+async def test_a_time_out_is_a_time_out_whatever_it_interrupts(database: Database) -> None:
+    async with connection(database.dsn, "interrupted") as opened:
+        with pytest.raises(TimeoutError):
+            await read_until_time_is_up(opened)
+
+
+async def test_a_worker_that_loses_its_connection_says_so(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_old_tables(database.dsn)
+    execute(database.dsn, ["INSERT INTO settings (key, value) VALUES ('one', '1')"])
+
+    async def lost(*_: object) -> int:
+        raise ConnectionLostError("The connection failed.")
+
+    monkeypatch.setattr(Copier, "copy", lost)
+    made = Engine(make_settings(database), reference())
+    await made.set_up()
+    await made.start()
+    try:
+        with pytest.raises(ConnectionLostError):
+            await made.running.backfill()
+    finally:
+        await made.stop()
