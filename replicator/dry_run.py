@@ -95,6 +95,11 @@ class DryRun:
         return not self.conflicts and not self.keyless and not any(each.refused for each in self.transforms)
 
     @property
+    def comes_back(self) -> bool:
+        """What the reverse transforms give for the new rows is what the old ones were, as far as they were tried."""
+        return all(each.same for each in self.way_back.tables)
+
+    @property
     def backfill_seconds(self) -> float | None:
         """An estimate, at the speed of this run; None when there was no row."""
         return self.seconds * self.rows_expected / self.rows if self.rows else None

@@ -47,7 +47,10 @@ def dry_run(
         emit(_document(result))
     else:
         output().print(_shown(result))
-    raise typer.Exit(ExitCode.DONE if result.ok else ExitCode.FAILED)
+    if not result.ok:
+        raise typer.Exit(ExitCode.FAILED)
+    # What would keep the gate of a rollback shut is no success, though nothing is in the way of the cutover.
+    raise typer.Exit(ExitCode.DONE if result.comes_back else ExitCode.NOT_READY)
 
 
 def _document(result: "DryRun") -> dict[str, Any]:
@@ -61,7 +64,12 @@ def _document(result: "DryRun") -> dict[str, Any]:
         ]
     for table in document["way_back"]["tables"]:
         table["examples"] = [list(key) for key in table["examples"]]
-    return {"ok": result.ok, "backfill_seconds_estimate": result.backfill_seconds, **document}
+    return {
+        "ok": result.ok,
+        "comes_back": result.comes_back,
+        "backfill_seconds_estimate": result.backfill_seconds,
+        **document,
+    }
 
 
 def _shown(result: "DryRun") -> RenderableType:
@@ -118,7 +126,7 @@ def _sum(result: "DryRun") -> Text:
     took = f"{counted(result.rows, 'row')} in {lasting(result.seconds)}."
     if estimate is not None:
         took += f" At this speed the backfill takes about {lasting(estimate)}: an estimate; it writes a log besides."
-    if result.ok and not all(each.same for each in result.way_back.tables):
+    if result.ok and not result.comes_back:
         back = "Nothing would fail on the way there. After the cutover the gate `verified` would shut, and a rollback "
         back += "would be refused until `replicator verify --repair` has changed the old rows. "
         return Text.assemble((back, "bold yellow"), took)

@@ -32,6 +32,7 @@ from replicator.observe.status import Gate, StatusDocument, blank, from_stored, 
 from replicator.postgres.control import Command
 from replicator.postgres.scratch import Conflict
 from replicator.settings import Settings, describe_settings
+from replicator.way_back import Returned, WayBack
 from tests.command_line import commands, split
 from tests.logs import log_as_before
 
@@ -471,6 +472,22 @@ def test_conflicts_of_a_dry_run_are_counted(run: Run, settings: None, fake: Call
     assert code == 1
     assert "t, key: 1 value that several rows have\n" in shown
     assert "t, fkey: 1,200 rows that refer to none\n" in shown
+
+
+def test_a_dry_run_whose_rows_do_not_come_back_is_no_success(
+    run: Run, settings: None, fake: Callable[..., None]
+) -> None:
+    back = Returned(table="t", rows=2, differing={"v": 1})
+
+    async def tried(*_: Any) -> DryRun:
+        return DryRun(sample=None, way_back=WayBack(tables=[back]))
+
+    fake("replicator.dry_run", dry_run=tried)
+    code, shown, _ = run("dry-run")
+    assert code == 3
+    assert "v differs in 1 row" in shown
+    code, shown, _ = run("dry-run --json")
+    assert (code, json.loads(shown)["ok"], json.loads(shown)["comes_back"]) == (3, True, False)
 
 
 def test_check_as_json(run: Run, settings: None, fake: Callable[..., None]) -> None:
