@@ -18,10 +18,10 @@ from replicator.postgres.given import GivenColumns
 from replicator.postgres.groups import range_groups
 from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.keyless import keyless, keyless_rows
+from replicator.postgres.listing import estimate_rows
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
-from replicator.postgres.source import estimate_rows
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import try_switching
 from replicator.preflight.traced import TracedRow

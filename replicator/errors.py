@@ -83,6 +83,8 @@ class RowError(DatabaseError):
     """Postgres refused rows: a data exception or a violated constraint (SQLSTATE classes 22 and 23)."""
 
     kind = "row"
+    judged = False
+    """A function of the application's has raised it on purpose: it has judged the row, whatever the SQLSTATE says."""
 
 
 class RetryableError(DatabaseError):

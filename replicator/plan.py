@@ -1,6 +1,6 @@
 """One direction of a migration, resolved against the catalogues: what is read, written, and depends on what."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -35,11 +35,22 @@ class Source:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     transforms: tuple[PlannedTransform, ...]
+    leads: tuple[tuple[Name, tuple[str, ...]], ...] = ()
+    """Of a query: tables that it reads, with the columns that are its key, of the same types."""
+    listing: "Listing" = field(default_factory=lambda: Listing(), compare=False)  # noqa: PLW0108  it is defined below
 
     @cached_property
     def by_name(self) -> Mapping[str, Column]:
         """The columns by name."""
         return {column.name: column for column in self.columns}
+
+
+@dataclass
+class Listing:
+    """Whether the keys of a source could be listed from itself."""
+
+    failed: str = ""
+    """Why not, when that was tried last. Then they were listed from the tables that lead to it: some may be missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +213,7 @@ def _source(
         )
         for each in transforms
     )
-    return Source(
+    source = Source(
         name=name,
         table=table,
         query=migration.query_text(query) if query else None,
@@ -210,6 +221,17 @@ def _source(
         key=table.key if table else tuple(query.key if query else ()),
         transforms=planned,
     )
+    return source if query is None else replace(source, leads=tuple(_leads(source, query, source_tables)))
+
+
+def _leads(source: Source, query: Query, tables: Mapping[str, Table]) -> Iterator[tuple[Name, tuple[str, ...]]]:
+    for name, rule in query.depends_on.items():
+        if rule is ALL or isinstance(rule, Lookup):
+            continue
+        columns = tuple(rule)
+        forms = [tables[name].by_name[each].form for each in columns]
+        if [each.base for each in forms] == [source.by_name[each].form.base for each in source.key]:
+            yield tables[name].name, columns
 
 
 def _dependencies(declared: list[Transform]) -> dict[str, tuple[Dependency, ...]]:

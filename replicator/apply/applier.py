@@ -64,6 +64,8 @@ class Applier:
         self._again: list[Again] = []
         self._ahead = ZERO
         """Rows of the target may be as new as this: they were read again, by this daemon or the one before it."""
+        self._read_to = ZERO
+        """The newest read of this transaction."""
         self._dates = Dates()
         self._mode: Mode = "following"
         self._relations = Relations(context)
@@ -115,6 +117,7 @@ class Applier:
         self._later.begin()
         self._heirs.begin()
         self._again = []
+        self._read_to = ZERO
         self._dates = Dates()
         self._mode = "following"
         with translated():
@@ -141,7 +144,7 @@ class Applier:
         )  # fmt: skip
         await reach(Failpoint.BATCH_COMMITTING)
         await self._commit()
-        self._later.commit(self.outcome.failures, end, self._ahead, self._dates)
+        self._later.commit(self.outcome.failures, end, self._read_to, self._dates)
         return self.outcome
 
     def owes(self, position: LSN) -> bool:
@@ -305,7 +308,8 @@ class Applier:
             if chosen:
                 self._mode, self._dates = mode, Dates()
                 batch = await rederiving(chosen, self.context.plan, self._reader)
-                await self._apply_batch(batch, position, whole=True)
+                if not await self._apply_batch(batch, position, whole=True):
+                    await self._finish(position)
         self._mode = "following"
         await note_redo(self._connection, [each.confirmation for each in listed if each.confirmation is not None])
 
@@ -407,7 +411,8 @@ class Applier:
         while True:  # ends: each time round, at least one more is left out
             conflicts = self._conflicts()
             effects = await self._effects(batch, skip, self._dates if conflicts else None, last=last)
-            self._ahead = max(self._ahead, batch.read_at or ZERO)
+            ahead = max(self._ahead, batch.read_at or ZERO)
+            self._read_to = max(self._read_to, ahead)
             effects.spared |= spared
             # Anew each time round: what failed because of another row may well be good without that one.
             failures = refused | {each.place: each for each in effects.failures}
@@ -415,8 +420,8 @@ class Applier:
             try:
                 refusals = await self._try_write(effects, conflicts, whole=whole)
             except PendingError as error:
-                if position is not None and position < self._ahead:
-                    raise NewerReadError(error, self._ahead) from None
+                if position is not None and position < ahead:
+                    raise NewerReadError(error, ahead) from None
                 raise
             if not refusals:
                 if conflicts is not None:
@@ -426,10 +431,11 @@ class Applier:
                 batch.touch(self.context.touches)
                 if self._parts is not None:
                     self._parts.note(batch)
+                self._note_newest(batch, skip, ahead)
                 return
             clash = next((each.error for each in refusals if each.error.sqlstate in CLASHES), None)
-            if clash is not None and position is not None and position < self._ahead and not self._stubborn(refusals):
-                raise NewerReadError(clash, self._ahead)
+            if clash is not None and position is not None and position < ahead and not self._stubborn(refusals):
+                raise NewerReadError(clash, ahead)
             if clash is not None and in_order:
                 self._hopeless |= {
                     (each.transform.name, each.source_key): effects.failure(
@@ -450,6 +456,13 @@ class Applier:
                 else:
                     log.error("a row outlived a TRUNCATE; verification will name it", error=refusal.error.problem)
             self._postponed.withdraw(skip)
+
+    def _note_newest(self, batch: Batch, skip: set[tuple[str, Key]], ahead: LSN) -> None:
+        """Rows may be as new as ``ahead`` now, unless nothing that was read is written: else later clashes wait."""
+        transforms = {name: self.context.plan.sources[name].transforms for name in batch.rows}
+        if any((each.name, key) not in skip for name, rows in batch.rows.items() for each in transforms[name]
+               for key in rows):  # fmt: skip
+            self._ahead = ahead
 
     def _stubborn(self, refusals: Iterable[Refusal]) -> bool:
         """Whether more of the stream has been tried for all that clash, in vain: else each batch would wait for it."""

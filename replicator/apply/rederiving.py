@@ -28,8 +28,11 @@ async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) ->
         table = plan.watched.get(name)
         if table is None:
             continue  # nothing is derived from it
-        images = await read_images(reader, table, {each.key for each in of_table})
-        changes = [_changed(table, each, images.get(each.key)) for each in of_table]
+        images, unreadable = await read_images(reader, table, {each.key for each in of_table})
+        changes = [
+            _unknown(table) if each.key in unreadable else _changed(table, each, images.get(each.key))
+            for each in of_table
+        ]
         relation = (table.name.schema, table.name.table)
         batch.asked = await ask(changes, plan, {relation: table}, reader)
         for each, change in zip(of_table, changes, strict=True):
@@ -70,6 +73,11 @@ async def _leftovers(entry: Redo, context: Context, connection: Connection) -> l
     return found
 
 
+def _unknown(table: Table) -> Change:
+    """Of a row that cannot be read: what hangs on it, nobody knows. It itself will be quarantined, by its key."""
+    return Change((table.name.schema, table.name.table), "truncate")
+
+
 def _changed(table: Table, entry: Redo, image: Image | None) -> Change:
     """The row as the log would bring it: as it is, or gone."""
     relation = (table.name.schema, table.name.table)
@@ -88,7 +96,7 @@ def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, change: Chang
         known = dependency.columns is not None and set(dependency.columns) <= gone.keys()
         if change.operation == "insert" or known:
             mark(batch, plan, dependency, table, change, entry.dated)
-        elif not entry.confirms:  # what the row that is gone was a part of, nobody knows any more
+        elif not entry.confirms or change.operation == "truncate":  # what it was a part of, nobody knows any more
             mark(batch, plan, dependency, table, Change(change.relation, "truncate"), entry.dated)
 
 

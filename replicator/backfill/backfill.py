@@ -9,6 +9,7 @@ from replicator.failpoints import Failpoint, reach
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context
+from replicator.postgres.listing import estimate_rows, next_bound
 from replicator.postgres.progress import (
     Chunk,
     add_chunk,
@@ -17,7 +18,6 @@ from replicator.postgres.progress import (
     chunks_to_do,
     last_chunk,
 )
-from replicator.postgres.source import estimate_rows, next_bound
 
 PLANNED_AHEAD = 16
 """Chunks that are planned and not taken yet."""

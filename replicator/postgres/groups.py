@@ -11,6 +11,7 @@ from replicator.plan import Source
 from replicator.postgres import source as strictly
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.keys import is_key
+from replicator.postgres.listing import read_key_lists
 from replicator.postgres.streaming import ROW_BYTES
 from replicator.tables import Key, Row
 
@@ -37,17 +38,26 @@ async def key_groups(
                     for key in rows:
                         missing.pop(key, None)
                     yield rows, size
-        except RowError as error:
+        except RowError:
             await _savepoint(connection, "ROLLBACK TO SAVEPOINT reading")
             await strictly.without_rows(connection, source)
             rest = list(missing)
             if len(rest) > 1:
                 waiting += [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
-            elif rest and not await is_key(connection, [source.by_name[name] for name in source.key], rest[0]):
-                yield dict.fromkeys(rest), ROW_BYTES  # what is no value of the key's type is no row's key
             else:
-                yield {key: UnreadableRow(error.problem) for key in rest}, ROW_BYTES
+                for key in rest:
+                    yield {key: await _alone(connection, source, key)}, ROW_BYTES
         await _savepoint(connection, "RELEASE SAVEPOINT reading")
+
+
+async def _alone(connection: Connection, source: Source, key: Key) -> Row | None:
+    """The row with one key, which could not be read together with others; None where there is none, or can be none."""
+    if not await is_key(connection, [source.by_name[name] for name in source.key], key):
+        return None
+    try:
+        return await strictly.read_alone(connection, source, key)
+    except RowError as error:
+        return UnreadableRow(error.problem)
 
 
 async def range_groups(
@@ -55,7 +65,7 @@ async def range_groups(
 ) -> AsyncGenerator[tuple[list[tuple[Key, Row]], int, bool]]:
     """The rows with ``lower < key <= upper`` in key order, in such groups, each with its size and whether it ends them.
 
-    :raises RowError: a row's key itself cannot be read: then nobody can say which row it is.
+    :raises RowError: a row's key itself cannot be read, nor found otherwise: then nobody can say which row it is.
     """
     count = 0
     await _savepoint(connection, "SAVEPOINT reading")
@@ -71,7 +81,7 @@ async def range_groups(
         await strictly.without_rows(connection, source)
     else:
         return
-    async with aclosing(strictly.read_key_lists(connection, source, KEYS_AT_ONCE, lower, upper)) as lists:
+    async with aclosing(read_key_lists(connection, source, KEYS_AT_ONCE, lower, upper)) as lists:
         async for keys in lists:
             wanted = keys if limit is None else keys[: limit - count]
             yield await _in_order(connection, source, wanted), len(wanted) * ROW_BYTES, False

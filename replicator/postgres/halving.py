@@ -26,7 +26,7 @@ class Refused:
     def count(self, error: RowError) -> None:
         """One more. Raises DatabaseError when it is no row's fault."""
         state = error.sqlstate
-        if state is None or state.startswith(ROWS_OWN):
+        if state is None or error.judged or state.startswith(ROWS_OWN):
             return
         self._by_state[state] += 1
         if self._by_state[state] >= MANY and not self.some_went_in:

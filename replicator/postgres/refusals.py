@@ -15,11 +15,11 @@ STOPPING: Final = {
     "53": "the server lacks disk, memory or connections, whatever the row",
     "57": "the server is shut down, or somebody has cancelled the statement",
     "58": "the server cannot read or write its files",
-    "XX001": "a page of the table is damaged",
-    "XX002": "an index of the table is damaged",
 }
 """SQLSTATEs, or classes of them, that no row explains, each with the reason (Postgres documentation, appendix A).
 
+Damaged data (XX001, XX002) is not among them: mostly one value cannot be read. Nor is what a function has raised, whose
+author may have chosen any SQLSTATE: it is a judgement on a row.
 Those that come without any row as well (a missing table, privilege or column; a read-only server) need no place here:
 ``rearranging.without_rows`` asks for them.
 """
@@ -29,7 +29,7 @@ ROWS_OWN: Final = ("21", "22", "23", "44", "54", "P0")
 
 
 def is_rows(state: str | None) -> bool:
-    """Whether one row may have caused an error with this SQLSTATE."""
+    """Whether one row may have caused an error with this SQLSTATE, which no function has raised."""
     return state is None or not (state in RETRYABLE or state.startswith(tuple(STOPPING)))
 
 
@@ -58,13 +58,16 @@ def _refused(error: psycopg.Error) -> ReplicatorError:
         return ours if not isinstance(ours, DatabaseError) else RowError(
             f"A value cannot be sent to Postgres: {type(error).__name__}."
         )  # fmt: skip
-    if not is_rows(error.sqlstate):
+    judged = raised(error)
+    if not (judged or is_rows(error.sqlstate)):
         return ours
-    return RowError(
+    refused = RowError(
         f"Postgres refused a row: {type(error).__name__} ({error.sqlstate}){_where(error)}.",
         "Mend the row, the transform, or what refuses it.",
         error.sqlstate,
     )
+    refused.judged = judged
+    return refused
 
 
 def _where(error: psycopg.Error) -> str:

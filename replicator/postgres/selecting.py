@@ -10,7 +10,7 @@ from replicator.postgres.keys import form_of
 from replicator.postgres.operators import equal
 from replicator.postgres.ranges import between
 from replicator.postgres.texts import read
-from replicator.tables import Key
+from replicator.tables import Column, Key
 
 
 def selected(source: Source) -> list[sql.Composed]:
@@ -60,6 +60,21 @@ def among(source: Source, columns: Sequence[str]) -> sql.Composed:
     )
     arrays = sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns))
     return sql.SQL("EXISTS (SELECT FROM unnest({}) AS k({}) WHERE {})").format(arrays, comma(aliases), same)
+
+
+def having_key(source: Source) -> sql.Composed:
+    """That the key is the one whose texts are given, a parameter for each column: in a form that any index serves."""
+    texts = [sql.SQL("%s::text") for _ in source.key]
+    return sql.SQL(" AND ").join(
+        equal(_name("q", name), _read(text, source.by_name[name]), source.by_name[name].operators)
+        for name, text in zip(source.key, texts, strict=True)
+    )
+
+
+def _read(parameter: sql.SQL, column: Column) -> sql.SQL:
+    """As ``read``, with all but the parameter put beside parameters."""
+    before, after = read(sql.SQL("\0"), column).as_string().split("\0")
+    return sql.SQL(before.replace("%", "%%") + parameter.as_string() + after.replace("%", "%%"))
 
 
 def in_range(

@@ -1,17 +1,18 @@
 """Reads source rows: by key range, by keys, or all; tables and queries alike."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, suppress
 
 from psycopg import sql
 
 from replicator.changes import Image
+from replicator.errors import RowError
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import equal
 from replicator.postgres.refusals import refusing
-from replicator.postgres.selecting import among, apart, in_range, key_names, selected, source_as, with_forms
+from replicator.postgres.selecting import among, apart, having_key, in_range, key_names, selected, source_as, with_forms
 from replicator.postgres.streaming import Texts, grouped, streamed
 from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
@@ -70,18 +71,48 @@ async def key_groups(
             yield found | missing if last else found, size
 
 
-async def read_images(connection: Connection, table: Table, keys: Iterable[Key]) -> dict[Key, Image]:
-    """The same of a table, each row as its text."""
+async def read_alone(connection: Connection, source: Source, key: Key) -> Row | None:
+    """The row with this key; None when there is none. Raises RowError when it cannot be read.
+
+    Of its table, an index leads to it: no condition of a query is tried on other rows on the way, as a scan does.
+    """
+    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(comma(selected(source)), source_as(source), having_key(source))
+    async with connection.transaction(force_rollback=True):  # with it go the settings
+        with translated():
+            for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
+                await connection.execute(f"SET LOCAL enable_{way} = off".encode())
+        async with aclosing(streamed(connection, query, list(key), refusing)) as rows:
+            found = [row for _, row in _keyed(source, [texts async for texts in rows])]
+    return _row(source, found[0]) if found else None
+
+
+async def read_images(
+    connection: Connection, table: Table, keys: Iterable[Key]
+) -> tuple[dict[Key, Image], frozenset[Key]]:
+    """The rows of a table, each as its text; and the keys of rows that cannot be read, for a generated column fails."""
+    listed = list(keys)
+    try:
+        async with connection.transaction():
+            return await _images(connection, table, listed), frozenset()
+    except RowError:
+        if len(listed) == 1:
+            return {}, frozenset(listed)
+    middle = len(listed) // 2
+    halves = [await read_images(connection, table, half) for half in (listed[:middle], listed[middle:])]
+    return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
+
+
+async def _images(connection: Connection, table: Table, keys: list[Key]) -> dict[Key, Image]:
     source = Source(
         name=table.name.table, table=table, query=None, columns=table.columns, key=table.key, transforms=()
     )  # fmt: skip
-    found = [texts async for texts in _with_keys(connection, source, keys)]
+    found = [texts async for texts in _with_keys(connection, source, keys, refusing)]
     names = [each.name for each in table.columns]
     return {key: dict(zip(names, texts, strict=True)) for key, texts in _keyed(source, found)}
 
 
 async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
-    """The keys of a table's rows in which these columns have these values."""
+    """The keys of a table's rows in which these columns have these values; none have what is no value of a column."""
     same = sql.SQL(" AND ").join(
         equal(
             identifier(name),
@@ -90,13 +121,14 @@ async def keys_where(connection: Connection, table: Table, texts: Mapping[str, s
         )
         for name, text in texts.items()
     )
-    with translated():
-        cursor = await connection.execute(
-            sql.SQL("SELECT {} FROM {} WHERE {}").format(
-                key_of_row(table, None), identifier(table.name.schema, table.name.table), same
-            )
-        )
-        return [read_key(table, row) for row in await cursor.fetchall()]
+    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+        key_of_row(table, None), identifier(table.name.schema, table.name.table), same
+    )
+    with suppress(RowError), translated():
+        async with connection.transaction():
+            cursor = await connection.execute(query)
+            return [read_key(table, row) for row in await cursor.fetchall()]
+    return []
 
 
 async def without_rows(connection: Connection, source: Source) -> None:
@@ -140,30 +172,24 @@ async def keys_with(connection: Connection, source: Source, columns: Sequence[st
     return found
 
 
-async def read_key_lists(
-    connection: Connection,
-    source: Source,
-    keys_at_once: int = 20_000,
-    lower: Key | None = None,
-    upper: Key | None = None,
-) -> AsyncGenerator[list[Key]]:
-    """The keys of rows in a range, in their order, a list at a time; inside a transaction of the caller's."""
-    while True:
-        with translated():
-            query, parameters = in_range(source, lower, upper, with_forms(source, source.key))
-            query += sql.SQL(" ORDER BY {} LIMIT {}").format(key_names(source), keys_at_once)
-            cursor = await connection.execute(query, parameters)
-            found = [_printed_key(source, source.key, texts) async for texts in cursor]
-            keys = [key for key in found if key is not None]
-        if not keys:
-            return
-        yield keys
-        lower = keys[-1]
+async def next_keys(
+    connection: Connection, source: Source, most: int, lower: Key | None, upper: Key | None = None
+) -> list[Key]:
+    """The first keys of the rows with ``lower < key <= upper``, in their order. Raises RowError as ``next_bound``."""
+    with refusing():
+        query, parameters = in_range(source, lower, upper, with_forms(source, source.key))
+        query += sql.SQL(" ORDER BY {} LIMIT {}").format(key_names(source), most)
+        cursor = await connection.execute(query, parameters)
+        found = [_printed_key(source, source.key, texts) async for texts in cursor]
+    return [key for key in found if key is not None]
 
 
 async def next_bound(connection: Connection, source: Source, lower: Key | None, rows: int) -> Key | None:
-    """The key that ends a chunk of so many rows after ``lower``; None when fewer are left."""
-    with translated():
+    """The key that ends a chunk of so many rows after ``lower``; None when fewer are left.
+
+    :raises RowError: the query fails for a row.
+    """
+    with refusing():
         query, parameters = in_range(source, lower, None, with_forms(source, source.key))
         query += sql.SQL(" ORDER BY {} OFFSET {} LIMIT 1").format(key_names(source), rows - 1)
         cursor = await connection.execute(query, parameters)
@@ -173,7 +199,7 @@ async def next_bound(connection: Connection, source: Source, lower: Key | None, 
 
 async def estimate_rows(connection: Connection, source: Source) -> int:
     """About how many rows there are: the planner's estimate, or a count where there is none yet."""
-    with translated():
+    with refusing():
         if source.table is not None:
             cursor = await connection.execute(
                 "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint, bool_or(c.reltuples < 0) "

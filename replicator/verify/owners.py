@@ -7,10 +7,10 @@ from replicator.pace import Pace
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.context import Context
 from replicator.postgres.derived import computed_keys
+from replicator.postgres.listing import read_key_lists
 from replicator.postgres.memory import givers, shared_targets
 from replicator.postgres.seen import Shared
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import read_key_lists
 from replicator.tables import Key, Table
 from replicator.verify.comparison import Comparison, Divergence
 

@@ -3,9 +3,9 @@
 from replicator.errors import NotReadyError
 from replicator.plan import Source
 from replicator.postgres.context import Context
+from replicator.postgres.listing import read_key_lists
 from replicator.postgres.seen import Shared
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import read_key_lists
 from replicator.tables import Key
 from replicator.touches import Waiting
 from replicator.verify.comparison import Comparison
@@ -81,9 +81,15 @@ class Settling:
         for source in self._context.plan.sources.values():
             keys = {*self._context.touches.waiting_keys(source.name), *self._findings.keys_of(source.name)}
             if self._context.touches.waits_whole(source.name):
+                source.listing.failed = ""
                 async with read_point(self._comparison.reader, self._context.visibility):
                     async for listed in read_key_lists(self._comparison.reader, source):
                         keys.update(listed)
+                if source.listing.failed:
+                    raise NotReadyError(
+                        f"{source.name} cannot be read as a whole: {source.listing.failed} The writers went on.",
+                        "Mend the row; `replicator quarantine list` names it.",
+                    )
             if keys:
                 found = await self._recheck.settled(source, keys)
                 self._findings.collided(self._recheck.collisions)

@@ -12,9 +12,9 @@ from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.groups import range_groups
 from replicator.postgres.keyless import keyless, keyless_rows
+from replicator.postgres.listing import estimate_rows, next_bound
 from replicator.postgres.seen import SeenKeys
 from replicator.postgres.snapshots import read_point
-from replicator.postgres.source import estimate_rows, next_bound
 from replicator.tables import Key, Row, Table
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Derived, Divergence
@@ -144,6 +144,7 @@ class Verifier:
         :param seen: of a full pass: where to note what the rows give; with None, this is none.
         """
         whole = self.context.touches.waits_whole(source.name)
+        source.listing.failed = ""
         lower: Key | None = None
         count = 0
         while True:
@@ -160,7 +161,8 @@ class Verifier:
             await self._settle_meanwhile()
             await asyncio.sleep(pause * (asyncio.get_running_loop().time() - began))
         self._settling.rows[source.name] = count
-        self.context.touches.settle_whole(source.name, whole)
+        if not source.listing.failed:  # else rows may have been missed
+            self.context.touches.settle_whole(source.name, whole)
         return read_at
 
     async def _compare_part(
@@ -201,18 +203,20 @@ class Verifier:
             found += await self._extra(table, seen)
             found += await self._owners.shared(table, await seen.shared(table))
         for source in self.context.plan.sources.values():
-            found += await self._keyless(source)
+            found += self._unlisted(source) or await self._keyless(source)
         self._findings.searched(await self._given_up.without(found))
 
     async def _keyless(self, source: Source) -> list[Divergence]:
         """Rows of a query that nothing is made of: the target lacks them, whatever the transforms would give."""
         if not await keyless_rows(self._comparison.reader, source, 1):
             return []
-        targets = dict.fromkeys(each.target.called for each in source.transforms)
-        return [
-            Divergence(target=each, kind="missing", key=(), source=None, source_key=None, note=keyless(source))
-            for each in targets
-        ]  # fmt: skip
+        return _of_all_targets(source, keyless(source))
+
+    def _unlisted(self, source: Source) -> list[Divergence]:
+        """A query that fails for a row: its other rows were found by way of other tables, which may lack some."""
+        if not source.listing.failed:
+            return []
+        return _of_all_targets(source, f"{source.name} cannot be read as a whole: {source.listing.failed}")
 
     async def _extra(self, table: Table, seen: SeenKeys) -> list[Divergence]:
         keys = await seen.extra(table)
@@ -268,6 +272,14 @@ class Verifier:
         diverged, self._diverged = self._diverged, bool(self._findings)
         if self.passes and not self._findings and (self.running or diverged or self.clean_at is None):
             self.clean_at = datetime.now(UTC)
+
+
+def _of_all_targets(source: Source, note: str) -> list[Divergence]:
+    """Nobody knows which rows are missing."""
+    targets = dict.fromkeys(each.target.called for each in source.transforms)
+    return [
+        Divergence(target=each, kind="missing", key=(), source=None, source_key=None, note=note) for each in targets
+    ]  # fmt: skip
 
 
 async def rounds(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 from replicator import Lookup, Migration, Query, Row
 from replicator.apply import parts
+from replicator.apply.rederiving import rederiving
 from replicator.errors import DefinitionError, RetryableError
+from replicator.postgres.connect import connection
+from replicator.postgres.redo import Redo
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 
@@ -253,3 +257,55 @@ async def test_what_is_undone_is_undone_in_memory_too(database: Database, tmp_pa
             assert applier.outcome.failures == []
             await applier.commit_without_progress()
         assert await standing(made) == keys(2)
+
+
+# ---- generated columns, and what is derived again
+
+VIRTUAL = "GENERATED ALWAYS AS (100 / divisor) VIRTUAL"
+
+
+async def test_a_generated_column_that_fails_for_a_row(database: Database, tmp_path: Path) -> None:
+    """On the target when it is written; a virtual one, on the source, whenever the row is read."""
+    virtual = database.version >= 18
+    execute(database.dsn, [
+        "CREATE TABLE things (id integer PRIMARY KEY, divisor integer NOT NULL)",
+        f"ALTER TABLE things ADD COLUMN q integer {VIRTUAL if virtual else ''}",
+        "INSERT INTO things (id, divisor) SELECT i, i % 5 FROM generate_series(1, 9) i",
+        "CREATE TABLE parts (id integer PRIMARY KEY, thing integer)", "INSERT INTO parts VALUES (1, 1)",
+    ])  # fmt: skip
+    migration = into(
+        tmp_path,
+        "CREATE TABLE IF NOT EXISTS shop.things (id integer PRIMARY KEY, divisor integer NOT NULL, "
+        "r integer GENERATED ALWAYS AS (100 / divisor) STORED);"
+        "CREATE TABLE IF NOT EXISTS shop.parts (id integer PRIMARY KEY, thing integer);",
+    )
+
+    @migration.transform(source="things", into="things")
+    def thing(old: Row) -> dict[str, Any]:
+        return {"id": old["id"], "divisor": old["divisor"]}
+
+    depends_on: dict[str, Any] = {"parts": ["id"], "things": Lookup("SELECT id FROM public.parts WHERE thing = %(id)s")}
+
+    @migration.transform(source=Query("SELECT id, thing FROM public.parts", key=["id"], depends_on=depends_on),
+                         into="parts", name="part")  # fmt: skip
+    def part(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    async with engine(database, migration) as made:
+        await made.backfill()
+        assert await standing(made) == keys(5)
+        execute(database.dsn, ["UPDATE things SET divisor = CASE id WHEN 2 THEN 9 ELSE 0 END WHERE id < 4"])
+        await made.drain()
+        assert await standing(made) == keys(1, 3, 5)
+        plan, at = made.running.context.plan, datetime(2026, 1, 1, tzinfo=UTC)
+        entries_again = [
+            Redo(pipeline="forward", what="row", name="things", key=(str(key),), dated=at) for key in (1, 2, 3)
+        ]  # fmt: skip
+        async with connection(database.dsn, "test", text=True) as reader:
+            again = await rederiving(entries_again, plan, reader)
+        assert again.dirty["things"] == {("1",), ("2",), ("3",)}
+        assert again.dirty_all == (plan.sources.keys() - {"things"} if virtual else set())
+        execute(database.dsn, ["UPDATE things SET divisor = 1 WHERE divisor = 0"])
+        await restarted(made)
+        assert await standing(made) == set()
+        assert await differences(made) == []
