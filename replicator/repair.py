@@ -100,12 +100,13 @@ async def repair(
             dirty.setdefault(source, set()).update(pipeline.context.touches.waiting_keys(source))
         for target, keys in wrong.items():
             await applier.keep_rows(target, keys, why)
-        deleted = Counter({target: await applier.delete_rows(target, keys) for target, keys in extra.items()})
+        deleted = await applier.delete_rows(extra)
+        stay = sum(map(len, extra.values())) - deleted.total()
         await applier.redo(dirty)
         if not emptying:
             await _refuse_emptying(applier, deleted)
-    repaired = len(mendable) + len(refused - pipeline.context.quarantined)
-    log.info("repaired", rows=repaired, beyond_repair=len(divergences) - len(mendable))
+    repaired = len(mendable) - stay + len(refused - pipeline.context.quarantined)
+    log.info("repaired", rows=repaired, beyond_repair=len(divergences) - len(mendable) + stay)
     return repaired
 
 

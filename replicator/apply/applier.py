@@ -1,5 +1,6 @@
 """Writes one batch, with its progress, in one transaction on the target; what is refused goes into quarantine."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
@@ -18,6 +19,7 @@ from replicator.apply.postponed import Postponed
 from replicator.apply.reading import Reading, keep_out
 from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.relations import Relations
+from replicator.apply.removing import remove
 from replicator.apply.search import Refusal
 from replicator.apply.undoing import Memory, Savepoint
 from replicator.apply.writing import write_effects
@@ -321,9 +323,9 @@ class Applier:
         """End that."""
         await write_plainly(self._connection)
 
-    async def delete_rows(self, target: str, keys: Iterable[Key]) -> int:
-        """Delete target rows that no source row gives."""
-        return await self._writer.delete(self._target(target), keys)
+    async def delete_rows(self, extra: Mapping[str, Iterable[Key]]) -> Counter[str]:
+        """Delete target rows that no source row gives, as ``remove`` does; gives how many of each target."""
+        return await remove(self._writer, self.context.plan, extra)
 
     async def keep_rows(self, target: str, keys: Iterable[Key], why: str) -> int:
         """Copy target rows to where they can be found again, before a repair overwrites or deletes them."""

@@ -15,6 +15,7 @@ from replicator.apply.rederiving import rederiving
 from replicator.errors import DefinitionError, RetryableError
 from replicator.postgres.connect import connection
 from replicator.postgres.redo import Redo
+from replicator.repair import repair
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 
@@ -308,4 +309,51 @@ async def test_a_generated_column_that_fails_for_a_row(database: Database, tmp_p
         execute(database.dsn, ["UPDATE things SET divisor = 1 WHERE divisor = 0"])
         await restarted(made)
         assert await standing(made) == set()
+        assert await differences(made) == []
+
+
+# ---- repairs
+
+FAMILY = """
+CREATE TABLE IF NOT EXISTS shop.parents (id integer PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS shop.children (id integer PRIMARY KEY, parent integer NOT NULL);
+ALTER TABLE shop.children DROP CONSTRAINT IF EXISTS of_a_parent;
+ALTER TABLE shop.children ADD CONSTRAINT of_a_parent FOREIGN KEY (parent) REFERENCES shop.parents {};
+CREATE TABLE IF NOT EXISTS shop.others (id integer PRIMARY KEY, parent integer REFERENCES shop.parents {});
+"""
+
+
+@pytest.mark.parametrize("deferrable", ["", "DEFERRABLE"])
+async def test_a_row_that_a_repair_cannot_delete_keeps_no_other_from_it(
+    database: Database, tmp_path: Path, deferrable: str
+) -> None:
+    """Children go before their parents; what others hold on to stays, and goes on diverging."""
+    execute(database.dsn, ["CREATE TABLE parents (id integer PRIMARY KEY)", "INSERT INTO parents VALUES (1)",
+                           "CREATE TABLE children (id integer PRIMARY KEY, parent integer NOT NULL)"])  # fmt: skip
+    migration = into(tmp_path, FAMILY.format(deferrable, deferrable))
+
+    @migration.transform(source="parents", into="parents", name="parent")
+    def parent(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    @migration.transform(source="children", into="children", name="child")
+    def child(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    async with engine(database, migration) as made:
+        await made.backfill()
+        execute(database.dsn, [
+            "SET LOCAL session_replication_role = replica", "ALTER TABLE shop.parents DISABLE TRIGGER USER",
+            "ALTER TABLE shop.children DISABLE TRIGGER USER", "INSERT INTO shop.parents VALUES (7), (8), (9)",
+            "INSERT INTO shop.children VALUES (70, 7)", "INSERT INTO shop.others VALUES (90, 9)",
+        ])  # fmt: skip
+        verifier = made.running.verifier
+        await verifier.open()
+        found = (await made.within(verifier.full_pass())).divergences
+        assert {each.key for each in found} == {("7",), ("8",), ("9",), ("70",)}
+        assert await repair(made.running, found, "test", emptying=True) == 3
+        found = (await made.within(verifier.full_pass())).divergences
+        assert {each.key for each in found} == {("9",)}
+        execute(database.dsn, ["DELETE FROM shop.others"])
+        assert await repair(made.running, found, "test", emptying=True) == 1
         assert await differences(made) == []

@@ -84,7 +84,7 @@ async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> No
             ).fetchall()
         divergences = await full_pass(made)
         async with repairing(made.running) as applier:
-            await applier.delete_rows("people", [("900",)])
+            await applier.delete_rows({"people": [("900",)]})
             await applier.redo({"people": {("3",)}})
         assert len(divergences) == 2
         assert await full_pass(made) == []
