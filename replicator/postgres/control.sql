@@ -228,10 +228,6 @@ BEGIN
     IF to_regclass('_replicator.deleted_table') IS NULL THEN
         CREATE INDEX deleted_table ON _replicator.deleted (table_schema, table_name);
     END IF;
-    -- It has no key. Somebody's publication FOR ALL TABLES publishes it too, and then no row could be deleted.
-    IF (SELECT relreplident FROM pg_class WHERE oid = '_replicator.deleted'::regclass) <> 'f' THEN
-        ALTER TABLE _replicator.deleted REPLICA IDENTITY FULL;
-    END IF;
 END
 $$;
 
@@ -422,5 +418,20 @@ BEGIN
     INSERT INTO _replicator.deleted (table_schema, table_name, row_key)
         VALUES (noted.table_schema, noted.table_name, key);
     RETURN NULL;
+END
+$$;
+
+-- Somebody's publication FOR ALL TABLES publishes these too: of one without a key no row could be deleted then.
+DO $$
+DECLARE
+    keyless regclass;
+BEGIN
+    FOR keyless IN
+        SELECT c.oid FROM pg_class c
+        WHERE c.relnamespace = '_replicator'::regnamespace AND c.relkind = 'r' AND c.relreplident = 'd'
+        AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+    LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', keyless);
+    END LOOP;
 END
 $$;

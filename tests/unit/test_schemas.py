@@ -21,7 +21,7 @@ def test_only_what_the_application_calls_is_where_it_can_be_named() -> None:
 
 def test_no_sql_looks_for_the_tables_elsewhere() -> None:
     private = "|".join(name for _, schema, name in MADE.findall(CONTROL) if schema == "_replicator")
-    wrong = re.compile(rf"(?<![\w.])replicator\.({private})\b(?!\.|\"|')")
+    wrong = re.compile(rf"(?<![\w.])replicator\.({private})\b(?![.:\"'])")
     found = [
         f"{file.relative_to(ROOT)}: {line.strip()}"
         for folder in ("replicator", "tests", "deploy")
