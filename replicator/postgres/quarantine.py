@@ -163,7 +163,7 @@ class Quarantine:
                     "INSERT INTO _replicator.quarantine (pipeline, transform, source, source_key, error, fingerprint) "
                     "SELECT %(pipeline)s, %(transform)s, %(source)s, %(key)s, %(error)s, %(fingerprint)s "
                     "WHERE NOT EXISTS (SELECT FROM tried)".encode(),
-                    {**self._place(each.place), "source": each.source, "error": each.error,
+                    {**self._place(each.place), "source": each.source, "error": _storable(each.error),
                      "fingerprint": each.fingerprint},
                 )  # fmt: skip
                 self._change(connection, each.place, stands=True)
@@ -196,6 +196,11 @@ class Quarantine:
             details = {"entry": each.id, "transform": each.transform, "key": each.source_key, "because": because}
             await journal(connection, "discarded", {"pipeline": self._pipeline, **details, "by": by})
         return found
+
+
+def _storable(error: str) -> str:
+    """Without what no text in Postgres can hold: the name of an exception or of a column is the author's choice."""
+    return error.replace("\0", "?").encode(errors="backslashreplace").decode()
 
 
 def halted(failure: Failure) -> RowError:

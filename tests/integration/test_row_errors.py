@@ -65,6 +65,10 @@ def is_no_error(_: Row) -> NoReturn:
     raise NoError
 
 
+def raises(error: Exception) -> NoReturn:
+    raise error
+
+
 def recurses(row: Row) -> Any:
     return recurses(row)
 
@@ -94,6 +98,8 @@ TRANSFORMS: dict[str, Bad] = {
     "a row that raises": lambda _: Wild(id=1),
     "no row": lambda _: 7,
     "another column": given(nix=1),
+    "an odd column": given(**{"nix\0\ud800": 1}),
+    "an odd exception": lambda _: raises(type("Odd\0\ud800", (Exception,), {})()),
     "no key": lambda _: {"what": "x"},
     "overflow": given(number=10.0**300),
     "a key that is none": lambda _: {"id": "one\0", "what": "x"},
