@@ -489,6 +489,7 @@ CREATE TABLE IF NOT EXISTS shop.joined (id public.mood PRIMARY KEY, n integer);
 """
 
 
+@pytest.mark.one_server
 async def test_a_cast_to_or_from_a_type_of_theirs_is_never_taken(database: Database, tmp_path: Path) -> None:
     """From text and from its arrays to an enum, an array, a composite, a range and a domain: made after every check."""
     with readme_roles(database, OF_THEIRS) as roles:
@@ -553,6 +554,7 @@ async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writ
                 await running.until(lambda: names_of(roles, "SELECT id FROM shop.t") == ["1"])
 
 
+@pytest.mark.one_server
 async def test_whoever_has_asked_and_stays_is_named_by_abort(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,6 +636,7 @@ def _written(roles: Roles, value: str) -> bool:
     return names_of(roles, "SELECT v FROM shop.t WHERE id = 7 INTERSECT SELECT v FROM public.t WHERE id = 7") == [value]
 
 
+@pytest.mark.one_server
 async def test_a_publication_for_all_tables_stops_nothing(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
