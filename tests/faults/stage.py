@@ -23,6 +23,7 @@ from tests.engine import make_settings
 from tests.faults import party
 from tests.faults.applications import OldParty, OldTickets, in_use
 from tests.faults.lives import SECONDS, Keeper, RunError
+from tests.faults.queries import ANSWERED, ASK, COMPARED, PING, RELATIONS, VERIFIED
 from tests.faults.roles import Roles, dsn_of
 from tests.faults.writers import TOKENS, Hand, Sale, Writer
 from tests.fix_postgres import Database
@@ -34,17 +35,11 @@ PAUSE: Final = 0.1
 """Between a writer's transactions, on average, in seconds."""
 LULL_SECONDS: Final = 20.0
 IDLE: Final = str(Failpoint.IDLE_COMMITTED)
-PING: Final = "ALTER DATABASE {} SET wal_sender_timeout = '6s'"
-"""The server then asks for an answer after half of that, and the daemon stores an idle stream's position for it."""
 MILESTONES: Final = ("start", "backfill", "follow", "move", "cutover", "rolling", "soak", "back", "rollback")
 """A move is asked for at ``move`` and ``back``, and under way at ``cutover`` and ``rollback``."""
 END: Final = "end"
 FORWARD: Final = {"old": "forward", "new": "reverse"}
 
-RELATIONS: Final = """
-SELECT relkind::text, relnamespace::regnamespace::text, relname::text FROM pg_class
-WHERE relnamespace IN (to_regnamespace('public'), to_regnamespace('party')) AND relkind IN ('r', 'i', 'S')
-"""
 Relations = set[tuple[str, str, str]]
 """Of each its kind, its schema and its name."""
 
@@ -300,11 +295,12 @@ class Stage:
         self.until(f"the {command}", settled)
 
     def compare_all(self) -> None:
-        """Have all rows compared, and mended: what has changed past the log is so, but not at once."""
+        """Have all rows compared: what has changed past the log is mended, but not at once.
+
+        A daemon that has seen it must mend it by itself. One that has come after it can only say what diverges.
+        """
+        repair = len(self.keeper.lives) > 1
         asked = self.ask(self.new.dsn, "SELECT coalesce(max(id), 0) FROM _replicator.commands")
-        self.command("verify", {"repair": True}, lambda: bool(self.ask(self.new.dsn, COMPARED, asked)))
-
-
-COMPARED: Final = "SELECT count(*) FROM _replicator.commands WHERE command = 'verify' AND exit_code = 0 AND id > %s"
-ASK: Final = "INSERT INTO _replicator.commands (command, arguments) VALUES (%s, %s) RETURNING id"
-ANSWERED: Final = "SELECT finished_at IS NOT NULL FROM _replicator.commands WHERE id = %s"
+        if not repair:
+            self.until("what has changed past the log to be mended", lambda: self.ask(self.new.dsn, VERIFIED))
+        self.command("verify", {"repair": repair}, lambda: bool(self.ask(self.new.dsn, COMPARED, asked)))
