@@ -16,7 +16,7 @@ from replicator.errors import DefinitionError, RetryableError
 from replicator.postgres.connect import connection
 from replicator.postgres.redo import Redo
 from replicator.repair import repair
-from tests.engine import Engine, differences, engine, execute
+from tests.engine import Engine, differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 
 pytestmark = pytest.mark.one_server
@@ -357,3 +357,63 @@ async def test_a_row_that_a_repair_cannot_delete_keeps_no_other_from_it(
         execute(database.dsn, ["DELETE FROM shop.others"])
         assert await repair(made.running, found, "test", emptying=True) == 1
         assert await differences(made) == []
+
+
+# ---- the way back
+
+OLD_PEOPLE = """
+CREATE FUNCTION fine(name text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+    IF name = 'raise' THEN RAISE EXCEPTION 'a secret value' USING ERRCODE = 'QT001'; END IF;
+    RETURN 1 / length(name) >= 0;
+END $$;
+CREATE TABLE people (id integer PRIMARY KEY, name text NOT NULL CHECK (fine(name)), code integer);
+ALTER TABLE people ADD CONSTRAINT code UNIQUE (code) DEFERRABLE INITIALLY DEFERRED;
+"""
+
+
+async def test_on_the_way_back_too(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one transaction larger than what memory holds of it: each bad row is found, and no other."""
+    monkeypatch.setattr(parts, "MOST_KEYS", 50)
+    monkeypatch.setattr(parts, "AT_ONCE", 20)
+    execute(database.dsn, [OLD_PEOPLE])
+    migration = into(
+        tmp_path, "CREATE TABLE IF NOT EXISTS shop.people (id bigint PRIMARY KEY, name text, code integer);"
+    )
+
+    @migration.transform(source="people", into="people")
+    def person(old: Row) -> dict[str, Any]:
+        return dict(old)
+
+    @migration.reverse(source="people", into="people", key=lambda new: new["id"])
+    def old_person(new: Row) -> dict[str, Any]:
+        return {"id": new["id"], "name": new["name"], "code": new["code"]}
+
+    made = Engine(make_settings(database, batch_rows=30), migration, "reverse")
+    await made.make_tables()
+    await made.set_up_slot()
+    try:
+        await made.start()
+        passing = "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets"
+        execute(database.dsn, [
+            passing, "INSERT INTO shop.people SELECT i, 'p' || i, i FROM generate_series(1, 200) i",
+            "UPDATE shop.people SET name = 'raise' WHERE id = 3", "UPDATE shop.people SET name = '' WHERE id = 50",
+            "UPDATE shop.people SET code = 40 WHERE id = 190", "UPDATE shop.people SET name = NULL WHERE id = 120",
+            "INSERT INTO shop.people VALUES (3000000000, 'far', 777)",
+        ])  # fmt: skip
+        await made.drain()
+        bad = await standing(made)
+        assert bad - keys(40, 190, transform="old_person") == keys(3, 50, 120, 3000000000, transform="old_person")
+        assert len(bad) == 5
+        with psycopg.connect(database.dsn) as old:
+            assert old.execute("SELECT count(*) FROM people").fetchone() == (200 - 4,)
+        await restarted(made)
+        assert await standing(made) == bad
+        execute(database.dsn, [
+            passing, "DELETE FROM shop.people WHERE id = 3000000000",
+            "UPDATE shop.people SET name = 'mended', code = -id WHERE id IN (3, 40, 50, 120, 190)",
+        ])  # fmt: skip
+        await made.drain()
+        assert await standing(made) == set()
+        assert await differences(made) == []
+    finally:
+        await made.stop()
