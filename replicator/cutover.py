@@ -69,6 +69,8 @@ class Cutover:
     """
 
     holder_gives_text = False
+    when_unseen = "All rows of it are compared again; then try again."
+    """What to do when rows may have changed past the log."""
 
     def __init__(
         self,
@@ -269,7 +271,7 @@ class Cutover:
             raise NotReadyError(
                 "Rows may have changed past the log: a table was rewritten or truncated, a partition came or went, or "
                 "a guard was switched off. The writers went on.",
-                "All rows of it are compared again; then try again.",
+                self.when_unseen,
             )
 
     async def _diverging(self) -> list[Divergence]:

@@ -43,7 +43,7 @@ ENVIRONMENT: Final = {
 
 def unlog(stage: Stage, chance: random.Random) -> None:
     """What is written meanwhile is in no log. A published table refuses it."""
-    with _owner(stage, chance) as (opened, table), contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState):
+    with _owner(stage) as (opened, table), contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState):
         _alter(opened, f"ALTER TABLE {table} SET UNLOGGED")
         _last(chance)
         _alter(opened, f"ALTER TABLE {table} SET LOGGED")
@@ -51,7 +51,7 @@ def unlog(stage: Stage, chance: random.Random) -> None:
 
 def inherit(stage: Stage, chance: random.Random) -> None:
     """A SELECT on the parent returns the child's rows, and the log names the child."""
-    with _owner(stage, chance) as (opened, table):
+    with _owner(stage) as (opened, table):
         _alter(opened, f"CREATE TABLE harness.child (LIKE {table}) INHERITS ({table})")
         opened.execute(b"INSERT INTO harness.child (id, note) VALUES (-1, 'of the child')")
         _last(chance)
@@ -137,10 +137,12 @@ def caught(stage: Stage) -> list[str]:
 
 
 @contextlib.contextmanager
-def _owner(stage: Stage, chance: random.Random) -> Iterator[tuple[Connection, str]]:
-    """A superuser's connection to a database whose tables take writes, and the table of tickets there."""
-    both = stage.phase == "rolling"
-    new = chance.random() < 0.5 if both else stage.owner() == "new"
+def _owner(stage: Stage, chance: random.Random | None = None) -> Iterator[tuple[Connection, str]]:
+    """A superuser's connection to a database whose tables take writes, and the table of tickets there.
+
+    :param chance: either will do while both schemas take writes; without it, it is the old one.
+    """
+    new = chance.random() < 0.5 if chance and stage.phase == "rolling" else stage.owner() == "new"
     table = "party.tickets" if new and not stage.renamed else "public.tickets"
     with psycopg.connect(stage.dsns[new], autocommit=True) as opened:
         yield opened, table

@@ -108,7 +108,13 @@ def plan_of(seed: int) -> Plan:
         _change_ground(plan, seed * 2 // 3, random.Random(f"{seed} ground"))
     chance = random.Random(f"{seed} rolls")
     plan.rolling = plan.at("rolling") or (plan.moves and chance.random() < ROLLS)
-    plan.straight_back = plan.rolling and plan.back and not plan.at("soak") and chance.random() < 0.5
+    past = [milestone for kind, milestone, _ in plan.faults if kind.past_the_log]
+    if plan.rolling and not {"move", "cutover", "rolling"}.isdisjoint(past):
+        # What has happened to an old table past the log is lost by --complete, which is refused therefore.
+        plan.back = plan.straight_back = True
+        plan.faults = [(kind, "back" if each == "soak" else each, after) for kind, each, after in plan.faults]
+    elif plan.rolling and plan.back and not plan.at("soak"):
+        plan.straight_back = chance.random() < 0.5
     plan.renames = (
         plan.moves
         and not (plan.apart or plan.partitioned or plan.rolling)

@@ -1,0 +1,55 @@
+"""While both schemas take writes, rows change past the log: only the side that they are of can be let own the data."""
+
+from pathlib import Path
+
+import pytest
+
+from replicator.commands.answers import current_gates
+from replicator.errors import NotReadyError
+from replicator.phases import Phase
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import one
+from tests.integration.test_rolling import rolling
+from tests.two_ways import create_old, two_ways
+
+pytestmark = pytest.mark.one_server
+
+REWRITTEN = "ALTER TABLE {} ALTER COLUMN body TYPE text USING body || ''"
+"""Every row, and no word of it in the log."""
+
+
+async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    create_old(database.dsn)
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        execute(database.dsn, [REWRITTEN.format("notes").replace("''", "' again'")])
+        await running.until(lambda: running.pipeline("forward").context.unseen)
+        with pytest.raises(NotReadyError, match="Rows may have changed past the log") as refusal:
+            await running.complete()
+        assert "`replicator rollback`" in refusal.value.remedy
+        assert [gate for gate in await current_gates(running.session) if not gate.ok] == []
+        await running.close()
+        assert running.session.phase == Phase.FOLLOW
+        await running.clean()
+        assert one(database.dsn, "SELECT bool_and(body LIKE '% again') FROM shop.notes") is True
+        await running.open()
+        await running.complete()
+
+
+async def test_of_the_new_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    create_old(database.dsn)
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        execute(database.dsn, [REWRITTEN.format("shop.notes").replace("''", "' again'")])
+        await running.until(lambda: running.pipeline("reverse").context.unseen)
+        with pytest.raises(NotReadyError, match="Rows may have changed past the log") as refusal:
+            await running.close()
+        assert "`replicator cutover --complete`" in refusal.value.remedy
+        await running.complete()
+        assert running.session.phase == Phase.SOAK
+        await running.clean()
+        assert one(database.dsn, "SELECT bool_and(body LIKE '% again') FROM notes") is True
+        await running.roll_back()
