@@ -24,9 +24,11 @@ from replicator.log import get_logger
 from replicator.ownership import see_that_they_open
 from replicator.phases import CutoverResult, Move
 from replicator.pipeline import Pipeline
+from replicator.plan import places_of
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
+from replicator.postgres.edges import give_edges_back, settle_edges
 from replicator.postgres.guards import guard, open_to_writers
 from replicator.postgres.locks import WRITERS, gives_way, lock_more, lock_tables, send_vacuum_away
 from replicator.postgres.ownership import (
@@ -42,6 +44,7 @@ from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.switching import switch
+from replicator.postgres.trees import oids_by_name
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -182,10 +185,13 @@ class Cutover:
                             async with connection(self.ends.target_dsn, "cutover watch") as observer:
                                 await see_that_they_open(target, opening, LOCK_SECONDS, observer)
                         await reach(Failpoint.CUTOVER_CHECKED)
+                        closing = await oids_by_name(holder, self.tables[self.move.held])
+                        places = await self._places(holder, together=together)
                         await self._move(holder, epoch, together=together)
                         if self.move.statements is not None:
                             self._step = f"statements of sql/{self.move.statements}"
                             await switch(holder, self.plan.migration, self.move.statements, together=together)
+                        await self._settle_edges(holder, list(closing.values()), places, together=together)
                 except TimeoutError:
                     raise CutoverError(
                         f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
@@ -288,6 +294,26 @@ class Cutover:
         self._step = "state row"
         marker = self.opposite.progress.start_marker if together else None
         await write_ownership(holder, self.move.owner, epoch, marker)
+
+    async def _places(self, holder: Connection, *, together: bool) -> dict[int, int]:
+        """By old table, the new one that takes its place; by oids, for they may be about to change their names."""
+        if not together or self.pipeline.direction == "reverse":
+            return {}
+        places = places_of(self.plan)
+        oids = await oids_by_name(holder, [*places, *places.values()])
+        return {oids[old]: oids[new] for old, new in places.items()}
+
+    async def _settle_edges(
+        self, holder: Connection, closing: list[int], places: dict[int, int], *, together: bool
+    ) -> None:
+        """No foreign key stands between a table that is closed and one that the application goes on writing to."""
+        self._step = "foreign keys"
+        if self.move.opens_both:
+            return
+        if self.move.owner == "new":
+            await settle_edges(holder, closing, places, LOCK_SECONDS, self._observing, together=together)
+        elif dropped := await give_edges_back(holder, closing, LOCK_SECONDS, self._observing):
+            log.warning("foreign keys at the edge of the new tables are dropped: they close", dropped=dropped)
 
     async def _move_search_path(self, holder: Connection) -> None:
         migration = self.plan.migration

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from replicator.errors import MigrationError
 from replicator.migration import ALL, Direction, Function, Lookup, Migration, Query, Transform
@@ -110,6 +110,20 @@ class Plan:
         return [each for each in self.transforms if each.target.name == target]
 
 
+def taking_part(forward: Plan, reverse: Plan | None) -> dict[Literal["old", "new"], list[Table]]:
+    """The tables of either schema that are open to writers only while it owns the data.
+
+    Those that are read, written or retired, and not left: more than one direction's plan knows.
+    """
+    migration = forward.migration
+    retired = [table for name, table in forward.source_tables.items() if name in migration.retired]
+    read = [table for name, table in forward.watched.items() if name not in migration.left]
+    written, watched = (reverse.targets, reverse.watched.values()) if reverse is not None else ((), ())
+    old = {table.name: table for table in (*read, *retired, *written)}
+    new = {table.name: table for table in (*forward.targets, *watched)}
+    return {"old": list(old.values()), "new": list(new.values())}
+
+
 def identifying_columns(plan: Plan, table: Table) -> set[str]:
     """What the log must carry of a changed or deleted row's old version: the key, and what queries depend on."""
     needed = set(table.key if plan.table_source(table.called) else ())
@@ -121,6 +135,18 @@ def identifying_columns(plan: Plan, table: Table) -> set[str]:
 def schemas_of(migration: Migration, direction: Direction) -> tuple[str, str]:
     """The source's and the target's Postgres schema."""
     return (migration.old, migration.new) if direction == "forward" else (migration.new, migration.old)
+
+
+def places_of(plan: Plan) -> dict[Name, Name]:
+    """By source table, the target that takes its place: the one of its name, or the only one that it is read for."""
+    found = {}
+    for name, table in plan.watched.items():
+        source = plan.table_source(name)
+        into = list(dict.fromkeys(each.target.name for each in source.transforms)) if source is not None else []
+        named = [each.target.name for each in (source.transforms if source else ()) if each.target.called == name]
+        if named or len(into) == 1:
+            found[table.name] = (named or into)[0]
+    return found
 
 
 def queries_of(migration: Migration, direction: Direction) -> dict[str, str]:

@@ -25,13 +25,13 @@ from replicator.postgres.places import read_places
 from replicator.postgres.renames import (
     dependents_of,
     lacking_create,
-    oids_of,
     planned_renames,
     reads,
     rename,
     rename_back,
 )
 from replicator.postgres.rewriting import named, rewritten
+from replicator.postgres.trees import oids_by_name
 from replicator.retyped import retyped
 from replicator.settings import Settings
 from replicator.tables import Name
@@ -86,7 +86,9 @@ class Renaming:
         if missing := await lacking_create(asking, [self.migration.old, self.migration.new]):
             raise CheckError("Tables cannot be renamed, or moved to the other schema.", " ".join(missing))
         await planned_renames(asking, self.tables["old"], self.tables["new"], self.migration.old)
-        known = {oid: name for name, oid in (await oids_of(asking, [*self.tables["old"], *self.tables["new"]])).items()}
+        known = {
+            oid: name for name, oid in (await oids_by_name(asking, [*self.tables["old"], *self.tables["new"]])).items()
+        }
         for which, text in queries(self.migration).items():
             read = {known[oid] for oid in await _reads(asking, which, text) if oid in known}
             if unnamed := read - named(text, read):

@@ -11,10 +11,12 @@ from replicator.pipeline import Pipeline
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
+from replicator.postgres.edges import read_edges
 from replicator.postgres.locks import WRITERS, in_turns, lock_tables
 from replicator.postgres.origins import lacking, tracks_commits
 from replicator.postgres.ownership import all_names, clock, write_ownership
 from replicator.postgres.sequences import set_sequences
+from replicator.postgres.trees import oids_of
 from replicator.postgres.versions import foreign_triggers, note_deletions
 from replicator.settings import Settings
 from replicator.tables import Name
@@ -37,7 +39,15 @@ async def check_rolling(settings: Settings, tables: Mapping[Owner, list[Name]], 
     for side, dsn in (("old", settings.source), ("new", settings.target)):
         async with connection(dsn, "check") as asking:
             await _check_server(asking, side)
-            found = await foreign_triggers(asking, tables["old"] if side == "old" else tables["new"])
+            written = tables["old"] if side == "old" else tables["new"]
+            found = await foreign_triggers(asking, written)
+            edges = await read_edges(asking, await oids_of(asking, written))
+        if edges:
+            raise CheckError(
+                f"Foreign keys join tables of the {side} schema with others: {', '.join(map(str, edges))}.",
+                "While both schemas take writes, statements would fail at rows that have not come over yet. Drop them "
+                "for that time, or do not cut over rolling.",
+            )
         if found:
             raise CheckError(
                 f"Triggers act on rows that are written from both sides: {', '.join(found)}.",

@@ -34,6 +34,7 @@ from replicator.report import Reporter, report_on
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
 from replicator.supervisor import Supervisor
+from replicator.validating import validate_edges
 
 log = get_logger("session")
 
@@ -276,7 +277,9 @@ class Session:
         self.start_verifying()
 
     def start_verifying(self) -> None:
-        """Let the verification of the active pipeline go round, if it does not."""
+        """Let the verification of the active pipeline go round, if it does not; of new foreign keys, too."""
+        if not self._supervisor.running("foreign keys"):
+            self._supervisor.start("foreign keys", validate_edges(self.settings))
         if self.pipeline is not None and not self._supervisor.running("verify"):
             self._supervisor.start("verify", _verify(self.pipeline))
 

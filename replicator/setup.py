@@ -10,7 +10,7 @@ from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
-from replicator.plan import Plan, queries_of, resolve, schemas_of
+from replicator.plan import Plan, queries_of, resolve, schemas_of, taking_part
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
@@ -72,17 +72,11 @@ async def read_plan(settings: Settings, migration: Migration, direction: Directi
 
 
 async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, list[Name]]:
-    """The tables of either schema that are open to writers only while it owns the data, with their partitions.
-
-    Those that are read, written or retired, and not left: more than one direction's plan knows.
-    """
-    forward = await read_plan(settings, migration, "forward")
-    reverse = await read_plan(settings, migration, "reverse")
-    retired = [table for name, table in forward.source_tables.items() if name in migration.retired]
-    read = [table for name, table in forward.watched.items() if name not in migration.left]
-    old = {table.name: table for table in (*read, *retired, *reverse.targets)}
-    new = {table.name: table for table in (*forward.targets, *reverse.watched.values())}
-    return {"old": all_names(old.values()), "new": all_names(new.values())}
+    """The tables that take part (``taking_part``), with their partitions."""
+    found = taking_part(
+        await read_plan(settings, migration, "forward"), await read_plan(settings, migration, "reverse")
+    )
+    return {side: all_names(tables) for side, tables in found.items()}
 
 
 async def set_up_slot(

@@ -158,7 +158,7 @@ async def _begin_another(connection: Connection, migration: Migration) -> None:
         "since = clock_timestamp()",
         (migration.name, migration.old, migration.new),
     )
-    for table in ("state", "status", "created", "kept", "renames", "noted"):
+    for table in ("state", "status", "created", "kept", "renames", "noted", "edges"):
         await connection.execute(f"DELETE FROM _replicator.{table}".encode())
 
 

@@ -67,6 +67,16 @@ CREATE TABLE IF NOT EXISTS _replicator.resting (
 );
 COMMENT ON COLUMN _replicator.resting.was IS 'As in pg_trigger.tgenabled.';
 
+-- Foreign keys that a cutover has set aside, and those that it or a rollback has made: rows are looked at afterwards.
+CREATE TABLE IF NOT EXISTS _replicator.edges (
+    relation oid NOT NULL,
+    name text NOT NULL,
+    state text NOT NULL CHECK (state IN ('aside', 'unvalidated')),
+    definition jsonb NOT NULL,
+    PRIMARY KEY (relation, name, state)
+);
+COMMENT ON COLUMN _replicator.edges.relation IS 'The table that has the key.';
+
 -- The tables that only the daemon writes to; written by the transactions that close and open them.
 CREATE TABLE IF NOT EXISTS _replicator.closed (
     relation oid PRIMARY KEY,

@@ -10,6 +10,7 @@ from replicator.errors import CheckError, DatabaseError, NotReadyError, Retryabl
 from replicator.postgres.archives import DEPENDENTS
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.server import fetch
+from replicator.postgres.trees import oids_by_name
 from replicator.tables import Name
 
 Kind = Literal["table", "index", "sequence"]
@@ -133,17 +134,19 @@ async def reads(connection: Connection, query: str) -> set[int]:
             return {int(row["oid"]) for row in await fetch(connection, READS)}
 
 
-async def oids_of(connection: Connection, tables: Collection[Name]) -> dict[Name, int]:
-    """The oid of each table."""
-    return {each.name: each.oid for each in await _relations(connection, tables) if each.kind == "table"}
-
-
 async def dependents_of(connection: Connection, tables: Collection[Name]) -> list[str]:
-    """What would go on using these tables under whatever name: views, functions, foreign keys of others."""
-    oids = await oids_of(connection, tables)
+    """What would go on using these tables under whatever name: views, functions; foreign keys of others do not."""
+    oids = await oids_by_name(connection, tables)
     with translated():
         cursor = await connection.execute(DEPENDENTS.encode(), {"oids": list(oids.values())})
-        return [row[0] for row in await cursor.fetchall()]
+        found = [row[0] for row in await cursor.fetchall()]
+        cursor = await connection.execute(
+            "SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint "
+            "WHERE contype = 'f' AND confrelid = ANY (%s::oid[])",
+            (list(oids.values()),),
+        )
+        follow = {row[0] for row in await cursor.fetchall()}  # to the table that takes the place: ``edges``
+        return [each for each in found if each not in follow]
 
 
 async def lacking_create(connection: Connection, schemas: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ Views that are to show the new tables, foreign keys that are to lead there, publ
 moment in which ownership moves.
 """
 
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -92,27 +93,37 @@ async def switch(connection: Connection, migration: Migration, kind: Kind, *, to
             raise NotReadyError(f"{each} fails: {problem} The writers went on.", remedy) from error
 
 
-async def try_switching(connection: Connection, migration: Migration) -> Trial:
+async def try_switching(
+    connection: Connection, migration: Migration, between: Callable[[], Awaitable[None]] | None = None
+) -> Trial:
     """Run those of the cutover, then those of the rollback, and undo it all; the new tables are there.
 
     Names are as they are without a renaming. Waits for no lock for long, and holds none for long.
+
+    :param between: called where things are as after the cutover, unless a statement of it fails.
     """
     if await installed(connection) and await read_phase(connection) not in BEFORE:
         return Trial(dict.fromkeys(KINDS, 0))  # they have been run, or are about to be
     found = {kind: switch_statements(migration, kind) for kind in KINDS}
     counts = {kind: len(planned) for kind, planned in found.items()}
-    planned = [each for kind in KINDS for each in found[kind]]
-    if not planned:
-        return Trial(counts)
     with translated():
         async with connection.transaction(force_rollback=True):
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-            for each in planned:
-                try:
-                    with translated():
-                        await connection.execute(each.text.encode())
-                except ReplicatorError as error:
-                    problem, remedy = refused(error, "Correct it.")
-                    perhaps = isinstance(error, RetryableError) or names_unknown(error)
-                    return Trial(counts, f"{each} fails: {problem}", remedy, perhaps)
-    return Trial(counts)
+            trial = await _try(connection, found["cutover"], counts)
+            if trial is None and between is not None:
+                await between()
+            return trial or await _try(connection, found["rollback"], counts) or Trial(counts)
+
+
+async def _try(connection: Connection, planned: Iterable[Statement], counts: dict[Kind, int]) -> Trial | None:
+    """What came of it; None when all of them run."""
+    for each in planned:
+        try:
+            with translated():
+                await connection.execute(each.text.encode())
+        except ReplicatorError as error:
+            problem, remedy = refused(error, "Correct it.")
+            return Trial(
+                counts, f"{each} fails: {problem}", remedy, isinstance(error, RetryableError) or names_unknown(error)
+            )
+    return None

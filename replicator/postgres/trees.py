@@ -35,13 +35,18 @@ async def let_make_partitions(connection: Connection, function: sql.SQL, oids: S
             )  # fmt: skip
 
 
-async def oids_of(connection: Connection, tables: Iterable[Name]) -> list[int]:
-    """Of these tables; those that are gone are left out."""
-    quoted = [identifier(name.schema, name.table).as_string(connection) for name in tables]
+async def oids_by_name(connection: Connection, tables: Iterable[Name]) -> dict[Name, int]:
+    """The oid of each of these tables; those that are gone are left out."""
+    names = {identifier(name.schema, name.table).as_string(connection): name for name in tables}
     with translated():
         cursor = await connection.execute(
-            "SELECT to_regclass(t.quoted)::oid::int8 FROM unnest(%s::text[]) AS t(quoted) "
+            "SELECT t.quoted, to_regclass(t.quoted)::oid::int8 FROM unnest(%s::text[]) AS t(quoted) "
             "WHERE to_regclass(t.quoted) IS NOT NULL",
-            (quoted,),
+            (list(names),),
         )
-        return [int(row[0]) for row in await cursor.fetchall()]
+        return {names[row[0]]: int(row[1]) for row in await cursor.fetchall()}
+
+
+async def oids_of(connection: Connection, tables: Iterable[Name]) -> list[int]:
+    """Of these tables; those that are gone are left out."""
+    return list((await oids_by_name(connection, tables)).values())

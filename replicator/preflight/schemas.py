@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from replicator.errors import DatabaseError, MigrationError, RetryableError, RowError
 from replicator.migration import Direction, Migration
-from replicator.plan import Plan, queries_of, resolve
+from replicator.plan import Plan, places_of, queries_of, resolve, taking_part
+from replicator.postgres import edges
 from replicator.postgres.authored import refused
 from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
-from replicator.postgres.ownership import same_database
+from replicator.postgres.ownership import all_names, same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
     QueryReads,
@@ -23,8 +24,8 @@ from replicator.postgres.rehearsal import (
 )
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
-from replicator.postgres.switching import try_switching
-from replicator.preflight import migration_checks, write_checks
+from replicator.postgres.switching import BEFORE, try_switching
+from replicator.preflight import edge_checks, migration_checks, write_checks
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
@@ -106,7 +107,7 @@ class SchemaChecks:
             await self._try(reverse, reader=target, writer=None)
         if not there:
             await self._constrain()
-        await self._switch()
+        await self._switch(forward, reverse)
 
     async def _read(self, side: Side, schema: str) -> Schema:
         return Schema(
@@ -148,13 +149,32 @@ class SchemaChecks:
             count = await self._run("indexes") + await self._run("constraints")
             self.report.say(check, passed(f"{count} statements run on the sample; rolled back"))
 
-    async def _switch(self) -> None:
-        """A statement that fails in the cutover's transaction keeps it from happening, at night."""
+    async def _switch(self, forward: Resolved | None, reverse: Resolved | None) -> None:
+        """What would keep the cutover from happening, at night; or the application's statements from running."""
+        if forward is None or (reverse is None and self.migration.way_back):
+            return
+        connection = self.target.connection
+        together = await same_database(self.source.connection, connection)
+        taking = taking_part(forward.plan, reverse.plan if reverse is not None else None)
+        tables = {side: all_names(each) for side, each in taking.items()}
+        plans: list[edges.Plan] = []
+
+        async def between() -> None:
+            old = connection if together else self.source.connection
+            plans.append(await edge_checks.read_old(old, tables, places_of(forward.plan), together=together))
+
+        if self.target.phase in BEFORE:
+            self.report.judge(
+                "foreign_keys",
+                (edge_checks.until_the_cutover,),
+                await edge_checks.read_new(connection, tables, self.migration.new),
+            )
         with self.report.stage("migration.cutover_statements"):
-            trial = await try_switching(self.target.connection, self.migration)
-            together = await same_database(self.source.connection, self.target.connection)
+            trial = await try_switching(connection, self.migration, between)
             subject = SwitchingSubject(self.migration, trial, together=together)
             self.report.judge("migration", (migration_checks.cutover_statements,), subject)
+            for each in plans:
+                self.report.judge("foreign_keys", (edge_checks.at_the_cutover,), each)
 
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)
