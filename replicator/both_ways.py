@@ -18,10 +18,12 @@ from replicator.postgres.ownership import clock, rolling_since, write_settled
 from replicator.postgres.redo import Redo, clear_redo, read_redo, strike_redo
 from replicator.postgres.versions import forget_deletions
 from replicator.settings import Settings
+from replicator.tables import Key
 from replicator.verify import Divergence
 from replicator.watch import LONG_AGO
 
 LOOK_SECONDS = 0.1
+WHY_KEPT = "changed past the log"
 TRIES = 5
 """How often to derive again what the application is in the way of."""
 OPPOSITE: Mapping[Direction, Direction] = {"forward": "reverse", "reverse": "forward"}
@@ -37,6 +39,8 @@ class BothWays:
         """How often something was found that must be derived again."""
         self._turn = asyncio.Lock()
         self._origins: dict[Direction, OwnOrigin] = {}
+        self.leftovers: dict[Direction, dict[str, set[Key]]] = {}
+        """By target, rows that nothing gives any more, and that have been compared: they are to go."""
         self._ending = False
         self._ended = asyncio.Event()
 
@@ -97,6 +101,11 @@ class BothWays:
         opposite, done = self.pipelines[OPPOSITE[direction]], False
         if self.pipelines[direction].context.shadow:
             return False
+        if leftovers := self.leftovers.pop(direction, None):
+            async with self.pipelines[direction].writing() as applier:
+                for target, keys in leftovers.items():
+                    await applier.delete_leftovers(target, keys, WHY_KEPT)
+                await applier.commit_without_progress()
         for home in homes:
             entries = await read_redo(home, direction)
             due = [each for each in entries if each.after is None or each.after <= opposite.position]
@@ -152,10 +161,13 @@ class BothWays:
     async def final_check(self, direction: Direction) -> list[Divergence]:
         """What diverges, with the writers of this direction's source held; what the other side wrote last, does not."""
         pipeline = self.pipelines[direction]
-        found = await pipeline.verifier.final_check()
+        return await self.not_theirs(pipeline, await pipeline.verifier.final_check())
+
+    async def not_theirs(self, pipeline: Pipeline, found: list[Divergence]) -> list[Divergence]:
+        """What of this is not what the application has written last on the pipeline's target."""
         if pipeline.context.rolling is None or not found:
             return found
-        async with connection(self._target(direction), "final check") as target:
+        async with connection(self._target(pipeline.direction), "final check") as target:
             theirs = await foreign_rows(target, pipeline.context, {(each.target, each.key) for each in found})
         return [each for each in found if (each.target, each.key) not in theirs]
 

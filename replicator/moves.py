@@ -188,7 +188,9 @@ class Moves:
             await self._forget_both(self.session.pipelines.get(move.direction))
             await self.drop_pipeline(move.opposite)
         await self.session.enter_phase(move.before, rehearsed=rehearsed)
-        if not move.from_both:
+        if move.from_both:
+            self.session.start_mending()
+        else:
             self.session.start_verifying()
 
     async def _after_commit(
@@ -205,6 +207,7 @@ class Moves:
         if move.opens_both and self.session.both is not None:
             active.context.opposite = opposite.context.plan
             await self.session.start_rolling(self.session.both)
+            self.session.start_mending()
         else:
             await self._leave(move, active, opposite, report)
         await self.session.enter_phase(move.after)

@@ -126,12 +126,15 @@ class Ending(Cutover):
     def __init__(self, *arguments: Any, both: BothWays, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.both = both
-        # Nothing is compared now, and this move would take what the log has not told for wrong.
+        # This move would take what the log has not told for wrong.
         other, then = {
             "cutover": ("`replicator rollback`", "Then all rows are compared; cut over again when they are."),
             "rollback": ("`replicator cutover --complete`", "Then all rows are compared; roll back when they are."),
         }[self.move.name]
-        self.when_unseen = f"Let the schema that it is of own the data: {other}. {then}"
+        self.when_unseen = (
+            "All rows of it are compared again, and mended; then try again. "
+            f"Or let the schema that it is of own the data: {other}. {then}"
+        )
 
     async def _diverging(self) -> list[Divergence]:
         return await self.both.final_check(self.pipeline.direction)

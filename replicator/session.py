@@ -14,6 +14,7 @@ from replicator.errors import ReplicatorError, unexpected
 from replicator.failpoints import Failpoint, reach
 from replicator.hooks import Hooks, Moment
 from replicator.log import get_logger
+from replicator.mending import mend
 from replicator.migration import Direction, Migration
 from replicator.moves import Moves
 from replicator.observe.counting import count_into
@@ -152,6 +153,7 @@ class Session:
             await close_as_before(self.settings, self.migration)
         if self.phase == Phase.ROLLING:
             await self.start_rolling(await self.open_both())
+            self.start_mending()
         elif self.phase == Phase.SOAK:
             self.pipeline = await self.open_pipeline("reverse")
             self.start_verifying()
@@ -282,6 +284,11 @@ class Session:
             self._supervisor.start("foreign keys", validate_edges(self.settings))
         if self.pipeline is not None and not self._supervisor.running("verify"):
             self._supervisor.start("verify", _verify(self.pipeline))
+
+    def start_mending(self) -> None:
+        """While both schemas take writes, let what has changed past the log be compared, if it is not."""
+        if self.both is not None and not self._supervisor.running("verify"):
+            self._supervisor.start("verify", mend(self.both))
 
     async def stop_verifying(self) -> None:
         """Stop it where it is; what it remembers stays."""

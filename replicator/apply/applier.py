@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
 from replicator.apply.batch import Batch, ask, compact
-from replicator.apply.conflicts import Conflicts, Mode
+from replicator.apply.conflicts import Conflicts, Mode, written_by_the_application
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
@@ -39,6 +39,7 @@ from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.slots import current_position
 from replicator.postgres.snapshots import look
 from replicator.postgres.target import TargetWriter
+from replicator.postgres.versions import lock_rows
 from replicator.tables import Key, Name, Table
 
 log = get_logger("apply")
@@ -326,6 +327,16 @@ class Applier:
     async def delete_rows(self, extra: Mapping[str, Iterable[Key]]) -> Counter[str]:
         """Delete target rows that no source row gives, as ``remove`` does; gives how many of each target."""
         return await remove(self._writer, self.context.plan, extra)
+
+    async def delete_leftovers(self, target: str, keys: Iterable[Key], why: str) -> int:
+        """While both schemas take writes: those that no source row gives; not what the application has written last."""
+        table, rolling = self._target(target), self.context.rolling
+        found = await lock_rows(self._connection, table, self._writer.stage(table), keys)
+        ours = [
+            key for key, each in found.items() if rolling is None or written_by_the_application(each, rolling) is None
+        ]
+        await self._writer.keep(table, ours, why)
+        return await self._writer.delete(table, ours)
 
     async def keep_rows(self, target: str, keys: Iterable[Key], why: str) -> int:
         """Copy target rows to where they can be found again, before a repair overwrites or deletes them."""

@@ -175,7 +175,7 @@ class Conflicts:
 
     def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
         """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
-        at = _written_by_the_application(version, self._rolling)
+        at = written_by_the_application(version, self._rolling)
         if at is None or self._loses(table, key, at, effects):
             return False
         if self._confirming:
@@ -258,7 +258,7 @@ class Conflicts:
         return transform.source, source_key, self._dates.of(transform.source, source_key)
 
 
-def _written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
+def written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
     """When, if not by us, and not before both sides took writes."""
     if version.origin == rolling.origin.number or version.at is None or version.at <= rolling.since:
         return None
@@ -280,6 +280,6 @@ async def foreign_rows(connection: Connection, context: Context, rows: set[tuple
                     writer.transaction_begins()
                     versions = await read_versions(connection, table, writer.stage(table), keys)
                     deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
-            theirs = {key for key, each in versions.items() if _written_by_the_application(each, rolling)}
+            theirs = {key for key, each in versions.items() if written_by_the_application(each, rolling)}
             found |= {(table.name.table, key) for key in theirs | deleted.keys()}
     return found

@@ -130,11 +130,10 @@ COLUMNS = """
         FROM pg_enum GROUP BY 1
     ), attributes AS (
         SELECT t.oid, string_agg(format('%%s %%s', b.attnum, b.xmin), ',' ORDER BY b.attnum) AS generation
-        FROM pg_type t JOIN pg_attribute b ON b.attrelid = t.typrelid
-        WHERE t.typtype = 'c' AND b.attnum > 0 AND t.oid = ANY (
-            SELECT unnest(ARRAY[y.oid, y.typelem, y.typbasetype]) FROM pg_attribute a
-            JOIN pg_type y ON y.oid = a.atttypid
-            WHERE a.attrelid = ANY (%(oids)s::oid[]) AND NOT a.attisdropped)
+        FROM (SELECT DISTINCT atttypid FROM pg_attribute WHERE attrelid = ANY (%(oids)s::oid[]) AND attnum > 0) a
+        JOIN pg_type y ON y.oid = a.atttypid CROSS JOIN unnest(ARRAY[y.oid, y.typelem, y.typbasetype]) AS part(oid)
+        JOIN pg_type t ON t.oid = part.oid AND t.typtype = 'c'
+        JOIN pg_attribute b ON b.attrelid = t.typrelid AND b.attnum > 0
         GROUP BY 1
     )
     SELECT a.attrelid::bigint AS table, a.attnum::int AS number, a.attname AS name, a.atttypid::bigint AS type_oid,

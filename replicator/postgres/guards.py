@@ -28,14 +28,14 @@ GUARD_ROWS: Final = "replicator_guard_rows"
 REFUSE_WRITE: Final = sql.SQL("_replicator.refuse_write()")
 
 MEMBERS: Final = f"""{TREE}
-    SELECT n.nspname, c.relname, (c.relkind = 'f')::int, c.relispartition::int, coalesce(s.on, false)::int,
-           coalesce(r.on, false)::int, (s.on IS NOT NULL)::int, (r.on IS NOT NULL)::int,
-           pg_has_role(c.relowner, 'USAGE')::int
+    SELECT n.nspname, c.relname, (c.relkind = 'f')::int, c.relispartition::int, (s.on IS NOT NULL)::int,
+           (r.on IS NOT NULL)::int, pg_has_role(c.relowner, 'USAGE')::int
     FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN (SELECT tgrelid, tgenabled = 'A' AND tgqual IS NOT NULL AS on FROM pg_trigger WHERE tgname = %(guard)s) s
         ON s.tgrelid = c.oid
     LEFT JOIN (SELECT tgrelid, tgenabled = 'A' AND tgqual IS NOT NULL AS on FROM pg_trigger WHERE tgname = %(rows)s) r
         ON r.tgrelid = c.oid
+    WHERE NOT (%(lacking)s AND coalesce(s.on, false) AND coalesce(r.on, false))
     ORDER BY c.relispartition, 1, 2
 """
 
@@ -52,17 +52,10 @@ class Member:
     foreign: bool
     partition: bool
     """Its row guard is a clone."""
-    statements_refused: bool
-    rows_refused: bool
     has_guard: bool
     has_row_guard: bool
     owned: bool
     """The daemon acts for its owner, who alone may make triggers."""
-
-    @property
-    def closed(self) -> bool:
-        """Nobody but the daemon writes to it."""
-        return self.statements_refused and self.rows_refused
 
     @property
     def table(self) -> sql.Identifier:
@@ -118,11 +111,11 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
         found = [f"the trigger {each}" for each in await lay_to_rest(connection, [oid for oid, _ in closed])]
         stuck = False
         for told in dict.fromkeys(told for _, told in closed):
-            members = await _members(connection, [oid for oid, each in closed if each == told])
+            members = await _members(connection, [oid for oid, each in closed if each == told], lacking=True)
             # Where it may not, the gate `ground` is shut (`ownership`): nothing else is to stay open because of that.
-            lacking = [each for each in members if not each.closed and each.owned]
+            lacking = [each for each in members if each.owned]
             await _refuse(connection, lacking, told)
-            stuck = stuck or any(not each.closed and not each.owned for each in members)
+            stuck = stuck or any(not each.owned for each in members)
             found += [f"writes to {each.name}" for each in lacking]
         if found or not stuck:  # what stays open keeps the gate shut; it is no reason to compare all again and again
             noted()
@@ -132,7 +125,7 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
 async def not_closed(connection: Connection) -> list[str]:
     """What of all that is closed is not, in words: a guard that is missing or switched off, a trigger that is on."""
     oids = [oid for oid, _ in await _closed(connection)]
-    lacking = [f"writes to {each.name}" for each in await _members(connection, oids) if not each.closed]
+    lacking = [f"writes to {each.name}" for each in await _members(connection, oids, lacking=True)]
     return lacking + [f"the trigger {each}" for each in await awake(connection, oids)]
 
 
@@ -220,10 +213,10 @@ async def _noted(connection: Connection, where: str = "") -> list[int]:
         return [int(row[0]) for row in await cursor.fetchall()]
 
 
-async def _members(connection: Connection, oids: Sequence[int]) -> list[Member]:
-    """These tables and all below them, parents first."""
+async def _members(connection: Connection, oids: Sequence[int], *, lacking: bool = False) -> list[Member]:
+    """These tables and all below them, parents first; or those that are not closed."""
     with translated():
-        given = {"oids": list(oids), "guard": GUARD, "rows": GUARD_ROWS}
+        given = {"oids": list(oids), "guard": GUARD, "rows": GUARD_ROWS, "lacking": lacking}
         cursor = await connection.execute(MEMBERS.encode(), given, prepare=False)
         # A connection that returns text would return true for "f".
         return [

@@ -149,3 +149,35 @@ async def test_a_trigger_that_appears_keeps_ownership_where_it_is(
         execute(dsn, ["DROP TRIGGER late ON shop.days_2"])
         await running.until(lambda: not running.pipeline("forward").watch.wrong)
         await running.complete()
+
+
+@pytest.mark.one_server
+async def test_what_changes_past_the_log_is_mended_and_the_cutover_completes(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewrites, partitions that come with rows and go; what the application writes on the other side stays."""
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.mending.PAUSE_SECONDS", 0.2)
+    dsn = database.dsn
+    execute(dsn, [TABLES.format(""), ROWS])
+    async with rolling(make_settings(database), partitioned(tmp_path, remembering=False)) as running:
+        await running.open()
+        execute(dsn, ["UPDATE shop.days SET v = 'new' WHERE (id, day) = (1, 15)"])
+        execute(dsn, [
+            "ALTER TABLE days DETACH PARTITION days_1",
+            "CREATE TABLE days_3 (LIKE days INCLUDING ALL)",
+            "INSERT INTO days_3 VALUES (77, 5, 1, 'past the log')",
+            "ALTER TABLE days ATTACH PARTITION days_3 FOR VALUES FROM (0) TO (10)",
+            "ALTER TABLE days_3 REPLICA IDENTITY FULL",
+        ])  # fmt: skip
+        with database.connect() as opened:
+            opened.execute("VACUUM FULL days_2")
+        forward = running.pipeline("forward")
+        await forward.look_at_definitions()
+        assert forward.context.unseen == {"days"}
+        await running.until(lambda: not forward.context.unseen)
+        assert numbers(dsn, "shop", 5) == ["77past the log"]
+        assert numbers(dsn, "shop", 15) == ["1new", *(f"{i}v" for i in range(2, 10))]
+        await running.complete()
+        assert rows(dsn, "public") == rows(dsn, "shop")

@@ -21,6 +21,7 @@ REWRITTEN = "ALTER TABLE {} ALTER COLUMN body TYPE text USING body || ''"
 
 async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 3_600.0)
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()
@@ -40,6 +41,7 @@ async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch
 
 async def test_of_the_new_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 3_600.0)
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()
