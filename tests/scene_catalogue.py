@@ -505,7 +505,9 @@ def archives(draw: Draw) -> Scene:
                 "DELETE FROM @archive",
                 "TRUNCATE @orders",
                 "TRUNCATE @archive; INSERT INTO @archive SELECT * FROM @orders; TRUNCATE @orders",
-                *many("INSERT INTO @orders SELECT g, 'many', g", "orders")[:2],
+                f"INSERT INTO @orders SELECT g, 'many', g FROM generate_series({MANY}, {MANY} - 1 + :m) AS g "
+                "WHERE NOT EXISTS (SELECT FROM @archive WHERE id = g)",
+                f"DELETE FROM @orders WHERE id >= {MANY} + :m - 1",
             ),
             "new": work(
                 "INSERT INTO @orders VALUES (:k, :w, :d, :k2 > 3)",

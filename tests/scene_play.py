@@ -161,13 +161,16 @@ class Daemon:
     async def drain(self) -> None:
         """Wait until all that is committed by now is applied."""
         while True:
+            await self.until(lambda: True)
             pipeline, marker = self.pipeline, f"drained {uuid4()}"
-            await pipeline.nudge(marker)
-            reached = asyncio.create_task(pipeline.wait_message(marker))
+            reached = asyncio.create_task(_drained(pipeline, marker))
             await self.until(lambda reached=reached, pipeline=pipeline: reached.done() or self._other(pipeline))  # type: ignore[misc]
             reached.cancel()
-            if not self._other(pipeline):
+            (ended,) = await asyncio.gather(reached, return_exceptions=True)
+            if ended is None:
                 return
+            if not self._other(pipeline) and not getattr(ended, "transient", False):
+                reached.result()
 
     async def compared(self) -> None:
         """Wait until a full pass was clean, and what has changed since has been compared."""
@@ -202,6 +205,11 @@ class Daemon:
             self._running.task.result()
         self._running = Running(self._settings, self._migration)
         return True
+
+
+async def _drained(pipeline: Pipeline, marker: str) -> None:
+    await pipeline.nudge(marker)
+    await pipeline.wait_message(marker)
 
 
 class ScenePlayer:

@@ -58,7 +58,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
         await _move(writer, plan, table, effects)
     for table in plan.targets:
         await _detach(writer, table, effects)
-    late: dict[Name, list[Key] | None] = {}
+    late: dict[Name, list[Key]] = {}
     for table in reversed(plan.targets):
         rows = effects.upserts.get(table.name, {})
         gone = await keys_to_go(writer, table, effects)
@@ -74,7 +74,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
-    await _delete_last(writer, plan, late, written)
+    await _delete_together(writer, plan, late, written)
     await check_constraints(writer, whole=whole)
     return written
 
@@ -160,19 +160,29 @@ async def _to_go_last(writer: TargetWriter, plan: Plan, table: Table, effects: E
 async def _delete_last(
     writer: TargetWriter, plan: Plan, going: Mapping[Name, list[Key] | None], written: Written
 ) -> None:
-    """Delete what is to go, once all that stays is written. Raises RowError if that would take along what stays.
+    """Delete what is to go, once all that stays is written. Raises RowError if that would take other rows along."""
+    for table in reversed(plan.targets):
+        await _take_nothing_along(writer, plan, table, going[table.name], {})
+        await _delete(writer, table, going[table.name], written)
 
-    All tables are looked at before the first row goes: in a circle, what goes with a row may take others along.
+
+async def _delete_together(writer: TargetWriter, plan: Plan, going: Mapping[Name, list[Key]], written: Written) -> None:
+    """Likewise, where one may take along what goes as well: in a circle, none could go first.
+
+    All tables are looked at before the first row goes: what goes with a row may take others along in turn.
     """
     for table in plan.targets:
-        for child, foreign_key in acting_children(plan, table):
-            keys, leaving = going[table.name], going[child.name]
-            if not keys or leaving is None:
-                continue
-            if await writer.children_of(foreign_key, child, table, keys, leaving=leaving):
-                raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
+        await _take_nothing_along(writer, plan, table, going[table.name], going)
     for table in reversed(plan.targets):
         await _delete(writer, table, going[table.name], written)
+
+
+async def _take_nothing_along(
+    writer: TargetWriter, plan: Plan, table: Table, keys: list[Key] | None, leaving: Mapping[Name, list[Key]]
+) -> None:
+    for child, foreign_key in acting_children(plan, table) if keys else ():
+        if await writer.children_of(foreign_key, child, table, keys or (), leaving=leaving.get(child.name, ())):
+            raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
 
 
 async def _delete(writer: TargetWriter, table: Table, keys: list[Key] | None, written: Written) -> None:

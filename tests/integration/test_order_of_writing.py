@@ -203,6 +203,17 @@ CASES = {
         transaction=["TRUNCATE teams, players"],
         names=("teams", "players"),
     ),
+    "a circle that is emptied, where what acts on a deletion could not do it": Case(
+        tables=CIRCLE,
+        constraints=CIRCULAR.replace("teams (id)", "teams (id) ON DELETE SET NULL"),
+        before=[
+            "INSERT INTO teams VALUES (1), (2)",
+            "INSERT INTO players VALUES (1, 1), (2, 2)",
+            "UPDATE teams SET captain = id",
+        ],
+        transaction=["TRUNCATE teams, players"],
+        names=("teams", "players"),
+    ),
     "what goes with each other in a circle": Case(
         tables=CIRCLE.replace("captain integer", "captain integer NOT NULL"),
         constraints=CIRCULAR.replace("(id);", "(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED;"),
