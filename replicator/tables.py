@@ -90,6 +90,8 @@ class ForeignKey:
     detachable: tuple[str, ...] = ()
     """The columns that hold a row to no parent once they are NULL; none where it cannot be let go of so."""
 
+    restricts: bool = False
+    """ON DELETE RESTRICT: a parent cannot go even if another row has its key when the statement ends."""
     follows: bool = False
     """ON UPDATE CASCADE: a parent may be given another key."""
 

@@ -11,7 +11,8 @@ from replicator.plan import Plan
 from replicator.postgres.connect import translated
 from replicator.postgres.rearranging import detach, move
 from replicator.postgres.refusals import refusing
-from replicator.postgres.target import TargetWriter
+from replicator.postgres.replacing import replace_at_once
+from replicator.postgres.target import TargetWriter, by_columns
 from replicator.tables import ForeignKey, Key, Name, Table
 
 FOREIGN_KEY_VIOLATION = "23503"
@@ -59,6 +60,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     for table in plan.targets:
         await _detach(writer, table, effects)
     late: dict[Name, list[Key]] = {}
+    held: dict[Name, set[Key]] = {}
     for table in reversed(plan.targets):
         rows = effects.upserts.get(table.name, {})
         gone = await keys_to_go(writer, table, effects)
@@ -69,8 +71,11 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
         if again:
             await writer.delete(table, again)
         late[table.name] = [key for key in gone if key not in free]
+        held[table.name] = rows.keys() - free
     for table in plan.targets:
-        await _upsert_loosely(writer, plan, table, list(effects.upserts_of(table.name)), written)
+        loose = _loosely(plan, table, effects.upserts_of(table.name))
+        await _replace(writer, plan, table, loose, held[table.name])
+        written[table.called, "upsert"] += await writer.upsert(table, loose) if loose else 0
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
@@ -94,14 +99,10 @@ async def _upsert(writer: TargetWriter, table: Table, effects: Effects, written:
         written[table.called, "upsert"] += await writer.upsert(table, rows.values())
 
 
-async def _upsert_loosely(
-    writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], written: Written
-) -> None:
+def _loosely(plan: Plan, table: Table, rows: Iterable[TargetRow]) -> list[TargetRow]:
     """Without what refers to rows that may come later."""
     loose = _looping(plan, table)
-    rows = [replace(row, columns={**row.columns, **dict.fromkeys(loose & row.columns.keys())}) for row in rows]
-    if rows:
-        written[table.called, "upsert"] += await writer.upsert(table, rows)
+    return [replace(row, columns={**row.columns, **dict.fromkeys(loose & row.columns.keys())}) for row in rows]
 
 
 def _looping(plan: Plan, table: Table) -> set[str]:
@@ -117,10 +118,14 @@ def _looping(plan: Plan, table: Table) -> set[str]:
 
 
 async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> None:
-    """Give rows their new keys where that takes their children along, which may have children of their own."""
-    if not any(foreign_key.follows for _, foreign_key in _binding_children(plan, table)):
-        return
+    """Give rows their new keys where children stay with them, which could not be deleted and written in between."""
     left = effects.moved(table.name)
+    if not left or not keeps_children(plan, table):
+        return
+    for child, foreign_key in _binding_children(plan, table):
+        if not foreign_key.follows and not _stays(foreign_key, table):
+            held = await writer.children_of(foreign_key, child, table, left.values())
+            left = {new: old for new, old in left.items() if old not in held}
     while left:
         taken = set(await writer.present(table, left))
         free = {new: old for new, old in left.items() if new not in taken}
@@ -128,6 +133,18 @@ async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects
             return  # they change places: then they are deleted and written
         await move(writer, table, free)
         left = {new: old for new, old in left.items() if new in taken}
+
+
+async def _replace(writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], held: set[Key]) -> None:
+    """Let values change hands among rows that children hold on to, where a foreign key admits it."""
+    if writer.locked is not None:
+        held &= writer.locked.get(table.name, set())
+    for child, foreign_key in _binding_children(plan, table):
+        if held and (foreign_key.acts or foreign_key.restricts):
+            held -= set(await writer.children_of(foreign_key, child, table, held))
+    for group in by_columns(row for row in rows if row.key in held).values():
+        if len(group) > 1:
+            await replace_at_once(writer, table, group)
 
 
 async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
@@ -196,6 +213,19 @@ async def _delete(writer: TargetWriter, table: Table, keys: list[Key] | None, wr
 def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
     """The targets' foreign keys that would delete or change rows when a row of ``parent`` goes."""
     return [(table, each) for table, each in _binding_children(plan, parent) if each.acts]
+
+
+def keeps_children(plan: Plan, parent: Table) -> bool:
+    """Whether a row of ``parent`` that is given another key keeps its children.
+
+    They go along with the key (ON UPDATE CASCADE), or refer to another column, which may be what clashes.
+    """
+    return any(each.follows or _stays(each, parent) for _, each in _binding_children(plan, parent))
+
+
+def _stays(foreign_key: ForeignKey, parent: Table) -> bool:
+    """Whether children refer to no column of the parent's key."""
+    return set(foreign_key.parent_columns).isdisjoint(parent.key)
 
 
 def _binding_children(plan: Plan, parent: Table) -> Iterable[tuple[Table, ForeignKey]]:

@@ -1,9 +1,9 @@
 """Deletions that would take children along wait for the transaction's end: it may delete these itself."""
 
 from replicator.apply.effects import Effects
-from replicator.apply.order import acting_children
+from replicator.apply.order import acting_children, keeps_children
 from replicator.plan import Plan, PlannedTransform
-from replicator.tables import Key, Name
+from replicator.tables import Key, Name, Table
 
 Deletions = dict[Name, dict[Key, tuple[PlannedTransform, Key]]]
 
@@ -21,11 +21,18 @@ class Postponed:
             if acting_children(self._plan, table):
                 written = effects.upserts.get(table.name, {})
                 postponed = self._deletions.setdefault(table.name, {})
-                postponed.update(effects.deletes.pop(table.name, {}))
+                moved = set() if whole else self._moved(effects, table)
+                deletes = effects.deletes.pop(table.name, {})
+                postponed.update({key: whose for key, whose in deletes.items() if key not in moved})
+                effects.deletes[table.name] = {key: deletes[key] for key in moved}
                 for key in written:  # it stays, also if another source row has given it until now
                     postponed.pop(key, None)
                 if whole:
                     effects.deletes[table.name] = dict(postponed)
+
+    def _moved(self, effects: Effects, table: Table) -> set[Key]:
+        """Rows that get another key, and keep their children: what goes there is the key alone."""
+        return set(effects.moved(table.name).values()) if keeps_children(self._plan, table) else set()
 
     def copy(self) -> Deletions:
         """Those there are now, for ``restore``."""

@@ -77,7 +77,8 @@ FOREIGN_KEYS = """
                JOIN pg_operator o ON o.oid = k.oid JOIN pg_namespace s ON s.oid = o.oprnamespace
            ) AS operators, p.relname, con.confmatchtype::text = 'f' AS full_match,
            con.condeferrable AND 'r' NOT IN (con.confdeltype::text, con.confupdtype::text) AS deferrable,
-           con.confdeltype::text IN ('c', 'n', 'd') AS acts, con.confupdtype::text = 'c' AS follows,
+           con.confdeltype::text IN ('c', 'n', 'd') AS acts, con.confdeltype::text = 'r' AS restricts,
+           con.confupdtype::text = 'c' AS follows,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.conkey) WITH ORDINALITY k(num, place)
             JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.num) AS columns,
            (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(con.confkey) WITH ORDINALITY k(num, place)
@@ -313,6 +314,7 @@ def _table(
                 parent_columns=tuple(each["parent_columns"]),
                 deferrable=each["deferrable"],
                 acts=each["acts"],
+                restricts=each["restricts"],
                 operators=tuple(Operators(schema=schema, equal=name) for schema, name in each["operators"]),
                 detachable=_detachable(each, columns, primary),
                 follows=each["follows"],

@@ -135,6 +135,12 @@ CASES = {
         transaction=["UPDATE parents SET id = 3 WHERE id = 1"],
         names=("parents", "children", "toys"),
     ),
+    "keys that change, of parents that are known by their names": Case(
+        tables=PARENTS + CHILDREN.replace("parent integer", "parent text"),
+        constraints=UNIQUE + REFERS.replace("(id)", "(name)") + " ON DELETE CASCADE",
+        before=[FAMILY[0], "INSERT INTO children VALUES (1, 'a', 'x'), (2, 'b', 'y')"],
+        transaction=["UPDATE parents SET id = id + 1 WHERE id = 2", "UPDATE parents SET id = id + 1 WHERE id = 1"],
+    ),
     "deletions that cascade": Case(
         tables=PARENTS + CHILDREN,
         constraints=REFERS + " ON DELETE CASCADE",
@@ -355,6 +361,31 @@ async def test_a_row_that_another_one_gives_from_now_on_is_not_deleted_at_the_tr
                 "INSERT INTO links VALUES (1), (2), (3), (4)",
             ],
         )
+        await made.drain()
+        assert quarantined(database.dsn) == []
+        assert await differences(made) == []
+
+
+@pytest.mark.parametrize("acts", ["", "ON UPDATE CASCADE"])
+async def test_what_is_unique_changes_hands_among_rows_that_others_refer_to(
+    database: Database, tmp_path: Path, acts: str
+) -> None:
+    """At one stroke, which the old table's constraint admits: there is no order of single changes."""
+    migration = same_tables(
+        tmp_path, database.dsn, PARENTS + CHILDREN, f"{UNIQUE} {REFERS} {acts};", ("parents", "children")
+    )
+    execute(
+        database.dsn,
+        [
+            *FAMILY,
+            "INSERT INTO parents VALUES (3, 'c')",
+            "ALTER TABLE parents DROP CONSTRAINT parents_name_key; ALTER TABLE parents ADD UNIQUE (name) DEFERRABLE",
+        ],
+    )
+    async with engine(database, migration) as made:
+        await made.backfill()
+        await made.build()
+        execute(database.dsn, ["UPDATE parents SET name = CASE name WHEN 'a' THEN 'b' WHEN 'b' THEN 'c' ELSE 'a' END"])
         await made.drain()
         assert quarantined(database.dsn) == []
         assert await differences(made) == []
