@@ -34,12 +34,22 @@ async def _mend(both: BothWays, pipeline: Pipeline) -> None:
         for each in both.pipelines.values():
             await each.catch_up()  # else what is on its way would look as if it had been lost
         found = await both.not_theirs(pipeline, (await pipeline.verifier.full_pass()).divergences)
+        if await _ground_is_wrong(both):
+            return
         if not found:
             await pipeline.watch.definitions.settle(noticed)
             return
         await _derive_again(both, pipeline, found)
         log.info("mending what had changed past the log", direction=pipeline.direction, rows=len(found))
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _ground_is_wrong(both: BothWays) -> bool:
+    """Whether a table may be read as other than it is: a child's rows with its parent's, some rows not at all.
+
+    What would be mended by it would go to the other side, and from there back into the table. So it waits.
+    """
+    return any([await pipeline.watch.look_at_ground() for pipeline in both.pipelines.values()])
 
 
 async def _derive_again(both: BothWays, pipeline: Pipeline, found: list[Divergence]) -> None:

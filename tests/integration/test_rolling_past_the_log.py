@@ -55,3 +55,27 @@ async def test_of_the_new_tables(database: Database, tmp_path: Path, monkeypatch
         await running.clean()
         assert one(database.dsn, "SELECT bool_and(body LIKE '% again') FROM notes") is True
         await running.roll_back()
+
+
+async def test_of_a_child_that_comes_and_goes(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are read with its parent's: they are not to be carried over, and from there into the parent."""
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.mending.PAUSE_SECONDS", 0.05)
+    create_old(database.dsn)
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        running.session.start_mending()
+        execute(database.dsn, ["CREATE TABLE child () INHERITS (notes)", "INSERT INTO child VALUES (-1, 'c-1', 'b')"])
+        passes = running.pipeline("forward").verifier.passes
+        await running.until(lambda: running.pipeline("forward").verifier.passes >= passes + 3)
+        await running.quiet()
+        assert one(database.dsn, "SELECT count(*) FROM shop.notes WHERE id = -1") == 0
+        execute(database.dsn, ["DROP TABLE child"])
+        await running.until(lambda: not running.pipeline("forward").context.unseen)
+        await running.close()
+        await running.clean()
+        for table in ("notes", "shop.notes"):
+            assert one(database.dsn, f"SELECT count(*) FROM {table} WHERE id = -1") == 0
