@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
 from replicator.apply.batch import Batch, ask, compact
+from replicator.apply.batch import Relations as Known
 from replicator.apply.conflicts import Conflicts, Mode, written_by_the_application
 from replicator.apply.dates import Dates
 from replicator.apply.deriving import Deriver
@@ -72,6 +73,8 @@ class Applier:
         self._dates = Dates()
         self._mode: Mode = "following"
         self._relations = Relations(context)
+        self._known: Known = {}
+        """What the names in the changes that are being written stand for."""
         self._asked = Asked()
 
     def forget_relations(self) -> None:
@@ -186,9 +189,9 @@ class Applier:
         :raises NewerReadError: take more of the stream, and apply it together with this, in the same transaction.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
-        await self._relations.resolve(changes, self._reader)
-        changes = await spelt_out(changes, self._relations.known, self.context, self._reader)
-        self._asked = await ask(changes, self.context.plan, self._relations.known, self._reader)
+        self._known = await self._relations.resolve(changes, self._reader)
+        changes = await spelt_out(changes, self._known, self.context, self._reader)
+        self._asked = await ask(changes, self.context.plan, self._known, self._reader)
         batch = self._compact(changes)
         again = self._due_again(position) if whole else []
         await keep_out(self.context, batch.sources | {name for each in again for name in each.dirty})
@@ -279,7 +282,7 @@ class Applier:
         return compact(
             changes,
             self.context.plan,
-            self._relations.known,
+            self._known,
             self._asked,
             nulls_are_ambiguous=self.nulls_are_ambiguous,
             dated=self.context.rolling is not None,

@@ -1,6 +1,6 @@
 """What each relation name in the log stands for: a table that matters, a partition of one, or nothing of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from replicator.changes import Change, RelationName
 from replicator.postgres.catalog import partition_roots
@@ -24,18 +24,23 @@ class Relations:
         watched = self._context.plan.watched.values()
         self.known = {(table.name.schema, table.name.table): table for table in watched}
 
-    async def resolve(self, changes: Iterable[Change], reader: Connection) -> None:
-        """Make the names of these changes known: a partition may be younger than the daemon."""
-        unknown = {change.relation for change in changes} - self.known.keys()
+    async def resolve(self, changes: Iterable[Change], reader: Connection) -> Mapping[RelationName, Table | None]:
+        """What the names of these changes stand for: a partition may be younger than the daemon.
+
+        All are in what this returns, and stay there while they are written, whatever is forgotten meanwhile.
+        """
+        known = self.known
+        unknown = {change.relation for change in changes} - known.keys()
         if not unknown:
-            return
+            return known
         names = [Name(schema=schema, table=table) for schema, table in unknown]
         roots = await partition_roots(reader, names)
         watched = {table.name: table for table in self._context.plan.watched.values()}
         for name in names:
-            table = self.known[name.schema, name.table] = watched.get(roots.get(name, name))
+            table = known[name.schema, name.table] = watched.get(roots.get(name, name))
             if table is not None and table.name != name:
                 self.resolved[name.schema, name.table] = table
+        return known
 
     def met(self) -> dict[RelationName, Table]:
         """The partitions that changes have come from for the first time since the last call."""
