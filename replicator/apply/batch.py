@@ -158,7 +158,7 @@ def _note(
         batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         return
-    new_key = _image_key(batch, table, change.new or {}) or old_key
+    new_key = _image_key(batch, table, _now(change)) or old_key
     if new_key is None:
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
     _note_overwriting(batch, source, new_key, change)
@@ -187,6 +187,12 @@ def _note_overwriting(batch: Batch, source: Source, key: Key, change: Change) ->
 def _put(state: TableState, dirty: set[Key], key: Key, row: Row | None) -> None:
     state.rows[key] = row
     dirty.discard(key)
+
+
+def _now(change: Change) -> Image:
+    """The row as it is now, as far as the log tells: what it leaves out of the new row is as in the old one."""
+    told = {name: text for name, text in (change.new or {}).items() if not isinstance(text, Missing)}
+    return {**(change.old or {}), **told}
 
 
 def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> Row | None:
@@ -237,9 +243,10 @@ def _mark_keys(batch: Batch, source: Source, columns: Sequence[Column], change: 
             raise ProtocolError(f"A changed row of {'.'.join(change.relation)} came without its identity.", IDENTITY)
         keys |= _dependency_key(batch, source, columns, change.old)
     if change.new is not None:
-        if not any(isinstance(change.new.get(each.name, Missing.UNCHANGED), Missing) for each in columns):
-            keys |= _dependency_key(batch, source, columns, change.new)
-        elif change.old is None:
+        now = _now(change)
+        if not any(isinstance(now.get(each.name, Missing.UNCHANGED), Missing) for each in columns):
+            keys |= _dependency_key(batch, source, columns, now)
+        else:
             batch.dates.note_all(source.name, at)
             batch.dirty_all.add(source.name)
             batch.dirty.pop(source.name, None)
@@ -256,7 +263,7 @@ def _mark_lookup(
     wanted = set(PARAMETER.findall(dependency.lookup or ""))
     same = change.operation == "update" and change.old is None and told.issuperset(wanted)
     before = [] if change.operation == "insert" or same else [change.old or {}]
-    after = [] if change.operation == "delete" else [change.new or {}]
+    after = [] if change.operation == "delete" else [_now(change)]
     for image in before + after:
         found = {name: text for name in wanted if not isinstance(text := image.get(name, Missing.UNCHANGED), Missing)}
         if len(found) < len(wanted):
