@@ -84,6 +84,8 @@ class Plan:
     """By the changed table's name."""
     source_tables: Mapping[str, Table] = field(default_factory=dict)
     """All tables of the source schema."""
+    target_tables: Mapping[str, Table] = field(default_factory=dict)
+    """All tables of the target schema."""
     renamed: bool = False
     """A cutover has renamed the tables: the new ones are in the old schema."""
 
@@ -193,6 +195,7 @@ def resolve(
         watched={name: source_tables[name] for name in sorted(watched)},
         dependencies=_dependencies(declared),
         source_tables=source_tables,
+        target_tables=target_tables,
     )
 
 

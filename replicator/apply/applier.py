@@ -13,6 +13,7 @@ from replicator.apply.effects import Effects
 from replicator.apply.emptied import spelt_out
 from replicator.apply.heirs import Heirs
 from replicator.apply.later import Again, Later
+from replicator.apply.moves import Moves
 from replicator.apply.order import CLASHES, Written
 from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
 from replicator.apply.parts import Parts
@@ -71,6 +72,7 @@ class Applier:
         self._read_to = ZERO
         """The newest read of this transaction."""
         self._dates = Dates()
+        self._moves = Moves()
         self._mode: Mode = "following"
         self._relations = Relations(context)
         self._known: Known = {}
@@ -122,6 +124,7 @@ class Applier:
         self._hopeless = {}
         self._later.begin()
         self._heirs.begin()
+        self._moves = Moves()
         self._again = []
         self._read_to = ZERO
         self._dates = Dates()
@@ -193,6 +196,15 @@ class Applier:
         changes = await spelt_out(changes, self._known, self.context, self._reader)
         self._asked = await ask(changes, self.context.plan, self._known, self._reader)
         batch = self._compact(changes)
+        before, self._moves = self._moves, self._moves.after(batch)
+        try:
+            await self._apply_compacted(batch, changes, position, whole=whole)
+        except NewerReadError:  # it comes again, with more
+            self._moves = before
+            raise
+        self.outcome.changes += batch.counts
+
+    async def _apply_compacted(self, batch: Batch, changes: list[Change], position: LSN | None, *, whole: bool) -> None:
         again = self._due_again(position) if whole else []
         await keep_out(self.context, batch.sources | {name for each in again for name in each.dirty})
         complete = whole and not self.outcome.failures and not self._hopeless  # these are due at the end
@@ -212,7 +224,6 @@ class Applier:
             retried = Batch(dirty=each.dirty, dates=each.dates)
             if not await self._apply_batch(retried, None if each.stubborn else position, whole=True):
                 await self._finish(None)
-        self.outcome.changes += batch.counts
 
     def _due_again(self, position: LSN | None) -> list[Again]:
         """What was refused because of other rows, and is to be tried again now. In the shadow, nothing is written.
@@ -407,7 +418,7 @@ class Applier:
     async def _effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool) -> Effects:
         """What the batch comes to, with what else gives rows that it would delete: this is read into it, or owed."""
         while True:
-            effects = await self._deriver.effects(batch, skip, dates)
+            effects = await self._deriver.effects(batch, skip, dates, self._moves)
             if self.context.shadow:
                 return effects
             reader = self._reader if last else None

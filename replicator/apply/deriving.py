@@ -6,6 +6,7 @@ from types import MappingProxyType
 from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
+from replicator.apply.moves import Moves
 from replicator.plan import PlannedTransform, Source
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
@@ -22,14 +23,14 @@ class Deriver:
         self._connection = target
         self._dates: Dates | None = None
 
-    async def effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None = None) -> Effects:
+    async def effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None, moves: Moves) -> Effects:
         """What a batch comes to.
 
         :param skip: transforms and source keys that are left out.
         :param dates: while both schemas take writes: of what has no date, only the memory is kept.
         """
         self._dates = dates
-        effects = Effects(skipped=skip)
+        effects = Effects(skipped=skip, moves=dict(moves.by_source))
         for name, state in batch.tables.items():
             if name in batch.dirty_all:
                 effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]

@@ -1,6 +1,6 @@
 """What a batch comes to on the target: rows to write, keys to delete, memory to change, failures to keep."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ class Effects:
     forgotten: dict[str, list[Pair]] = field(default_factory=dict)
     copied_away: list[tuple[PlannedTransform, Pair]] = field(default_factory=list)
     """Those of ``forgotten`` that the opposite pipeline has caused."""
-    moves: dict[str, dict[Key, Key]] = field(default_factory=dict)
+    moves: dict[str, Mapping[Key, Key]] = field(default_factory=dict)
     """By source, the key that a row had before, by the one that it has now."""
     spared: set[tuple[Name, Key]] = field(default_factory=set)
     """Rows that a TRUNCATE of the source would delete, but cannot."""
@@ -146,23 +146,31 @@ class Effects:
         return [key for key in self.deletes.get(target, {}) if key not in written]
 
     def moved(self, target: Name) -> dict[Key, Key]:
-        """The old key of each target row whose source row has another key now, by the new one: it is the same row."""
-        gone: dict[tuple[str, Key], list[Key]] = {}
+        """The old key of each target row that has got another, by the new one: the row of one source row, then as now.
+
+        The source row may have got another key, too.
+        """
+        gone: dict[Place, list[Key]] = {}
         for key in self.deletes_of(target):
             transform, source_key = self.deletes[target][key]
             gone.setdefault((transform.name, source_key), []).append(key)
+        if not gone:
+            return {}
+        come: dict[Place, list[Key]] = {}
+        for row in self.upserts_of(target):
+            come.setdefault((row.transform, row.source_key), []).append(row.key)
+        sources = {each.name: each.source for each, _ in self.deletes[target].values()}
+        left = {source: set(moves.values()) for source, moves in self.moves.items()}
         found: dict[Key, Key] = {}
-        for source, moves in self.moves.items():
-            for row in self.upserts_of(target):
-                before = moves.get(row.source_key)
-                keys = gone.get((row.transform, before), []) if before is not None else []
-                if len(keys) == 1 and self._reads(row.transform, source, keys[0], target):
-                    found[row.key] = keys[0]
+        for (name, source_key), keys in come.items():
+            source = sources.get(name, "")
+            before = self.moves.get(source, {}).get(source_key)
+            if before is None and source_key not in left.get(source, ()):
+                before = source_key
+            old = gone.get((name, before), []) if before is not None else []
+            if len(keys) == len(old) == 1:
+                found[keys[0]] = old[0]
         return found
-
-    def _reads(self, transform: str, source: str, key: Key, target: Name) -> bool:
-        planned, _ = self.deletes[target][key]
-        return planned.name == transform and planned.source == source
 
     def upserts_of(self, target: Name) -> Iterable[TargetRow]:
         """The rows to write."""

@@ -1,7 +1,7 @@
 """In which order a batch's effects are written: two ways, so that what the application did at once can be done here."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from replicator.apply.effects import Effects
@@ -9,10 +9,10 @@ from replicator.derive import TargetRow
 from replicator.errors import RowError
 from replicator.plan import Plan
 from replicator.postgres.connect import translated
-from replicator.postgres.rearranging import detach, move
+from replicator.postgres.rearranging import detach, give_back, lacking, move, put_aside
 from replicator.postgres.refusals import refusing
 from replicator.postgres.replacing import replace_at_once
-from replicator.postgres.target import TargetWriter, by_columns
+from replicator.postgres.target import TargetWriter, by_columns, left_out
 from replicator.tables import ForeignKey, Key, Name, Table
 
 FOREIGN_KEY_VIOLATION = "23503"
@@ -33,6 +33,8 @@ async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, w
     come last: a child may have moved from a parent that goes to one that comes.
     """
     written: Written = Counter()
+    for table in plan.targets:
+        await _put_aside(writer, table, effects, None)
     children_first = list(reversed(plan.targets))
     if not any(foreign_key.binds for table in plan.targets for foreign_key in table.foreign_keys):
         for table in children_first:
@@ -44,6 +46,7 @@ async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, w
             await _upsert(writer, table, effects, written)
         going = {table.name: await _to_go_last(writer, plan, table, effects) for table in plan.targets}
         await _delete_last(writer, plan, going, written)
+    writer.aside.clear()
     await check_constraints(writer, whole=whole)
     return written
 
@@ -55,8 +58,9 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     circle or to themselves, lose what refers by a column that may be NULL, and get it back in the end.
     """
     written: Written = Counter()
+    moved = {table.name: await _move(writer, plan, table, effects) for table in plan.targets}
     for table in plan.targets:
-        await _move(writer, plan, table, effects)
+        await _put_aside(writer, table, effects, moved[table.name])
     for table in plan.targets:
         await _detach(writer, table, effects)
     late: dict[Name, list[Key]] = {}
@@ -72,16 +76,52 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
             await writer.delete(table, again)
         late[table.name] = [key for key in gone if key not in free]
         held[table.name] = rows.keys() - free
+    staying = {name: set(keys) for name, keys in late.items()}
+    waiting = {name: {new for new, old in each.items() if old in staying[name]} for name, each in moved.items()}
     for table in plan.targets:
         loose = _loosely(plan, table, effects.upserts_of(table.name))
         await _replace(writer, plan, table, loose, held[table.name])
-        written[table.called, "upsert"] += await writer.upsert(table, loose) if loose else 0
+        written[table.called, "upsert"] += await _upsert_in_place(writer, table, loose, waiting[table.name])
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
     await _delete_together(writer, plan, late, written)
+    for table in plan.targets:
+        await _give_back(writer, table, effects, waiting[table.name])
+    writer.aside.clear()
     await check_constraints(writer, whole=whole)
     return written
+
+
+async def _put_aside(writer: TargetWriter, table: Table, effects: Effects, moved: Mapping[Key, Key] | None) -> None:
+    """Keep aside what a row that is inserted in the place of another is to take over from it.
+
+    No transform gives these columns, so nobody could make them anew: the application may have written them.
+
+    :param moved: rows that get another key. With None, all that do, and no others: what is not deleted stays as it is.
+    """
+    writer.aside.pop(table.name, None)
+    keys = {row.key for row in lacking(table, effects.upserts_of(table.name))}
+    if keys:
+        old = {new: old for new, old in (effects.moved(table.name) if moved is None else moved).items() if new in keys}
+        others = set() if moved is None else keys - old.keys()
+        if old or others:
+            await put_aside(writer, table, others, old, _detached(table))
+
+
+async def _give_back(writer: TargetWriter, table: Table, effects: Effects, waiting: Collection[Key]) -> None:
+    """In the end: columns that were NULL meanwhile, for they refer to rows which may have come since.
+
+    :param waiting: rows that were written before those went in whose place they come: these have held what is unique.
+    """
+    if table.name not in writer.aside:
+        return
+    fixed = {*table.key, *(each.name for each in table.columns if each.identity)}
+    for columns, rows in by_columns(effects.upserts_of(table.name)).items():
+        keys = {row.key for row in rows}
+        left = [name for name in left_out(table, columns) if name not in fixed]
+        await give_back(writer, table, [name for name in left if name in _detached(table)], keys - set(waiting))
+        await give_back(writer, table, left, keys & set(waiting))
 
 
 async def check_constraints(writer: TargetWriter, *, whole: bool) -> None:
@@ -97,6 +137,19 @@ async def _upsert(writer: TargetWriter, table: Table, effects: Effects, written:
     rows = effects.upserts.get(table.name, {})
     if rows:
         written[table.called, "upsert"] += await writer.upsert(table, rows.values())
+
+
+async def _upsert_in_place(writer: TargetWriter, table: Table, rows: list[TargetRow], waiting: Collection[Key]) -> int:
+    """With what is kept aside for them, but for those that wait for others to go."""
+    aside = writer.aside.get(table.name)
+    late = [row for row in rows if row.key in waiting] if aside is not None else []
+    now = [row for row in rows if row.key not in waiting] if late else rows
+    written = await writer.upsert(table, now) if now else 0
+    if late and aside is not None:
+        del writer.aside[table.name]
+        written += await writer.upsert(table, late)
+        writer.aside[table.name] = aside
+    return written
 
 
 def _loosely(plan: Plan, table: Table, rows: Iterable[TargetRow]) -> list[TargetRow]:
@@ -117,12 +170,15 @@ def _looping(plan: Plan, table: Table) -> set[str]:
     }  # fmt: skip
 
 
-async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> None:
-    """Give rows their new keys where children stay with them, which could not be deleted and written in between."""
-    left = effects.moved(table.name)
+async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> dict[Key, Key]:
+    """Give rows their new keys where children stay with them, which could not be deleted and written in between.
+
+    Returns those that have them not: the old key by the new one.
+    """
+    rest = left = effects.moved(table.name)
     if not left or not keeps_children(plan, table):
-        return
-    for child, foreign_key in _binding_children(plan, table):
+        return rest
+    for child, foreign_key in _binding_children(plan, table, everywhere=True):
         if not foreign_key.follows and not _stays(foreign_key, table):
             held = await writer.children_of(foreign_key, child, table, left.values())
             left = {new: old for new, old in left.items() if old not in held}
@@ -130,16 +186,18 @@ async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects
         taken = set(await writer.present(table, left))
         free = {new: old for new, old in left.items() if new not in taken}
         if not free:
-            return  # they change places: then they are deleted and written
+            break  # they change places: then they are deleted and written
         await move(writer, table, free)
         left = {new: old for new, old in left.items() if new in taken}
+        rest = {new: old for new, old in rest.items() if new not in free}
+    return rest
 
 
 async def _replace(writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], held: set[Key]) -> None:
     """Let values change hands among rows that children hold on to, where a foreign key admits it."""
     if writer.locked is not None:
         held &= writer.locked.get(table.name, set())
-    for child, foreign_key in _binding_children(plan, table):
+    for child, foreign_key in _binding_children(plan, table, everywhere=True):
         if held and (foreign_key.acts or foreign_key.restricts):
             held -= set(await writer.children_of(foreign_key, child, table, held))
     for group in by_columns(row for row in rows if row.key in held).values():
@@ -147,8 +205,13 @@ async def _replace(writer: TargetWriter, plan: Plan, table: Table, rows: list[Ta
             await replace_at_once(writer, table, group)
 
 
+def _detached(table: Table) -> frozenset[str]:
+    """The columns that are set to NULL while rows are deleted and written again."""
+    return frozenset(name for each in table.foreign_keys if each.binds for name in each.detachable)
+
+
 async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
-    columns = {name for each in table.foreign_keys if each.binds for name in each.detachable}
+    columns = _detached(table)
     keys = [*effects.upserts.get(table.name, {}), *await keys_to_go(writer, table, effects)] if columns else []
     if keys:
         await detach(writer, table, sorted(columns), keys)
@@ -157,7 +220,7 @@ async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
 async def _free(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key]) -> set[Key]:
     """The keys whose rows can be deleted now: nothing that stays holds on to them, or would go with them."""
     free = set(keys)
-    for child, foreign_key in _binding_children(plan, table):
+    for child, foreign_key in _binding_children(plan, table, everywhere=True):
         while free:  # of a table that refers to itself, what must stay holds its own parent
             held = free & set(await writer.children_of(foreign_key, child, table, free))
             free -= held
@@ -228,10 +291,15 @@ def _stays(foreign_key: ForeignKey, parent: Table) -> bool:
     return set(foreign_key.parent_columns).isdisjoint(parent.key)
 
 
-def _binding_children(plan: Plan, parent: Table) -> Iterable[tuple[Table, ForeignKey]]:
+def _binding_children(plan: Plan, parent: Table, *, everywhere: bool = False) -> Iterable[tuple[Table, ForeignKey]]:
+    """The foreign keys that hold a row of ``parent``.
+
+    :param everywhere: those of other tables of the schema, too, which nobody migrates.
+    """
+    tables = {each.name: each for each in (*(plan.target_tables.values() if everywhere else ()), *plan.targets)}
     return [
         (table, foreign_key)
-        for table in plan.targets
+        for table in tables.values()
         for foreign_key in table.foreign_keys
         if foreign_key.binds and foreign_key.parent == parent.name
     ]

@@ -19,7 +19,9 @@ class TempTable:
     def __init__(self, name: str, target: Table, columns: Sequence[str], extra: sql.SQL) -> None:
         self.name = identifier("pg_temp", name)
         self._loaded = False
-        self._create = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {}{} FROM {} WITH NO DATA").format(
+        self._create = sql.SQL(
+            "CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS SELECT {}{} FROM {} WITH NO DATA"
+        ).format(
             identifier(name),
             comma([identifier(column) for column in columns]),
             extra,
@@ -27,12 +29,17 @@ class TempTable:
         )
 
     async def create(self, connection: Connection) -> None:
-        """Create it; it lasts as long as the connection."""
+        """Create it, where it is missing; it lasts as long as the connection."""
         await connection.execute(self._create)
 
     def transaction_begins(self) -> None:
         """It is empty now."""
         self._loaded = False
+
+    async def empty(self, connection: Connection) -> None:
+        """Have it there, and empty, whatever has been rolled back since: for those that are rarely needed."""
+        await self.create(connection)
+        await connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
 
     async def load(self, connection: Connection, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
         """Copy these rows into it, and nothing else."""
@@ -57,6 +64,8 @@ class Stage:
         self._key = table.key
         self._keys = TempTable(f"replicator_keys_{position}", table, table.key, sql.SQL(""))
         self._rows = TempTable(f"replicator_rows_{position}", table, columns, numbered)
+        self.aside = TempTable(f"replicator_aside_{position}", table, columns, sql.SQL(""))
+        """Rows as they were; made when it is first needed."""
         self._parts = [(self._rows, columns)]
         if len(columns) >= MOST_COLUMNS:
             self._rows = TempTable(f"replicator_rows_{position}", table, columns, sql.SQL(""))

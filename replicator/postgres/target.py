@@ -29,6 +29,9 @@ class TargetWriter:
         """The rows that are there, and locked, when it is known: of the others, ``upsert`` overwrites none."""
         self.appeared = False
         """Since ``locked`` was set, a row was there that should not have been; it was not written."""
+        self.aside: dict[Name, frozenset[str]] = {}
+        """The tables of which rows are kept aside (``rearranging.put_aside``): what is inserted in the place of one has
+        the columns of it that it leaves out, but for these, which are NULL at first."""
         self._stages = {table.name: Stage(position, table) for position, table in enumerate(targets)}
 
     async def prepare(self) -> None:
@@ -168,7 +171,8 @@ class TargetWriter:
         :param deleted: the parents are gone already; without it, a parent that is not there has no children. A foreign
             key to other columns than the primary key says nothing about parents that are gone.
         """
-        stage, children = self._stages[parent.name], self._stages[child.name]
+        stage = self._stages[parent.name]
+        children = self._stages.get(child.name, stage)  # of a table that nobody migrates, no keys are given
         to_key = set(foreign_key.parent_columns) <= set(parent.key)
         if deleted and not to_key:
             return []
@@ -229,8 +233,12 @@ class TargetWriter:
             for columns, group in by_columns(rows).items():
                 await stage.load(self.connection, columns, group)
                 await reach(Failpoint.STAGED)
-                cursor = await self.connection.execute(insert(table, stage, columns, absent_only=absent_only))
-                written += cursor.rowcount
+                emptied = self.aside.get(table.name)
+                statements = [insert(table, stage, columns, absent_only=absent_only, replacing=emptied)]
+                if emptied is not None:
+                    statements.append(insert(table, stage, columns, absent_only=absent_only, aside=False))
+                for statement in statements:
+                    written += (await self.connection.execute(statement)).rowcount
         return written
 
 
@@ -247,9 +255,21 @@ def same_key(table: Table, alias: Literal["t", "p", "c"] = "t") -> sql.Composed:
     return all_equal(alias, "s", table.key_columns)
 
 
-def insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only: bool) -> sql.Composed:
-    """The statement that writes the staged rows."""
-    names = comma([identifier(name) for name in columns])
+def insert(
+    table: Table,
+    stage: Stage,
+    columns: tuple[str, ...],
+    *,
+    absent_only: bool,
+    replacing: frozenset[str] | None = None,
+    aside: bool = True,
+) -> sql.Composed:
+    """The statement that writes the staged rows.
+
+    :param replacing: write only those in whose place one is kept aside, with its other columns, but for these, which
+        are NULL.
+    :param aside: with False, only those in whose place none is.
+    """
     shown = table.spelt_apart
     updated = [name for name in columns if name not in table.key or name in shown]
     action = (
@@ -259,13 +279,29 @@ def insert(table: Table, stage: Stage, columns: tuple[str, ...], *, absent_only:
             comma([sql.SQL("{0} = EXCLUDED.{0}").format(identifier(name)) for name in updated])
         )
     )
+    values = {name: identifier("s", name) for name in columns}
+    same, source = all_equal("a", "s", table.key_columns), sql.SQL("{} AS s").format(stage.rows)
+    if replacing is not None:
+        source = sql.SQL("{} AS s JOIN {} AS a ON {}").format(stage.rows, stage.aside.name, same)
+        values |= {name: identifier("a", name) for name in left_out(table, columns) if name not in replacing}
+    elif not aside:
+        source = sql.SQL("{} AS s WHERE NOT EXISTS (SELECT FROM {} AS a WHERE {})").format(
+            stage.rows, stage.aside.name, same
+        )
+    nulls = [name for name in left_out(table, columns) if replacing is not None and name in replacing]
     return sql.SQL(
         "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) {}"
     ).format(
         identifier(table.name.schema, table.name.table),
-        names,
-        names,
-        stage.rows,
+        comma([identifier(name) for name in [*values, *nulls]]),
+        comma([*(sql.SQL("{}").format(each) for each in values.values()), *(sql.SQL("NULL").format() for _ in nulls)]),
+        source,
         comma([identifier(name) for name in table.key]),
         action,
     )  # fmt: skip
+
+
+def left_out(table: Table, columns: Iterable[str]) -> list[str]:
+    """The columns that a row with these leaves as they are, and that somebody may have written."""
+    given = set(columns)
+    return [each.name for each in table.columns if not each.generated and each.name not in given]
