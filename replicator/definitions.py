@@ -52,7 +52,6 @@ class Definitions:
         self._newly: dict[str, set[str]] = {}
         """Columns that the migration accounts for since this start: stored when all rows have been compared."""
         self._told: set[tuple[str, int]] = set()
-        self._breaches = 0
         """How often something has changed past the log that no definition shows."""
 
     @property
@@ -100,12 +99,11 @@ class Definitions:
 
     def noticed(self) -> Noticed:
         """The tables whose rows may have changed past the log, as they are now."""
-        return Noticed({name: self._now[name] for name in self._context.unseen}, self._breaches)
+        return Noticed({name: self._now[name] for name in self._context.unseen}, self._context.breaches)
 
     def suspect(self) -> None:
         """Have all rows compared again: something that the log does not tell of may have changed the target's."""
-        self._breaches += 1
-        self._context.unseen |= set(self._now)
+        self._context.suspect(self._now)
 
     def met(self, partitions: Mapping[RelationName, Table]) -> bool:
         """The stream has brought rows of these partitions: whether the last look has not seen them all.
@@ -120,8 +118,7 @@ class Definitions:
             if table.called in self._now and name not in self._now[table.called].partitions
         }
         if young:
-            self._breaches += 1
-            self._context.unseen |= young
+            self._context.suspect(young)
         return bool(young)
 
     def parted(self) -> set[str]:
@@ -139,7 +136,7 @@ class Definitions:
             self._accounted.setdefault(name, set()).update(columns)
             del self._newly[name]
         self._known |= known
-        if noticed.breaches == self._breaches:  # else rows may have changed that had been compared already
+        if noticed.breaches == self._context.breaches:  # else rows may have changed that had been compared already
             self._context.unseen -= {name for name, each in noticed.definitions.items() if each == self._now[name]}
 
     async def carry(self, holder: Connection, before: Mapping[str, Definition]) -> None:

@@ -480,8 +480,9 @@ class Applier:
                     found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
                     refused[found.place] = found
                     skip.add(found.place)
-                else:
-                    log.error("a row outlived a TRUNCATE; verification will name it", error=refusal.error.problem)
+                else:  # nobody's any more: no source row says that it is to go
+                    self.context.suspect([refusal.transform.source])
+                    log.error("a row outlived a TRUNCATE: all rows are compared", error=refusal.error.problem)
             self._postponed.withdraw(skip)
 
     def _note_newest(self, batch: Batch, skip: set[tuple[str, Key]], ahead: LSN) -> None:

@@ -141,7 +141,7 @@ class Conflicts:
             name, at = transform.target.name, self._dates.of_all(transform.source)
             written = effects.upserts.get(name, {})
             for key in await self._writer.all_keys(transform.target):
-                if at is not None and key not in written:
+                if at is not None and key not in written and (name, key) not in effects.spared:
                     effects.deletes.setdefault(name, {}).setdefault(key, (transform, ()))
                     self._cleared[name, key] = (transform.source, at)
         effects.cleared.clear()

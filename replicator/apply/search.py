@@ -142,10 +142,10 @@ class Search:
                 self._there[table.name] = set(await self._writer.present(table, gone))
             for key in gone:
                 # After a TRUNCATE no source row says what goes: then the row stands for itself.
-                transform, source_key = deletes.get(key) or (self._plan.writers_of(table.name)[0], key)
-                unit = self._unit(transform, source_key)
+                transform, source_key = deletes.get(key, (self._plan.writers_of(table.name)[0], ()))
+                unit = self._unit(transform, source_key or key)
                 unit.deletes.append((table.name, key))
-                if key not in deletes:
+                if not source_key:
                     unit.spared.add((table.name, key))
 
     def _unit(self, transform: PlannedTransform, source_key: Key) -> _Unit:

@@ -1,7 +1,7 @@
 """What the parts of one pipeline share while it runs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -56,12 +56,19 @@ class Context:
     """Set while both schemas take writes."""
     unseen: set[str] = field(default_factory=set)
     """Source tables whose rows may have changed past the log, and have not all been compared since."""
+    breaches: int = 0
+    """How often one has come to be in there, or would have if it was not."""
     quarantine: Quarantine = field(init=False)
     given: GivenColumns = field(init=False)
 
     def __post_init__(self) -> None:
         self.given = GivenColumns(self.direction, self.target_dsn)
         self.quarantine = Quarantine(self.direction)
+
+    def suspect(self, tables: Iterable[str]) -> None:
+        """Have all rows of these source tables, and what nothing gives of their targets', compared anew."""
+        self.breaches += 1
+        self.unseen |= set(tables)
 
     @property
     def quarantined(self) -> set[Place]:
