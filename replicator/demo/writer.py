@@ -31,7 +31,7 @@ BEHIND_SECONDS: Final = 1.0
 
 def active_schema(connection: Connection) -> str:
     """The schema that owns the data; before the replicator's first start, the old one."""
-    if not connection.execute("SELECT FROM pg_class WHERE oid = to_regclass('_replicator.ownership')").rowcount:
+    if not connection.execute("SELECT FROM pg_proc WHERE oid = to_regprocedure('replicator.active_schema()')").rowcount:
         return OldApplication.schema
     row = connection.execute("SELECT replicator.active_schema()").fetchone()
     return OldApplication.schema if row is None else str(row[0])

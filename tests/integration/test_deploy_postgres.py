@@ -170,7 +170,8 @@ def test_the_replicator_may_stream(running: Image, replicator: Connection) -> No
 
 
 def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> None:
-    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    for name in ("control.sql", "grants.sql"):
+        replicator.execute(files("replicator.postgres").joinpath(name).read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
     replicator.execute("CREATE PUBLICATION replicator FOR TABLE public.settings, public.requests")
     replicator.execute("CREATE PUBLICATION replicator_reverse FOR TABLE party.requests")
