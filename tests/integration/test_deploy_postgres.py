@@ -170,8 +170,7 @@ def test_the_replicator_may_stream(running: Image, replicator: Connection) -> No
 
 
 def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> None:
-    for name in ("control.sql", "grants.sql"):
-        replicator.execute(files("replicator.postgres").joinpath(name).read_bytes())
+    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
     replicator.execute("CREATE PUBLICATION replicator FOR TABLE public.settings, public.requests")
     replicator.execute("CREATE PUBLICATION replicator_reverse FOR TABLE party.requests")
@@ -220,7 +219,9 @@ def test_the_replicator_may_do_no_more(replicator: Connection, forbidden: str) -
 
 
 def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running: Image, replicator: Connection) -> None:
-    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    for name in ("control.sql", "grants.sql"):
+        with replicator.transaction():
+            replicator.execute(files("replicator.postgres").joinpath(name).read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
     replicator.execute("INSERT INTO _replicator.ownership VALUES (true, 'party', 'public', 'party')")
     with running.connect("app", "app") as app:
