@@ -180,7 +180,9 @@ class Moves:
     async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
-        self.session.pipelines[move.direction].turns.thaw()
+        active = self.session.pipelines.get(move.direction)
+        if active is not None:  # else the session ends already: its own error is the one to be told
+            active.turns.thaw()
         if self.renaming is not None:
             self.renaming.let_go()
         if not move.from_both:
