@@ -105,6 +105,7 @@ async def test_once_the_other_row_is_mended_they_come_out_by_themselves(database
     execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1, 'a')", "INSERT INTO things VALUES (1, 1, 'x')"])
     async with engine(database, migrated(tmp_path)) as made:
         await made.backfill()
+        await until_nothing_stands(made)  # a child may have been copied before its parent
         execute(database.dsn, ["INSERT INTO owners VALUES (2, 'bad')", "INSERT INTO things VALUES (2, 1, 'x')",
                                "INSERT INTO things VALUES (3, 2, 'y'), (4, 1, 'z')"])  # fmt: skip
         await made.drain()
@@ -125,6 +126,7 @@ async def test_a_new_daemon_tries_again_what_it_finds(database: Database, tmp_pa
     execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1, 'a')", "INSERT INTO things VALUES (1, 1, 'x')"])
     async with engine(database, migrated(tmp_path)) as made:
         await made.backfill()
+        await until_nothing_stands(made)  # a child may have been copied before its parent
         execute(database.dsn, ["INSERT INTO things VALUES (2, 1, 'x'), (3, 7, 'y')"])
         await made.drain()
         assert len(made.running.context.quarantined) == 2
