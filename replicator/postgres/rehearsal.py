@@ -13,6 +13,7 @@ from replicator.postgres.authored import refused
 from replicator.postgres.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.postgres.equality import read_forms
 from replicator.postgres.looking_up import lookup_query
+from replicator.postgres.meanings import means_another, without_parameters
 from replicator.postgres.passing import pass_guards
 from replicator.postgres.server import fetch
 from replicator.postgres.source import parse_row
@@ -156,7 +157,7 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Se
     for each, key in zip(described, keys, strict=True):
         if forms[each].prints_apart and not key.form.prints_apart:
             return f"gives {forms[each].base}, whose equal values print otherwise, for {key.name}, which is {key.type}"
-    return None
+    return await means_another(connection, without_parameters(lookup))
 
 
 async def most_looked_up(connection: Connection, lookup: str, table: Table) -> int:

@@ -11,6 +11,7 @@ from replicator.postgres.catalog import describe_query, read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
+from replicator.postgres.meanings import means_another
 from replicator.postgres.ownership import all_names, same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import (
@@ -218,6 +219,8 @@ class SchemaChecks:
                 query = rewritten(text, places)
                 async with rehearsal(reader):
                     columns[name] = await describe_query(reader, name, query)
+                    if another := await means_another(reader, query):
+                        raise MigrationError(f"The query {name} {another}.", "Rows may be missed otherwise.")
                     reads[name] = await read_query(reader, query)
             plan = placed(resolve(self.migration, direction, sources, targets, columns), places)
             into = listed(table.called for table in plan.targets)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from replicator import ALL, Migration, Query, Row
+from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.phases import COMPLETION, OPENING
 from replicator.preflight import preflight
 from tests.engine import execute, make_settings
@@ -273,3 +273,50 @@ async def test_check_says_what_is_named_without_its_schema(
     said = [each for each in found if named in each.detail]
     assert len(said) == 1, found
     assert "with its schema, as in public.customers" in said[0].remedy
+
+
+BY_EMAIL: Final = "SELECT u.email, count(*) AS n FROM public.visits v JOIN public.users u ON {} GROUP BY u.email"
+NO_LOOKUP: Final = "Lookups that do not work: the one of query"
+VISITS: Final = "SELECT email AS k FROM public.users WHERE {}"
+
+
+@pytest.mark.parametrize(
+    ("joined", "looked_up", "wrong"),
+    [
+        ("v.email = u.email", "email OPERATOR(ext.=) %(email)s", "The query query takes other operators"),
+        ("v.email::text = u.email::text", "email OPERATOR(ext.=) %(email)s", ""),
+        ("v.email OPERATOR(ext.=) u.email", "email OPERATOR(ext.=) %(email)s", ""),
+        ("v.email OPERATOR(ext.=) u.email", "email = %(email)s", NO_LOOKUP),
+        ("v.email OPERATOR(ext.=) u.email", "email LIKE '%%' AND email OPERATOR(ext.=) %(email)s", NO_LOOKUP),
+        ("v.email OPERATOR(ext.=) u.email AND v.id % 1 = 0", "email::text = %(email)s", ""),
+    ],
+)  # fmt: skip
+async def test_check_refuses_an_operator_that_is_silently_another_one(
+    contrib: Database, tmp_path: Path, joined: str, looked_up: str, wrong: str
+) -> None:
+    """``=`` is found in pg_catalog for citext too, but it is text's: rows that belong together would be missed."""
+    execute(
+        contrib.dsn,
+        ["CREATE SCHEMA ext", "CREATE EXTENSION citext SCHEMA ext", "CREATE SCHEMA shop",
+         "CREATE TABLE public.users (email ext.citext PRIMARY KEY)",
+         "CREATE TABLE public.visits (id integer PRIMARY KEY, email ext.citext)",
+         "ALTER TABLE public.visits REPLICA IDENTITY FULL",
+         "INSERT INTO public.users VALUES ('a@x')", "INSERT INTO public.visits VALUES (1, 'A@x')"],
+    )  # fmt: skip
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "10_tables.sql").write_text(
+        "CREATE TABLE IF NOT EXISTS shop.counts (email ext.citext PRIMARY KEY, n bigint)"
+    )
+    migration = Migration("meant", old="public", new="shop", sql=tmp_path, way_back=False)
+    source = Query(
+        BY_EMAIL.format(joined),
+        key=["email"],
+        depends_on={"users": ["email"], "visits": Lookup(VISITS.format(looked_up))},
+    )
+    migration.transform(source=source, into="counts", name="count")(dict)
+    found = [each for each in await preflight(make_settings(contrib), migration) if each.outcome == "fail"]
+    assert len(found) == bool(wrong), found
+    if wrong:
+        said = f"{found[0].detail} {found[0].remedy}"
+        assert wrong in said
+        assert "OPERATOR(ext.=)" in said
