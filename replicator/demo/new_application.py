@@ -1,4 +1,4 @@
-"""The application as it is after the cutover: on the new schema's four tables, by the rules that the README gives."""
+"""The application as it is after the cutover: on the new schema's four tables, by the documentation's rules."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final

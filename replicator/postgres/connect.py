@@ -162,7 +162,8 @@ def translate(error: psycopg.Error) -> ReplicatorError:
             "Let that role see every row: ALTER ROLE ... BYPASSRLS; or disable row security on the table.",
         )
     if state == "42501":
-        return CheckError(f"A privilege is missing: {primary}.", "Grant it to the role in the DSN; see README, Roles.")
+        remedy = "Grant it to the role in the DSN; see docs/operator/server.md, Roles."
+        return CheckError(f"A privilege is missing: {primary}.", remedy)
     if state in ("42703", "42P01", "42P10", "42804"):
         return DefinitionError(
             f"A table is not what it was when the daemon started: {primary}.",

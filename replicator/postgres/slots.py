@@ -16,7 +16,7 @@ from replicator.tables import Table
 EMIT = "SELECT pg_logical_emit_message(true, message_prefix, %s)::text FROM _replicator.secrets"
 """The prefix goes from the table into the log: no statement's text holds it, for others to read in pg_stat_activity."""
 
-AGAIN = "Start the migration anew: see README, Starting anew."
+AGAIN = "Start the migration anew: see docs/operator/troubleshooting.md, Starting anew."
 
 
 @dataclass(frozen=True, kw_only=True)

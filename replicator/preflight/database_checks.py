@@ -57,7 +57,7 @@ def own_role(subject: DatabaseSubject) -> Verdict:
     return warned(
         f"Sessions of others run as the role {subject.database.role}, and may do all that the daemon may: "
         f"{listed(others)}.",
-        "Give the application a role of its own: see README, Roles.",
+        "Give the application a role of its own: see docs/operator/server.md, Roles.",
     )
 
 

@@ -17,7 +17,8 @@ from psycopg_pool import ConnectionPool
 
 from replicator.demo.embedded import Cluster, installed_binaries
 from tests.acceptance.terminal import ROOT, Daemon
-from tests.acceptance.test_readme import Shop, block, section, succeeds
+from tests.acceptance.test_readme import Shop, succeeds
+from tests.pages import block, section
 
 EXAMPLES = ROOT / "deploy" / "examples"
 NODE = shutil.which("node")

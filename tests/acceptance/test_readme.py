@@ -1,4 +1,4 @@
-"""The README's promises: its tables are the code's, its sentences are said, and its example really runs."""
+"""The documentation's promises: its tables are the code's, its sentences are said, and its example really runs."""
 
 import ast
 import json
@@ -22,36 +22,10 @@ from replicator.preflight.server_checks import OLDEST
 from replicator.settings import describe_settings
 from tests.acceptance.terminal import ROOT, Daemon, Done, Terminal
 from tests.command_line import commands, split
+from tests.pages import MANUAL, PAGES, README, anchors, block, broken, links, prose, section, tables
 
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-PROSE = BLOCK.sub(lambda found: " " * len(found.group()), README)
-"""The README without its blocks of code; the places stay."""
 COMMANDS = commands()
-
-
-# --- reading the README -----------------------------------------------------------------------------------------------
-
-
-def section(title: str) -> str:
-    """From a heading to the next of the same rank or a higher one."""
-    found = re.search(rf"^(#+) {re.escape(title)}\n", PROSE, re.MULTILINE)
-    assert found, f"there is no section {title}"
-    end = re.compile(rf"^#{{1,{len(found.group(1))}}} ", re.MULTILINE).search(PROSE, found.end())
-    return README[found.end() : end.start() if end else None]
-
-
-def tables(text: str) -> list[list[list[str]]]:
-    """The rows of each table, without its head."""
-    found = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    return [[[cell.strip() for cell in line[1:-1].split("|")] for line in each.splitlines()[2:]] for each in found]
-
-
-def block(text: str, language: str = "sql") -> str:
-    """The first block of code in a language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert found, f"no {language} there"
-    return found.group(1)
+TEXT = "\n".join(MANUAL.values())
 
 
 def files() -> dict[str, str]:
@@ -63,12 +37,6 @@ def files() -> dict[str, str]:
 def code(text: str) -> str:
     """What stands between backticks; a dash or nothing is an empty text."""
     return text.strip("`")
-
-
-def anchors() -> set[str]:
-    """The headings, as links name them."""
-    titles = re.findall(r"^#+ (.*)$", PROSE, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 # --- the tables are the code's ----------------------------------------------------------------------------------------
@@ -99,7 +67,7 @@ def test_every_path_of_the_http_server() -> None:
 
 
 def test_every_phase() -> None:
-    (rows,) = tables(section("The way of the data"))
+    (rows,) = tables(section("Phases"))
     assert [code(phase) for phase, _ in rows] == [str(phase) for phase in Phase if phase != Phase.NEW]
 
 
@@ -128,12 +96,10 @@ def test_every_command_with_every_option() -> None:
 
 
 def shown_commands() -> list[list[str]]:
-    """Every ``replicator ...`` in the README, in the text or in a block."""
-    spans = re.findall(r"`replicator\s([^`]*)`", README)
+    """Every ``replicator ...`` in the manual, in the text or in a block."""
+    spans = re.findall(r"`replicator\s([^`]*)`", TEXT)
     lines = [
-        line
-        for text in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-        for line in text.splitlines()
+        line for text in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in text.splitlines()
     ]
     called = [line.removeprefix("replicator ") for line in lines if line.startswith("replicator ")]
     return [each.split("#")[0].replace("[", "").replace("]", "").split() for each in spans + called]
@@ -186,19 +152,47 @@ def test_every_error_is_said_like_this() -> None:
 
 
 def test_every_section_that_an_error_names() -> None:
-    named = re.findall(r"see README, ([A-Z]\w*(?: \w+)*)", said())
-    assert len(named) >= 2
-    assert {name.lower().replace(" ", "-") for name in named} <= anchors()
+    named = re.findall(r"see (docs/[\w/-]+\.md), ([A-Z]\w*(?: \w+)*)", said())
+    assert len(named) >= 3
+    assert [(page, title) for page, title in named if title.lower().replace(" ", "-") not in anchors(PAGES[page])] == []
 
 
-def test_every_link_leads_somewhere() -> None:
-    linked = re.findall(r"\]\(#([^)]+)\)", README)
-    assert len(linked) > 20
-    assert set(linked) <= anchors()
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    assert broken(name) == []
+
+
+def test_there_are_links_to_follow() -> None:
+    found = [link for text in PAGES.values() for link in links(text)]
+    assert len(found) > 50
+    assert sum(bool(anchor) for _, anchor in found) > 25
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    pages = {"docs/a.md": "# A\n[b](b.md) [c](../README.md#no-such) [d](#a) [e](#f)\n```\n[g](g.md)\n```\n"}
+    assert broken("docs/a.md", PAGES | pages) == ["b.md", "../README.md#no-such", "#f"]
+
+
+def test_the_readme_is_short() -> None:
+    """It is for the first ten minutes; all else has a page of its own."""
+    assert len(README.encode()) <= 14 * 1024
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    """A page that nothing leads to is read by nobody."""
+    found: set[str] = set()
+    left = {"README.md"}
+    while left:
+        name = left.pop()
+        found.add(name)
+        paths = [((ROOT / name).parent / path).resolve() for path, _ in links(PAGES[name]) if path]
+        left |= {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)} & PAGES.keys() - found
+    assert {name for name in MANUAL if name not in found} == set()
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    named = set(re.findall(r"`((?:deploy|tests|transforms|docs)/[\w./-]*|[A-Z]+\.md)`", PROSE))
+    text = "\n".join(map(prose, MANUAL.values()))
+    named = set(re.findall(r"`((?:deploy|tests|transforms|docs)/[\w./-]*|[A-Z]+\.md)`", text))
     assert len(named) >= 5
     assert [name for name in named if not (ROOT / name).exists()] == []
 
@@ -208,7 +202,7 @@ def test_every_file_that_is_named_is_there() -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A server of its own: the README makes roles."""
+    """A server of its own: the example makes roles."""
     with Cluster(next(iter(installed_binaries()), None)) as made:
         yield made
 
@@ -237,7 +231,7 @@ class Shop:
         return row[0] if row else None
 
     def set_up(self) -> None:
-        """An old application, and the README's roles."""
+        """An old application, and the manual's roles."""
         self.superuser("CREATE DATABASE app", "postgres")
         self.superuser("CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app;")
         with self.connect("app") as app:
@@ -354,7 +348,7 @@ def before_the_cutover(shop: Shop) -> None:
     assert json.loads(shop.get("/status")[1])["owner"] == status["owner"] == "old"
     assert shop.get("/healthz") == (200, "ok\n")
     assert "replicator_ready 1.0" in shop.get("/metrics")[1]
-    listed = re.search(r"The gates of the cutover: (.*?)\n\n", section("Commands"), re.DOTALL)
+    listed = re.search(r"The gates of the cutover: (.*)", section("The gates"), re.DOTALL)
     assert listed
     names = re.findall(r"`(\w+)` \(", listed.group(1))
     assert [gate["name"] for gate in status["gates"]] == names

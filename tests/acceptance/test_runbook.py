@@ -8,8 +8,9 @@ import yaml
 from replicator.phases import Phase
 from replicator.settings import describe_settings
 from tests.acceptance.terminal import ROOT
-from tests.acceptance.test_readme import options, said, tables
+from tests.acceptance.test_readme import options, said
 from tests.command_line import split
+from tests.pages import tables
 
 DEPLOY = ROOT / "deploy"
 PAGES = {name: (DEPLOY / name).read_text() for name in ("RUNBOOK.md", "README.md", "examples/README.md")}

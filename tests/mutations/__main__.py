@@ -19,7 +19,7 @@ from tests.mutations.cases import MUTATIONS, Mutation, mutated
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = Path(__file__).parent / "README.md"
-COPIED: Final = ("replicator", "transforms", "sql", "tests", "pyproject.toml", "README.md")
+COPIED: Final = ("replicator", "transforms", "sql", "tests", "pyproject.toml", "README.md", "docs")
 SECONDS: Final = 400
 
 
