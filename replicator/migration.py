@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from replicator.copies import Carrying, Copy, make_copy
 from replicator.errors import MigrationError
 
 Row = Mapping[str, Any]
@@ -55,15 +56,19 @@ class Query:
     :param key: the result columns that are the source key.
     :param depends_on: for each table that the query reads, how a changed row of it leads to source keys: the table's
         columns that are the source key, in its order; ``ALL``; or a ``Lookup``.
+    :param copied: the only table that it reads, row by row, for a copy: its primary key takes the place of the others.
     """
 
     sql: str
     key: Sequence[str]
     depends_on: DependsOn
+    copied: str = field(default="", kw_only=True)
 
     @property
     def name(self) -> str:
         """How messages and metrics call this source."""
+        if self.copied:
+            return f"cast of {self.copied}"
         return self.sql.removesuffix(".sql") if self.is_file else "query"
 
     @property
@@ -114,6 +119,7 @@ class Migration:
     retired: dict[str, str] = field(default_factory=dict, init=False)
     retired_columns: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
     left: set[str] = field(default_factory=set, init=False)
+    copies: list[Copy] = field(default_factory=list, init=False)
 
     def transform(
         self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None
@@ -133,6 +139,62 @@ class Migration:
     ) -> Callable[[F], F]:
         """Declare a transform from the new schema back to the old one; the parameters are those of ``transform``."""
         return self._declare("reverse", source, into, key, name)
+
+    def copy(
+        self,
+        source: str,
+        *,
+        into: str,
+        rename: Mapping[str, str] | None = None,
+        cast: Mapping[str, str | tuple[str, Callable[[Any], Any]]] | None = None,
+        drop: Sequence[str] = (),
+        add: Mapping[str, str | tuple[str, Callable[[Row], Any]]] | None = None,
+        partition_by: str | None = None,
+        back: Mapping[str, str | Callable[[Any], Any] | tuple[str, Callable[[Any], Any]]] | None = None,
+        way_back: bool = True,
+    ) -> Copy:
+        """Declare that a new table is like an old one: the transform, and its reverse if the migration has a way back.
+
+        Every column that is not named here passes as it is. The target key is computed where it consists of columns
+        that pass, and remembered otherwise.
+
+        :param source: the old table.
+        :param into: the new table.
+        :param rename: old column to new column.
+        :param cast: old column to ``"bigint"`` (the value passes as it is, and the new type reads it),
+            ``"timestamptz USING at AT TIME ZONE 'UTC'"`` (the server evaluates the expression over the old row's
+            columns), or a pair of the type and a function of the value; NULL stays NULL for a function.
+        :param drop: old columns that have no successor. On the way back they keep their value, and have their default
+            in a row that is new.
+        :param add: new column to its SQL definition (``"integer NOT NULL DEFAULT 1"``), or a pair of that and a
+            function of the old row; without a function its default counts. It is not carried on the way back.
+        :param partition_by: ``"RANGE (created_at)"``, for ``replicator schema --generate``; rows pass all the same.
+        :param back: old column to how it comes back. A column that ``cast`` names: as there, over the new columns;
+            a plain cast, ``x::type`` and ``x AT TIME ZONE 'zone'`` need no word. One that ``drop`` names: a function
+            of the new row.
+        :param way_back: False: it has no reverse, or you write it.
+        :raises MigrationError: the declaration contradicts itself, or does not say how a column comes back.
+        """
+        copy = make_copy(
+            source,
+            into,
+            rename=rename or {},
+            cast=cast or {},
+            drop=drop,
+            add=add or {},
+            partition_by=partition_by,
+            back=back or {},
+            way_back=way_back and self.way_back,
+        )
+        self._refuse_second_copy(copy)
+        name = f"copy_{source}" if into == source else f"copy_{source}_into_{into}"
+        self._carry("forward", name, self.old, source, into, copy.forward())
+        if copy.way_back:
+            self._carry("reverse", f"{name}_back", self.new, into, source, copy.reverse())
+        for column in copy.drop:
+            self.retire(source, column=column, because=f"the copy into {into} drops it")
+        self.copies.append(copy)
+        return copy
 
     def leave(self, *tables: str) -> None:
         """Declare that old tables stay as they are, and go on taking the application's writes.
@@ -172,6 +234,25 @@ class Migration:
             return path.read_text(encoding="utf-8").strip().rstrip(";")
         except OSError as error:
             raise MigrationError(f"The query file {path} cannot be read: {error.strerror}.") from error
+
+    def _carry(self, direction: Direction, name: str, schema: str, table: str, into: str, carrying: Carrying) -> None:
+        source: str | Query = table
+        if carrying.using:  # what an expression gives, Python must not imitate: the server reads the row again
+            source = Query(carrying.query(schema, table), key=(), depends_on={table: ()}, copied=table)
+        self._declare(direction, source, into, None, name)(carrying)
+
+    def _refuse_second_copy(self, copy: Copy) -> None:
+        if (self.old, copy.source) == (self.new, copy.into):
+            raise MigrationError(f"The table {copy.source} is copied onto itself.", "Name another table in into=.")
+        for each in self.copies:
+            if each.source == copy.source and each.into == copy.into:
+                raise MigrationError(f"The copy of {copy.source} into {copy.into} is declared twice.", "Take one out.")
+            if copy.way_back and each.way_back and (each.source == copy.source or each.into == copy.into):
+                raise MigrationError(
+                    f"The copies of {each.source} into {each.into} and of {copy.source} into {copy.into} would write "
+                    "the same rows on the way back.",
+                    "Pass way_back=False to both, and write the reverse transforms.",
+                )
 
     def _declare(
         self, direction: Direction, source: str | Query, into: str, key: KeyFunction | None, name: str | None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
+from replicator.carrying import copy_misfits, with_key
 from replicator.equality import mismatch
 from replicator.migration import ALL, Direction, Lookup, Migration, Query
 from replicator.tables import Column, Table
@@ -25,7 +26,7 @@ def misfits(
         unless = " (without a way back: Migration(..., way_back=False))" if direction == "reverse" else ""
         yield f"the migration {migration.name} has no {direction} transform{unless}"
     queries: dict[str, Query] = {}
-    for each in migration.of(direction):
+    for each in (with_key(each, source_tables) for each in migration.of(direction)):
         where = f"transform {each.name}"
         if each.into not in target_tables:
             yield f"{where}: there is no target table {target_schema}.{each.into}"
@@ -45,6 +46,7 @@ def misfits(
         else:
             table = source_tables[each.source]
             yield from _key_problems(f"{where}: the key of {table.name}", table.key, table.by_name)
+    yield from copy_misfits(migration, direction, source_tables, target_tables)
 
 
 def _key_problems(whose: str, key: Iterable[str], columns: Mapping[str, Column]) -> Iterable[str]:

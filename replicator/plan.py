@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from replicator.carrying import bound, with_key
+from replicator.copies import Carrying
 from replicator.errors import MigrationError
 from replicator.migration import ALL, Direction, Function, Lookup, Migration, Query, Transform
 from replicator.misfits import misfits
@@ -21,6 +23,8 @@ class PlannedTransform:
     function: Function
     key: Callable[[Any], Any] | None
     remembers: bool
+    forgotten: tuple[str, ...] = ()
+    """Of a copy: columns of the source that have no place in the target, and that nothing says are meant to go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,7 @@ def resolve(
     problems = list(misfits(migration, direction, schemas, source_tables, target_tables, query_columns))
     if problems:
         raise MigrationError("; ".join(problems) + ".", f"Mend the transforms of {migration.name} and start again.")
-    declared = migration.of(direction)
+    declared = [with_key(each, source_tables) for each in migration.of(direction)]
     sources = {
         name: _source(name, [each for each in declared if each.source_name == name], migration, source_tables,
                       target_tables, query_columns, declared)
@@ -229,28 +233,46 @@ def _source(
     query = transforms[0].source if isinstance(transforms[0].source, Query) else None
     table = None if query else source_tables[name]
     into = [each.into for each in declared]
+    columns = table.columns if table else tuple(query_columns[name])
     planned = tuple(
-        PlannedTransform(
-            name=each.name,
-            source=name,
-            target=target_tables[each.into],
-            function=each.function,
-            key=each.key,
-            # A target that several transforms own cannot be emptied by TRUNCATE; of a query that is read again
-            # whole (ALL, or a TRUNCATE), only the memory knows which keys are gone.
-            remembers=each.key is None or into.count(each.into) > 1 or query is not None,
-        )
-        for each in transforms
+        # A target that several transforms own cannot be emptied by TRUNCATE; of a query that is read again
+        # whole (ALL, or a TRUNCATE), only the memory knows which keys are gone.
+        replace(each, remembers=each.key is None or into.count(each.target.called) > 1 or query is not None)
+        for each in (_planned(each, name, columns, source_tables, target_tables) for each in transforms)
     )
     source = Source(
         name=name,
         table=table,
         query=migration.query_text(query) if query else None,
-        columns=table.columns if table else tuple(query_columns[name]),
+        columns=columns,
         key=table.key if table else tuple(query.key if query else ()),
         transforms=planned,
     )
     return source if query is None else replace(source, leads=tuple(_leads(source, query, source_tables)))
+
+
+def _planned(
+    transform: Transform,
+    source: str,
+    columns: Iterable[Column],
+    source_tables: Mapping[str, Table],
+    target_tables: Mapping[str, Table],
+) -> PlannedTransform:
+    target = target_tables[transform.into]
+    planned = PlannedTransform(
+        name=transform.name,
+        source=source,
+        target=target,
+        function=transform.function,
+        key=transform.key,
+        remembers=True,
+    )
+    copied = transform.source if isinstance(transform.source, str) else transform.source.copied
+    if not isinstance(transform.function, Carrying):
+        return planned
+    found = bound(transform.function, source_tables[copied], target, [each.name for each in columns])
+    key = found.target_key if found.key is not None else None
+    return replace(planned, function=found.function, key=key, forgotten=found.forgotten)
 
 
 def _leads(source: Source, query: Query, tables: Mapping[str, Table]) -> Iterator[tuple[Name, tuple[str, ...]]]:
