@@ -52,6 +52,11 @@ lint: $(INSTALLED) ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: docs
+docs: $(INSTALLED) ## Build the documentation's site into build/site; fails on a warning
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 .PHONY: lock
 lock: $(INSTALLED) ## Renew the exact versions of the development set-up
 	$(BIN)/python -m pip install --quiet uv
@@ -60,7 +65,7 @@ lock: $(INSTALLED) ## Renew the exact versions of the development set-up
 
 .PHONY: clean
 clean: ## Remove what was installed and cached here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(INSTALLED): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

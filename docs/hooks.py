@@ -1,0 +1,23 @@
+"""What the site is made of: pages at the root, in `docs`, `deploy` and `tests`, each under its path from the root."""
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("docs", "deploy", "tests")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Take our pages for those that MkDocs has found, and what they link to besides with them.
+
+    MkDocs looks into one folder only. Under these paths a relative link is the same here, on GitHub and in an editor.
+    """
+    for each in files.documentation_pages():
+        files.remove(each)
+    pages = [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
+    for page in sorted(pages):
+        path = str(page.relative_to(ROOT))
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
