@@ -54,7 +54,7 @@ lint: $(INSTALLED) ## Check style, types and layers
 
 .PHONY: docs
 docs: $(INSTALLED) ## Build the documentation's site into build/site; fails on a warning
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 .PHONY: lock
