@@ -7,7 +7,7 @@ from typing import Any, Final
 from replicator.casts import quoted
 from replicator.copies import Carrying, Copy, Row
 from replicator.migration import Direction, Migration, Query, Transform
-from replicator.tables import Table
+from replicator.tables import Column, Table
 
 ZONED: Final = frozenset({"timestamp with time zone", "time with time zone"})
 ZONELESS: Final = frozenset({"timestamp without time zone", "time without time zone", "date"})
@@ -55,7 +55,7 @@ def bound(carrying: Carrying, source: Table, target: Table, columns: Iterable[st
         carrying=carrying,
         names={name: other for name, other in named.items() if other in target.by_name and other not in generated},
         key=_key(carrying, source, target),
-        forgotten=tuple(name for name, other in named.items() if other not in target.by_name),
+        forgotten=tuple(f"{source.name}.{name}" for name, other in named.items() if other not in target.by_name),
     )
 
 
@@ -104,14 +104,36 @@ def _forward_misfits(copy: Copy, old: Table, new: Table) -> Iterator[str]:
     for column, other in copy.rename.items():
         if column in old.by_name and other not in new.by_name:
             yield f"{column} is renamed to {other}, and {new.name} has no such column"
-    for column in copy.add:
-        if column not in new.by_name:
-            yield f"add= names {column}, and {new.name} has no such column"
     called = dict.fromkeys(copy.add, "add=")
     for column in old.by_name:
         new_name = copy.new_name(column)
         if new_name is not None and called.setdefault(new_name, column) != column:
             yield f"{column} and {called[new_name]} both give {new_name}; rename= or drop= one of them"
+    yield from _wrong_additions(copy, new)
+    yield from _casts_to_the_same(copy, old, new)
+
+
+def _wrong_additions(copy: Copy, new: Table) -> Iterator[str]:
+    for column, addition in copy.add.items():
+        if column not in new.by_name:
+            yield f"add= names {column}, and {new.name} has no such column"
+        elif addition.function is None and _must_be_given(new.by_name[column]):
+            yield (
+                f"add= says nothing of the value of {column}, and {new.name} has neither NULL nor a default for it; "
+                f'write {{"{column}": ("TYPE", FUNCTION)}} with a function of the old row, or give it a default'
+            )
+
+
+def _casts_to_the_same(copy: Copy, old: Table, new: Table) -> Iterator[str]:
+    """A new table that was made like the old one, by mistake, would keep what the cast was to mend."""
+    for column, cast in copy.cast.items():
+        was, becomes = old.by_name.get(column), new.by_name.get(copy.rename.get(column, column))
+        plain = cast.using is None and cast.function is None
+        if plain and was is not None and becomes is not None and was.type == becomes.type:
+            yield (
+                f"{column} is cast to {cast.type}, and has the type {was.type} in both tables; change the new table in "
+                "sql/new, or take it out of cast="
+            )
 
 
 def _reverse_misfits(migration: Migration, copy: Copy, new: Table, old: Table) -> Iterator[str]:
@@ -123,7 +145,7 @@ def _reverse_misfits(migration: Migration, copy: Copy, new: Table, old: Table) -
                 f"{column} is dropped, and is in the primary key of {old.name}, so no row could come back; keep it, or "
                 "say in back= what it is for a new row, or pass way_back=False"
             )
-        elif old.by_name[column].not_null and not old.by_name[column].has_default and not old.by_name[column].generated:
+        elif _must_be_given(old.by_name[column]):
             yield (
                 f"{column} is dropped, and takes neither NULL nor a default, so no row that is new could come back; "
                 f'ALTER TABLE {old.name} ALTER "{column}" DROP NOT NULL, or give it a default, or say in back= what it '
@@ -135,6 +157,10 @@ def _reverse_misfits(migration: Migration, copy: Copy, new: Table, old: Table) -
             f"the transform {each.name} fills {new.name} too, and its rows would come back into {old.name}; pass "
             "way_back=False and write the reverse transforms"
         )
+
+
+def _must_be_given(column: Column) -> bool:
+    return column.not_null and not column.has_default and not column.generated
 
 
 def _is_of(transform: Transform, copy: Copy) -> bool:

@@ -7,6 +7,7 @@ from replicator.both_ways import OPPOSITE, BothWays
 from replicator.cutover import Cutover, Report
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
+from replicator.forgotten import refuse_forgotten
 from replicator.hooks import Moment
 from replicator.markers import new_marker
 from replicator.migration import Direction
@@ -149,6 +150,9 @@ class Moves:
 
     async def _prepare_opposite(self, move: Move) -> Pipeline:
         plan = await read_plan(self.settings, self.migration, move.opposite)
+        if move.opposite == "reverse":  # not before a rollback, which must not be held up by what a cutover would lose
+            refuse_forgotten(await read_plan(self.settings, self.migration, "forward"))
+            refuse_forgotten(plan)
         epoch = (await owner_now(self.settings)).epoch + 1
         # Going back, the old rows count: new rows may hold what these cannot give. Going there, old rows are let be.
         await set_up_slot(

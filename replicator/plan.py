@@ -24,7 +24,7 @@ class PlannedTransform:
     key: Callable[[Any], Any] | None
     remembers: bool
     forgotten: tuple[str, ...] = ()
-    """Of a copy: columns of the source that have no place in the target, and that nothing says are meant to go."""
+    """Of a copy: columns of its table that have no place in the target, and that nothing says are meant to go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,21 +258,20 @@ def _planned(
     source_tables: Mapping[str, Table],
     target_tables: Mapping[str, Table],
 ) -> PlannedTransform:
-    target = target_tables[transform.into]
-    planned = PlannedTransform(
+    made = PlannedTransform(
         name=transform.name,
         source=source,
-        target=target,
+        target=target_tables[transform.into],
         function=transform.function,
         key=transform.key,
         remembers=True,
     )
-    copied = transform.source if isinstance(transform.source, str) else transform.source.copied
     if not isinstance(transform.function, Carrying):
-        return planned
-    found = bound(transform.function, source_tables[copied], target, [each.name for each in columns])
+        return made
+    copied = transform.source if isinstance(transform.source, str) else transform.source.copied
+    found = bound(transform.function, source_tables[copied], made.target, [each.name for each in columns])
     key = found.target_key if found.key is not None else None
-    return replace(planned, function=found.function, key=key, forgotten=found.forgotten)
+    return replace(made, function=found.function, key=key, forgotten=found.forgotten)
 
 
 def _leads(source: Source, query: Query, tables: Mapping[str, Table]) -> Iterator[tuple[Name, tuple[str, ...]]]:

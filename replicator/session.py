@@ -12,6 +12,7 @@ from replicator.closing import close_again, close_as_before
 from replicator.commands import Commands
 from replicator.errors import ReplicatorError, unexpected
 from replicator.failpoints import Failpoint, reach
+from replicator.forgotten import refuse_forgotten
 from replicator.hooks import Hooks, Moment
 from replicator.log import get_logger
 from replicator.mending import mend
@@ -165,6 +166,7 @@ class Session:
         await schema.build(self.settings, self.migration, ["tables"])
         await reach(Failpoint.TABLES_MADE)
         plan = await read_plan(self.settings, self.migration, "forward")
+        refuse_forgotten(plan)
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
 

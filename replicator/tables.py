@@ -50,6 +50,7 @@ class Column:
     kind: Kind
     not_null: bool = False
     has_default: bool = False
+    """One of its own, of its domain's, or a number from its sequence."""
     generated: bool = False
     identity: bool = False
     """GENERATED ALWAYS AS IDENTITY: it can be given to a new row, but not changed."""

@@ -54,8 +54,9 @@ TABLES = """
 COLUMNS = """
     SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type,
            format_type(a.atttypid, -1) AS bare_type, a.attnotnull, a.atttypmod, a.attcollation::int8,
-           a.atthasdef, a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity
-    FROM pg_attribute a
+           a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL AS has_default,
+           a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attrelid, a.attnum
 """
@@ -279,7 +280,7 @@ def _column(row: dict[str, Any], types: dict[int, tuple[Kind, Operators]], forms
         kind=kind,
         operators=operators,
         not_null=row["attnotnull"],
-        has_default=row["atthasdef"],
+        has_default=row["has_default"],
         generated=row["generated"],
         identity=row["identity"],
         equality=forms[_typed(row)],

@@ -26,7 +26,7 @@ from replicator.postgres.rehearsal import (
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import BEFORE, try_switching
-from replicator.preflight import edge_checks, migration_checks, write_checks
+from replicator.preflight import copy_checks, edge_checks, migration_checks, write_checks
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
@@ -225,6 +225,7 @@ class SchemaChecks:
             plan = placed(resolve(self.migration, direction, sources, targets, columns), places)
             into = listed(table.called for table in plan.targets)
             self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
+            self.report.judge(direction, (copy_checks.copied_columns,), plan)
             return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))
         return None
 
