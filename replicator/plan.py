@@ -145,13 +145,16 @@ def schemas_of(migration: Migration, direction: Direction) -> tuple[str, str]:
 
 def places_of(plan: Plan) -> dict[Name, Name]:
     """By source table, the target that takes its place: the one of its name, or the only one that it is read for."""
+    targets = {each.called: each.name for each in plan.targets}
+    read: dict[str, dict[str, Name]] = {}
+    for each in plan.migration.of(plan.direction):
+        source = each.source if isinstance(each.source, str) else each.source.copied
+        if source:
+            read.setdefault(source, {})[each.into] = targets[each.into]
     found = {}
-    for name, table in plan.watched.items():
-        source = plan.table_source(name)
-        into = list(dict.fromkeys(each.target.name for each in source.transforms)) if source is not None else []
-        named = [each.target.name for each in (source.transforms if source else ()) if each.target.called == name]
-        if named or len(into) == 1:
-            found[table.name] = (named or into)[0]
+    for source, into in read.items():
+        if source in into or len(into) == 1:
+            found[plan.watched[source].name] = into.get(source) or next(iter(into.values()))
     return found
 
 

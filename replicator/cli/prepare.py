@@ -31,13 +31,15 @@ def check(json: Json = False) -> None:
     Looks at the servers, their settings, the privileges, and at every table and column. Changes nothing.
     """
     settings, migration = load()
-    from replicator.preflight import preflight  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.preflight import hanging, whole_preflight  # noqa: PLC0415  # only what this command needs is loaded
 
-    found = asyncio.run(preflight(settings, migration))
+    report = asyncio.run(whole_preflight(settings, migration))
+    found = report.findings
     failed = any(each.outcome == "fail" for each in found)
     if json:
         keys = ("check", "outcome", "detail", "remedy")
-        emit({"ok": not failed, "checks": [{key: getattr(each, key) for key in keys} for each in found]})
+        checks = [{key: getattr(each, key) for key in keys} for each in found]
+        emit({"ok": not failed, "checks": checks, "hanging": hanging.as_json(report.hanging)})
     else:
         output().print(views.findings(found))
         output().print(views.findings_sum(found))

@@ -66,6 +66,17 @@ def rewritten(text: str, places: Places) -> str:
     return "".join(parts)
 
 
+def in_one_line(text: str) -> str:
+    """The same SQL on one line, as far as no string goes over several."""
+    parts: list[str] = []
+    for each in _tokens(text):
+        if each.kind != "gap":
+            parts.append(each.text)
+        elif parts and parts[-1] != " ":
+            parts.append(" ")
+    return "".join(parts).strip()
+
+
 def named(text: str, names: Collection[Name]) -> set[Name]:
     """Which of these tables the SQL names, with their schema."""
     return {each.name for each in _references(list(_tokens(text))) if each.name in names}

@@ -5,7 +5,7 @@ and ``migration_checks``. ``checks`` gathers the facts and runs them in order; w
 something else has failed is left out.
 """
 
-from replicator.preflight.checks import preflight
+from replicator.preflight.checks import preflight, whole_preflight
 from replicator.preflight.finding import Finding, Outcome
 
-__all__ = ["Finding", "Outcome", "preflight"]
+__all__ = ["Finding", "Outcome", "preflight", "whole_preflight"]

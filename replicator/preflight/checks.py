@@ -14,6 +14,11 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
 
     Never raises for what a check can say; a finding with ``fail`` means that the daemon must not start.
     """
+    return (await whole_preflight(settings, migration)).findings
+
+
+async def whole_preflight(settings: Settings, migration: Migration) -> Report:
+    """The same, with what hangs on the old tables."""
     report = Report()
     async with AsyncExitStack() as stack:
         source = await open_side(report, stack, settings, "source", migration.old)
@@ -23,7 +28,7 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
                 side.begins(migration)
         with report.stage("migration"):
             await _check(report, settings, migration, source, target)
-    return report.findings
+    return report
 
 
 async def _check(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from replicator.errors import ReplicatorError
 
@@ -65,6 +65,8 @@ class Report:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.hanging: list[Any] = []
+        """What hangs on the old tables (``hanging.Hanging``), for JSON."""
 
     def say(self, check: str, verdict: Verdict) -> None:
         """Add a finding."""

@@ -31,6 +31,7 @@ from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, Repl
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
 from replicator.postgres.control import Command
 from replicator.postgres.scratch import Conflict
+from replicator.preflight.finding import Report as Findings
 from replicator.settings import Settings, describe_settings
 from replicator.way_back import Returned, WayBack
 from tests.command_line import commands, split
@@ -306,13 +307,13 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 def test_an_error_of_ours_is_a_sentence_and_what_to_do(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=failing(NotReadyError("The moon is new.", "Wait.")))
+    fake("replicator.preflight", whole_preflight=failing(NotReadyError("The moon is new.", "Wait.")))
     code, shown, errors = run("check")
     assert (code, shown, errors) == (3, "", "error: The moon is new.\n  what to do: Wait.\n")
 
 
 def test_with_json_an_error_is_json_too(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=failing(ConnectionLostError("Gone.", "Look.")))
+    fake("replicator.preflight", whole_preflight=failing(ConnectionLostError("Gone.", "Look.")))
     code, shown, errors = run("check --json")
     assert code == 1
     assert json.loads(shown) == {"error": "Gone.", "remedy": "Look.", "kind": "connection"}
@@ -326,7 +327,7 @@ def test_wrong_use_with_json_is_json_too(run: Run) -> None:
 
 
 def test_an_unexpected_error_is_one_line_without_its_text(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=failing(ValueError(f"a row with {SECRET}")))
+    fake("replicator.preflight", whole_preflight=failing(ValueError(f"a row with {SECRET}")))
     code, shown, errors = run("check")
     assert (code, shown) == (1, "")
     assert re.fullmatch(
@@ -342,7 +343,7 @@ def test_debug_shows_the_traceback_without_passwords_and_without_foreign_message
     said = f"{DSN} host=x password='{SECRET} y' password={SECRET}"
     ours = ReplicatorError(f"The DSN is {said}.")
     ours.__cause__ = ValueError("a row")
-    fake("replicator.preflight", preflight=failing(ours))
+    fake("replicator.preflight", whole_preflight=failing(ours))
     code, _, errors = run(line)
     assert code == 1
     assert "Traceback (most recent call last)" in errors
@@ -352,7 +353,7 @@ def test_debug_shows_the_traceback_without_passwords_and_without_foreign_message
 
 
 def test_ctrl_c_is_quiet(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=failing(KeyboardInterrupt()))
+    fake("replicator.preflight", whole_preflight=failing(KeyboardInterrupt()))
     assert run("check") == (130, "", "")
 
 
@@ -422,9 +423,11 @@ def test_an_interruption_is_quiet_whatever_typer_makes_of_it(
 
 
 def findings(*found: Finding) -> Callable[..., Any]:
-    async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
+    async def preflight(settings: Settings, migration: Migration) -> Findings:
         assert (settings.source, migration.name) == (DSN, "party")
-        return list(found)
+        report = Findings()
+        report.findings += found  # type: ignore[arg-type]  # alike
+        return report
 
     return preflight
 
@@ -435,7 +438,7 @@ FAIL = Finding("slots", "fail", "max_replication_slots is 0", "Set it to 10 and 
 
 
 def test_check_passes(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=findings(PASS, WARN))
+    fake("replicator.preflight", whole_preflight=findings(PASS, WARN))
     code, shown, _ = run("check")
     assert code == 0
     assert [line.split() for line in shown.splitlines()[:2]] == [
@@ -447,7 +450,7 @@ def test_check_passes(run: Run, settings: None, fake: Callable[..., None]) -> No
 
 
 def test_check_fails(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=findings(PASS, FAIL))
+    fake("replicator.preflight", whole_preflight=findings(PASS, FAIL))
     code, shown, _ = run("check")
     assert code == 1
     assert "what to do: Set it to 10 and restart." in shown
@@ -455,7 +458,7 @@ def test_check_fails(run: Run, settings: None, fake: Callable[..., None]) -> Non
 
 
 def test_what_did_not_pass_comes_last(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=findings(FAIL, WARN, PASS))
+    fake("replicator.preflight", whole_preflight=findings(FAIL, WARN, PASS))
     _, shown, _ = run("check")
     assert shown.index("wal_level") < shown.index("columns") < shown.index("slots")
 
@@ -491,10 +494,10 @@ def test_a_dry_run_whose_rows_do_not_come_back_is_no_success(
 
 
 def test_check_as_json(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.preflight", preflight=findings(PASS, FAIL))
+    fake("replicator.preflight", whole_preflight=findings(PASS, FAIL))
     code, shown, _ = run("check --json")
     assert code == 1
-    assert json.loads(shown) == {"ok": False, "checks": [vars(PASS), vars(FAIL)]}
+    assert json.loads(shown) == {"ok": False, "checks": [vars(PASS), vars(FAIL)], "hanging": []}
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------
