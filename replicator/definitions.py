@@ -146,7 +146,10 @@ class Definitions:
         """
         now, stored = await self.read(holder), await stored_definitions(holder, self._context.direction)
         same = {name for name, each in stored.items() if each.generation == before[name].generation}
-        carried = {name: replace(stored[name], generation=now[name].generation) for name in same}
+        carried = {
+            name: replace(stored[name], generation=now[name].generation, partitions=now[name].partitions)
+            for name in same
+        }
         await store_definitions(holder, self._context.direction, carried)
 
     async def read(self, source: Connection) -> dict[str, Definition]:
@@ -179,7 +182,8 @@ class Definitions:
             )
         self._check_columns(table, now)
         strangers = set(now.partitions) - {(leaf.schema, leaf.table) for leaf in table.leaves}
-        if self._partitions_by_name and any(schema != self._plan.source_schema for schema, _ in strangers):
+        asked_for = {each.name.schema for each in self._plan.watched.values()}  # whole: see ``make_decoder``
+        if self._partitions_by_name and any(schema not in asked_for for schema, _ in strangers):
             raise DefinitionError(f"The table {table.name} has a new partition in another schema.", AGAIN)
 
     def _check_columns(self, table: Table, now: Definition) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from replicator.tables import Name
 
@@ -13,6 +14,10 @@ class Places:
     moved: Mapping[Name, Name] = field(default_factory=dict)
     """By the name in the migration, the name now."""
 
+    @cached_property
+    def _called(self) -> Mapping[Name, Name]:
+        return {now: called for called, now in self.moved.items()}
+
     def schema(self, schema: str) -> str:
         """Where the tables of a schema are found. They move together."""
         return next((now.schema for called, now in self.moved.items() if called.schema == schema), schema)
@@ -23,7 +28,6 @@ class Places:
 
     def called(self, schema: str, found: Name) -> str | None:
         """What the migration calls a table of its schema; None when what is found there is none of that schema."""
-        for called, now in self.moved.items():
-            if now == found:
-                return called.table if called.schema == schema else None
+        if (called := self._called.get(found)) is not None:
+            return called.table if called.schema == schema else None
         return found.table if found.schema == schema else None

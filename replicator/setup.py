@@ -142,9 +142,11 @@ def make_decoder(plan: Plan, plugin: str, publication: str) -> Decoder:
     """The decoder for a plugin, told which tables matter."""
     if plugin == "pgoutput":
         return PgoutputDecoder([publication])
-    tables: dict[tuple[str, str | None], None] = {(plan.source_schema, None): None}
-    if plan.renamed:  # both sides' tables are in one schema, and no partitions among them
+    schemas = {table.name.schema for table in plan.watched.values()} or {plan.source_schema}
+    tables: dict[tuple[str, str | None], None] = {(schema, None): None for schema in schemas}
+    if plan.renamed and not any(table.partitioned for table in plan.watched.values()):
+        # Both sides' tables are in one schema: what we write to the others need not come.
         tables = {(table.name.schema, table.name.table): None for table in plan.watched.values()}
     for table in plan.watched.values():  # partitions may live in any schema
-        tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema != plan.source_schema})
+        tables.update({(leaf.schema, leaf.table): None for leaf in table.leaves if leaf.schema not in schemas})
     return Wal2JsonDecoder(tables)

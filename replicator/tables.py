@@ -113,6 +113,7 @@ class Table:
     """As in pg_class.relreplident: d(efault), n(othing), f(ull), i(ndex)."""
     identity_columns: tuple[str, ...] = ()
     """The columns that an UPDATE or DELETE in the WAL identifies the old row by."""
+    partitioned: bool = False
     leaves: tuple[Name, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
     original: str = ""

@@ -136,6 +136,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
                 names[oid],
                 called[oid] or "",
                 relation["identity"],
+                relation["relkind"] == "p",
                 [_column(each, types, forms) for each in columns.get(oid, [])],
                 keys.get(oid, []),
                 foreign_keys.get(oid, []),
@@ -291,6 +292,7 @@ def _table(
     name: Name,
     called: str,
     identity: str,
+    partitioned: bool,
     columns: list[Column],
     keys: list[dict[str, Any]],
     foreign_keys: list[dict[str, Any]],
@@ -305,6 +307,7 @@ def _table(
         key=primary,
         replica_identity=identity,
         identity_columns={"d": primary, "f": every, "i": chosen}.get(identity, ()),
+        partitioned=partitioned,
         leaves=tuple(leaves),
         original=called if called != name.table else "",
         foreign_keys=tuple(

@@ -55,8 +55,16 @@ CREATE TABLE IF NOT EXISTS _replicator.renames (
     from_schema text NOT NULL,
     from_name text NOT NULL,
     to_schema text NOT NULL,
-    to_name text NOT NULL
+    to_name text NOT NULL,
+    relation oid
 );
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '_replicator.renames'::regclass AND attname = 'relation') THEN
+        ALTER TABLE _replicator.renames ADD COLUMN relation oid;
+    END IF;
+END
+$$;
 
 -- Triggers of the application's that are switched off on tables which the daemon writes to, as they were before.
 CREATE TABLE IF NOT EXISTS _replicator.resting (

@@ -1,6 +1,6 @@
 """Gives the new tables the place of the old ones, in the caller's transaction, and back. All of it is stored."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,21 +19,49 @@ SUFFIX = "_old"
 LONGEST = 63
 """Bytes of a name in Postgres."""
 
-# Of each table: itself, its indexes, the sequences that its columns own. They are all in its schema.
+# Of each table: itself, its indexes, the sequences that its columns own. They are all in its schema. Its partitions on
+# all levels, too, save for those that are in another schema than the table: these keep their place and their name.
 RELATIONS = """
-    WITH tables AS (
-        SELECT to_regclass(t.quoted)::oid AS oid FROM unnest(%(tables)s::text[]) AS t(quoted)
+    WITH RECURSIVE tree AS (
+        SELECT c.oid, c.relnamespace FROM unnest(%(tables)s::text[]) AS t(quoted)
+        JOIN pg_class c ON c.oid = to_regclass(t.quoted) WHERE NOT c.relispartition
+        UNION SELECT i.inhrelid, t.relnamespace FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+    ), tables AS (
+        SELECT c.oid, c.relispartition FROM tree t
+        JOIN pg_class c ON c.oid = t.oid AND c.relnamespace = t.relnamespace
     ), members AS (
-        SELECT 0 AS place, 'table' AS kind, oid FROM tables
-        UNION SELECT 1, 'index', i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid
-        UNION SELECT 2, 'sequence', d.objid FROM pg_depend d JOIN tables t ON t.oid = d.refobjid
+        SELECT relispartition::int AS place, 'table' AS kind, relispartition AS partition, oid FROM tables
+        UNION SELECT 2, 'index', false, i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid
+        UNION SELECT 3, 'sequence', false, d.objid FROM pg_depend d JOIN tables t ON t.oid = d.refobjid
         JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
     )
-    SELECT m.kind, c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name,
-           CASE WHEN c.relkind = 'p' OR c.relispartition THEN c.relname END AS partitioned
+    SELECT m.kind, m.partition::int, c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name
     FROM members m JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY m.place, c.relname
+"""
+
+# By their oids, for a partition may have been dropped since, and another one made that bears its name. Those that an
+# older version has noted have none.
+NOTED = """
+    SELECT r.kind, r.from_schema, r.from_name, r.to_schema, n.nspname AS schema, c.relname AS name
+    FROM _replicator.renames r
+    JOIN pg_class c ON c.oid = coalesce(r.relation, to_regclass(format('%%I.%%I', r.to_schema, r.to_name)))
+    JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY r.ordinal DESC
+"""
+
+# The partitions that the new tables have got since, where the old ones are.
+YOUNG = """
+    WITH RECURSIVE tree AS (
+        SELECT coalesce(r.relation, to_regclass(format('%%I.%%I', r.to_schema, r.to_name)))::oid AS oid,
+               r.from_schema, r.to_schema
+        FROM _replicator.renames r WHERE r.kind = 'table' AND r.from_schema <> r.to_schema
+        UNION SELECT i.inhrelid, t.from_schema, t.to_schema FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+    )
+    SELECT n.nspname AS schema, c.relname AS name, t.from_schema
+    FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = t.to_schema AND NOT EXISTS (SELECT FROM _replicator.renames r WHERE r.relation = c.oid)
+    AND c.relispartition ORDER BY 1, 2
 """
 
 # What a table's name may clash with: all relations, and types that are no table's own.
@@ -57,6 +85,7 @@ class Relation:
     """A table, or what goes with it."""
 
     kind: Kind
+    partition: bool
     oid: int
     name: Name
 
@@ -66,6 +95,7 @@ class Rename:
     """A relation gets another name in its schema, or, a table with all that goes with it, another schema."""
 
     kind: Kind
+    oid: int
     was: Name
     now: Name
 
@@ -73,9 +103,9 @@ class Rename:
 async def planned_renames(
     connection: Connection, old: Sequence[Name], new: Sequence[Name], schema: str
 ) -> list[Rename]:
-    """What is to be done so that the new tables are found in the old ones' schema.
+    """What is to be done so that the new tables, with their partitions, are found in the old ones' schema.
 
-    Raises CheckError when a name is taken, or too long, or a table is partitioned.
+    Raises CheckError when a name is taken, or too long.
     """
     leaving, arriving = await _relations(connection, old), await _relations(connection, new)
     there = await fetch(connection, TAKEN, schema=identifier(schema).as_string(connection))
@@ -85,9 +115,9 @@ async def planned_renames(
     for each in leaving:
         now = _other_name(each, taken)
         taken.add(now)
-        renames.append(Rename(kind=each.kind, was=each.name, now=Name(schema=schema, table=now)))
+        renames.append(Rename(kind=each.kind, oid=each.oid, was=each.name, now=Name(schema=schema, table=now)))
     return renames + [
-        Rename(kind="table", was=each.name, now=Name(schema=schema, table=each.name.table))
+        Rename(kind="table", oid=each.oid, was=each.name, now=Name(schema=schema, table=each.name.table))
         for each in arriving
         if each.kind == "table"
     ]
@@ -99,29 +129,34 @@ async def rename(connection: Connection, renames: Sequence[Rename]) -> None:
     with translated():
         async with connection.cursor() as cursor:
             await cursor.executemany(
-                "INSERT INTO _replicator.renames VALUES (%s, %s, %s, %s, %s, %s)",
+                "INSERT INTO _replicator.renames VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 [
-                    (number, each.kind, each.was.schema, each.was.table, each.now.schema, each.now.table)
+                    (number, each.kind, each.was.schema, each.was.table, each.now.schema, each.now.table, each.oid)
                     for number, each in enumerate(renames)
                 ],
             )
 
 
-async def rename_back(connection: Connection) -> list[Rename]:
-    """Undo all of it, the last first, and forget it; gives what is undone. Raises as ``rename`` does."""
-    rows = await fetch(connection, "SELECT * FROM _replicator.renames ORDER BY ordinal DESC")
-    undone = [
-        Rename(
-            kind=row["kind"],
-            was=Name(schema=row["to_schema"], table=row["to_name"]),
-            now=Name(schema=row["from_schema"], table=row["from_name"]),
-        )
-        for row in rows
+async def rename_back(connection: Connection) -> None:
+    """Undo all of it, the last first, and forget it. Raises as ``rename`` does.
+
+    What is gone since, or has been moved to another schema, is let be. The partitions that the new tables have got
+    since go with these, or they would be in the way of the old ones' names.
+    """
+    statements = [
+        _statement("table", _named(row), Name(schema=row["from_schema"], table=row["name"]))
+        for row in await fetch(connection, YOUNG)
     ]
-    await _execute(connection, [_statement(each.kind, each.was, each.now) for each in undone])
+    for row in await fetch(connection, NOTED):
+        was = _named(row)
+        # Whoever has renamed a new table's partition since keeps that name for it.
+        name = row["name"] if row["from_schema"] != row["to_schema"] else row["from_name"]
+        now = Name(schema=row["from_schema"], table=name)
+        if was.schema == row["to_schema"] and was != now:
+            statements.append(_statement(row["kind"], was, now))
+    await _execute(connection, statements)
     with translated():
         await connection.execute("DELETE FROM _replicator.renames")
-    return undone
 
 
 async def reads(connection: Connection, query: str) -> set[int]:
@@ -163,16 +198,14 @@ async def lacking_create(connection: Connection, schemas: Sequence[str]) -> list
 async def _relations(connection: Connection, tables: Collection[Name]) -> list[Relation]:
     quoted = [identifier(each.schema, each.table).as_string(connection) for each in tables]
     rows = await fetch(connection, RELATIONS, tables=quoted)
-    partitioned = [row["name"] for row in rows if row["kind"] == "table" and row["partitioned"]]
-    if partitioned:
-        raise CheckError(
-            f"Partitioned tables cannot be renamed: {', '.join(partitioned)}.",
-            "Cut over with --strategy schema.",
-        )
     return [
-        Relation(kind=row["kind"], oid=int(row["oid"]), name=Name(schema=row["schema"], table=row["name"]))
+        Relation(kind=row["kind"], partition=bool(int(row["partition"])), oid=int(row["oid"]), name=_named(row))
         for row in rows
     ]
+
+
+def _named(row: Mapping[str, Any]) -> Name:
+    return Name(schema=row["schema"], table=row["name"])
 
 
 def _refuse_taken(
@@ -194,7 +227,7 @@ def _refuse_taken(
 
 def _other_name(relation: Relation, taken: set[str]) -> str:
     name = relation.name.table
-    if relation.kind == "table":
+    if relation.kind == "table" and not relation.partition:
         now = name + SUFFIX
         if len(now.encode()) > LONGEST or now in taken:
             why = "is taken" if now in taken else f"is longer than {LONGEST} bytes"
@@ -221,11 +254,16 @@ def _statement(kind: Kind, was: Name, now: Name) -> sql.Composed:
 
 
 async def _execute(connection: Connection, statements: Sequence[sql.Composed]) -> None:
+    """All in one message: there may be thousands of partitions, and everybody waits."""
+    if not statements:
+        return
     try:
         with translated():
-            for statement in statements:
-                await connection.execute(statement)
+            await connection.execute(sql.SQL("; ").join(statements))
     except RetryableError:
         raise
     except DatabaseError as error:
-        raise NotReadyError(f"The tables cannot be renamed: {error.problem} The writers went on.") from error
+        raise NotReadyError(
+            f"The tables cannot be renamed: {error.problem} The writers went on.",
+            "Rename or drop what has the name, if something has it.",
+        ) from error

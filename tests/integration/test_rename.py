@@ -413,10 +413,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["CREATE SEQUENCE fresh", "CREATE INDEX fresh ON shop.notes (body)"],
         "The schema public has something else of these names already: fresh",
     ),
-    "partitions": (
-        ["DROP TABLE carts", "CREATE TABLE carts (id integer) PARTITION BY RANGE (id)"],
-        "Partitioned tables cannot be renamed: carts",
-    ),
 }
 
 
