@@ -2,15 +2,20 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg_pool import ConnectionPool
 
 from replicator.cli.help import EXIT_CODES
 from replicator.cli.prepare import Part
@@ -28,9 +33,9 @@ COMMANDS = commands()
 TEXT = "\n".join(MANUAL.values())
 
 
-def files() -> dict[str, str]:
-    """The files of the example: a line with the name, then the block."""
-    shown = section("Your own migration in ten minutes")
+def files(title: str = "Your own migration in ten minutes") -> dict[str, str]:
+    """The files of the example, or of another section: a line with the name, then the block."""
+    shown = section(title)
     return dict(re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", shown, re.MULTILINE | re.DOTALL))
 
 
@@ -197,6 +202,19 @@ def test_every_file_that_is_named_is_there() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+# --- the author's unit tests
+
+
+def test_the_unit_tests_of_the_example_pass(tmp_path: Path) -> None:
+    for name, text in (files() | files("Unit tests")).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "7 passed" in done.stdout
+
+
 # --- the example, as its reader would run it --------------------------------------------------------------------------
 
 
@@ -358,12 +376,27 @@ def before_the_cutover(shop: Shop) -> None:
 
 
 def after_the_cutover(shop: Shop, daemon: Daemon) -> None:
+    """An application that retries as the manual shows goes over by itself; one that does not, is told where to go."""
+    the_application_that_retries(shop)
     assert shop.one("SELECT replicator.active_schema()") == "shop"
     assert shop.one("SELECT replicator.use_new_schema()") is True
     shown = refusal(shop, "UPDATE customers SET full_name = 'late' WHERE id = 1")
     assert shown in section("How the application learns of the cutover")
     assert "public.carts" in refusal(shop, "DELETE FROM carts")
     daemon.until(lambda: json.loads(shop.get("/status")[1])["owner"] == "new")
+
+
+def the_application_that_retries(shop: Shop) -> None:
+    """The loop of the manual, and its use: it begins at the old schema, and has not heard of the cutover."""
+    names: dict[str, Any] = {}
+    for text in re.findall(r"^```python\n(.*?)^```", section("The loop"), re.MULTILINE | re.DOTALL):
+        exec(compile(text, "docs/application/retrying.md", "exec"), names)  # noqa: S102  as its reader would run it
+    with ConnectionPool(shop.cluster.dsn("app", user="app"), min_size=1, max_size=1) as pool:
+        database = names["Database"](pool)
+        assert database.side == "old"
+        names["rename"](database, 2, "Renamed")
+        assert database.side == "new"
+    assert shop.one("SELECT name FROM shop.customers WHERE id = 2") == "Renamed"
 
 
 def the_new_application_writes(shop: Shop, daemon: Daemon) -> None:
