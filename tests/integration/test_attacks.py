@@ -376,6 +376,24 @@ async def test_locks_of_others_hold_nothing_up(roles: Roles, tmp_path: Path) -> 
             await running.cut_over()
 
 
+async def test_a_dead_daemons_process_number_is_nobodys_lease(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may not read all statistics does not see when a session of another role began."""
+    monkeypatch.setattr(lease, "TRIES", 2)
+    async with connection(roles.settings().target, "test") as opened:
+        await install(opened, identity(tmp_path))
+    await (await Lease.acquire(roles.dsn(roles.replicator))).release()
+    roles.superuser(f"REVOKE pg_read_all_stats FROM {roles.replicator}")
+    with roles.connect(roles.stranger) as stranger:
+        stranger.execute("SET application_name = 'replicator lease'")
+        roles.superuser(f"UPDATE _replicator.lease SET pid = {stranger.info.backend_pid}")
+        taken = await Lease.acquire(roles.dsn(roles.replicator))
+        with pytest.raises(LeaseError, match="Another daemon is running"):
+            await Lease.acquire(roles.dsn(roles.replicator))
+        await taken.release()
+
+
 async def test_who_keeps_the_lease_from_passing_on_is_named(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
