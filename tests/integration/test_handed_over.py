@@ -1,6 +1,7 @@
 """A target key that passes from one source row to another, in whatever order, transactions and parts that comes."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from replicator import Migration, Query, Row
 from replicator.postgres.connect import connection
 from replicator.postgres.control import install
-from tests.engine import differences, engine, execute
+from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
+from tests.integration.test_cutover import daemon
 
 OLD = """
 CREATE TABLE posts (id integer PRIMARY KEY, slug text NOT NULL, body text NOT NULL);
@@ -285,3 +287,65 @@ async def test_control_tables_of_a_version_that_asked_nobody(database: Database,
         execute(database.dsn, ["DELETE FROM orders WHERE id = 1"])
         await made.drain()
         assert await differences(made) == []
+
+
+def archive_and_back(folder: Path) -> Migration:
+    """Orders and their archive in one table, and back; what an old order says in ``note`` nobody gives."""
+    (folder / "new").mkdir(parents=True)
+    (folder / "new" / "10_tables.sql").write_text(
+        "CREATE SCHEMA IF NOT EXISTS shop; CREATE TABLE IF NOT EXISTS shop.orders "
+        "(id integer PRIMARY KEY, what text NOT NULL UNIQUE, archived boolean NOT NULL);"
+    )
+    migration = Migration("archive", old="public", new="shop", sql=folder)
+    for table, number, archived in (("orders", "id", False), ("orders_archive", "number", True)):
+
+        @migration.transform(source=table, into="orders", name=table, key=itemgetter(number))
+        def there(old: Row, number: str = number, archived: bool = archived) -> dict[str, Any]:
+            return {"id": old[number], "what": old["what"], "archived": archived}
+
+        @migration.reverse(source="orders", into=table, name=table)
+        def back(new: Row, number: str = number, archived: bool = archived) -> dict[str, Any] | None:
+            return {number: new["id"], "what": new["what"]} if new["archived"] == archived else None
+
+    migration.retire("orders", column="note", because="Nobody reads it.")
+    return migration
+
+
+@pytest.mark.one_server
+async def test_through_a_cutover_and_back(database: Database, tmp_path: Path) -> None:
+    """The rows go from table to table on either side, and an exchange of what is unique writes some of them anew."""
+    execute(database.dsn, [
+        "CREATE TABLE orders (id integer PRIMARY KEY, what text NOT NULL UNIQUE, note text)",
+        "CREATE TABLE orders_archive (number integer PRIMARY KEY, what text NOT NULL)",
+        "INSERT INTO orders SELECT i, 'order ' || i, 'note ' || i FROM generate_series(1, 30) i",
+    ])  # fmt: skip
+    to_the_archive = ["INSERT INTO orders_archive SELECT id, what FROM orders WHERE id < 5",
+                      "DELETE FROM orders WHERE id < 5"]  # fmt: skip
+    out_of_it = ["INSERT INTO orders SELECT number, what FROM orders_archive WHERE number < 3",
+                 "DELETE FROM orders_archive WHERE number < 3"]  # fmt: skip
+    exchanged = ["UPDATE {0} SET what = 'between' WHERE id = {1}", "UPDATE {0} SET what = 'order {1}' WHERE id = {2}",
+                 "UPDATE {0} SET what = 'order {2}' WHERE id = {1}"]  # fmt: skip
+    async with daemon(make_settings(database), archive_and_back(tmp_path)) as running:
+        await running.ready()
+        for transaction in (to_the_archive, out_of_it, [each.format("orders", 11, 12) for each in exchanged]):
+            execute(database.dsn, ["; ".join(transaction)])
+        await running.clean()
+        await running.cut_over()
+        changed = ["UPDATE shop.orders SET archived = NOT archived WHERE id IN (1, 4, 20)",
+                   "DELETE FROM shop.orders WHERE id = 25",
+                   *[each.format("shop.orders", 13, 14) for each in exchanged]]  # fmt: skip
+        execute(database.dsn, ["; ".join(changed)])
+        await running.clean()
+        await running.roll_back()
+        assert sorted(rows(database.dsn, "SELECT id FROM orders")) == [
+            (i,) for i in range(2, 31) if i not in {3, 20, 25}
+        ]
+        assert sorted(rows(database.dsn, "SELECT number FROM orders_archive")) == [(1,), (3,), (20,)]
+        of_before = "note = 'note ' || id AND (id BETWEEN 11 AND 14) = (what <> 'order ' || id)"
+        kept = f"SELECT count(*) FROM orders WHERE {of_before}"
+        assert rows(database.dsn, kept) == [(24,)], "2 and 4 came out of the archive, all others have never left"
+        execute(database.dsn, ["; ".join(to_the_archive)])
+        await running.clean()
+        await running.cut_over()
+        assert rows(database.dsn, "SELECT count(*) FROM shop.orders WHERE archived = (id < 5 OR id = 20)") == [(29,)]
+        assert rows(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == [(0,)]
