@@ -176,11 +176,27 @@ class Conflicts:
     def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
         """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
         at = written_by_the_application(version, self._rolling)
-        if at is None or self._loses(table, key, at, effects):
+        if at is None or (version.rewritten and self._wait_to_know(table, key, at, effects)):
+            return False
+        if not (version.rewritten and self._mode != "following") and self._loses(table, key, at, effects):
             return False
         if self._confirming:
             return key not in effects.upserts.get(table.name, {})
         return self._contest(table, key, at, effects)
+
+    def _wait_to_know(self, table: Table, key: Key, at: datetime, effects: Effects) -> bool:
+        """Take a change to a row that was written anew since out of the effects, for later: who wrote last is unknown.
+
+        The rewrite's date would win against every change that is on its way, also where the application has not
+        touched the row for years. Once the opposite pipeline has applied what was written up to the rewrite, the source
+        has the winner: it is derived again, and written over the row, whatever its date.
+        """
+        source, source_key, date = self._change(table, key, effects)
+        if self._mode != "following" or date is None or date > at or not source_key:
+            return False
+        self._take_out(table, key, effects)
+        self._contested[source, source_key] = self._derived_again(source, source_key, date)
+        return True
 
     def _contest(self, table: Table, key: Key, at: datetime, effects: Effects) -> bool:
         """What won must be derived again if the opposite pipeline may not have applied yet what it won against."""
@@ -188,23 +204,29 @@ class Conflicts:
         if at <= self._known_through:
             return False
         if source_key and date:
-            self._contested[source, source_key] = Redo(
-                pipeline=self._context.direction, what="source", name=source, key=source_key, dated=date, waits=True
-            )
+            self._contested[source, source_key] = self._derived_again(source, source_key, date)
         return True
+
+    def _derived_again(self, source: str, source_key: Key, date: datetime) -> Redo:
+        return Redo(
+            pipeline=self._context.direction, what="source", name=source, key=source_key, dated=date, waits=True
+        )
 
     def _loses(self, table: Table, key: Key, at: datetime, effects: Effects) -> bool:
         """Take a change out of the effects if the application has written, or deleted, its target later."""
         source, source_key, date = self._change(table, key, effects)
         if date is not None and (date > at or (date == at and self._wins_ties)):
             return False
-        self._still_produced(table, key, effects)
         claims = self._claims(table, effects.upserts.get(table.name, {}).get(key))
-        effects.upserts.get(table.name, {}).pop(key, None)
-        effects.deletes.get(table.name, {}).pop(key, None)
+        self._take_out(table, key, effects)
         lost = (source, source_key) if source_key else None
         self._lost[table.name, key] = self._redo(table, key, at, lost, claims)
         return True
+
+    def _take_out(self, table: Table, key: Key, effects: Effects) -> None:
+        self._still_produced(table, key, effects)
+        effects.upserts.get(table.name, {}).pop(key, None)
+        effects.deletes.get(table.name, {}).pop(key, None)
 
     def _redo(
         self,
@@ -280,6 +302,10 @@ async def foreign_rows(connection: Connection, context: Context, rows: set[tuple
                     writer.transaction_begins()
                     versions = await read_versions(connection, table, writer.stage(table), keys)
                     deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
-            theirs = {key for key, each in versions.items() if written_by_the_application(each, rolling)}
+            theirs = {
+                key
+                for key, each in versions.items()
+                if written_by_the_application(each, rolling) and not each.rewritten
+            }
             found |= {(table.name.table, key) for key in theirs | deleted.keys()}
     return found

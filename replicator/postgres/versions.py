@@ -24,6 +24,14 @@ NOTES = ("replicator_deleted", "replicator_moved", "replicator_emptied")
 """The triggers that note what the application deletes."""
 EMPTIED = NOTES[-1]
 
+# A rewrite gives the table and its indexes new files: their rows of the catalogue are of its transaction too. One that
+# has been changed since (GRANT, REINDEX) tells no more: all of them are asked. VACUUM FULL and CLUSTER keep who wrote.
+REWRITTEN: Final = """EXISTS (
+    SELECT FROM pg_class f WHERE f.xmin = t.xmin AND (f.oid = t.tableoid
+    OR f.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = t.tableoid)
+    OR f.oid IN (SELECT o.reltoastrelid FROM pg_class o WHERE o.oid = t.tableoid))
+)"""
+
 UNNOTED: Final = """
     WITH RECURSIVE tree AS (
         SELECT n.relation AS oid FROM _replicator.noted n
@@ -47,6 +55,8 @@ class Version:
     at: datetime | None
     """When its transaction committed; None when that is not known any more, or it is our own that runs now."""
     origin: int
+    rewritten: bool = False
+    """That transaction wrote the table anew (ALTER TABLE ... TYPE, SET LOGGED): when the row changed is not known."""
 
 
 async def lock_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, Version]:
@@ -79,11 +89,14 @@ async def _versions(connection: Connection, table: Table, stage: Stage) -> dict[
     with translated():
         cursor = await connection.execute(
             sql.SQL(
-                'SELECT {}, c."timestamp", coalesce(c.roident, 0)::int8 FROM {} AS s JOIN {} AS t ON {}, '
+                'SELECT {}, c."timestamp", coalesce(c.roident, 0)::int8, {} FROM {} AS s JOIN {} AS t ON {}, '
                 "LATERAL pg_xact_commit_timestamp_origin(t.xmin) AS c"
-            ).format(key_of_row(table, "s"), stage.keys, name, same_key(table))
+            ).format(key_of_row(table, "s"), sql.SQL(REWRITTEN), stage.keys, name, same_key(table))
         )
-        return {read_key(table, row[:-2]): Version(at=row[-2], origin=row[-1]) for row in await cursor.fetchall()}
+        return {
+            read_key(table, row[:-3]): Version(at=row[-3], origin=row[-2], rewritten=row[-1])
+            for row in await cursor.fetchall()
+        }
 
 
 async def deleted_rows(connection: Connection, table: Table, stage: Stage, keys: Iterable[Key]) -> dict[Key, datetime]:

@@ -337,6 +337,42 @@ async def test_who_wrote_last_wins(database: Database, tmp_path: Path, first: Di
         assert wrong == {}
 
 
+REWRITE = "ALTER TABLE {} ALTER COLUMN body TYPE text USING body || ''"
+CHANGE_OLD, CHANGE_NEW = "UPDATE notes SET body = 'old'{}", "UPDATE shop.notes SET body = 'new'{}"
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_a_table_that_is_written_anew_wins_against_nobody(
+    database: Database, tmp_path: Path, first: Direction | None
+) -> None:
+    """A rewrite dates every row: who wrote last, it does not tell."""
+    create_old(database.dsn)
+    sides = (database, database)
+    rewrite_old = ("old", [REWRITE.format("notes"), "GRANT SELECT ON notes TO PUBLIC"])
+    rewrite_new = ("new", [REWRITE.format("shop.notes")])
+    cases: dict[str, tuple[list[tuple[str, list[str]]], str | None]] = {
+        "new, then anew": ([("new", [CHANGE_NEW]), rewrite_old], "new"),
+        "old, then anew": ([("old", [CHANGE_OLD]), rewrite_new], "old"),
+        "new, old, then anew": ([("new", [CHANGE_NEW]), ("old", [CHANGE_OLD]), rewrite_old], "old"),
+        "old, new, then anew": ([("old", [CHANGE_OLD]), ("new", [CHANGE_NEW]), rewrite_new], "new"),
+        "old, new, the other one anew": ([("old", [CHANGE_OLD]), ("new", [CHANGE_NEW]), rewrite_old], "new"),
+        "new, anew, then old": ([("new", [CHANGE_NEW]), rewrite_old, ("old", [CHANGE_OLD])], "old"),
+        "gone, then anew": ([("new", ["DELETE FROM shop.notes{}"]), rewrite_old], None),
+    }
+    async with rolling(make_settings(database), two_ways(tmp_path)) as running:
+        await running.open()
+        wrong: dict[str, Any] = {}
+        for number, (name, (writes, expected)) in enumerate(cases.items(), start=1):
+            where = f" WHERE id = {number}"
+            await collide(
+                running, sides, [(side, [each.format(where) for each in todo]) for side, todo in writes], first
+            )
+            found = tuple(one(database.dsn, f"SELECT body FROM {table}{where}") for table in ("notes", "shop.notes"))
+            if found != (expected, expected) or await running.unequal():
+                wrong[name] = (found, await running.unequal())
+        assert wrong == {}
+
+
 async def test_what_comes_over_and_is_changed_at_once_is_remembered(
     sides: tuple[Database, Database], tmp_path: Path
 ) -> None:
