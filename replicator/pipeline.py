@@ -324,9 +324,9 @@ class Pipeline:
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
-            if not self.turns.frozen:  # else a cutover looks itself, and may rename the tables
+            if not self.turns.frozen and self.turns.holder is None:  # else a cutover looks itself, and may rename
                 await self.look_at_definitions()
-                await self.watch.look_at_ground(self.turns.holder)
+                await self.watch.look_at_ground()
             took = clock() - began  # on a large catalogue, or a busy server: the looks are no load worth a word
             await asyncio.sleep(max(LOOK_SECONDS, min(MOST_BETWEEN_LOOKS, took * 10)))
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from replicator.apply.applier import Applier
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
+from replicator.postgres.held import hold
 from replicator.verify import Verifier
 from replicator.watch import Watch
 
@@ -67,6 +68,7 @@ class Turns:
 
         :param holder: it gives text, and its transaction is open.
         """
+        hold(holder)
         self._read_through(holder)
         self._going.set()
 

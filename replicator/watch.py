@@ -16,6 +16,7 @@ from replicator.postgres.connect import Connection, connect
 from replicator.postgres.context import Context
 from replicator.postgres.control import unreplicated
 from replicator.postgres.guards import awake_on_both_sides
+from replicator.postgres.held import alone_on
 from replicator.postgres.progress import Progress
 from replicator.postgres.replication import identify_system
 from replicator.postgres.server import Plugin
@@ -121,7 +122,10 @@ class Watch:
         """
         async with self._looking:
             source = through or self._ground_source
-            return source is not None and await self.definitions.look(source)
+            if source is None:
+                return False
+            async with alone_on(source):
+                return await self.definitions.look(source)
 
     async def look_at_ground(self, source: Connection | None = None, target: Connection | None = None) -> list[Wrong]:
         """Look at every fact; gives what is wrong. Raises DefinitionError for what cannot be gone on with.
@@ -132,9 +136,10 @@ class Watch:
             source, target = source or self._ground_source, target or self._ground_target
             if source is None or target is None:
                 return self.wrong
-            found = [*await self._ground.look(source, target), *self._new_columns()]
-            if self._context.rolling is not None:
-                found += await self._triggers(source, target)
+            async with alone_on(source):
+                found = [*await self._ground.look(source, target), *self._new_columns()]
+                if self._context.rolling is not None:
+                    found += await self._triggers(source, target)
         for each in found:
             if each.consequence == Consequence.STOP:
                 raise DefinitionError(each.problem, each.remedy)

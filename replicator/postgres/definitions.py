@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psycopg import AsyncCursor, sql
-from psycopg.pq import TransactionStatus
 
 from replicator.migration import Direction
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.held import is_held
 from replicator.postgres.places import read_places
 from replicator.tables import Name
 
@@ -156,15 +156,14 @@ async def read_definitions(
 ) -> dict[str, Definition]:
     """The definitions of tables of one schema, by what the migration calls them; one that is not there is left out.
 
-    :param connection: in autocommit mode, or in a transaction that keeps all others from the tables.
+    :param connection: in autocommit mode, or held in a transaction that keeps all others from the tables.
     :param schema: as the migration names it.
     """
-    inside = connection.info.transaction_status == TransactionStatus.INTRANS
     places = await read_places(connection)
     called = {places.now(Name(schema=schema, table=each)).table: each for each in tables}
     with translated():
         async with connection.transaction(), connection.cursor() as cursor:
-            if not inside:
+            if not is_held(connection):
                 await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             named = {"schema": places.schema(schema), "tables": list(called), "publication": publication}
             found = await _fetch(cursor, TABLES, named)

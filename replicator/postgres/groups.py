@@ -100,6 +100,6 @@ async def _in_order(connection: Connection, source: Source, keys: list[Key]) -> 
 
 async def _savepoint(connection: Connection, statement: str) -> None:
     """Outside a transaction none is needed."""
-    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+    if connection.info.transaction_status != TransactionStatus.IDLE:  # "active": another task's, on one that is held
         with translated():
             await connection.execute(statement.encode())

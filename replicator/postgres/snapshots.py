@@ -16,6 +16,7 @@ from replicator.log import get_logger
 from replicator.lsn import LSN, parse_lsn
 from replicator.postgres.blockers import listed, who_is_older
 from replicator.postgres.connect import Connection, translated
+from replicator.postgres.held import alone_on
 
 log = get_logger("snapshots")
 
@@ -119,19 +120,20 @@ async def wait_for_running(connection: Connection, tell: Callable[[str], Awaitab
 async def read_point(connection: Connection, visibility: Visibility) -> AsyncIterator[LSN]:
     """One REPEATABLE READ transaction that sees all that the stream had delivered when the block began.
 
-    Gives a position that no transaction visible here is beyond. ``connection`` must be in autocommit mode; or in a
-    transaction that keeps all others from what is read: that one is taken, and not ended. It waited for them to end,
-    so that it sees them.
+    Gives a position that no transaction visible here is beyond. ``connection`` must be in autocommit mode; or held
+    (``held.hold``), in a transaction that keeps all others from what is read: that one is taken, and not ended. It
+    waited for them to end, so that it sees them.
     """
-    if connection.info.transaction_status == TransactionStatus.INTRANS:
-        yield await _inserted(connection)
-        return
-    with translated():
-        lsn = await _begin(connection, visibility)
-        try:
-            yield lsn
-        finally:
-            await _end(connection)
+    async with alone_on(connection) as held:
+        if held:
+            yield await _inserted(connection)
+            return
+        with translated():
+            lsn = await _begin(connection, visibility)
+            try:
+                yield lsn
+            finally:
+                await _end(connection)
 
 
 async def _end(connection: Connection) -> None:
