@@ -1,6 +1,8 @@
 """What is closed stays closed: partitions made since, guards that somebody switches, triggers that appear."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from replicator.errors import NotReadyError, RetryableError
 from replicator.log import get_logger
@@ -8,6 +10,7 @@ from replicator.migration import Migration
 from replicator.ownership import owner_now
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
+from replicator.postgres.generation import Generations
 from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.strays import let_go
@@ -22,12 +25,28 @@ LOCK_SECONDS = 0.5
 FIRST_LOCK_SECONDS = 30.0
 
 
-async def close_again(settings: Settings, noted: Callable[[], None]) -> None:
-    """Look in both databases, and close what was not closed.
+async def keep_closed(settings: Settings, seconds: float, look: Callable[[], Awaitable[bool]]) -> None:
+    """Look every few seconds, if anything has changed in either catalogue. Never returns.
+
+    :param look: gives whether all has been looked at and closed; else it looks again.
+    """
+    generations = Generations()
+    async with AsyncExitStack() as stack:
+        dsns = dict.fromkeys((settings.source, settings.target))
+        watched = [await stack.enter_async_context(connection(dsn, "changes")) for dsn in dsns]
+        while True:
+            await asyncio.sleep(seconds)
+            reading = await generations.changed(watched)
+            if reading is not None and await look():
+                generations.settle(reading)
+
+
+async def close_again(settings: Settings, noted: Callable[[], None]) -> bool:
+    """Look in both databases, and close what was not closed; gives whether nothing has kept it from that.
 
     :param noted: is called when others may have written, before it is closed again.
     """
-    found = []
+    found, done = [], True
     for dsn in dict.fromkeys((settings.source, settings.target)):
         async with connection(dsn, "guards") as opened:
             try:
@@ -37,8 +56,10 @@ async def close_again(settings: Settings, noted: Callable[[], None]) -> None:
                 await note_partitions(opened, LOCK_SECONDS)
             except RetryableError as error:
                 log.warning("what is not closed could not be closed: tried again soon", error=error.problem)
+                done = False
     for each in found:
         log.warning("only the daemon writes to these tables: what it found there is switched off again", found=each)
+    return done
 
 
 async def see_that_all_is_closed(connection: Connection) -> None:

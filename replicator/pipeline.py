@@ -324,11 +324,21 @@ class Pipeline:
         clock = asyncio.get_running_loop().time
         while True:
             began = clock()
-            if not self.turns.frozen and self.turns.holder is None:  # else a cutover looks itself, and may rename
-                await self.look_at_definitions()
-                await self.watch.look_at_ground()
+            await self._look_if_changed()
             took = clock() - began  # on a large catalogue, or a busy server: the looks are no load worth a word
             await asyncio.sleep(max(LOOK_SECONDS, min(MOST_BETWEEN_LOOKS, took * 10)))
+
+    async def _look_if_changed(self) -> None:
+        reading = await self.watch.changed() if self._may_look() else None
+        if reading is not None and self._may_look():
+            await self.look_at_definitions()
+            if self._may_look():
+                await self.watch.look_at_ground()
+                self.watch.settle(reading)
+
+    def _may_look(self) -> bool:
+        """Else a cutover looks itself, and may rename the tables: one may begin between two steps of a look."""
+        return not self.turns.frozen and self.turns.holder is None
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""

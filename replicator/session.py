@@ -8,7 +8,7 @@ from functools import partial
 
 from replicator import schema
 from replicator.both_ways import BothWays
-from replicator.closing import close_again, close_as_before
+from replicator.closing import close_again, close_as_before, keep_closed
 from replicator.commands import Commands
 from replicator.errors import ReplicatorError, unexpected
 from replicator.failpoints import Failpoint, reach
@@ -128,7 +128,7 @@ class Session:
         self._on_up()
         self.up.set()
         self._supervisor.start("commands", Commands(self).run())
-        self._supervisor.start("guards", self._keep_closed())
+        self._supervisor.start("guards", keep_closed(self.settings, CLOSED_SECONDS, self._close_again))
 
     async def _take_leases(self) -> None:
         for dsn in dict.fromkeys((self.settings.target, self.settings.source)):
@@ -252,10 +252,8 @@ class Session:
         self.reporter.pause_seconds = seconds
         self.metrics.cutover_write_pause_seconds.set(seconds)
 
-    async def _keep_closed(self) -> None:
-        while True:
-            await asyncio.sleep(CLOSED_SECONDS)
-            await close_again(self.settings, self._compare_all)
+    async def _close_again(self) -> bool:
+        return await close_again(self.settings, self._compare_all)
 
     def _compare_all(self) -> None:
         if self.pipeline is not None:

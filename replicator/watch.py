@@ -15,6 +15,7 @@ from replicator.lsn import LSN
 from replicator.postgres.connect import Connection, connect
 from replicator.postgres.context import Context
 from replicator.postgres.control import unreplicated
+from replicator.postgres.generation import Generations, Reading
 from replicator.postgres.guards import awake_on_both_sides
 from replicator.postgres.held import alone_on
 from replicator.postgres.progress import Progress
@@ -76,6 +77,7 @@ class Watch:
         self._looking = asyncio.Lock()
         self._ground_source: Connection | None = None
         self._ground_target: Connection | None = None
+        self._generations = Generations()
 
     async def open(self) -> None:
         """Connect, and look. Raises SlotError when the slot does not go on where the progress ends; DefinitionError."""
@@ -110,6 +112,22 @@ class Watch:
         """The end of the source's log, as it is now."""
         async with self._lock:
             return self._reached.position if self._source is None else await current_position(self._source)
+
+    async def changed(self) -> Reading | None:
+        """Whether a look is due: something that looks read has changed since the last one was settled.
+
+        Only for the looks that come by themselves. Before a start, and under the cutover's lock, every fact is read.
+        """
+        async with self._looking:
+            source, target = self._ground_source, self._ground_target
+            if source is None or target is None:
+                return None
+            inputs = (self._context.plan, self._context.rolling)
+            return await self._generations.changed([source, target], inputs)
+
+    def settle(self, reading: Reading) -> None:
+        """All looks have been made since this reading."""
+        self._generations.settle(reading)
 
     def alone(self) -> asyncio.Lock:
         """Held while no table is looked at."""

@@ -7,7 +7,9 @@ seconds while the daemon runs, and once more under the cutover's lock (``ground`
    the fact matters. It returns ``failed`` (with a remedy that works), ``warned``, ``passed``, or None where it does not
    apply.
 2. What it needs to know goes into the one query of ``postgres.inspect`` for all tables, or for the database. That query
-   runs every few seconds and while writers wait: it must read each catalogue once, whatever the number of partitions.
+   runs while writers wait: it must read each catalogue once, whatever the number of partitions. Between, it runs only
+   when a catalogue has changed: which ones it reads is listed in ``postgres.generation``, and a test finds those that
+   are not.
 3. Name it in ``FACTS`` of ``write_checks`` or ``database_checks``, with the consequence: there is no way to run it
    without one.
 

@@ -16,6 +16,7 @@ from replicator.definitions import may_have_changed
 from replicator.errors import DefinitionError, ProtocolError, ReplicatorError
 from replicator.postgres.connect import connection
 from replicator.postgres.definitions import Definition, read_definitions
+from replicator.postgres.generation import Reading
 from replicator.repair import compare, repair_unseen
 from replicator.verify import PassResult
 from tests.engine import Engine, differences, engine, execute
@@ -131,22 +132,18 @@ def gate_is_open(made: Engine) -> bool:
 
 
 async def looked(made: Engine) -> None:
-    """Wait until the engine has looked at the definitions twice."""
-    looks = 0
-    look = made.running.look_at_definitions
+    """Wait until the engine has looked at all that there is now: a later reading of the catalogue finds nothing new."""
+    unchanged = asyncio.Event()
+    changed = made.running.watch.changed
 
-    async def counting() -> None:
-        nonlocal looks
-        await look()
-        looks += 1
+    async def noting() -> Reading | None:
+        reading = await changed()
+        if reading is None:
+            unchanged.set()
+        return reading
 
-    made.running.look_at_definitions = counting  # type: ignore[method-assign]
-
-    async def twice() -> None:
-        while looks < 2:
-            await asyncio.sleep(0.01)
-
-    await made.within(twice())
+    made.running.watch.changed = noting  # type: ignore[method-assign]
+    await made.within(unchanged.wait())
 
 
 # ---- what is no matter
