@@ -33,6 +33,8 @@ RETRYABLE = ("40001", "40P01", "55P03")
 TAKEN_OVER = "RP001"
 CONCURRENTLY = ("simple_heap_update", "simple_heap_delete")
 """The server's functions that report an entry of the catalogue that somebody else has changed meanwhile."""
+GONE = ("42P01", "42704", "3F000")
+"""A table, a trigger or another object, or a schema is not there."""
 VIOLATED = {"23001": "foreign key", "23503": "foreign key", "23505": "unique", "23514": "check", "23P01": "exclusion"}
 """The kind of constraint, by SQLSTATE."""
 
@@ -136,6 +138,21 @@ def translated() -> Iterator[None]:
         ours = translate(error)
         # Postgres quotes the row in its detail: no traceback may show it.
         raise ours from (None if isinstance(ours, RowError) else error)
+
+
+@contextmanager
+def of_a_list() -> Iterator[None]:
+    """``translated``, around a statement that names what has just been listed and is not locked yet.
+
+    What has gone since is no reason to end: a look that lists again does without it. Raises RetryableError then.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate not in GONE:
+            raise translate(error) from error
+        problem = f"What was there a moment ago has gone: {said(error)}."
+        raise RetryableError(problem, "Try again.", error.sqlstate) from error
 
 
 def translate(error: psycopg.Error) -> ReplicatorError:

@@ -14,7 +14,7 @@ from typing import Final
 from psycopg import sql
 
 from replicator.errors import NotReadyError, RowError
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, comma, identifier, of_a_list, translated
 from replicator.postgres.locks import EVERYBODY, lock_more
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch_plain
@@ -205,7 +205,7 @@ async def settle_edges(
         )
     edges = [*plan.aside, *(each for each, _ in plan.moved)]
     await _lock(connection, edges, [place for _, place in plan.moved], seconds, observer)
-    with translated():
+    with of_a_list():
         for each in edges:
             await connection.execute(
                 "INSERT INTO _replicator.edges VALUES (%s, %s, 'aside', %s) ON CONFLICT (relation, name, state) "
@@ -233,7 +233,7 @@ async def give_edges_back(
     back = [(each, await _name(connection, each.child), await _name(connection, each.parent)) for each in stored]
     names = [name for _, child, parent in back for name in (child, parent) if name is not None]
     await _lock(connection, edges, names, seconds, observer)
-    with translated():
+    with of_a_list():
         for each in edges:
             await connection.execute(each.dropped())
         await connection.execute("DELETE FROM _replicator.edges")

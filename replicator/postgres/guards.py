@@ -11,7 +11,7 @@ from psycopg import sql
 
 from replicator.errors import ConnectionLostError
 from replicator.migration import Migration
-from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.connect import Connection, identifier, of_a_list, translated
 from replicator.postgres.control import Owner
 from replicator.postgres.locks import EVERYBODY, lock_tables
 from replicator.postgres.ownership import limit_lock
@@ -285,5 +285,5 @@ def _switch(member: Member, trigger: str, how: str, *, only: bool) -> sql.Compos
 
 async def _execute(connection: Connection, statements: Sequence[sql.Composed]) -> None:
     if statements:
-        with translated():
+        with of_a_list():  # partitions may be dropped at any time
             await connection.execute(sql.SQL("; ").join(statements))

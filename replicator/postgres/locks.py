@@ -16,7 +16,7 @@ from psycopg import sql
 
 from replicator.errors import DatabaseError, ReplicatorError, RetryableError
 from replicator.postgres.blockers import Blocker, listed, who_blocks, who_holds
-from replicator.postgres.connect import Connection, another, comma, identifier, translated
+from replicator.postgres.connect import Connection, another, comma, identifier, of_a_list, translated
 from replicator.postgres.server import fetch
 from replicator.tables import Name
 
@@ -226,7 +226,7 @@ def _milliseconds(text: str) -> float:
 
 
 async def _lock(connection: Connection, tables: Sequence[Name], mode: Mode, *, nowait: bool = False) -> None:
-    with translated():
+    with of_a_list():
         await connection.execute(
             sql.SQL("LOCK TABLE {} IN {} MODE{}").format(
                 comma([identifier(name.schema, name.table) for name in tables]),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.connect import Connection, identifier, of_a_list, translated
 from replicator.postgres.trees import TREE, oids_of
 from replicator.tables import Name
 
@@ -109,7 +109,8 @@ async def _switch(connection: Connection, triggers: Sequence[tuple[Any, ...]]) -
         for schema, table, name, own, state in triggers
     ]
     if statements:
-        await connection.execute(sql.SQL("; ").join(statements))
+        with of_a_list():
+            await connection.execute(sql.SQL("; ").join(statements))
 
 
 async def _rows(connection: Connection, query: str, oids: Sequence[int]) -> list[tuple[Any, ...]]:

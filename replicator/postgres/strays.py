@@ -4,7 +4,7 @@ from typing import Final
 
 from psycopg import sql
 
-from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.connect import Connection, identifier, of_a_list, translated
 from replicator.postgres.guards import GUARD, GUARD_ROWS
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.resting import give_back
@@ -42,7 +42,7 @@ async def let_go(connection: Connection, seconds: float) -> list[Name]:
         return []
     async with connection.transaction():
         await limit_lock(connection, seconds)
-        with translated():
+        with of_a_list():
             for _, name, guards in found:
                 for each in guards:
                     await connection.execute(

@@ -5,7 +5,7 @@ from typing import Final
 
 from psycopg import sql
 
-from replicator.postgres.connect import Connection, identifier, translated
+from replicator.postgres.connect import Connection, identifier, of_a_list, translated
 from replicator.tables import Name
 
 TREE: Final = """
@@ -29,7 +29,9 @@ async def let_make_partitions(connection: Connection, function: sql.SQL, oids: S
     given = {"oids": list(oids), "function": function.as_string(connection)}
     with translated():
         cursor = await connection.execute(MAKERS.encode(), given, prepare=False)
-        for (owner,) in await cursor.fetchall():
+        found = await cursor.fetchall()
+    with of_a_list():
+        for (owner,) in found:
             await connection.execute(
                 sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, sql.SQL(owner))
             )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Final
 from psycopg import sql
 
 from replicator.changes import Image, RelationName
-from replicator.postgres.connect import Connection, comma, identifier, translated
+from replicator.postgres.connect import Connection, comma, identifier, of_a_list, translated
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import all_equal, equal
 from replicator.postgres.ownership import limit_lock
@@ -166,7 +166,8 @@ async def note_partitions(connection: Connection, seconds: float | None = None) 
     with translated():
         cursor = await connection.execute(UNNOTED.encode(), {"trigger": EMPTIED}, prepare=False)
         found = [Name(schema=schema, table=table) for schema, table in await cursor.fetchall()]
-        if found:
+    if found:
+        with of_a_list():
             async with connection.transaction():
                 if seconds is not None:
                     await limit_lock(connection, seconds)

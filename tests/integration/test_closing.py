@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from replicator import session
+from replicator.postgres import guards
+from replicator.postgres.connect import Connection
+from replicator.postgres.guards import Member
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one
@@ -78,3 +82,26 @@ async def test_a_partition_of_another_owner_keeps_nothing_else_open(database: Da
             with roles.connect(roles.app) as app:
                 await running.until(lambda: one(database.dsn, GUARDED.format("t_first")) == 2)
                 assert await asyncio.to_thread(refusal, app, "TRUNCATE public.t_first") == "RP002"
+
+
+@pytest.mark.one_server
+async def test_a_partition_that_goes_while_it_is_closed_ends_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was listed, and is dropped before it is named."""
+    execute(database.dsn, [OLD])
+    gone: list[str] = []
+    refuse = guards._refuse
+
+    async def drop_first(opened: Connection, members: Sequence[Member], told: tuple[str, str, str]) -> None:
+        if not gone and [each for each in members if each.name.table == "t_far"]:
+            execute(database.dsn, ["DROP TABLE t_far"])
+            gone.append("t_far")
+        await refuse(opened, members, told)
+
+    async with cut_over(make_settings(database), tmp_path) as running:
+        monkeypatch.setattr(guards, "_refuse", drop_first)
+        execute(database.dsn, ["CREATE TABLE t_far PARTITION OF t FOR VALUES FROM (900) TO (1000)"])
+        await running.until(lambda: gone)
+        execute(database.dsn, ["CREATE TABLE t_farther PARTITION OF t FOR VALUES FROM (1000) TO (1100)"])
+        await running.until(lambda: one(database.dsn, GUARDED.format("t_farther")) == 2)
