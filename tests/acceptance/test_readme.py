@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import psycopg
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 from psycopg_pool import ConnectionPool
 
@@ -61,14 +62,21 @@ def test_every_metric() -> None:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = ", ".join(f"`{label}`" for label in collector._labelnames)  # type: ignore[attr-defined]
         known.append([f"`{name}`", family.type, labels, family.documentation])
-    _, rows = tables(section("Monitoring"))
+    (rows,) = tables(section("Metrics"))
     assert rows == known
 
 
 def test_every_path_of_the_http_server() -> None:
     server = HttpServer("127.0.0.1:0", CollectorRegistry(), dict, lambda: None, lambda: None)
-    rows, _ = tables(section("Monitoring"))
+    (rows,) = tables(section("HTTP"))
     assert {code(path) for path, _ in rows} == set(server._app._pages)
+
+
+def test_every_alert() -> None:
+    (rows,) = tables(section("Alerts"))
+    shown = {name: severity for names, severity, _ in rows for name in code(names).replace("`", "").split(", ")}
+    (group,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    assert shown == {rule["alert"]: rule["labels"]["severity"] for rule in group["rules"]}
 
 
 def test_every_phase() -> None:
