@@ -11,7 +11,7 @@ from replicator.ownership import owner_now
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.generation import Generations
-from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed
+from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed, not_noted
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.strays import let_go
 from replicator.postgres.versions import note_partitions
@@ -72,15 +72,22 @@ async def see_that_all_is_closed(connection: Connection) -> None:
 
 
 async def close_as_before(settings: Settings, migration: Migration) -> None:
-    """Close what an earlier version of the daemon has closed: its guards would not let this one pass."""
+    """Close what is to be closed and is not noted so: a table that was made anew, or all, after an upgrade.
+
+    An earlier version's guards would not let this one pass.
+    """
     now = await owner_now(settings)
     if now.rolling:
         return
     side: Owner = "new" if now.owner == "old" else "old"
     async with connection(settings.target if side == "new" else settings.source, "guards") as opened:
-        if await any_closed(opened):
-            return
         tables = (await all_tables(settings, migration))[side]
+        if await any_closed(opened):
+            written = {each.into for each in migration.of("forward")}
+            written_to = [each for each in tables if side == "old" or each.table in written]
+            tables = await not_noted(opened, written_to)
+        if not tables:
+            return
         async with opened.transaction():
             await limit_lock(opened, FIRST_LOCK_SECONDS)
             await guard(opened, migration, side, tables, migration.old if now.renamed else None)

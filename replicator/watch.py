@@ -35,6 +35,7 @@ from replicator.preflight.facts import Consequence, Wrong
 from replicator.preflight.ground import Ground
 from replicator.reached import Reached
 from replicator.settings import Settings
+from replicator.target_definitions import TargetDefinitions
 
 log = get_logger("watch")
 
@@ -61,6 +62,7 @@ class Watch:
         self._reached = reached
         self._low_lag = low_lag
         self.definitions = Definitions(context, progress.plugin, publication)
+        self._targets = TargetDefinitions(context)
         self.wrong: list[Wrong] = []
         """The facts of the ground that were wrong at the last look, and keep ownership from moving."""
         self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin), publication)
@@ -134,15 +136,18 @@ class Watch:
         return self._looking
 
     async def look_at_definitions(self, through: Connection | None = None) -> bool:
-        """Whether rows may have changed past the log since the last look. Raises DefinitionError.
+        """Whether source rows may have changed past the log since the last look. Raises DefinitionError.
 
-        :param through: a connection whose transaction keeps all others from the tables, if there is one.
+        The target's tables are looked at too; what has changed there is compared again.
+
+        :param through: a connection whose transaction keeps all others from the tables of both sides, if there is one.
         """
         async with self._looking:
-            source = through or self._ground_source
-            if source is None:
+            source, target = through or self._ground_source, through or self._ground_target
+            if source is None or target is None:
                 return False
             async with alone_on(source):
+                await self._targets.look(target)
                 return await self.definitions.look(source)
 
     async def look_at_ground(self, source: Connection | None = None, target: Connection | None = None) -> list[Wrong]:
