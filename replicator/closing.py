@@ -11,7 +11,8 @@ from replicator.ownership import owner_now
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import Owner
 from replicator.postgres.generation import Generations
-from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed, not_noted
+from replicator.postgres.guarded import not_noted
+from replicator.postgres.guards import any_closed, guard, guard_rest, not_closed
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.strays import let_go
 from replicator.postgres.versions import note_partitions

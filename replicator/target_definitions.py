@@ -8,7 +8,7 @@ from replicator.log import get_logger
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
 from replicator.postgres.definitions import Definition, read_definitions
-from replicator.postgres.guards import guard_versions
+from replicator.postgres.guarded import guard_versions
 from replicator.tables import Table
 
 log = get_logger("definitions")

@@ -16,7 +16,7 @@ from replicator.postgres.control import Owner
 from replicator.postgres.locks import EVERYBODY, lock_tables
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.resting import awake, give_back, lay_to_rest
-from replicator.postgres.trees import TREE, let_make_partitions, oids_by_name, oids_of
+from replicator.postgres.trees import TREE, let_make_partitions, oids_of
 from replicator.postgres.versions import NOTE_DELETED, NOTES
 from replicator.tables import Name
 
@@ -170,16 +170,6 @@ async def guarded_tables(connection: Connection) -> list[Name]:
         return [Name(schema=row[0], table=row[1]) for row in await cursor.fetchall()]
 
 
-async def guard_versions(connection: Connection, oids: Sequence[int]) -> dict[int, str]:
-    """Of the guards on these tables and all below, by the triggers' oids: another one after each switch."""
-    query = f"{TREE} SELECT t.oid::int8, t.xmin::text FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid "
-    with translated():
-        cursor = await connection.execute(
-            f"{query} WHERE t.tgname = ANY (%(names)s)".encode(), {"oids": list(oids), "names": [GUARD, GUARD_ROWS]}
-        )
-        return {int(row[0]): str(row[1]) for row in await cursor.fetchall()}
-
-
 async def drop_guard(connection: Connection, table: Name, seconds: float, observer: Connection) -> None:
     """Take our triggers off a table for good. Locks readers out for a moment; raises LockedOutError if it must wait."""
     quoted = identifier(table.schema, table.table)
@@ -201,19 +191,6 @@ async def drop_guard(connection: Connection, table: Name, seconds: float, observ
 async def any_closed(connection: Connection) -> bool:
     """Whether some tables are noted as closed."""
     return bool(await _closed(connection))
-
-
-async def not_noted(connection: Connection, tables: Iterable[Name]) -> list[Name]:
-    """Those of these tables that are there, are no partition, and are not noted as closed."""
-    oids = await oids_by_name(connection, tables)
-    with translated():
-        cursor = await connection.execute(
-            "SELECT c.oid::int8 FROM pg_class c WHERE c.oid = ANY (%s::oid[]) AND NOT c.relispartition "
-            "AND c.oid NOT IN (SELECT relation FROM _replicator.closed)",
-            (list(oids.values()),),
-        )
-        missing = {int(row[0]) for row in await cursor.fetchall()}
-    return [name for name, oid in oids.items() if oid in missing]
 
 
 async def forget_closed(connection: Connection) -> None:
