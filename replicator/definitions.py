@@ -25,6 +25,8 @@ from replicator.tables import Table
 
 log = get_logger("definitions")
 
+SUSPECTED = "suspected"
+"""A generation that no table has."""
 AGAIN = "Run `replicator check`, then start the daemon again: it goes on where it stopped."
 
 
@@ -51,6 +53,8 @@ class Definitions:
         self._accounted: dict[str, set[str]] = {}
         self._newly: dict[str, set[str]] = {}
         """Columns that the migration accounts for since this start: stored when all rows have been compared."""
+        self._remembered: set[str] = set()
+        """The tables that are stored as to be compared."""
         self._told: set[tuple[str, int]] = set()
         """How often something has changed past the log that no definition shows."""
 
@@ -86,7 +90,17 @@ class Definitions:
         new = {name for name in changed if now[name] != before.get(name)}
         if new:
             self._tell()
+        await self.remember()
         return bool(new)
+
+    async def remember(self) -> None:
+        """Store which tables are to be compared: the next daemon may find them as they were, and would not know."""
+        new = self._context.unseen - self._remembered
+        if new:
+            async with connection(self._context.target_dsn, "definitions") as target:
+                suspected = {name: replace(self._known[name], generation=SUSPECTED) for name in new}
+                await store_definitions(target, self._context.direction, suspected)
+            self._remembered |= new
 
     def unaccounted(self) -> list[str]:
         """The columns that have come since the first start, and that the migration says nothing about."""
@@ -136,6 +150,7 @@ class Definitions:
             self._accounted.setdefault(name, set()).update(columns)
             del self._newly[name]
         self._known |= known
+        self._remembered -= known.keys()
         if noticed.breaches == self._context.breaches:  # else rows may have changed that had been compared already
             self._context.unseen -= {name for name, each in noticed.definitions.items() if each == self._now[name]}
 

@@ -325,6 +325,7 @@ class Pipeline:
         while True:
             began = clock()
             await self._look_if_changed()
+            await self.watch.definitions.remember()  # also what others than a look have noticed
             took = clock() - began  # on a large catalogue, or a busy server: the looks are no load worth a word
             await asyncio.sleep(max(LOOK_SECONDS, min(MOST_BETWEEN_LOOKS, took * 10)))
 

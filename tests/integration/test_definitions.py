@@ -12,14 +12,14 @@ import psycopg
 import pytest
 
 from replicator import ALL, Migration, Query, Row
-from replicator.definitions import may_have_changed
+from replicator.definitions import SUSPECTED, may_have_changed
 from replicator.errors import DefinitionError, ProtocolError, ReplicatorError
 from replicator.postgres.connect import connection
-from replicator.postgres.definitions import Definition, read_definitions
+from replicator.postgres.definitions import Definition, read_definitions, stored_definitions
 from replicator.postgres.generation import Reading
 from replicator.repair import compare, repair_unseen
 from replicator.verify import PassResult
-from tests.engine import Engine, differences, engine, execute
+from tests.engine import SECONDS, Engine, differences, engine, execute
 from tests.fix_postgres import Database
 
 pytestmark = pytest.mark.two_servers
@@ -324,6 +324,35 @@ async def test_what_happened_while_the_daemon_was_down_is_mended_too(database: D
         await made.stop()
         await made.start()
         assert made.running.context.unseen == set()
+
+
+async def test_what_was_noticed_and_is_gone_at_the_next_start_is_mended(database: Database, tmp_path: Path) -> None:
+    """An heir's rows are read with the table's and are in no log; when it is gone, the catalogue is as it was."""
+    create(database)
+    async with engine(database, changing(tmp_path)) as made:
+        await change_it(
+            database.dsn, ["CREATE TABLE heir () INHERITS (pets)", "INSERT INTO heir VALUES (-1, -1, 'of the heir')"]
+        )
+        await made.running.look_at_definitions()
+        await made.backfill()
+        made.running.compare_all()
+        async with asyncio.timeout(SECONDS):
+            while len(await suspected(database.dsn)) < len(made.running.context.unseen):
+                await asyncio.sleep(0.01)
+        await made.stop()
+        await change_it(database.dsn, ["DROP TABLE heir"])
+        await made.start()
+        assert {"pets", "words"} <= made.running.context.unseen
+        await until(made, lambda: made.running.verifier.clean)
+        assert await differences(made) == []
+        assert await suspected(database.dsn) == set()
+
+
+async def suspected(dsn: str) -> set[str]:
+    """The tables that the next daemon would compare."""
+    async with connection(dsn, "test") as opened:
+        stored = await stored_definitions(opened, "forward")
+    return {name for name, each in stored.items() if each.generation == SUSPECTED}
 
 
 async def test_what_happened_during_the_backfill_is_mended_before_constraints_are_made(
