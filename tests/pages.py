@@ -54,6 +54,17 @@ def block(text: str, language: str = "sql") -> str:
     return found.group(1)
 
 
+def files(title: str = "Your own migration in ten minutes") -> dict[str, str]:
+    """The files of the example, or of another section: a line with the name, then the block."""
+    shown = section(title)
+    return dict(re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", shown, re.MULTILINE | re.DOTALL))
+
+
+def code(text: str) -> str:
+    """What stands between backticks; a dash or nothing is an empty text."""
+    return text.strip("`")
+
+
 def anchors(text: str) -> set[str]:
     """The headings of a page, as links name them: GitHub's way, and the site's."""
     found: list[str] = []

@@ -8,7 +8,7 @@ import yaml
 from replicator.phases import Phase
 from replicator.settings import describe_settings
 from tests.acceptance.terminal import ROOT
-from tests.acceptance.test_readme import options, said
+from tests.acceptance.test_manual import options, said
 from tests.command_line import split
 from tests.pages import tables
 
