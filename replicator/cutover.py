@@ -7,6 +7,7 @@ the commit is lost, the state row is read: never guessed, never retried blindly.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from replicator.errors import (
     RetryableError,
 )
 from replicator.failpoints import Failpoint, reach
+from replicator.foreseen import Foreseen
 from replicator.log import get_logger
 from replicator.ownership import see_that_they_open
 from replicator.phases import CutoverResult, Move
@@ -45,6 +47,8 @@ from replicator.postgres.search_path import restore_search_path, switch_search_p
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.switching import switch
 from replicator.postgres.trees import oids_by_name
+from replicator.preflight.consequences import Foresight
+from replicator.preflight.hanging import Strategy
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -57,6 +61,8 @@ LOCK_SECONDS = 0.5
 """How long an attempt may queue for the lock: every writer queues behind it."""
 BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 10.0
+TELL_SECONDS = 5.0
+"""For what is told when all is done."""
 
 Report = Callable[[str], Awaitable[None]]
 
@@ -72,6 +78,7 @@ class Cutover:
     """
 
     holder_gives_text = False
+    strategy: Strategy = "schema"
     when_unseen = "All rows of it are compared again; then try again."
     """What to do when rows may have changed past the log."""
 
@@ -102,6 +109,9 @@ class Cutover:
         self.search_path_of = search_path_of
         self._on_commit = on_commit
         self._step = ""
+        self._closing: dict[Name, int] = {}
+        """The tables that close, by their names before."""
+        self._foreseen = Foreseen(None, rehearsed=dry_run)
         self._new_schema = self.plan.migration.new
         """Where the new tables will be found."""
         self._in_doubt = False
@@ -121,8 +131,14 @@ class Cutover:
         :raises CutoverError: with the step that failed or took the time; the writers went on.
         :raises NotReadyError: the final check found something that keeps ownership from moving.
         """
-        async with connection(self.ends.source_dsn, "cutover check") as source:
+        async with (
+            connection(self.ends.source_dsn, "cutover check") as source,
+            connection(self.ends.target_dsn, "cutover check") as target,
+        ):
             epoch = (await read_ownership(source)).epoch + 1
+            together = await same_database(source, target)
+            self._foreseen = Foreseen(self._foresight(together=together), rehearsed=self.dry_run)
+            await self._foreseen.before(source, target)
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
             await self.pipeline.look_at_ground()
@@ -145,11 +161,38 @@ class Cutover:
             else:
                 done = "dry run" if self.dry_run else self.move.name
                 await self._journal(done, epoch=epoch, attempt=attempt, pause=pause)
-                return CutoverResult(epoch=epoch, attempts=attempt, write_pause_seconds=pause, dry_run=self.dry_run)
+                return CutoverResult(
+                    epoch=epoch,
+                    attempts=attempt,
+                    write_pause_seconds=pause,
+                    dry_run=self.dry_run,
+                    dependents=self._foreseen.users,
+                    consequences=self._foreseen.consequences,
+                )
             await asyncio.sleep(min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** min(attempt - 1, 5)))
         raise CutoverError(
             f"The tables could not be locked in {ATTEMPTS} attempts. {failure}",
             "Wait until it has ended, or end it, then try again.",
+        )
+
+    async def left_behind(self) -> tuple[str, ...]:
+        """What goes on using the old tables, after the commit; as far as it can be read, for it is only told."""
+        with contextlib.suppress(ReplicatorError, TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS), connection(self.ends.source_dsn, "left behind") as looking:
+                await self._foreseen.after(looking, self._closing, 0.0)
+        return self._foreseen.users
+
+    def _foresight(self, *, together: bool) -> Foresight | None:
+        """For what is told of it; None where no old table is closed."""
+        if self.move.owner != "new" or self.move.opens_both:
+            return None
+        return Foresight(
+            migration=self.plan.migration,
+            forward=self.plan,
+            reverse=self.opposite.context.plan,
+            together=together,
+            strategy=self.strategy,
+            most_seconds=self.settings.max_write_pause,
         )
 
     async def _attempt(self, epoch: int) -> float:
@@ -172,7 +215,9 @@ class Cutover:
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
+                        self._foreseen.begin()
                         await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
+                        await self._foreseen.lock(holder, "hold the writers")
                         await reach(Failpoint.CUTOVER_LOCKED)
                         await self._drain()
                         await self.pipeline.turns.freeze()
@@ -185,13 +230,7 @@ class Cutover:
                             async with connection(self.ends.target_dsn, "cutover watch") as observer:
                                 await see_that_they_open(target, opening, LOCK_SECONDS, observer)
                         await reach(Failpoint.CUTOVER_CHECKED)
-                        closing = await oids_by_name(holder, self.tables[self.move.held])
-                        places = await self._places(holder, together=together)
-                        await self._move(holder, epoch, together=together)
-                        if self.move.statements is not None:
-                            self._step = f"statements of sql/{self.move.statements}"
-                            await switch(holder, self.plan.migration, self.move.statements, together=together)
-                        await self._settle_edges(holder, list(closing.values()), places, together=together)
+                        await self._move_all(holder, epoch, together=together)
                 except TimeoutError:
                     raise CutoverError(
                         f"The writers would have waited longer than {self.settings.max_write_pause:g} s "
@@ -199,7 +238,9 @@ class Cutover:
                         "Try again when there is less load, or allow a longer pause.",
                     ) from None
                 if self.dry_run:
-                    return clock() - began
+                    pause = clock() - began
+                    await self._foreseen.after(holder, self._closing, pause)
+                    return pause
                 self._step = "commit"
                 self._on_commit()
                 await reach(Failpoint.CUTOVER_COMMITTING)
@@ -207,6 +248,19 @@ class Cutover:
                 return clock() - began
         finally:
             await self._release(holder)
+
+    async def _move_all(self, holder: Connection, epoch: int, *, together: bool) -> None:
+        """Ownership, the team's own statements, and foreign keys, with the names as they will be."""
+        self._closing = await oids_by_name(holder, self.tables[self.move.held])
+        places = await self._places(holder, together=together)
+        await self._move(holder, epoch, together=together)
+        await self._foreseen.lock(holder, "move")
+        if self.move.statements is not None:
+            self._step = f"statements of sql/{self.move.statements}"
+            await switch(holder, self.plan.migration, self.move.statements, together=together)
+            await self._foreseen.lock(holder, self._step)
+        await self._settle_edges(holder, list(self._closing.values()), places, together=together)
+        await self._foreseen.lock(holder, "foreign keys")
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
         """Keep the writers waiting. Raises LockedOutError when the lock does not come in time."""

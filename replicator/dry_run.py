@@ -1,6 +1,6 @@
 """Every row through every transform into temporary copies of the new tables; nothing of it stays."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,16 +19,18 @@ from replicator.postgres.groups import range_groups
 from replicator.postgres.inspect import tables_with_rows
 from replicator.postgres.keyless import keyless, keyless_rows
 from replicator.postgres.listing import estimate_rows
+from replicator.postgres.ownership import same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.rehearsal import read_query, rehearsal, try_as_run
 from replicator.postgres.scratch import Conflict, Scratch, exclusion_constraints, locks_in
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import try_switching
+from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.traced import TracedRow
 from replicator.retyped import retyped
 from replicator.settings import Settings
 from replicator.tables import Key, Row, Table
-from replicator.way_back import MOST, WayBack, bring_back
+from replicator.way_back import MOST, WayBack, bring_back, plan_back
 
 TRACED = 20_000
 """Rows of each source in which it is noted what is read: it costs time."""
@@ -82,6 +84,8 @@ class DryRun:
     """Columns of tables that both schemas have, which show otherwise afterwards."""
     way_back: WayBack = field(default_factory=WayBack)
     """What the reverse transforms would make of the old rows."""
+    consequences: Consequences | None = None
+    """Of a cutover, with the team's own statements."""
     notes: list[str] = field(default_factory=list)
     rows: int = 0
     rows_expected: int = 0
@@ -117,6 +121,7 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
                 "A cutover has renamed the tables: there is nothing left to try.", "See `replicator status`."
             )
         plan = await _plan(settings, migration, target, result)
+        back = await plan_back(settings, migration, target) if migration.of("reverse") else None
         result.retyped = retyped(plan.source_tables, {each.called: each for each in plan.targets})
         async with _snapshot(settings.source) as reader:
             scratch = Scratch(target, plan.targets)
@@ -139,12 +144,35 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             await _conflicts(result, plan, scratch, target)
             progress("the way back", result.rows, result.rows)
             result.way_back = await bring_back(settings, migration, target, reader, scratch, carried)
-        await _own_statements(migration, target, result)  # at last: they lock what the application uses
+        await _switch(settings, target, plan, back, result)  # at last: statements lock what the application uses
     return result
 
 
-async def _own_statements(migration: Migration, target: Connection, result: DryRun) -> None:
-    trial = await try_switching(target, migration)
+async def _switch(settings: Settings, target: Connection, plan: Plan, back: Plan | None, result: DryRun) -> None:
+    """Try the team's own statements, and look what a cutover does then to what hangs on the old tables."""
+    async with connection(settings.source, "dry run catalogue") as source:
+        together = await same_database(source, target)
+        foresight = Foresight(
+            migration=plan.migration,
+            forward=plan,
+            reverse=back,
+            together=together,
+            most_seconds=settings.max_write_pause,
+        )
+        old = target if together else source
+
+        async def look() -> None:
+            result.consequences = await foresight.look(old, target)
+
+        await _own_statements(plan.migration, target, result, look)
+        if result.consequences is None:
+            await look()
+
+
+async def _own_statements(
+    migration: Migration, target: Connection, result: DryRun, between: Callable[[], Awaitable[None]]
+) -> None:
+    trial = await try_switching(target, migration, between)
     if trial.problem and not trial.perhaps:
         raise MigrationError(trial.problem, trial.remedy)
     if trial.problem:

@@ -1,6 +1,7 @@
 """The cutover and the rollback, as a session goes about them: the way back first, then the move, then what is left."""
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from replicator.both_ways import OPPOSITE, BothWays
@@ -19,7 +20,8 @@ from replicator.postgres.ownership import same_database
 from replicator.postgres.progress import drop_progress
 from replicator.postgres.search_path import switch_search_path
 from replicator.postgres.slots import drop_publication, drop_slot
-from replicator.renaming import Renaming, RenamingCutover, Strategy, planned_renaming
+from replicator.preflight.hanging import Strategy
+from replicator.renaming import Renaming, RenamingCutover, planned_renaming
 from replicator.rolling import Ending, Opening, check_rolling, prepare_new_side
 from replicator.setup import Ends, all_tables, read_plan, set_up_slot
 
@@ -122,7 +124,8 @@ class Moves:
             await self._ask_hooks(move, report)
         result = await cutover.run()
         if not dry_run:
-            await self._after_commit(move, active, opposite, result, report)
+            left = await self._after_commit(move, active, opposite, result, report, cutover)
+            result = replace(result, dependents=left)
         return result
 
     def _cutover(self, move: Move, *arguments: Any, **options: Any) -> Cutover:
@@ -200,8 +203,15 @@ class Moves:
             self.session.start_verifying()
 
     async def _after_commit(
-        self, move: Move, active: Pipeline, opposite: Pipeline, result: CutoverResult, report: Report
-    ) -> None:
+        self,
+        move: Move,
+        active: Pipeline,
+        opposite: Pipeline,
+        result: CutoverResult,
+        report: Report,
+        cutover: Cutover,
+    ) -> tuple[str, ...]:
+        """All that is due then; gives what goes on using the old tables."""
         self.session.paused(result.write_pause_seconds)
         await reach(Failpoint.ACTIVATING)
         tables = await all_tables(self.settings, self.migration)
@@ -217,9 +227,11 @@ class Moves:
         else:
             await self._leave(move, active, opposite, report)
         await self.session.enter_phase(move.after)
+        left = await cutover.left_behind()
         self.committing = False
         if not move.opens_both:
             self.session.start_verifying()
+        return left
 
     async def _leave(self, move: Move, active: Pipeline, opposite: Pipeline, report: Report) -> None:
         """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""

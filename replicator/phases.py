@@ -8,6 +8,7 @@ from replicator.errors import ReplicatorError
 from replicator.migration import Direction
 from replicator.postgres.control import Owner
 from replicator.postgres.ownership import Ownership
+from replicator.preflight.consequences import Consequences
 
 
 class Phase(StrEnum):
@@ -107,7 +108,9 @@ class CutoverResult:
     write_pause_seconds: float
     dry_run: bool = False
     dependents: tuple[str, ...] = ()
-    """What goes on using the old tables that have been renamed."""
+    """What goes on using the old tables."""
+    consequences: Consequences | None = None
+    """All that it would do, where it was rehearsed."""
     retyped: tuple[str, ...] = ()
     """Columns that prepared statements find of another type, in tables that have been renamed."""
 

@@ -8,7 +8,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from replicator.cutover import LOCK_SECONDS, Cutover
 from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
@@ -23,7 +23,6 @@ from replicator.postgres.locks import EVERYBODY, lock_more, lock_tables
 from replicator.postgres.ownership import same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.renames import (
-    dependents_of,
     lacking_create,
     planned_renames,
     reads,
@@ -32,11 +31,10 @@ from replicator.postgres.renames import (
 )
 from replicator.postgres.rewriting import named, rewritten
 from replicator.postgres.trees import oids_by_name
+from replicator.preflight.hanging import Strategy
 from replicator.retyped import retyped
 from replicator.settings import Settings
 from replicator.tables import Name
-
-Strategy = Literal["schema", "rename"]
 
 GRACE_SECONDS = 0.5
 """So much longer than the longest pause the writers may wait, when it is exceeded in the middle of a batch."""
@@ -56,8 +54,6 @@ class Renaming:
         self.migration = migration
         self.move = move
         self.tables = tables
-        self.dependents: list[str] = []
-        """What goes on using the old tables, by whatever name."""
         self.retyped: list[str] = []
         """What prepared statements will find of another type."""
         self._names = names
@@ -97,7 +93,6 @@ class Renaming:
                     f"{which} does not name these tables with their schema: {listed}.",
                     "Once they are renamed, it would read others. Write schema.table.",
                 )
-        self.dependents = await dependents_of(asking, self.tables["old"])
         old = await read_tables(asking, self.migration.old)
         self.retyped = retyped(old, await read_tables(asking, self.migration.new))
 
@@ -184,6 +179,7 @@ class RenamingCutover(Cutover):
     """
 
     holder_gives_text = True
+    strategy: Strategy = "rename"
 
     def __init__(self, *arguments: Any, renaming: Renaming, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -194,9 +190,8 @@ class RenamingCutover(Cutover):
             self._new_schema = renaming.migration.old
 
     async def run(self) -> CutoverResult:
-        """As any cutover, and tells who goes on using the old tables, and what prepared statements meet."""
-        renaming = self.renaming
-        return replace(await super().run(), dependents=tuple(renaming.dependents), retyped=tuple(renaming.retyped))
+        """As any cutover, and tells what prepared statements meet."""
+        return replace(await super().run(), retyped=tuple(self.renaming.retyped))
 
     async def _attempt(self, epoch: int) -> float:
         await self.renaming.hold()

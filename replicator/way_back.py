@@ -80,7 +80,7 @@ async def bring_back(
     if not migration.of("reverse"):
         found.notes.append(f"{NO_WAY_BACK}.")
         return found
-    plan = await _plan(settings, migration, target)
+    plan = await plan_back(settings, migration, target)
     give_text(target)
     async with AsyncExitStack() as stack:
         beside = await stack.enter_async_context(connection(settings.source, "dry run back"))
@@ -110,7 +110,8 @@ async def bring_back(
     return found
 
 
-async def _plan(settings: Settings, migration: Migration, target: Connection) -> Plan:
+async def plan_back(settings: Settings, migration: Migration, target: Connection) -> Plan:
+    """The way back, bound to the tables; ``target`` is in the transaction in which the new ones are."""
     queries = queries_of(migration, "reverse")
     async with connection(settings.source, "dry run catalogue") as source:
         return resolve(

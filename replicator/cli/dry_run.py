@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replicator.cli.base import Json, app, load
+from replicator.cli.consequences import consequences
 from replicator.cli.help import Command
 from replicator.cli.output import emit, output
 from replicator.cli.progress import Gauge
@@ -92,6 +93,7 @@ def _shown(result: "DryRun") -> RenderableType:
         parts.append(Text(f"Columns that have another type: {'; '.join(result.retyped)}. {PREPARED}.", style="yellow"))
     parts += [line for each in result.way_back.tables if not each.same for line in _returned(each)]
     parts += [Text(note, style="yellow") for note in (*result.way_back.notes, *result.notes)]
+    parts += [consequences(result.consequences.as_json())] if result.consequences else []
     return Group(*parts, _sum(result))
 
 

@@ -10,6 +10,7 @@ import typer
 from replicator.cli import views
 from replicator.cli.base import Json, app, ask_daemon, flag
 from replicator.cli.client import RefusedError
+from replicator.cli.consequences import consequences
 from replicator.cli.help import Command
 from replicator.cli.output import emit, output
 from replicator.cli.progress import Steps, display
@@ -20,7 +21,9 @@ Timeout = Annotated[
     float | None,
     typer.Option(min=0, metavar="SECONDS", help="Give up if the commit has not come by then; goes with --wait."),
 ]
-DryRun = Annotated[bool, flag("--dry-run", "Go through every step, the lock too, then undo it; says the pause.")]
+DryRun = Annotated[
+    bool, flag("--dry-run", "Go through every step, the lock too, then undo it; says all that it does, and the pause.")
+]
 At = Annotated[
     str | None,
     typer.Option("--at", metavar="TIME", help="Not before: 02:30, or 2030-01-31T02:30; local unless it has a zone."),
@@ -125,8 +128,10 @@ def _move(
         raise refused
     if json:
         emit(answer.result)
-    else:
-        output().print(views.moved(name, answer.result))
+        return
+    if found := answer.result.get("consequences"):
+        output().print(consequences(found))
+    output().print(views.moved(name, answer.result))
 
 
 def _until(at: str | None) -> float:

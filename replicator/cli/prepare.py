@@ -31,15 +31,16 @@ def check(json: Json = False) -> None:
     Looks at the servers, their settings, the privileges, and at every table and column. Changes nothing.
     """
     settings, migration = load()
-    from replicator.preflight import hanging, whole_preflight  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.preflight import whole_preflight  # noqa: PLC0415  # only what this command needs is loaded
 
     report = asyncio.run(whole_preflight(settings, migration))
     found = report.findings
     failed = any(each.outcome == "fail" for each in found)
     if json:
         keys = ("check", "outcome", "detail", "remedy")
+        consequences = report.consequences.as_json() if report.consequences else None
         checks = [{key: getattr(each, key) for key in keys} for each in found]
-        emit({"ok": not failed, "checks": checks, "hanging": hanging.as_json(report.hanging)})
+        emit({"ok": not failed, "checks": checks, "consequences": consequences})
     else:
         output().print(views.findings(found))
         output().print(views.findings_sum(found))

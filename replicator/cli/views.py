@@ -114,7 +114,7 @@ def moved(name: str, result: Mapping[str, Any]) -> str:
     """What ``cutover`` and ``rollback`` print in the end."""
     waited, attempts = pause(result["write_pause_seconds"]), counted(result["attempts"], "attempt")
     users = ", ".join(map(escape, result.get("dependents", ())))
-    stays = f"\n[bold yellow]These go on using the old tables, renamed:[/] {users}." if users else ""
+    stays = f"\n[bold yellow]These go on using the old tables:[/] {users}." if users else ""
     if others := "; ".join(map(escape, result.get("retyped", ()))):
         stays += f"\n[bold yellow]Columns that have another type:[/] {others}. {PREPARED}."
     if not result.get("way_back", True):

@@ -102,6 +102,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
         "way_back": session.migration.way_back,
         "dependents": list(result.dependents),
         "retyped": list(result.retyped),
+        "consequences": result.consequences.as_json() if result.consequences else None,
     }
 
 

@@ -7,10 +7,8 @@ from typing import Any, Literal
 from psycopg import sql
 
 from replicator.errors import CheckError, DatabaseError, NotReadyError, RetryableError
-from replicator.postgres.archives import DEPENDENTS
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.server import fetch
-from replicator.postgres.trees import oids_by_name
 from replicator.tables import Name
 
 Kind = Literal["table", "index", "sequence"]
@@ -167,21 +165,6 @@ async def reads(connection: Connection, query: str) -> set[int]:
             view = f"CREATE TEMP VIEW replicator_query AS SELECT 1 AS one FROM ({query}\n) AS query"
             await connection.execute(view.encode())
             return {int(row["oid"]) for row in await fetch(connection, READS)}
-
-
-async def dependents_of(connection: Connection, tables: Collection[Name]) -> list[str]:
-    """What would go on using these tables under whatever name: views, functions; foreign keys of others do not."""
-    oids = await oids_by_name(connection, tables)
-    with translated():
-        cursor = await connection.execute(DEPENDENTS.encode(), {"oids": list(oids.values())})
-        found = [row[0] for row in await cursor.fetchall()]
-        cursor = await connection.execute(
-            "SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint "
-            "WHERE contype = 'f' AND confrelid = ANY (%s::oid[])",
-            (list(oids.values()),),
-        )
-        follow = {row[0] for row in await cursor.fetchall()}  # to the table that takes the place: ``edges``
-        return [each for each in found if each not in follow]
 
 
 async def lacking_create(connection: Connection, schemas: Sequence[str]) -> list[str]:

@@ -160,9 +160,11 @@ async def write_publication(connection: Connection, name: str, tables: Iterable[
     with translated():
         async with connection.transaction():
             await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(identifier(name)))
+            # Of none, where there is no way back: its slot says how far the new tables are, and no more.
+            of_tables = sql.SQL(" FOR TABLE {}").format(listed) if listed.as_string() else sql.SQL("")
             await connection.execute(
-                sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = false)").format(
-                    identifier(name), listed
+                sql.SQL("CREATE PUBLICATION {}{} WITH (publish_via_partition_root = false)").format(
+                    identifier(name), of_tables
                 )
             )
             cursor = await connection.execute("SELECT oid::bigint FROM pg_publication WHERE pubname = %s", (name,))

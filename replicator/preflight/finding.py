@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from replicator.errors import ReplicatorError
+
+if TYPE_CHECKING:
+    from replicator.preflight.consequences import Consequences
 
 Outcome = Literal["pass", "warn", "fail"]
 Subject = TypeVar("Subject")
@@ -65,8 +68,8 @@ class Report:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
-        self.hanging: list[Any] = []
-        """What hangs on the old tables (``hanging.Hanging``), for JSON."""
+        self.consequences: Consequences | None = None
+        """Of the cutover, once that is known."""
 
     def say(self, check: str, verdict: Verdict) -> None:
         """Add a finding."""

@@ -1,8 +1,8 @@
 """What hangs on the old tables, and what becomes of it at the cutover and afterwards; with SQL where there is some."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from replicator.postgres.connect import Connection
 from replicator.postgres.dependents import Dependent, read_dependents
@@ -12,6 +12,7 @@ from replicator.tables import Name
 
 Strategy = Literal["schema", "rename"]
 
+ALL_TABLES: Final = "publication of all tables"
 THEN: Final = {
     "view": "goes on reading it",
     "materialized view": "reads it at each REFRESH",
@@ -24,7 +25,7 @@ THEN: Final = {
     "table column": "keeps its row type",
     "publication": "goes on publishing it, and does not publish the new table",
     "publication of a schema": "goes on publishing it, and publishes the new table only once that is in the schema",
-    "publication of all tables": "publishes the new tables and the control tables too, from the first start on: a "
+    ALL_TABLES: "publishes the new tables and the control tables too, from the first start on: a "
     "subscription that lacks them ends with an error",
 }
 """By what it is. Tried, each of them, in ``test_hanging``."""
@@ -39,6 +40,7 @@ class Hanging:
     :param table: the old table.
     :param what: ``view public.names``.
     :param then: what happens to it at the cutover and afterwards, in words; "it" is the old table.
+    :param stays: it goes on with the old table for certain; else that hangs on a name, or it is about all tables.
     :param cutover: statements for ``sql/cutover`` that let it use the new table; ``rollback`` likewise.
     :param why: why there are none, where they were looked for.
     """
@@ -46,6 +48,7 @@ class Hanging:
     table: str
     what: str
     then: str
+    stays: bool = True
     cutover: tuple[str, ...] = ()
     rollback: tuple[str, ...] = ()
     why: str = ""
@@ -85,6 +88,7 @@ async def read_hanging(
                 table=str(oids[each.root]),
                 what=_named(each),
                 then=then(each, scene.strategy),
+                stays=not each.hint and each.kind != ALL_TABLES,
                 cutover=tuple(turned.cutover) if turned else (),
                 rollback=tuple(turned.rollback) if turned else (),
                 why=turned.why if turned else "",
@@ -174,14 +178,8 @@ def _remedy(found: Sequence[Hanging]) -> list[str]:
 
 def tell(report: Report, found: Sequence[Hanging], tables: Iterable[Name], scene: Scene) -> None:
     """A finding for each table that something hangs on; one, where nothing does."""
-    report.hanging = list(found)
     for table in tables:
         if of := [each for each in found if each.table == str(table)]:
             report.say(f"hanging.{table}", hanging(of, fate(table, scene)))
     if not found:
         report.say("hanging", passed("nothing but foreign keys uses an old table"))
-
-
-def as_json(found: Iterable[Hanging]) -> list[dict[str, Any]]:
-    """For ``--json``."""
-    return [asdict(each) for each in found]

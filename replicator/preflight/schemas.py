@@ -1,6 +1,5 @@
 """The tables of both sides and the transforms between them; new tables that are not there yet are made for a moment."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicator.errors import DatabaseError, MigrationError, RetryableError, RowError
@@ -27,16 +26,16 @@ from replicator.postgres.rehearsal import (
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import BEFORE, try_switching
-from replicator.postgres.trees import oids_by_name
 from replicator.preflight import copy_checks, edge_checks, migration_checks, write_checks
+from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
-from replicator.preflight.hanging import Hanging, Scene, read_hanging, tell
+from replicator.preflight.hanging import tell
 from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, SwitchingSubject, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
-from replicator.tables import Column, Name, Table
+from replicator.tables import Column, Table
 
 FOREIGN_KEY_VIOLATION = "23503"
 MEND_STATEMENT = "Correct the statement, or the rows that are in its way."
@@ -159,16 +158,21 @@ class SchemaChecks:
             return
         connection = self.target.connection
         together = await same_database(self.source.connection, connection)
-        taking = taking_part(forward.plan, reverse.plan if reverse is not None else None)
-        tables = {side: all_names(each) for side, each in taking.items()}
+        foresight = Foresight(
+            migration=self.migration,
+            forward=forward.plan,
+            reverse=reverse.plan if reverse is not None else None,
+            together=together,
+        )
+        tables = {side: all_names(each) for side, each in taking_part(forward.plan, foresight.reverse).items()}
+        old = connection if together else self.source.connection
         plans: list[edges.Plan] = []
-        hanging: list[list[Hanging]] = []
-        scene = self._scene(forward, reverse, together=together)
+        found: list[Consequences] = []
 
         async def between() -> None:
-            old = connection if together else self.source.connection
             plans.append(await edge_checks.read_old(old, tables, places_of(forward.plan), together=together))
-            hanging.append(await self._hanging([each.name for each in taking["old"]], scene))
+            # What the team's own statements turn to the new tables does not hang on the old ones any more.
+            found.append(await foresight.look(old, connection, plans[0]))
 
         if self.target.phase in BEFORE:
             self.report.judge(
@@ -183,25 +187,8 @@ class SchemaChecks:
             for each in plans:
                 self.report.judge("foreign_keys", (edge_checks.at_the_cutover,), each)
         with self.report.stage("hanging"):
-            # What the team's own statements turn to the new tables does not hang on the old ones any more.
-            names = [each.name for each in taking["old"]]
-            found = hanging[0] if hanging else await self._hanging(names, scene)
-            tell(self.report, found, names, scene)
-
-    async def _hanging(self, tables: Sequence[Name], scene: Scene) -> list[Hanging]:
-        old = self.target.connection if scene.together else self.source.connection
-        oids = {oid: name for name, oid in (await oids_by_name(old, tables)).items()}
-        return await read_hanging(old, oids, scene, statements=self.target.connection)
-
-    @staticmethod
-    def _scene(forward: Resolved, reverse: Resolved | None, *, together: bool) -> Scene:
-        kept = reverse.plan.targets if reverse is not None else ()
-        return Scene(
-            strategy=None,
-            places=places_of(forward.plan),
-            kept=frozenset(each.name for each in kept),
-            together=together,
-        )
+            self.report.consequences = found[0] if found else await foresight.look(old, connection)
+            tell(self.report, self.report.consequences.hanging, foresight.closing, foresight.scene)
 
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)

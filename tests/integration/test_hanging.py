@@ -260,3 +260,57 @@ async def test_a_view_that_cannot_simply_be_turned(database: Database, tmp_path:
 async def test_nothing_hangs_on_it(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     assert (await check(database, shop(tmp_path)))["hanging"].outcome == "pass"
+
+
+@pytest.mark.parametrize("strategy", ["schema", "rename"])
+async def test_a_rehearsed_cutover_tells_what_it_would_do(database: Database, tmp_path: Path, strategy: str) -> None:
+    """As it is under the lock, with the team's own statements: what is done then is what it said."""
+    execute(database.dsn, [OLD, HANGING])
+    migration = shop(tmp_path)
+    place = "shop.orders" if strategy == "schema" else "public.orders"
+    fill(
+        tmp_path,
+        cutover=[f"CREATE OR REPLACE VIEW names AS SELECT id, tenant FROM {place};".replace(" names", " public.names")],
+        rollback=["CREATE OR REPLACE VIEW public.names AS SELECT id, tenant FROM public.orders;"],
+    )
+    closes = "public.orders" if strategy == "schema" else "public.orders_old"
+    async with daemon(make_settings(database), migration) as running:
+        await running.ready()
+        found = (await running.cut_over(strategy=strategy, dry_run=True)).consequences
+        assert found is not None
+        assert found.strategy == strategy
+        assert (found.refuse, found.take, found.dropped) == ([closes], [place], [closes])
+        renamed = [("public.orders", "public.orders_old"), ("shop.orders", "public.orders")]
+        assert sorted(found.renamed) == ([] if strategy == "schema" else renamed)
+        assert found.keys == [
+            "bills_order_id_fkey of public.bills (to public.orders): made anew, then to shop.orders; its rows are "
+            "looked at afterwards"
+        ]
+        assert [each.split(":")[0] for each in found.statements] == ["sql/cutover/10_tables.sql"]
+        hanging = {each.what: each for each in found.hanging}
+        assert not {"view public.names", 'view reports."Old names"'} & hanging.keys()
+        assert {"materialized view public.totals", "function public.largest()", "publication feed"} <= hanging.keys()
+        assert any(
+            line.startswith("CREATE MATERIALIZED VIEW") for line in hanging["materialized view public.totals"].cutover
+        )
+        locked = [(each.step, table) for each in found.locks for table in each.tables]
+        assert locked[0] == ("hold the writers", "public.orders")
+        assert ("statements of sql/cutover", "public.names") in locked
+        assert ("foreign keys", "public.bills") in locked
+        modes = {each.mode for each in found.locks if each.step == "hold the writers"}
+        assert modes == {"SHARE ROW EXCLUSIVE" if strategy == "schema" else "ACCESS EXCLUSIVE"}
+        assert found.pause_seconds is not None
+        assert one(database.dsn, "SELECT to_regclass('public.orders_old')") is None
+        done = await running.cut_over(strategy=strategy)
+        assert set(done.dependents) == {each.what for each in found.hanging if each.stays}
+        assert "view public.names" not in done.dependents
+
+
+async def test_without_a_way_back_it_stands_still_at_once(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, "CREATE VIEW names AS SELECT id, tenant FROM orders"])
+    migration = shop(tmp_path, way_back=False)
+    said = "it stands still from then on; with --strategy rename"
+    assert said in (await check(database, migration))["hanging.public.orders"].detail
+    async with daemon(make_settings(database), migration) as running:
+        await running.ready()
+        assert (await running.cut_over()).dependents == ("view public.names",)

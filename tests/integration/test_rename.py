@@ -27,7 +27,8 @@ from replicator.postgres.catalog import live_rows
 from replicator.postgres.connect import connection
 from replicator.postgres.renames import reads
 from replicator.preflight import preflight
-from replicator.renaming import Renaming, RenamingCutover, Strategy
+from replicator.preflight.hanging import Strategy
+from replicator.renaming import Renaming, RenamingCutover
 from replicator.settings import Settings
 from replicator.smoke import smoke
 from tests.engine import Engine, differences, execute, make_settings

@@ -497,7 +497,7 @@ def test_check_as_json(run: Run, settings: None, fake: Callable[..., None]) -> N
     fake("replicator.preflight", whole_preflight=findings(PASS, FAIL))
     code, shown, _ = run("check --json")
     assert code == 1
-    assert json.loads(shown) == {"ok": False, "checks": [vars(PASS), vars(FAIL)], "hanging": []}
+    assert json.loads(shown) == {"ok": False, "checks": [vars(PASS), vars(FAIL)], "consequences": None}
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------
