@@ -26,6 +26,7 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator schema --dry-run", "print what is due, and change nothing"),
         ("replicator schema tables", "create the new tables only"),
         ("replicator schema", "create all that is due; the daemon does the same by itself"),
+        ("replicator schema --generate", "write the DDL of the copies in the migration, to be read and edited"),
     ],
     "baseline": [
         ("replicator baseline", "before the migration: the queries in sql/probes/old"),

@@ -1,6 +1,7 @@
 """The commands that come before the daemon."""
 
 import asyncio
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,9 @@ from replicator.cli.help import Command
 from replicator.cli.output import emit, messages, output
 from replicator.cli.progress import Meter
 from replicator.cli.signals import run_stoppable
-from replicator.errors import ExitCode
+from replicator.errors import ExitCode, UsageError
+from replicator.migration import Migration
+from replicator.settings import Settings
 
 
 class Part(StrEnum):
@@ -56,17 +59,29 @@ def schema(
         ),
     ] = None,
     dry_run: Annotated[bool, flag("--dry-run", "Print the statements, and run none.")] = False,
+    generated: Annotated[
+        bool, flag("--generate", "Write files for the tables that migration.copy declares, and run nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Create the new schema: tables, indexes, constraints.
 
     What is there already is left alone. The daemon does all of it by itself when it is due; this command is for those
     who want to see it, or to do it earlier.
+
+    With `--generate`, it writes the DDL of each new table that is a copy, like the old table: files in `sql/new`, and
+    in `sql/cutover` for foreign keys to tables that stay. Read them, and edit what is to be otherwise. A file that you
+    have edited is never overwritten. What is not like it was is said, and why; the files say it too.
     """
     settings, migration = load()
     from replicator import daemon  # noqa: PLC0415  # only what this command needs is loaded
 
     wanted = [part.value for part in parts or ()]
+    if generated:
+        if wanted:
+            raise UsageError("--generate writes all parts.", f"Leave out {' '.join(wanted)}.")
+        _generate(settings, migration, dry_run=dry_run, json=json)
+        return
     if dry_run:
         statements = asyncio.run(daemon.schema_statements(settings, migration, wanted))
         if json:
@@ -85,6 +100,23 @@ def schema(
         emit({"done": done})
     else:
         output().print(views.built(done))
+
+
+def _generate(settings: Settings, migration: Migration, *, dry_run: bool, json: bool) -> None:
+    from replicator import generation  # noqa: PLC0415  # only what this command needs is loaded
+
+    found = asyncio.run(generation.generate(settings, migration))
+    if dry_run and not json:
+        for each in found.files:
+            typer.echo(f"-- sql/{each.path}\n{each.text}")
+        return
+    written, unchanged = ([], []) if dry_run else generation.write(migration.folder(), found.files)
+    if json:
+        remarks = [{"table": table} | asdict(one) for table, each in found.remarks.items() for one in each]
+        texts = {"files": {f"sql/{each.path}": each.text for each in found.files}} if dry_run else {}
+        emit({"written": written, "unchanged": unchanged, "remarks": remarks, "yours": found.yours} | texts)
+    else:
+        output().print(views.generated(written, unchanged, found.yours, found.remarks), soft_wrap=True)
 
 
 @app.command(cls=Command)

@@ -79,6 +79,20 @@ def built(done: Sequence[str]) -> str:
     return f"[bold green]{counted(len(done), 'statement')} run.[/]" if done else "Nothing was due."
 
 
+def generated(
+    written: Sequence[str], unchanged: Sequence[str], yours: Sequence[str], remarks: Mapping[str, Sequence[Any]]
+) -> RenderableType:
+    """What ``schema --generate`` has written, and what the author must look at."""
+    lines = [Text(f"written: {each}") for each in written]
+    lines += [Text(f"as it was: {each}", style="dim") for each in unchanged]
+    lines += [Text(f"{each} is made by a file of yours: nothing is written for it", style="dim") for each in yours]
+    for table, found in remarks.items():
+        lines += [Text(f"{table}: {each.what}: {each.why}. {each.remedy}", style="yellow") for each in found]
+    count = sum(len(each) for each in remarks.values())
+    look = f" {counted(count, 'thing')} to look at: the files say so too." if count else ""
+    return Group(*lines, Text(f"{counted(len(written), 'file')} written.{look}", style="bold"))
+
+
 def gates(shown: Iterable[Gate]) -> RenderableType:
     """One line a gate, with why it is open or not."""
     table = Table.grid(padding=(0, 2))

@@ -35,6 +35,10 @@ DISTURBING = re.compile(
 VALIDATE_CONSTRAINT = re.compile(
     rf"^\s*ALTER\s+TABLE\s+(?:ONLY\s+)?{NAME}\s+VALIDATE\s+CONSTRAINT\s+{NAME}\s*$", re.IGNORECASE
 )
+CREATE_POLICY = re.compile(rf"^\s*CREATE\s+POLICY\s+{NAME}\s+ON\s+{NAME}", re.IGNORECASE)
+CREATE_TRIGGER = re.compile(
+    rf"^\s*CREATE\s+(?:CONSTRAINT\s+)?TRIGGER\s+{NAME}\s.*?\sON\s+{NAME}", re.IGNORECASE | re.DOTALL
+)
 CREATE_SCHEMA = re.compile(rf"^\s*CREATE\s+SCHEMA\s+IF\s+NOT\s+EXISTS\s+{NAME}\s*$", re.IGNORECASE)
 CREATE_TABLE = re.compile(rf"^\s*CREATE\s+TABLE\s+IF\s+NOT\s+EXISTS\s+{NAME}", re.IGNORECASE)
 CREATE_INDEX = re.compile(
@@ -70,6 +74,17 @@ def part_statements(migration: Migration, part: Part) -> list[str]:
     if not files and part == "tables":
         raise MigrationError(f"There is no *_tables.sql in {folder}.", "Write the new tables' DDL there.")
     return [statement for file in files for statement in statements(file)]
+
+
+def made_tables(statements_: Iterable[str]) -> set[tuple[str, str]]:
+    """The schema and name of each table that CREATE TABLE IF NOT EXISTS makes in these statements."""
+    found = (CREATE_TABLE.match(each) for each in statements_)
+    parts = [[_unquoted(part) for part in re.findall(_PART, each.group(1))] for each in found if each is not None]
+    return {(each[0], each[1]) for each in parts if len(each) == 2}
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def check_queries(migration: Migration) -> dict[str, str]:
@@ -167,6 +182,16 @@ DONE = (
     ),
     (ADD_CONSTRAINT, CONSTRAINT.format(""), (0, 1)),
     (VALIDATE_CONSTRAINT, CONSTRAINT.format("AND convalidated"), (0, 1)),
+    (
+        CREATE_POLICY,
+        f"EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(%s) AND polname = {WRITTEN_SO})",
+        (1, 0),
+    ),
+    (
+        CREATE_TRIGGER,
+        f"EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND tgname = {WRITTEN_SO})",
+        (1, 0),
+    ),
 )
 """Forms of statements, how to see that one of the form has been run, and which of its names the question takes."""
 

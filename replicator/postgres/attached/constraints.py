@@ -13,9 +13,16 @@ CONSTRAINTS: Final = """
            CASE WHEN k.contype = 'f' THEN format('%%I.%%I', pn.nspname, p.relname) END AS parent,
            k.confrelid = k.conrelid AS itself, coalesce(i.reloptions, '{}') AS options, i.relname AS index_name,
            quote_ident(s.spcname) AS space,
+           k.condeferrable AS deferrable, k.condeferred AS deferred,
+           CASE WHEN k.contype = 'u' THEN pg_get_indexdef(k.conindid) END AS index_definition,
+           CASE WHEN k.contype = 'u' THEN format('CREATE UNIQUE INDEX %%I ON %%s%%I.%%I ', i.relname,
+                CASE WHEN i.relkind = 'I' THEN 'ONLY ' END, n.nspname, c.relname) END AS index_opening,
            ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(number, place)
-                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number ORDER BY u.place) AS columns
-    FROM pg_constraint k
+                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number ORDER BY u.place) AS columns,
+           ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(number, place)
+                 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number ORDER BY u.place)
+                 AS parent_columns
+    FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_class p ON p.oid = k.confrelid LEFT JOIN pg_namespace pn ON pn.oid = p.relnamespace
     LEFT JOIN pg_class i ON i.oid = k.conindid AND k.contype IN ('p', 'u', 'x')
     LEFT JOIN pg_tablespace s ON s.oid = i.reltablespace
@@ -84,6 +91,8 @@ def of_constraint(row: dict[str, Any]) -> Iterator[tuple[int, Attached]]:
             statements=((*alter("ADD "), *fragment),),
             fragment=fragment,
             parent=parent,
+            parent_columns=tuple(row["parent_columns"]),
+            by_index=_by_index(row) if row["type"] == "u" else (),
             valid=row["valid"],
         ),
     )
@@ -92,6 +101,15 @@ def of_constraint(row: dict[str, Any]) -> Iterator[tuple[int, Attached]]:
         yield row["oid"], _of_index("storage parameters", row["index_name"], text)
     if row["space"]:
         yield row["oid"], _of_index("tablespace", row["index_name"], f" SET TABLESPACE {row['space']}")
+
+
+def _by_index(row: dict[str, Any]) -> tuple[Text, Text]:
+    rest = row["index_definition"].removeprefix(row["index_opening"])
+    late = " DEFERRABLE" * row["deferrable"] + " INITIALLY DEFERRED" * row["deferred"]
+    return (
+        ("CREATE UNIQUE INDEX ", Own.NAME, " ON ", Own.TABLE, f" {rest}"),
+        (*alter("ADD CONSTRAINT "), Own.NAME, " UNIQUE USING INDEX ", Own.NAME, late),
+    )
 
 
 def of_index(row: dict[str, Any]) -> Iterator[tuple[int, Attached]]:

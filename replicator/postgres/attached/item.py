@@ -97,6 +97,10 @@ class Attached:
     """The columns that it names as such; those in expressions are not among them."""
     parent: Name | None = None
     """Of a foreign key."""
+    parent_columns: tuple[str, ...] = ()
+    """Of a foreign key: what it leads to, in the order of ``columns``."""
+    by_index: tuple[Text, ...] = field(default=(), compare=False)
+    """Of a unique constraint: what makes its index by itself, and then a constraint of that."""
     function: str = ""
     """Of a trigger: its function, quoted and with its schema."""
     valid: bool = True
@@ -116,6 +120,11 @@ class Attached:
         """
         found = (rendered(each, table, name=self.name, others=others, quote=quote) for each in self.statements)
         return "\n".join(f"{each};" for each in found)
+
+    @property
+    def beside(self) -> str:
+        """The name of what stands beside the table and is named first: a sequence that a grant is on; or empty."""
+        return next((each.name for text in self.statements for each in text if isinstance(each, Beside)), "")
 
     @property
     def meaning(self) -> tuple[str, ...]:
