@@ -8,6 +8,7 @@ from typing import Any
 from replicator.backup import Archive, make_archive
 from replicator.errors import CheckError, ConnectionLostError, NotReadyError, RetryableError
 from replicator.finish import leases
+from replicator.freezing import SILENT, old_tables, told, users_of
 from replicator.migration import Migration
 from replicator.ownership import owner_now
 from replicator.phases import Phase
@@ -26,6 +27,7 @@ from replicator.postgres.archives import (
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import installed, migration_there, operator, read_ownership, read_phase
 from replicator.postgres.created import objects_in
+from replicator.postgres.dependents import Dependent
 from replicator.postgres.journal import enter, recorded
 from replicator.postgres.locks import EVERYBODY, in_turns, lock_tables
 from replicator.postgres.places import read_places
@@ -58,6 +60,8 @@ class Plan:
     left: list[str]
     obstacles: list[Obstacle]
     backup: KnownBackup | None
+    beside: list[str]
+    """What else is to be known before they go, a sentence each."""
 
     @property
     def bytes(self) -> int:
@@ -70,14 +74,6 @@ class Plan:
             first, *others = self.obstacles
             beside = "".join(f" {each.problem} {each.remedy}" for each in others)
             raise NotReadyError(first.problem, f"{first.remedy}{beside}")
-
-
-def old_tables(migration: Migration) -> set[str]:
-    """The tables of the old schema that the migration accounts for; others are nobody's to drop."""
-    names = set(migration.retired) | {each.into for each in migration.of("reverse")}
-    for each in migration.of("forward"):
-        names |= {each.source} if isinstance(each.source, str) else set(each.source.depends_on)
-    return names - migration.left
 
 
 async def plan(settings: Settings, migration: Migration) -> Plan:
@@ -94,14 +90,23 @@ async def plan(settings: Settings, migration: Migration) -> Plan:
         if backup is None:
             problem = "There is no backup younger than the cutover."
             obstacles.append(Obstacle(problem=problem, remedy="Make one: `replicator backup`."))
-        if needed := await dependents(source, tables):
+        users = await users_of(source, migration)
+        if needed := await _needed(source, tables, users):
             problem = f"The old tables are still needed by: {', '.join(needed)}."
             obstacles.append(Obstacle(problem=problem, remedy=ON_DEPENDENTS))
         gone = {member for each in tables for member in each.members}
         objects = sorted(await objects_in(source, migration.old))
         staying = [each for each in objects if each.type != "schema" and each.identity not in gone]
         left = [f"{each.type} {each.identity}" for each in staying]
-        return Plan(tables=tables, left=left, obstacles=obstacles, backup=backup)
+        beside = told([each for each in users if each.hint or each.kind == "publication"])
+        return Plan(tables=tables, left=left, obstacles=obstacles, backup=backup, beside=beside)
+
+
+async def _needed(source: Connection, tables: list[OldTable], users: list[Dependent]) -> list[str]:
+    """What Postgres refuses to drop them for, and what it would drop or empty along with them without a word."""
+    oids = {each.oid for each in tables}
+    silent = [str(each) for each in users if each.root in oids and each.level == 1 and each.kind in SILENT]
+    return list(dict.fromkeys([*await dependents(source, tables), *silent]))
 
 
 async def _too_early(
@@ -151,7 +156,7 @@ async def clean_up(
             await enter(settings.target, "archive", _entry(made))
             watch(WAITING, "")
             async with connection(settings.source, "cleanup watch") as observer:
-                await _drop(source, planned.tables, made.fingerprints, watch, observer)
+                await _drop(source, migration, planned.tables, made.fingerprints, watch, observer)
         entry["dropped"] = [str(each) for each in planned.tables]
         entry["freed_bytes"] = planned.bytes
     return planned, made
@@ -169,12 +174,17 @@ def _entry(made: Archive) -> dict[str, Any]:
 
 
 async def _drop(
-    source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch, observer: Connection
+    source: Connection,
+    migration: Migration,
+    tables: list[OldTable],
+    archived: Mapping[str, Fingerprint],
+    watch: Watch,
+    observer: Connection,
 ) -> None:
     """In short turns for the lock: whoever waits for it holds up everybody behind."""
 
     async def once() -> None:
-        await _drop_once(source, tables, archived, watch, observer)
+        await _drop_once(source, migration, tables, archived, watch, observer)
 
     async def tell(problem: str) -> None:
         watch(WAITING, problem)
@@ -194,14 +204,19 @@ async def _drop(
 
 
 async def _drop_once(
-    source: Connection, tables: list[OldTable], archived: Mapping[str, Fingerprint], watch: Watch, observer: Connection
+    source: Connection,
+    migration: Migration,
+    tables: list[OldTable],
+    archived: Mapping[str, Fingerprint],
+    watch: Watch,
+    observer: Connection,
 ) -> None:
     async with source.transaction():
         await lock_tables(source, _names(tables), EVERYBODY, LOCK_SECONDS, observer)
         await see_every_row(source)
         if (await read_ownership(source))[0] == "old":
             raise CheckError("The old schema owns the data. Nothing was dropped.", "See `replicator status`.")
-        if needed := await dependents(source, tables):
+        if needed := await _needed(source, tables, await users_of(source, migration)):
             raise CheckError(
                 f"The old tables are still needed by: {', '.join(needed)}. Nothing was dropped.", ON_DEPENDENTS
             )

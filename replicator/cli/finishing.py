@@ -27,6 +27,11 @@ def finalize(
     cutover. The old tables stay as they are, until `replicator cleanup`; the journal is kept.
     """
     settings, migration = load()
+    from replicator import freezing  # noqa: PLC0415  # only what this command needs is loaded
+
+    using = freezing.told(asyncio.run(freezing.using_old_tables(settings, migration)))
+    for each in () if json else using:
+        messages().print(each, markup=False, style="yellow")
     ask_first("After this, the old tables no longer follow, and there is no rollback. Go on?", yes=yes)
     if asyncio.run(_daemon_runs(settings.target)):
         answer = ask_daemon("finalize", {"now": now}, display(Steps, quiet=json))
@@ -42,7 +47,7 @@ def finalize(
 
         removed = asyncio.run(work())
     if json:
-        emit(removed)
+        emit(removed | {"using_old_tables": using})
     else:
         output().print(views.finalized(removed))
 

@@ -226,6 +226,7 @@ def cleanup_plan(planned: "Plan") -> RenderableType:
     if planned.backup:
         proof = "restore-tested" if planned.backup.restore_tested else "not restore-tested"
         shown.append(Text(f"backup since the cutover: {planned.backup.folder}, {proof}"))
+    shown.extend(Text(each, style="yellow") for each in planned.beside)
     shown.extend(
         Text.assemble(("in the way: ", "bold red"), each.problem, (f" {each.remedy}", "yellow"))
         for each in planned.obstacles
@@ -240,6 +241,7 @@ def cleanup_facts(planned: "Plan") -> dict[str, Any]:
         "tables": [{"table": str(each)} | {name: getattr(each, name) for name in names} for each in planned.tables],
         "left": planned.left,
         "obstacles": [vars(each) for each in planned.obstacles],
+        "beside": planned.beside,
         "backup": planned.backup.folder if planned.backup else None,
         "bytes": planned.bytes,
     }

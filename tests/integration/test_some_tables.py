@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from replicator import Lookup, Migration, Query, Row
-from replicator.cleanup import old_tables
+from replicator.freezing import old_tables
 from replicator.phases import CUTOVER, ROLLBACK
 from replicator.setup import all_tables
 from tests.checking import check, outcomes
