@@ -129,7 +129,7 @@ def said() -> str:
 
 
 def sentences() -> list[str]:
-    (rows,) = tables(section("When something goes wrong").split("### ")[0])
+    rows = [row for table in tables(MANUAL["docs/operator/troubleshooting.md"]) for row in table]
     spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row[0])]
     return [span for span in spans if " " in span or "…" in span]
 
