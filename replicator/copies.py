@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.casts import Cast, ValueFunction, quoted, read_cast, ways_back, wrong
+from replicator.tables import COMPUTED
 
 Row = Mapping[str, Any]
 RowFunction = Callable[[Row], Any]
@@ -121,7 +122,7 @@ def _carrying(
     names: Mapping[str, str], casts: Mapping[str, Cast], left_out: Sequence[str], added: Mapping[str, RowFunction]
 ) -> Carrying:
     expressions = {name: each.using for name, each in casts.items() if each.using is not None}
-    numbered = {name: f"replicator_using_{place}" for place, name in enumerate(expressions, 1)}
+    numbered = {name: f"{COMPUTED}{place}" for place, name in enumerate(expressions, 1)}
     return Carrying(
         names={numbered.get(name, name): other for name, other in names.items()},
         left_out=frozenset({*left_out, *numbered}),

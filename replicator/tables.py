@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import Final
 
 from replicator.equality import Form, form_of_kind
 from replicator.values import Kind, Value, to_text
@@ -189,8 +190,20 @@ def decode_key(text: str) -> Key:
     return tuple(json.loads(text))
 
 
+COMPUTED: Final = "replicator_using_"
+"""Begins the names of columns that a copy's query computes from the row's own."""
+
+
 def fingerprint(row: Row | None) -> str:
-    """Tells whether a row is still the same, without holding it; None stands for a row that is not there."""
+    """Tells whether a row is still the same, without holding it; None stands for a row that is not there.
+
+    It is the same for a row of a table and for that row with computed columns.
+    """
     if row is None:
         return ""
-    return blake2b(repr(sorted(row.items())).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    own = sorted((name, value) for name, value in row.items() if not name.startswith(COMPUTED))
+    return blake2b(repr(own).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+UNREADABLE: Final = fingerprint({})
+"""The mark of a row that the server could not give."""

@@ -7,14 +7,14 @@ from replicator.postgres.connect import Connection, connection
 from replicator.postgres.context import Context
 from replicator.postgres.groups import key_groups
 from replicator.postgres.quarantine import discarded_rows
-from replicator.tables import Key, Table, fingerprint
+from replicator.tables import UNREADABLE, Key, Table, fingerprint
 from replicator.verify.comparison import Divergence
 
 
 class GivenUp:
     """Old rows, after the cutover; after a rollback the new tables have to become what the old ones give.
 
-    Only those of table sources: of a query's key nobody knows which rows it came from.
+    Only those of tables and their copies: of a query's key nobody knows which rows it came from.
     """
 
     def __init__(self, context: Context) -> None:
@@ -26,13 +26,17 @@ class GivenUp:
         if self._context.direction == "forward":
             return
         declared = self._context.plan.migration.of("forward")
-        tables = {each.source for each in declared if isinstance(each.source, str)}
+        tables = {
+            each.source_name: each.source if isinstance(each.source, str) else each.source.copied for each in declared
+        }
         found = await discarded_rows(source, "forward")
-        self._rows = {place: mark for place, mark in found.items() if place[0] in tables}
+        self._rows = {(tables[name], key): mark for (name, key), mark in found.items() if tables.get(name)}
 
     async def without(self, divergences: list[Divergence]) -> list[Divergence]:
         """The divergences, without those of rows that are still as they were when they were discarded."""
         suspects = [each for each in divergences if (each.target, each.key) in self._rows]
+        # Of one that could not be read, it is not known how it was; that the new tables give none says enough.
+        extra = {(each.target, each.key) for each in suspects if each.kind == "extra"}
         if not suspects:
             return divergences
         excused: set[tuple[str, Key]] = set()
@@ -44,7 +48,10 @@ class GivenUp:
                     async for rows, _ in groups:
                         there = {key: row for key, row in rows.items() if row is not None}
                         excused |= {
-                            (name, key) for key, row in there.items() if fingerprint(row) == self._rows[name, key]
+                            (name, key)
+                            for key, row in there.items()
+                            if fingerprint(row) == self._rows[name, key]
+                            or (self._rows[name, key] == UNREADABLE and (name, key) in extra)
                         }
         return [each for each in divergences if (each.target, each.key) not in excused]
 

@@ -9,6 +9,8 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import MigrationError
+from replicator.postgres.connect import connection
+from replicator.postgres.quarantine import read_entries
 from replicator.setup import read_plan
 from tests.checking import check, one_database, outcomes
 from tests.engine import differences, engine, execute, make_settings
@@ -242,3 +244,41 @@ async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database:
     async with daemon(settings, migration(NEW)) as running:
         execute(database.dsn, ["UPDATE t SET later = 'm' WHERE id = 1"])
         await running.until(lambda: one(database.dsn, "SELECT later FROM shop.t WHERE id = 1") == "m")
+
+
+async def discard_all(running: Any) -> None:
+    """As the daemon does it."""
+    context = running.session.pipeline.context
+    async with context.exclusion.alone(), connection(context.target_dsn, "test") as target:
+        ids = [each.id for each in await read_entries(target, state="standing")]
+        async with target.transaction():
+            await context.quarantine.discard(target, ids, by="me@here", because="a test account")
+        await context.quarantine.load(target)
+
+
+async def test_a_row_that_is_given_up_is_in_nobodys_way_after_the_cutover(database: Database, tmp_path: Path) -> None:
+    """Of a copy through the server too: its key is the table's, so it is known which row was discarded."""
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE t (id integer PRIMARY KEY, n text, at timestamp)",
+            "INSERT INTO t SELECT i, i, '2026-01-01' FROM generate_series(1, 20) i",
+            "INSERT INTO t VALUES (100, 'no number', '2026-01-01'), (101, '-5', '2026-01-01')",
+        ],
+    )
+    migration = made(tmp_path, table("id bigint PRIMARY KEY, n integer CHECK (n > 0), at timestamptz"))
+    migration.copy("t", into="t", cast={"id": "bigint", "n": "integer USING n::integer"} | ZONE)
+    async with daemon(make_settings(database), migration) as running:
+        await running.until(lambda: running.session.phase == "follow")
+        await running.until(lambda: one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 2)
+        await discard_all(running)
+        await running.clean()
+        await running.cut_over()
+        await running.clean()
+        assert one(database.dsn, "SELECT count(*) FROM t WHERE id >= 100") == 2
+        execute(database.dsn, ["INSERT INTO shop.t VALUES (100, 7, '2026-02-02')"])
+        await running.until(lambda: one(database.dsn, "SELECT n FROM t WHERE id = 100") == "7")
+        await running.clean()
+        await running.roll_back()
+        await running.clean()
+        assert one(database.dsn, "SELECT array_agg(id ORDER BY id) FROM t WHERE id >= 100") == [100, 101]
