@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from replicator.casts import quoted
 from replicator.copies import Carrying, Copy, Row
-from replicator.migration import Direction, Migration, Query, Transform
+from replicator.migration import Direction, Migration, Transform
 from replicator.tables import Column, Table
 
 ZONED: Final = frozenset({"timestamp with time zone", "time with time zone"})
@@ -164,8 +164,7 @@ def _must_be_given(column: Column) -> bool:
 
 
 def _is_of(transform: Transform, copy: Copy) -> bool:
-    source = transform.source.copied if isinstance(transform.source, Query) else transform.source
-    return isinstance(transform.function, Carrying) and source == copy.source
+    return isinstance(transform.function, Carrying) and transform.table == copy.source
 
 
 def _passing(carrying: Carrying, source: Table, target: Table) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,11 @@ AS_TYPE: Final = re.compile(
     rf"{NAME}\s*::\s*(?:{WORDS}|[\w.]+)\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\))?(?:\[\])*", re.IGNORECASE
 )
 
+QUOTED: Final = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(\$\w*\$).*?\1""", re.DOTALL
+)
+BEYOND: Final = re.compile(r"\b(?:SELECT|TABLE)\b|\bOVER\s*[(\w]", re.IGNORECASE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cast:
@@ -55,6 +60,13 @@ def _parsed(source: str, column: str, text: str) -> Cast:
         return Cast(type=text)
     if not found[1] or not found[2]:
         raise wrong(source, f"the cast of {column} lacks a type, or an expression", "Write TYPE USING EXPRESSION.")
+    # A change to another row, of this table or not, would not be followed: as ALTER TABLE has it, there is no other.
+    if BEYOND.search(QUOTED.sub(" ", found[2])):
+        raise wrong(
+            source,
+            f"the expression for {column} reads more than the row itself",
+            "Write a transform with a Query, whose depends_on= says how other rows lead to this one.",
+        )
     return Cast(type=found[1], using=found[2])
 
 

@@ -93,6 +93,11 @@ class Transform:
         """The source's name: a table's, or a query's."""
         return self.source.name if isinstance(self.source, Query) else self.source
 
+    @property
+    def table(self) -> str:
+        """The table that it reads row by row, if it does: its source, or what a copy reads through the server."""
+        return self.source.copied if isinstance(self.source, Query) else self.source
+
 
 @dataclass
 class Migration:

@@ -148,9 +148,8 @@ def places_of(plan: Plan) -> dict[Name, Name]:
     targets = {each.called: each.name for each in plan.targets}
     read: dict[str, dict[str, Name]] = {}
     for each in plan.migration.of(plan.direction):
-        source = each.source if isinstance(each.source, str) else each.source.copied
-        if source:
-            read.setdefault(source, {})[each.into] = targets[each.into]
+        if each.table:
+            read.setdefault(each.table, {})[each.into] = targets[each.into]
     found = {}
     for source, into in read.items():
         if source in into or len(into) == 1:
@@ -271,8 +270,7 @@ def _planned(
     )
     if not isinstance(transform.function, Carrying):
         return made
-    copied = transform.source if isinstance(transform.source, str) else transform.source.copied
-    found = bound(transform.function, source_tables[copied], made.target, [each.name for each in columns])
+    found = bound(transform.function, source_tables[transform.table], made.target, [each.name for each in columns])
     key = found.target_key if found.key is not None else None
     return replace(made, function=found.function, key=key, forgotten=found.forgotten)
 

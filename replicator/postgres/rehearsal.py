@@ -50,12 +50,30 @@ VIEW_READS = """
     LEFT JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum = v.place AND v.place > 0
 """
 
+# What Postgres itself gives another value for each time: a clock, chance, a sequence. An own function may be declared
+# VOLATILE, as is the default, and be none.
+VIEW_VARIES = """
+    SELECT DISTINCT p.proname || '()' AS call FROM pg_rewrite r
+    CROSS JOIN regexp_matches(r.ev_action::text, ':(?:opfuncid|funcid) (\\d+)', 'g') AS m
+    JOIN pg_proc p ON p.oid = m[1]::oid AND p.pronamespace = 'pg_catalog'::regnamespace
+    WHERE r.ev_class = %(view)s::regclass AND (
+        p.provolatile = 'v' OR p.proname IN ('now', 'transaction_timestamp', 'statement_timestamp')
+        OR p.proname = 'age' AND p.pronargs = 1
+    )
+    UNION
+    SELECT 'CURRENT_TIMESTAMP' FROM pg_rewrite
+    WHERE ev_class = %(view)s::regclass AND ev_action::text ~ '\\{SQLVALUEFUNCTION :op [0-8] '
+    ORDER BY call
+"""
+
 
 @dataclass(frozen=True)
 class QueryReads:
     """The tables that a query reads; the columns are None where it takes whole rows."""
 
     columns: dict[Name, set[str] | None]
+    varies: tuple[str, ...] = ()
+    """What it calls that gives another value each time."""
 
 
 @asynccontextmanager
@@ -123,6 +141,7 @@ async def read_query(connection: Connection, query: str) -> QueryReads:
         async with connection.transaction(force_rollback=True):
             await connection.execute(b"CREATE TEMP VIEW replicator_query AS " + query.encode())
             rows = await fetch(connection, VIEW_READS, view="pg_temp.replicator_query")
+            calls = await fetch(connection, VIEW_VARIES, view="pg_temp.replicator_query")
             (shown,) = await fetch(connection, "SELECT pg_get_viewdef('pg_temp.replicator_query'::regclass) AS text")
     columns: dict[Name, set[str] | None] = {}
     # A stored view spells out `*`; what is left of that form is a whole row.
@@ -131,7 +150,7 @@ async def read_query(connection: Connection, query: str) -> QueryReads:
         read = columns.setdefault(Name(schema=row["schema"], table=row["table"]), None if whole_rows else set())
         if read is not None and row["column"] is not None:
             read.add(row["column"])
-    return QueryReads(columns)
+    return QueryReads(columns, tuple(each["call"] for each in calls))
 
 
 async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Sequence[Column]) -> str | None:

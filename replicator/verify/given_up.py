@@ -26,9 +26,7 @@ class GivenUp:
         if self._context.direction == "forward":
             return
         declared = self._context.plan.migration.of("forward")
-        tables = {
-            each.source_name: each.source if isinstance(each.source, str) else each.source.copied for each in declared
-        }
+        tables = {each.source_name: each.table for each in declared}
         found = await discarded_rows(source, "forward")
         self._rows = {(tables[name], key): mark for (name, key), mark in found.items() if tables.get(name)}
 

@@ -111,6 +111,7 @@ RECIPES = {
     ),
     "Times with a zone": Recipe(
         lines=4,
+        strategy="rename",
         seed="INSERT INTO events (at, what) SELECT timestamp '2026-06-01' + i * interval '1 hour', 'e' || i "
         "FROM generate_series(1, 200) i",
         old=(
@@ -118,13 +119,9 @@ RECIPES = {
             "UPDATE events SET at = at + interval '1 day' WHERE id = 1 + {n} % 50",
             "DELETE FROM events WHERE id = 100 + {n}",
         ),
-        new=(
-            "INSERT INTO app.events (at, what) VALUES ('2026-01-01 12:00:00.25+00', 'm{n}')",
-            "UPDATE app.events SET at = at + interval '1 day' WHERE id = 1 + {n} % 50",
-            "DELETE FROM app.events WHERE id = 200 - {n}",
-        ),
         apart="SELECT " + apart(
-            "SELECT id, at AT TIME ZONE 'Europe/Berlin', what FROM events", "SELECT id, at, what FROM app.events"
+            "SELECT id, at AT TIME ZONE 'Europe/Berlin', what FROM events{as_old}",
+            "SELECT id, at, what FROM {new}events",
         ),
     ),
     "An array into a child table": Recipe(

@@ -110,6 +110,11 @@ def changed(**columns: str) -> str:
             {"cast": {"name": "text USING shout(name)"}, "back": {"name": "text"}},
             ["function shout(text) does not"],
         ),
+        (
+            NEW,
+            {"cast": {"name": "text USING name || random() || now()"}, "back": {"name": "text USING current_date"}},
+            ["the query cast of t calls now(), random()", "the query cast of t calls CURRENT_TIMESTAMP"],
+        ),
         (changed(name=""), {}, ["Columns without a place: public.t.name", "rename= or drop="]),
         (changed(more="text"), {}, ["Columns without a place: shop.t.more", "Name them in add="]),
     ],

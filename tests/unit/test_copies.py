@@ -87,6 +87,12 @@ def test_a_cast_by_type_comes_back_as_it_is(using: str) -> None:
     assert copy.back == {"n": Cast(type="")}
 
 
+def test_a_word_in_quotes_reads_nothing() -> None:
+    made = migration(way_back=False)
+    using = """replace("select", E'it\\'s -- table', 'SELECT over (x)') /* select */ -- select"""
+    assert made.copy("t", into="t", cast={"n": f"text USING {using}"}).cast["n"].using == using
+
+
 def test_without_a_way_back_no_reverse_is_made() -> None:
     made = migration(way_back=False)
     made.copy("t", into="t", cast={"n": "integer USING length(n)"}, drop=["m"])
@@ -105,6 +111,8 @@ def test_without_a_way_back_no_reverse_is_made() -> None:
         ({"cast": {"n": ("text", str.lower)}}, "nothing says how it comes back", 'Add back={"n": FUNCTION'),
         ({"cast": {"n": "integer USING "}}, "lacks a type, or an expression", "TYPE USING EXPRESSION"),
         ({"cast": {"n": "USING length(n)"}}, "lacks a type, or an expression", "TYPE USING EXPRESSION"),
+        ({"cast": {"n": "text USING (SELECT max(n) FROM public.t)"}}, "reads more than the row", "with a Query"),
+        ({"cast": {"n": "bigint USING row_number() over(ORDER BY n)"}}, "reads more than the row", "with a Query"),
         ({"cast": {"n": ""}}, "the cast of n is no type", 'Write {"n": "TYPE"}'),
         ({"cast": {"n": int}}, "the cast of n is no type", 'Write {"n": "TYPE"}'),
         ({"cast": {"n": ("int USING n", str)}}, "the cast of n is no type", 'Write {"n": "TYPE"}'),
