@@ -49,13 +49,15 @@ RELATIONS = """
                c.relowner, c.relrowsecurity, c.relhasrules
         FROM pg_class c WHERE c.relkind IN ('r', 'p', 'f')
     ), heirs AS MATERIALIZED (
-        SELECT i.inhparent, c.oid, c.relkind, c.relispartition, c.relnamespace, c.relname
+        SELECT i.inhparent, c.oid, c.relkind, c.relispartition, c.relnamespace, c.relname,
+               CASE WHEN i.inhdetachpending THEN i.inhparent END AS half_of
         FROM pg_inherits i JOIN relations c ON c.oid = i.inhrelid
     ), tree AS (
-        SELECT c.oid AS root, c.oid, c.relkind FROM relations c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT c.oid AS root, c.oid, c.relkind, NULL::oid AS half_of
+        FROM relations c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
         UNION ALL
-        SELECT t.root, h.oid, h.relkind FROM tree t JOIN heirs h ON h.inhparent = t.oid AND h.relispartition
+        SELECT t.root, h.oid, h.relkind, h.half_of FROM tree t JOIN heirs h ON h.inhparent = t.oid AND h.relispartition
     ), children AS (
         SELECT h.inhparent, array_agg(format('%%I.%%I', n.nspname, h.relname) ORDER BY n.nspname, h.relname) AS names
         FROM heirs h JOIN pg_namespace n ON n.oid = h.relnamespace WHERE NOT h.relispartition GROUP BY 1
@@ -88,13 +90,18 @@ RELATIONS = """
                    ELSE pg_has_role(c.relowner, 'USAGE') END)
     ), leaves AS (
         SELECT root, count(*)::int AS number FROM tree WHERE oid <> root AND relkind <> 'p' GROUP BY 1
+    ), half_detached AS (
+        SELECT t.root, array_agg(format('%%I.%%I DETACH PARTITION %%I.%%I', pn.nspname, p.relname, n.nspname, c.relname)
+                                 ORDER BY n.nspname, c.relname) AS statements
+        FROM tree t JOIN relations c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN relations p ON p.oid = t.half_of JOIN pg_namespace pn ON pn.oid = p.relnamespace GROUP BY 1
     ), written_through AS (
         SELECT t.root, array_agg(DISTINCT quote_ident(s.subname) ORDER BY quote_ident(s.subname)) AS names
         FROM pg_subscription_rel r JOIN tree t ON t.oid = r.srrelid JOIN pg_subscription s ON s.oid = r.srsubid
         GROUP BY 1
     )
     SELECT root.relname AS table, format('%%I.%%I', n.nspname, c.relname) AS quoted, c.root <> c.oid AS is_leaf,
-           coalesce(leaves.number, 0) AS leaves,
+           coalesce(leaves.number, 0) AS leaves, coalesce(half_detached.statements, '{}') AS half_detached,
            CASE WHEN c.relispartition THEN (SELECT format('%%I.%%I', pn.nspname, p.relname) FROM pg_inherits i
                 JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
                 WHERE i.inhrelid = c.oid) END AS parent,
@@ -139,6 +146,7 @@ RELATIONS = """
            (SELECT true FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
             AND d.deptype = 'e' LIMIT 1) IS NOT NULL AS of_extension
     FROM telling c JOIN relations root ON root.oid = c.root JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN half_detached ON half_detached.root = c.oid
     LEFT JOIN leaves ON leaves.root = c.oid LEFT JOIN written_through w ON w.root = c.oid
     LEFT JOIN children ON children.inhparent = c.oid LEFT JOIN taken ON taken.tgrelid = c.oid
     ORDER BY root.relname, c.root <> c.oid, 2
@@ -178,6 +186,8 @@ class Relation:
     is_leaf: bool
     leaves: int
     """Of a partitioned table: how many it has. Those that are as any other are not listed themselves."""
+    half_detached: list[str]
+    """Of a partitioned table: ``parent DETACH PARTITION name``, quoted, for each CONCURRENTLY that has not ended."""
     parent: str | None
     """Of a leaf: what it is a partition of, quoted."""
     kind: str

@@ -121,10 +121,19 @@ def inheritance(subject: TablesSubject) -> Verdict:
 
 
 def partitions(subject: TablesSubject) -> Verdict | None:
-    """Partitioned tables count as one table; but what happens in a foreign partition is in no log of ours."""
+    """Partitioned tables count as one table; but what happens in a foreign partition is in no log of ours.
+
+    Of one that is detached half-way the log tells, and no query sees its rows.
+    """
     roots = [each for each in subject.touched if each.leaves]
     if not roots:
         return None
+    if half := [statement for each in subject.touched for statement in each.half_detached]:
+        return failed(
+            "DETACH PARTITION ... CONCURRENTLY has not ended.",
+            "Wait for it; if it was cancelled, end it:",
+            *[f"ALTER TABLE {each} FINALIZE;" for each in half],
+        )
     foreign = [each for each in subject.touched if each.is_leaf and each.kind == "f"]
     if not foreign:
         return passed(f"{listed(each.table for each in roots)}: {sum(each.leaves for each in roots)} partitions")

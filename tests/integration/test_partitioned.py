@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from replicator.cleanup import plan
+from replicator.closing import close_again
+from replicator.errors import NotReadyError
 from replicator.finish import finalize
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
@@ -136,3 +139,97 @@ async def test_partitions_come_and_go_in_a_table_that_is_renamed(database: Datab
         await running.cut_over(strategy="rename")
         assert tree(dsn, "orders") == {"orders", "orders_1", "far", "orders_rest"}
         assert tree(dsn, "orders_old") == {"orders_old", "orders_1_old", "orders_2_old"}
+
+
+CHANGED_TREES = (
+    # out for a moment, in which nothing refuses a deletion
+    """
+    ALTER TABLE shop.orders DETACH PARTITION shop.orders_1;
+    ALTER TABLE shop.orders_1 DISABLE TRIGGER ALL;
+    DELETE FROM shop.orders_1;
+    ALTER TABLE shop.orders_1 ENABLE TRIGGER ALL;
+    ALTER TABLE shop.orders ATTACH PARTITION shop.orders_1 FOR VALUES FROM (0) TO (50)
+    """,
+    # a table with rows of its own
+    """
+    ALTER TABLE shop.orders_2 DETACH PARTITION shop.orders_2_rest;
+    CREATE TABLE shop.strange (LIKE shop.orders);
+    INSERT INTO shop.strange VALUES (7000, 70, 'nobody gave it');
+    ALTER TABLE shop.orders_2 ATTACH PARTITION shop.strange DEFAULT
+    """,
+    # it is younger than the last look, so TRUNCATE is not refused yet
+    "TRUNCATE shop.young",
+    "ALTER TABLE shop.orders DETACH PARTITION shop.orders_1",
+)
+
+
+async def test_rows_that_go_with_a_partition_of_a_closed_table(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No guard is asked. They come again, and ownership does not move before: not even between two looks."""
+    dsn = database.dsn
+    monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3600.0)
+    execute(dsn, [create_old({"orders": (PLAIN, NARROW)})])
+    async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (PLAIN, NARROW)})) as running:
+        await running.ready()
+        pipeline = running.session.pipeline
+        assert pipeline is not None
+        for change in CHANGED_TREES:
+            if "young" in change:
+                execute(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
+                execute(dsn, ["INSERT INTO orders VALUES (500, 150, 'young')"])
+                await same(running, dsn, "orders", "shop.orders")
+            execute(dsn, [change])
+            with pytest.raises(NotReadyError, match=r"Not closed to others|changed past the log"):
+                await running.cut_over()
+            await close_again(running.session.settings, pipeline.compare_all)
+            await same(running, dsn, "orders", "shop.orders")
+            await running.clean()
+        await running.cut_over()
+
+
+def detach_half_way(dsn: str) -> None:
+    """Cancelled, while it waited for a reader, after its first transaction."""
+    with psycopg.connect(dsn) as reader, psycopg.connect(dsn, autocommit=True) as opened:
+        reader.execute("SELECT count(*) FROM orders")
+        opened.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            opened.execute("ALTER TABLE orders DETACH PARTITION orders_1 CONCURRENTLY")
+
+
+async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database, tmp_path: Path) -> None:
+    """Whatever the log says of it, or does not, the new table follows; what goes with a partition goes there, too."""
+    dsn = database.dsn
+    execute(dsn, [create_old({"orders": (NARROW, WIDE)})])
+    async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (NARROW, WIDE)})) as running:
+        await running.ready()
+        for change in (
+            "CREATE TABLE young PARTITION OF orders FOR VALUES FROM (100) TO (110)",
+            "INSERT INTO orders VALUES (500, 105, 'young')",
+            "UPDATE orders SET day = 105 WHERE id < 5; UPDATE orders SET day = 60 WHERE id = 500",
+            "CREATE TABLE more (LIKE orders INCLUDING ALL); INSERT INTO more VALUES (600, 115, 'it comes with it'); "
+            "ALTER TABLE orders ATTACH PARTITION more FOR VALUES FROM (110) TO (120)",
+            "BEGIN; CREATE TABLE even (LIKE orders INCLUDING ALL); "
+            "WITH gone AS (DELETE FROM orders_2_rest WHERE day = 60 RETURNING *) INSERT INTO even SELECT * FROM gone; "
+            "ALTER TABLE orders_2 ATTACH PARTITION even FOR VALUES IN (60); COMMIT",
+            "ALTER TABLE orders DETACH PARTITION orders_2",  # with what is below it
+            "ALTER TABLE orders DETACH PARTITION young; UPDATE young SET note = 'nobody follows it'",
+            "TRUNCATE more",
+            "ALTER TABLE orders DETACH PARTITION orders_rest",
+        ):
+            execute(dsn, change.split("; "))
+            await same(running, dsn, "orders", "shop.orders")
+        await running.clean()
+        pipeline = running.session.pipeline
+        assert pipeline is not None
+        detach_half_way(dsn)
+        await running.until(lambda: [each.name for each in pipeline.watch.wrong] == ["old_tables.partitions"])
+        (wrong,) = pipeline.watch.wrong
+        execute(dsn, ["INSERT INTO orders_1 VALUES (700, 40, 'in the log, and in no table')"])
+        assert wrong.remedy.splitlines()[-1] == "ALTER TABLE public.orders DETACH PARTITION public.orders_1 FINALIZE;"
+        execute(dsn, [wrong.remedy.splitlines()[-1]])
+        await running.until(lambda: not pipeline.watch.wrong)
+        await same(running, dsn, "orders", "shop.orders")
+        await running.clean()
+        await running.cut_over()
