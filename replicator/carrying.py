@@ -117,6 +117,11 @@ def _wrong_additions(copy: Copy, new: Table) -> Iterator[str]:
     for column, addition in copy.add.items():
         if column not in new.by_name:
             yield f"add= names {column}, and {new.name} has no such column"
+        elif addition.function is None and column in new.key:
+            yield (
+                f"add= leaves {column} to its default, and it is in the primary key of {new.name}, by which rows are "
+                f'found again; write {{"{column}": ("TYPE", FUNCTION)}} with a function of the old row'
+            )
         elif addition.function is None and _must_be_given(new.by_name[column]):
             yield (
                 f"add= says nothing of the value of {column}, and {new.name} has neither NULL nor a default for it; "

@@ -16,6 +16,7 @@ from tests.checking import check, one_database, outcomes
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database, Running
 from tests.integration.test_cutover import daemon, one
+from tests.integration.test_rolling import rolling
 
 pytestmark = [pytest.mark.one_server, pytest.mark.usefixtures("quick")]
 
@@ -81,6 +82,11 @@ def changed(**columns: str) -> str:
         (NEW, {"add": {"name": "text"}}, ["name and add= both give name"]),
         (NEW, {"add": {"more": "text"}}, ["add= names more, and shop.t has no such column"]),
         (changed(more="text NOT NULL"), {"add": {"more": "text"}}, ["add= says nothing of the value of more"]),
+        (
+            changed(id="bigint", more="serial, PRIMARY KEY (id, more)"),
+            {"add": {"more": "serial"}},
+            ["add= leaves more to its default, and it is in the primary key of shop.t"],
+        ),
         (changed(id="integer PRIMARY KEY"), {}, ["id is cast to bigint, and has the type integer in both tables"]),
         (changed(id="integer"), {"drop": ["id"], "cast": FITS["cast"] | {"id": None}}, ["has no primary key"]),
         (
@@ -158,6 +164,8 @@ CREATE TABLE folded (id citext PRIMARY KEY, v text);
 CREATE TABLE rounded (id numeric PRIMARY KEY, v text);
 CREATE TABLE made (id integer PRIMARY KEY, v text);
 CREATE TABLE parted (id integer PRIMARY KEY, at date NOT NULL);
+CREATE TABLE "o%s ""T" ("k %" integer PRIMARY KEY, "At" timestamp);
+INSERT INTO "o%s ""T" SELECT i, '2026-01-01' FROM generate_series(1, 9) i;
 INSERT INTO plain SELECT i, 'v' FROM generate_series(1, 9) i;
 INSERT INTO pair SELECT i, 'a' || i % 3, 'v' FROM generate_series(1, 9) i;
 INSERT INTO folded VALUES ('Bob', 'v'), ('EVE', 'v');
@@ -172,6 +180,7 @@ NEW_KEYS = (
     table("id text PRIMARY KEY, v text", "rounded"),
     table("id bigint PRIMARY KEY, v text", "made"),
     table("id integer, at date, PRIMARY KEY (id, at)", "parted", " PARTITION BY RANGE (at)"),
+    'CREATE TABLE IF NOT EXISTS shop."o%s ""T" ("k %" bigint PRIMARY KEY, "A%" timestamptz, left_over integer);',
     "CREATE TABLE IF NOT EXISTS shop.parted_all PARTITION OF shop.parted DEFAULT;",
 )
 CHANGES = """
@@ -181,6 +190,7 @@ UPDATE folded SET id = 'bob' WHERE id = 'Bob'; DELETE FROM folded WHERE id = 'ev
 UPDATE rounded SET id = 1.5 WHERE id = 1.5; DELETE FROM rounded WHERE id = 2.0;
 UPDATE made SET id = id + 100 WHERE id < 4; DELETE FROM made WHERE id = 5;
 UPDATE parted SET at = '2026-02-02' WHERE id < 4; DELETE FROM parted WHERE id = 5;
+UPDATE "o%s ""T" SET "k %" = "k %" + 100 WHERE "k %" < 4; DELETE FROM "o%s ""T" WHERE "k %" = 5;
 """
 
 
@@ -191,8 +201,14 @@ def keyed(folder: Path) -> Migration:
     migration.copy("pair", into="pair", rename={"b": "c"}, cast={"b": "bigint"})
     migration.copy("folded", into="folded", cast={"id": "text"})
     migration.copy("rounded", into="rounded", cast={"id": "text"})
-    migration.copy("made", into="made", cast={"id": "bigint USING id * 10"}, back={"id": "integer USING id / 10"})
+    migration.copy(
+        "made", into="made", cast={"id": "bigint USING id * 10 % 1000000"}, back={"id": "integer USING id / 10"}
+    )
     migration.copy("parted", into="parted", partition_by="RANGE (at)")
+    migration.copy('o%s "T', into='o%s "T', rename={"At": "A%"},
+                   add={"left_over": ("integer", lambda old: old["k %"] % 3)},
+                   cast={"k %": "bigint", "At": """timestamptz USING ("At") AT TIME ZONE 'UTC' -- 100 %"""},
+                   back={"At": """timestamp USING "A%" AT TIME ZONE 'UTC'"""})  # fmt: skip
     return migration
 
 
@@ -287,3 +303,52 @@ async def test_a_row_that_is_given_up_is_in_nobodys_way_after_the_cutover(databa
         await running.roll_back()
         await running.clean()
         assert one(database.dsn, "SELECT array_agg(id ORDER BY id) FROM t WHERE id >= 100") == [100, 101]
+
+
+async def test_both_sides_of_copies_take_writes(database: Database, tmp_path: Path) -> None:
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE a (id integer PRIMARY KEY, v text, gone text)",
+            "CREATE TABLE b (id integer PRIMARY KEY, at timestamp)",
+            "INSERT INTO a SELECT i, 'v', 'g' FROM generate_series(1, 20) i",
+            "INSERT INTO b SELECT i, '2026-01-01' FROM generate_series(1, 20) i",
+        ],
+    )
+    migration = made(
+        tmp_path,
+        table("id bigint PRIMARY KEY, v text, more text", "a"),
+        table("id bigint PRIMARY KEY, at timestamptz", "b"),
+    )
+    migration.copy("a", into="a", cast={"id": "bigint"}, drop=["gone"], add={"more": "text"})
+    migration.copy("b", into="b", cast={"id": "bigint"} | ZONE)
+    async with rolling(make_settings(database), migration) as running:
+        await running.open()
+        for n in range(1, 6):
+            execute(
+                database.dsn,
+                [
+                    f"UPDATE a SET v = 'old{n}', gone = 'o' WHERE id IN ({n}, 10)",
+                    f"UPDATE shop.b SET at = at + interval '{n} days' WHERE id IN ({n}, 10)",
+                ],
+            )
+            execute(
+                database.dsn,
+                [
+                    f"UPDATE shop.a SET v = 'new{n}', more = 'm' WHERE id IN (10, 10 + {n})",
+                    f"UPDATE b SET at = at - interval '{n} hours' WHERE id IN (10, 10 + {n})",
+                    f"INSERT INTO b VALUES (100 + {n}, '2026-02-02')",
+                    f"INSERT INTO shop.a VALUES (100 + {n}, 'w')",
+                    f"DELETE FROM shop.b WHERE id = 15 + {n}",
+                ],
+            )
+        await running.quiet()
+        for old, new in (
+            ("id, v FROM a", "id, v FROM shop.a"),
+            ("id, at AT TIME ZONE 'UTC' FROM b", "id, at FROM shop.b"),
+        ):
+            assert one(database.dsn, f"SELECT count(*) FROM (SELECT {old} EXCEPT SELECT {new}) AS d") == 0
+            assert one(database.dsn, f"SELECT count(*) FROM (SELECT {new} EXCEPT SELECT {old}) AS d") == 0
+        assert one(database.dsn, "SELECT count(*) FROM a WHERE gone IS NOT NULL") == 20, "what is dropped is kept"
+        assert one(database.dsn, "SELECT count(*) FROM shop.a WHERE more = 'm'") == 6, "what is added, too"
+        await running.complete()
