@@ -124,8 +124,9 @@ class Watch:
             source, target = self._ground_source, self._ground_target
             if source is None or target is None:
                 return None
+            one = self._context.source_dsn == self._context.target_dsn
             inputs = (self._context.plan, self._context.rolling)
-            return await self._generations.changed([source, target], inputs)
+            return await self._generations.changed([source] if one else [source, target], inputs)
 
     def settle(self, reading: Reading) -> None:
         """All looks have been made since this reading."""

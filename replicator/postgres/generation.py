@@ -21,23 +21,23 @@ LASTING: Final = "NOT IN (SELECT oid FROM temporary)"
 IN_NAMESPACES: Final = "NOT IN (SELECT oid FROM temporary_namespaces)"
 
 
-def _of_tables(catalogue: str, condition: str) -> str:
-    """The rows about each table, by an index: else the planner may read all of a large catalogue for a few tables."""
-    return f"tables t CROSS JOIN LATERAL (SELECT xmin, ctid FROM {catalogue} WHERE {condition} OFFSET 0) v"
+def _of(relations: str, catalogue: str, condition: str) -> str:
+    """The rows about each of these, by an index: else the planner may read all of a catalogue for a few of them."""
+    return f"{relations} o CROSS JOIN LATERAL (SELECT xmin, ctid FROM {catalogue} WHERE {condition} OFFSET 0) v"
 
 
 VERSIONED: Final[Mapping[str, str]] = {
     "pg_attrdef": f"pg_attrdef v WHERE v.adrelid {LASTING}",
-    "pg_attribute": _of_tables("pg_attribute", "attrelid = t.oid AND attnum > 0"),
+    "pg_attribute": _of("tables", "pg_attribute", "attrelid = o.oid AND attnum > 0"),
     "pg_auth_members": "pg_auth_members v",
     "pg_cast": "pg_cast v",
     "pg_class": "pg_class v WHERE v.relpersistence <> 't'",
     "pg_collation": "pg_collation v",
     "pg_constraint": f"pg_constraint v WHERE v.conrelid {LASTING}",
     "pg_database": "pg_database v WHERE v.datname = current_database()",
-    # What belongs to a table, or to one of our schemas; what is an extension's. All of it would be a hundred thousand
-    # rows for some thousands of partitions.
-    "pg_depend": _of_tables("pg_depend", "refclassid = 'pg_class'::regclass AND refobjid = t.oid"),
+    # Which sequences are whose; what one of our schemas holds; what is an extension's. All of it would be a hundred
+    # thousand rows for some thousands of partitions.
+    "pg_depend": _of("sequences", "pg_depend", "classid = 'pg_class'::regclass AND objid = o.oid"),
     "pg_depend of extensions": "pg_depend v WHERE v.refclassid = 'pg_extension'::regclass",
     "pg_depend of schemas": "pg_depend v WHERE v.refclassid = 'pg_namespace'::regclass "
     "AND v.refobjid IN (to_regnamespace('_replicator'), to_regnamespace('replicator'))",
@@ -90,15 +90,17 @@ def _query() -> str:
         WITH bounds AS MATERIALIZED (
             SELECT coalesce(%(since)s::text::xid, pg_snapshot_xmin(pg_current_snapshot())::xid) AS since
         ), relations AS MATERIALIZED (
-            SELECT oid, relnamespace, relpersistence FROM pg_class
-            WHERE relpersistence = 't' OR relkind IN ('r', 'p', 'f', 'v', 'm', 'c') AND NOT relispartition
+            SELECT oid, relnamespace, relpersistence, relkind FROM pg_class
+            WHERE relpersistence = 't' OR relkind IN ('r', 'p', 'f', 'v', 'm', 'c', 'S') AND NOT relispartition
         ), temporary AS MATERIALIZED (
             SELECT oid FROM relations WHERE relpersistence = 't'
         ), temporary_namespaces AS MATERIALIZED (
             SELECT oid FROM pg_namespace WHERE starts_with(nspname::text, 'pg_temp_')
         ), tables AS MATERIALIZED (  -- what has columns of its own: a partition's are its root's, and change with them
             SELECT r.oid FROM relations r JOIN pg_namespace n ON n.oid = r.relnamespace
-            WHERE r.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            WHERE r.relpersistence <> 't' AND r.relkind <> 'S' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+        ), sequences AS MATERIALIZED (
+            SELECT oid FROM relations WHERE relpersistence <> 't' AND relkind = 'S'
         )
         SELECT (SELECT since::text FROM bounds), string_agg(concat_ws(' ', name, rows, hash), ',')
         FROM ({" UNION ALL ".join(versions + told)}) AS g(name, rows, hash)

@@ -16,6 +16,9 @@ from replicator.postgres.staging import Stage
 from replicator.postgres.texts import shown
 from replicator.tables import ForeignKey, Key, Name, Table
 
+MADE_AT_ONCE = 100
+"""Targets whose staging tables are made in one transaction."""
+
 
 class TargetWriter:
     """Staging tables and statements for one pipeline's targets, on one connection, inside the caller's transaction.
@@ -40,8 +43,13 @@ class TargetWriter:
             await self.connection.execute("SELECT set_config('replicator.writer', 'daemon', false)")  # for triggers
             await pass_guards(self.connection)
             await self.connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
-            for stage in self._stages.values():
-                await stage.create(self.connection)
+            stages = list(self._stages.values())
+            # Each commit empties all that are there: with one for each, a thousand targets would take minutes. In one
+            # transaction, its locks would fill the server's table of them.
+            for start in range(0, len(stages), MADE_AT_ONCE):
+                async with self.connection.transaction():
+                    for stage in stages[start : start + MADE_AT_ONCE]:
+                        await stage.create(self.connection)
 
     def transaction_begins(self) -> None:
         """To be called at the start of each transaction: the staging tables are empty now."""
