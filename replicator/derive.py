@@ -45,7 +45,9 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
             f"{source.name} {list(source_key)} cannot be read: {row.problem}", "Mend the row, or the query."
         )
     try:
-        results = list(as_rows(transform.function(row)))
+        # A copy: what one transform does to its row, the next one must not see, nor whoever compares.
+        own = dict(row) if row.__class__ is dict else row
+        results = list(as_rows(transform.function(own)))
     except BaseException as error:  # noqa: BLE001
         raise _blame(error, f"The transform {transform.name}", source, source_key) from None
     computed = computed_key(transform, source, source_key) if transform.key and results else None

@@ -296,19 +296,16 @@ class _Trial:
             (key, row if not traced or isinstance(row, UnreadableRow) else TracedRow(row, self._read))
             for key, row in rows
         ]
-        while shown:  # a query may give a key twice: each row is tried, and what they give clashes
-            each_once = dict(shown)
-            shown = [(key, row) for key, row in shown if each_once[key] is not row]
-            found = await derive_all(self._scratch.connection, transform, self._source, each_once, self._given)
-            for key, given in found.items():
-                error = given.error or _several(transform, key, given.rows)
-                if error is not None:
-                    tried.refuse(key, str(error))
-                else:
-                    derived += given.rows
-                    if given.rows and len(self.carried) < MOST:
-                        self.carried.add(key)
-                    tried.without_row += not given.rows
+        found = await derive_all(self._scratch.connection, transform, self._source, dict(shown), self._given)
+        for key, given in found.items():
+            error = given.error or _several(transform, key, given.rows)
+            if error is not None:
+                tried.refuse(key, str(error))
+            else:
+                derived += given.rows
+                if given.rows and len(self.carried) < MOST:
+                    self.carried.add(key)
+                tried.without_row += not given.rows
         tried.seconds += perf_counter() - began
         tried.rows += len(rows)
         tried.derived += len(derived)

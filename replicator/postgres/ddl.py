@@ -237,7 +237,7 @@ async def invalid_objects(connection: Connection, schema: str) -> list[str]:
     """Constraints not validated and indexes not valid in a schema: what still keeps the gate shut.
 
     For a foreign key to a partitioned table Postgres makes one constraint more for each partition, and never marks it
-    as validated: the key itself counts.
+    as validated: the key itself counts. One whose triggers are switched off is valid by name only: nothing is checked.
     """
     with translated():
         cursor = await connection.execute(
@@ -245,7 +245,11 @@ async def invalid_objects(connection: Connection, schema: str) -> list[str]:
             "JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname = %(s)s AND NOT c.convalidated "
             "AND c.conparentid = 0 "
             "UNION ALL SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(s)s AND NOT i.indisvalid",
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(s)s AND NOT i.indisvalid "
+            "UNION ALL SELECT DISTINCT c.conrelid::regclass::text || ': ' || c.conname || ' (switched off)' "
+            "FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace "
+            "JOIN pg_trigger t ON t.tgconstraint = c.oid AND t.tgisinternal AND t.tgenabled NOT IN ('O', 'A') "
+            "WHERE n.nspname = %(s)s AND c.contype = 'f'",
             {"s": schema},
         )
         return [row[0] for row in await cursor.fetchall()]

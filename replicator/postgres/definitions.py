@@ -26,11 +26,11 @@ class ColumnDefinition:
     expression: str | None
     """What generates it."""
     labels: Mapping[str, str]
-    """Of an enum: the labels by their oids, for a label can be renamed under the rows that bear it, and back again."""
+    """Of each enum in its type, by their oids: a label can be renamed under the rows that bear it, and back again."""
     collation: int = 0
     """Its oid: what is equal depends on it. 0: the type has none."""
     generation: str = ""
-    """Another one after each change of the column, or of its composite type's attributes."""
+    """Another one after each change of the column, or of the attributes of a composite that its type is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,29 +124,32 @@ TABLES = """
     LEFT JOIN named g ON g.root = r.oid LEFT JOIN primaries o ON o.conrelid = r.oid
 """
 
+# A label may be an attribute of a composite, a bound of a range, an element of an array: all that makes a type counts.
 COLUMNS = """
-    WITH labels AS (
-        SELECT enumtypid, jsonb_object_agg(oid::text, format('%%s %%s', xmin, enumlabel)) AS labels
-        FROM pg_enum GROUP BY 1
+    WITH RECURSIVE used AS (
+        SELECT DISTINCT atttypid AS root, atttypid AS oid FROM pg_attribute
+        WHERE attrelid = ANY (%(oids)s::oid[]) AND attnum > 0
+        UNION
+        SELECT u.root, part.oid FROM used u JOIN pg_type y ON y.oid = u.oid CROSS JOIN LATERAL (
+            VALUES (y.typelem), (y.typbasetype)
+            UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)
+            UNION ALL SELECT b.atttypid FROM pg_attribute b WHERE b.attrelid = y.typrelid AND b.attnum > 0
+        ) AS part(oid) WHERE part.oid <> 0
+    ), labels AS (
+        SELECT u.root, jsonb_object_agg(e.oid::text, format('%%s %%s', e.xmin, e.enumlabel)) AS labels
+        FROM used u JOIN pg_enum e ON e.enumtypid = u.oid GROUP BY 1
     ), attributes AS (
-        SELECT t.oid, string_agg(format('%%s %%s', b.attnum, b.xmin), ',' ORDER BY b.attnum) AS generation
-        FROM (SELECT DISTINCT atttypid FROM pg_attribute WHERE attrelid = ANY (%(oids)s::oid[]) AND attnum > 0) a
-        JOIN pg_type y ON y.oid = a.atttypid CROSS JOIN unnest(ARRAY[y.oid, y.typelem, y.typbasetype]) AS part(oid)
-        JOIN pg_type t ON t.oid = part.oid AND t.typtype = 'c'
-        JOIN pg_attribute b ON b.attrelid = t.typrelid AND b.attnum > 0
-        GROUP BY 1
+        SELECT u.root, string_agg(format('%%s %%s', b.attnum, b.xmin), ',' ORDER BY t.oid, b.attnum) AS generation
+        FROM used u JOIN pg_type t ON t.oid = u.oid AND t.typtype = 'c'
+        JOIN pg_attribute b ON b.attrelid = t.typrelid AND b.attnum > 0 GROUP BY 1
     )
     SELECT a.attrelid::bigint AS table, a.attnum::int AS number, a.attname AS name, a.atttypid::bigint AS type_oid,
            format_type(a.atttypid, a.atttypmod) AS spelt,
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS expression,
-           coalesce(e.labels, f.labels, g.labels, '{}') AS labels, a.attcollation::bigint AS collation,
-           concat_ws(';', a.xmin, h.generation, i.generation, j.generation) AS generation
+           coalesce(l.labels, '{}') AS labels, a.attcollation::bigint AS collation,
+           concat_ws(';', a.xmin, g.generation) AS generation
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    JOIN pg_type t ON t.oid = a.atttypid
-    LEFT JOIN labels e ON e.enumtypid = t.oid LEFT JOIN labels f ON f.enumtypid = t.typelem
-    LEFT JOIN labels g ON g.enumtypid = t.typbasetype
-    LEFT JOIN attributes h ON h.oid = t.oid LEFT JOIN attributes i ON i.oid = t.typelem
-    LEFT JOIN attributes j ON j.oid = t.typbasetype
+    LEFT JOIN labels l ON l.root = a.atttypid LEFT JOIN attributes g ON g.root = a.atttypid
     WHERE a.attrelid = ANY (%(oids)s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
 """
 

@@ -49,6 +49,7 @@ VERSIONED: Final[Mapping[str, str]] = {
     "pg_proc": f"pg_proc v WHERE v.pronamespace {IN_NAMESPACES}",
     "pg_publication": "pg_publication v",
     "pg_publication_rel": "pg_publication_rel v",
+    "pg_range": "pg_range v",
     "pg_rewrite": f"pg_rewrite v WHERE v.ev_class {LASTING}",
     "pg_subscription_rel": "pg_subscription_rel v",
     "pg_trigger": f"pg_trigger v WHERE v.tgrelid {LASTING}",

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, aclosing, suppress
 from psycopg import sql
 
 from replicator.changes import Image
+from replicator.derive import UnreadableRow
 from replicator.errors import RowError
 from replicator.plan import Source
 from replicator.postgres.connect import Connection, comma, identifier, translated
@@ -18,6 +19,12 @@ from replicator.tables import Column, Key, Row, Table, printed_key
 from replicator.values import PARSERS
 
 KEYS_AT_ONCE = 1_000
+
+
+class Doubled(tuple[str | None, ...]):
+    """The first of several rows that a query returns for one key: which of them counts, nobody can say."""
+
+    __slots__ = ()
 
 
 def parse_row(columns: Sequence[Column], texts: Sequence[str | None]) -> Row:
@@ -49,7 +56,8 @@ async def range_groups(
     query += sql.SQL(" ORDER BY {}").format(key_names(source))
     if limit is not None:
         query += sql.SQL(" LIMIT {}").format(limit)
-    async with aclosing(streamed(connection, query, parameters, refusing)) as rows, aclosing(grouped(rows)) as groups:
+    reading = _once(source, streamed(connection, query, parameters, refusing))
+    async with aclosing(reading) as rows, aclosing(grouped(rows)) as groups:
         async for group, size, last in groups:
             yield [(key, _row(source, texts)) for key, texts in _keyed(source, group)], size, last
 
@@ -83,7 +91,7 @@ async def read_alone(connection: Connection, source: Source, key: Key) -> Row | 
                 await connection.execute(f"SET LOCAL enable_{way} = off".encode())
         async with aclosing(streamed(connection, query, list(key), refusing)) as rows:
             found = [row for _, row in _keyed(source, [texts async for texts in rows])]
-    return _row(source, found[0]) if found else None
+    return _row(source, found[0] if len(found) == 1 else Doubled(found[0])) if found else None
 
 
 async def read_images(
@@ -151,8 +159,10 @@ async def _with_keys(
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
             comma(selected(source)), source_as(source), among(source, source.key)
         )
+        if source.query is not None:  # so that rows with one key come next to each other
+            query += sql.SQL(" ORDER BY {}").format(key_names(source))
         columns = [[key[position] for key in part] for position in range(len(source.key))]
-        async with aclosing(streamed(connection, query, columns, edge)) as rows:
+        async with aclosing(_once(source, streamed(connection, query, columns, edge))) as rows:
             async for texts in rows:
                 yield texts
 
@@ -222,7 +232,7 @@ def _keyed(source: Source, rows: Iterable[Sequence[str | None]]) -> Iterator[tup
     for texts in rows:
         key = _printed_key(source, names, texts)
         if key is not None:
-            yield key, texts[: len(names)]
+            yield key, texts if isinstance(texts, Doubled) else texts[: len(names)]
 
 
 def _printed_key(source: Source, names: Sequence[str], texts: Sequence[str | None]) -> Key | None:
@@ -232,5 +242,31 @@ def _printed_key(source: Source, names: Sequence[str], texts: Sequence[str | Non
     return printed_key([texts[places[name]] for name in source.key], source.key, source.by_name)
 
 
+async def _once(source: Source, rows: AsyncGenerator[Texts]) -> AsyncGenerator[Texts]:
+    """Rows that come in the order of their keys; of a query, those with one key as one that is ``Doubled``.
+
+    A table's cannot be. A query's may become so at any time: a join to a table of which two rows match.
+    """
+    names = [column.name for column in source.columns]
+    before: Texts | None = None
+    known: Key | None = None
+    async with aclosing(rows):
+        async for texts in rows:
+            if source.query is None:
+                yield texts
+                continue
+            key = _printed_key(source, names, texts)
+            if before is not None and key is not None and key == known:
+                before = Doubled(before)
+                continue
+            if before is not None:
+                yield before
+            before, known = texts, key
+        if before is not None:
+            yield before
+
+
 def _row(source: Source, texts: Sequence[str | None]) -> Row:
+    if isinstance(texts, Doubled):
+        return UnreadableRow("the query returns several rows for it")
     return parse_row(source.columns, texts)

@@ -1,0 +1,209 @@
+"""What strangers tried: situations of known kinds, in other clothes. Each lost rows with every gate open once."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import Migration, Query, Row
+from replicator.gates import look_at_gates
+from replicator.phases import Phase
+from replicator.postgres.connect import connection
+from replicator.settings import Settings
+from tests.engine import execute, make_settings
+from tests.fix_postgres import Database
+from tests.integration.test_cutover import Running, daemon, one
+
+pytestmark = pytest.mark.one_server
+
+OLD = """
+CREATE TABLE t (id integer PRIMARY KEY, v text);
+INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 20) i;
+"""
+NEW = """
+CREATE SCHEMA IF NOT EXISTS shop;
+CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY, v text);
+"""
+
+
+def same(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "v": row["v"]}
+
+
+def by_id(row: Row) -> Any:
+    return row["id"]
+
+
+def as_it_is(migration: Migration) -> None:
+    migration.transform(source="t", into="t", key=by_id)(same)
+    migration.reverse(source="t", into="t", key=by_id)(same)
+
+
+def made(folder: Path, declare: Callable[[Migration], None] = as_it_is, new: str = NEW) -> Migration:
+    (folder / "new").mkdir(exist_ok=True)
+    (folder / "new" / "10_tables.sql").write_text(new)
+    found = Migration("strange", old="public", new="shop", sql=folder)
+    declare(found)
+    return found
+
+
+def of(running: Running) -> Any:
+    assert running.session.pipeline is not None
+    return running.session.pipeline
+
+
+def rows(database: Database, query: str) -> Any:
+    return one(database.dsn, f"SELECT array_agg(q::text ORDER BY q::text) FROM ({query}) q")
+
+
+async def shut(running: Running, settings: Settings) -> dict[str, str]:
+    """The gates that are, with the reason."""
+    async with connection(settings.target, "test") as target:
+        gates = await look_at_gates(of(running), Phase.FOLLOW, settings, target)
+    return {each.name: each.detail for each in gates if not each.ok}
+
+
+async def does(database: Database, statements: Iterable[str]) -> None:
+    await asyncio.to_thread(execute, database.dsn, statements)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass comes by itself: what is not noticed stays."""
+    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+
+
+# ---- what a value's text is made of
+
+NESTED = [
+    "CREATE TYPE mood AS ENUM ('good', 'bad')",
+    "CREATE TYPE pair AS (m mood, n integer)",
+    "CREATE TYPE moods AS RANGE (subtype = mood)",
+    "CREATE DOMAIN mine AS mood",
+    "CREATE DOMAIN theirs AS mine",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("pair", "(good,1)"),
+        ("pair[]", '{"(good,1)"}'),
+        ("moods", "[good,bad)"),
+        ("theirs", "good"),
+        ("mine[]", "{good}"),
+    ],
+)
+async def test_a_label_inside_another_type_is_renamed(
+    database: Database, tmp_path: Path, kind: str, value: str
+) -> None:
+    execute(database.dsn, [*NESTED, f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})"])
+    execute(database.dsn, [f"INSERT INTO t VALUES (1, '{value}')"])
+    async with daemon(make_settings(database, ready_for=0.0), made(tmp_path)) as running:
+        await running.ready()
+        await does(database, ["ALTER TYPE mood RENAME VALUE 'good' TO 'glad'"])
+        await running.until(lambda: rows(database, "TABLE shop.t") == rows(database, "SELECT id, v::text FROM t"))
+        assert "glad" in one(database.dsn, "SELECT v FROM shop.t")
+
+
+# ---- a row that is changed by who gets it
+
+
+def spoiling(row: Row) -> dict[str, Any]:
+    row["v"] = "spoilt"  # type: ignore[index]
+    return {"id": row["id"], "v": "first"}
+
+
+def second(row: Row) -> dict[str, Any]:
+    return {"id": -row["id"], "v": row["v"]}
+
+
+def two_of_one(migration: Migration) -> None:
+    migration.transform(source="t", into="t", key=by_id)(spoiling)
+    migration.transform(source="t", into="u")(second)
+    migration.reverse(source="u", into="t")(second)
+
+
+async def test_a_transform_that_changes_its_row_changes_no_others(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD])
+    new = NEW + "CREATE TABLE IF NOT EXISTS shop.u (id integer PRIMARY KEY, v text);"
+    async with daemon(make_settings(database), made(tmp_path, two_of_one, new)) as running:
+        await running.ready()
+        await does(database, ["UPDATE t SET v = 'later' WHERE id = 1"])
+        await of(running).catch_up()
+        assert rows(database, "SELECT -id, v FROM shop.u") == rows(database, "TABLE t")
+
+
+# ---- a query that comes to return several rows for a key
+
+JOINED = "SELECT t.id, o.v FROM public.t LEFT JOIN public.o ON o.t_id = t.id"
+
+
+def joined(migration: Migration) -> None:
+    query = Query(JOINED, key=["id"], depends_on={"t": ["id"], "o": ["t_id"]})
+    migration.transform(source=query, into="t", key=by_id)(same)
+    migration.reverse(source="t", into="t", key=by_id)(same)
+
+
+OTHERS = ["CREATE TABLE o (t_id integer, v text, PRIMARY KEY (t_id, v))", "INSERT INTO o SELECT id, 'one' FROM t"]
+
+
+async def test_a_query_that_comes_to_return_two_rows_for_a_key(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, *OTHERS])
+    settings = make_settings(database, ready_for=0.0)
+    async with daemon(settings, made(tmp_path, joined)) as running:
+        await running.ready()
+        await does(database, ["INSERT INTO o VALUES (3, 'two')"])
+        await of(running).catch_up()
+        assert "quarantine" in await shut(running, settings)
+        error = one(database.dsn, "SELECT error FROM _replicator.quarantine")
+        assert "several rows" in error
+        await does(database, ["DELETE FROM o WHERE v = 'one' AND t_id = 3"])
+        await of(running).catch_up()
+        await running.until(lambda: not of(running).context.quarantined)
+        assert rows(database, "TABLE shop.t") == rows(database, JOINED)
+        await running.clean()
+
+
+async def test_a_query_that_returns_two_rows_for_a_key_from_the_start(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, *OTHERS, "INSERT INTO o VALUES (3, 'two'), (3, 'three'), (20, 'two')"])
+    settings = make_settings(database, ready_for=0.0)
+    async with daemon(settings, made(tmp_path, joined)) as running:
+        await running.until(lambda: running.session.phase == Phase.FOLLOW)
+        keys = {key for _, key in of(running).context.quarantined}
+        assert keys == {("3",), ("20",)}
+        assert one(database.dsn, "SELECT count(*) FROM shop.t") == 18
+
+
+# ---- foreign keys that are there and check nothing
+
+CHILD = "CREATE TABLE c (id integer PRIMARY KEY, t_id integer); INSERT INTO c SELECT i, i FROM generate_series(1, 9) i"
+KEY = "ALTER TABLE shop.c ADD CONSTRAINT c_t FOREIGN KEY (t_id) REFERENCES shop.t"
+
+
+def child(row: Row) -> dict[str, Any]:
+    return {"id": row["id"], "t_id": row["t_id"]}
+
+
+def with_children(migration: Migration) -> None:
+    as_it_is(migration)
+    for way in (migration.transform, migration.reverse):
+        way(source="c", into="c", key=by_id)(child)
+
+
+@pytest.mark.parametrize("table", ["c", "t"])
+async def test_a_foreign_key_that_is_switched_off_is_not_valid(database: Database, tmp_path: Path, table: str) -> None:
+    execute(database.dsn, [OLD, CHILD])
+    new = NEW + "CREATE TABLE IF NOT EXISTS shop.c (id integer PRIMARY KEY, t_id integer);"
+    settings, migration = make_settings(database, ready_for=0.0), made(tmp_path, with_children, new)
+    (tmp_path / "new" / "30_constraints.sql").write_text(KEY)
+    async with daemon(settings, migration) as running:
+        await running.ready()
+        await does(database, [f"ALTER TABLE shop.{table} DISABLE TRIGGER ALL"])
+        assert (await shut(running, settings))["schema"] == "not valid: shop.c: c_t (switched off)"
+        await does(database, ["ALTER TABLE shop.c DROP CONSTRAINT c_t", KEY])
+        assert "schema" not in await shut(running, settings)
