@@ -1,6 +1,8 @@
 """The manual's promises: its tables are the code's, its sentences are said, its links lead somewhere."""
 
 import ast
+import inspect
+import json
 import re
 
 import pytest
@@ -9,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from replicator.cli.help import EXIT_CODES
 from replicator.cli.prepare import Part
+from replicator.migration import Migration
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
 from replicator.phases import Phase
@@ -178,6 +181,40 @@ def test_every_page_is_found_from_the_readme() -> None:
         paths = [((ROOT / name).parent / path).resolve() for path, _ in links(PAGES[name]) if path]
         left |= {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)} & PAGES.keys() - found
     assert {name for name in MANUAL if name not in found} == set()
+
+
+@pytest.mark.parametrize("name", MANUAL)
+def test_every_name_of_ours_is_known(name: str) -> None:
+    """Settings, metrics, and the tables and functions of the two schemas."""
+    page = MANUAL[name]
+    settings = {setting for setting, _, _ in describe_settings()} | {"REPLICATOR_HOOK_EVENT", "REPLICATOR_"}
+    assert set(re.findall(r"\bREPLICATOR_[A-Z_]*", page)) <= settings
+    control = (ROOT / "replicator" / "postgres" / "control.sql").read_text()
+    named = re.findall(r"\b(_replicator\.\w+|replicator\.(?:active_schema|use_new_schema|\w+(?=\(\))))", page)
+    assert [each for each in named if not re.search(rf"{re.escape(each)}\b", control)] == []
+    exposed = "\n".join(family.name for family in Metrics().registry.collect())
+    metrics = re.findall(r"`replicator_((?!cutover`|restore_test|new_tables)\w+?)(?:_total)?`", page)
+    assert [each for each in metrics if each not in exposed] == []
+
+
+@pytest.mark.parametrize("name", MANUAL)
+def test_every_block_can_be_read(name: str) -> None:
+    for text in re.findall(r"^```python\n(.*?)^```", MANUAL[name], re.MULTILINE | re.DOTALL):
+        ast.parse(text)
+    for text in re.findall(r"^```json\n(.*?)^```", MANUAL[name], re.MULTILINE | re.DOTALL):
+        json.loads(text)
+    assert set(re.findall(r"^```(\w+)$", MANUAL[name], re.MULTILINE)) <= {"sql", "python", "json", "sh", "ini", "yaml"}
+
+
+@pytest.mark.parametrize("name", MANUAL)
+def test_every_call_that_an_author_makes_exists(name: str) -> None:
+    called = re.findall(r"\bmigration\.(\w+)\(([^()]*)", MANUAL[name])
+    for method, arguments in called:
+        known = inspect.signature(getattr(Migration, method)).parameters
+        assert set(re.findall(r"\b(\w+)=(?!=)", re.sub(r"\{[^}]*\}|\"[^\"]*\"", "", arguments))) <= known.keys(), method
+    made = re.findall(r"\bMigration\(([^()]*)\)", MANUAL[name])
+    fields = inspect.signature(Migration).parameters.keys()
+    assert {each for arguments in made for each in re.findall(r"\b(\w+)=", arguments)} <= fields
 
 
 def test_every_file_that_is_named_is_there() -> None:
