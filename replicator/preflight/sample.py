@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow, derive
+from replicator.derive import TargetRow, UnreadableRow, derive
 from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
 from replicator.plan import Plan, PlannedTransform, Source
 from replicator.postgres.connect import Connection
@@ -11,6 +11,7 @@ from replicator.postgres.keyless import keyless, sampled_keyless
 from replicator.postgres.refusals import refusing
 from replicator.postgres.rehearsal import read_sample
 from replicator.postgres.resting import switch_off
+from replicator.postgres.sampling import sample_one_by_one
 from replicator.postgres.target import TargetWriter
 from replicator.preflight.finding import counted
 from replicator.preflight.traced import TracedRow
@@ -55,15 +56,14 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
     sample = Sample()
     for source in plan.sources.values():
         try:
-            rows = await read_sample(connection, source, ROWS)
+            keyed = await _read(connection, source, sample)
             without_key = await sampled_keyless(connection, source)
         except DatabaseError as error:
             sample.unread[source.name] = error.problem
             continue
-        keyed = _keyed(source, rows, sample)
         if without_key:
             sample.wrong.append(f"{keyless(source)}; leave them out in its SQL, or give them a key")
-        if not rows:
+        if not keyed:
             sample.empty.append(source.name)
             continue
         read = sample.read.setdefault(source.name, set())
@@ -72,6 +72,13 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
                 read.update(source.key)
             sample.trials.append(_try(transform, source, keyed, read, sample))
     return sample
+
+
+async def _read(connection: Connection, source: Source, sample: Sample) -> list[tuple[Key, Row]]:
+    try:
+        return _keyed(source, await read_sample(connection, source, ROWS), sample)
+    except RowError:  # of a query: it is to be said which rows, and whether all of them, fail
+        return await sample_one_by_one(connection, source, ROWS)
 
 
 def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, Row]]:
@@ -95,8 +102,8 @@ def _try(
     trial = Trial(transform, len(keyed))
     for key, row in keyed:
         try:
-            rows = derive(transform, source, key, TracedRow(row, read))
-            trial.unstable = trial.unstable or derive(transform, source, key, TracedRow(row, read)) != rows
+            rows = derive(transform, source, key, _traced(row, read))
+            trial.unstable = trial.unstable or derive(transform, source, key, _traced(row, read)) != rows
         except ShapeError as error:
             trial.wrong = error.problem
             return trial
@@ -105,6 +112,10 @@ def _try(
         else:
             _keep(trial, rows, sample)
     return trial
+
+
+def _traced(row: Row, read: set[str]) -> Row:
+    return row if isinstance(row, UnreadableRow) else TracedRow(row, read)
 
 
 def _keep(trial: Trial, rows: list[TargetRow], sample: Sample) -> None:

@@ -148,6 +148,22 @@ async def test_what_fits_passes_the_check(shared: Database, tmp_path: Path) -> N
     assert found["forward.unread_columns"].outcome == "pass"
 
 
+async def test_check_says_for_which_rows_an_expression_fails(shared: Database, tmp_path: Path) -> None:
+    migration = made(tmp_path, table(changed(name="integer")))
+    casts = FITS["cast"] | {"name": "integer USING CASE id WHEN 7 THEN name ELSE id::text END::integer"}
+    migration.copy("t", into="t", cast=casts, back={"name": "text"})
+    (finding,) = [each for name, each in (await check(shared, migration)).items() if name == "forward.sample"]
+    assert finding.outcome == "warn"
+    assert "fails on 1 of 20 rows of cast of t" in finding.detail
+    assert "['7']" in finding.detail
+    (tmp_path / "all").mkdir()
+    migration = made(tmp_path / "all", table(changed(name="integer")))
+    migration.copy("t", into="t", cast=FITS["cast"] | {"name": "integer USING name::integer"})
+    finding = (await check(shared, migration))["forward.sample"]
+    assert finding.outcome == "fail", "a mistake, and no matter of a few rows"
+    assert "n7" not in finding.detail, "no value of a row"
+
+
 async def test_rows_of_others_do_not_come_back(shared: Database, tmp_path: Path) -> None:
     migration = made(tmp_path, table())
     migration.copy("t", into="t", **FITS)
