@@ -217,6 +217,11 @@ def test_every_call_that_an_author_makes_exists(name: str) -> None:
     assert {each for arguments in made for each in re.findall(r"\b(\w+)=", arguments)} <= fields
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert {name for name in MANUAL if f" {name}\n" not in navigation} == set()
+
+
 def test_every_file_that_is_named_is_there() -> None:
     text = "\n".join(map(prose, MANUAL.values()))
     named = set(re.findall(r"`((?:deploy|tests|transforms|docs)/[\w./-]*|[A-Z]+\.md)`", text))
