@@ -139,18 +139,19 @@ def make_copy(
     source: str,
     into: str,
     *,
-    rename: Mapping[str, str],
-    cast: Mapping[str, object],
+    rename: object,
+    cast: object,
     drop: Sequence[str],
-    add: Mapping[str, object],
+    add: object,
     partition_by: str | None,
-    back: Mapping[str, object],
+    back: object,
     way_back: bool,
 ) -> Copy:
     """Read what ``Migration.copy`` is given. Raises MigrationError, with what to change."""
     if isinstance(drop, str):
         raise wrong(source, f"drop={drop!r} is no list", f"Write drop=[{drop!r}].")
-    casts = {column: read_cast(source, column, given) for column, given in cast.items()}
+    renamed, back = _names(source, rename), _by_column(source, "back", back)
+    casts = {column: read_cast(source, column, given) for column, given in _by_column(source, "cast", cast).items()}
     if back and not way_back:
         raise wrong(source, "it has no way back, and back= says how columns come back", "Take one of the two out.")
     for column in back:
@@ -159,18 +160,32 @@ def make_copy(
     copy = Copy(
         source=source,
         into=into,
-        rename=dict(rename),
+        rename=renamed,
         cast=casts,
         drop=tuple(drop),
-        add={column: _addition(source, column, given) for column, given in add.items()},
+        add={column: _addition(source, column, given) for column, given in _by_column(source, "add", add).items()},
         partition_by=partition_by,
-        back=ways_back(source, casts, rename, back) if way_back else {},
+        back=ways_back(source, casts, renamed, back) if way_back else {},
         restore={column: _restored(source, column, given) for column, given in back.items() if column in drop},
         way_back=way_back,
     )
     for problem, remedy in _clashes(copy):
         raise wrong(source, problem, remedy)
     return copy
+
+
+def _by_column(source: str, name: str, given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(column, str) for column in given):
+        raise wrong(source, f"{name}= is no dict of columns", f'Write {name}={{"COLUMN": ...}}.')
+    return dict(given)
+
+
+def _names(source: str, rename: object) -> dict[str, str]:
+    names = _by_column(source, "rename", rename)
+    for column, new in names.items():
+        if not isinstance(new, str) or not new:
+            raise wrong(source, f"{column} is renamed to no name", f'Write rename={{"{column}": "NEW_NAME"}}.')
+    return names
 
 
 def _clashes(copy: Copy) -> Iterator[tuple[str, str]]:

@@ -87,6 +87,18 @@ def test_a_cast_by_type_comes_back_as_it_is(using: str) -> None:
     assert copy.back == {"n": Cast(type="")}
 
 
+def test_columns_take_each_others_names() -> None:
+    made = migration()
+    made.copy(
+        "t", into="t", rename={"a": "b", "b": "a", "c": "d"}, drop=["d"],
+        add={"c": ("text", lambda old: old["c"] + old["d"])},
+        cast={"a": ("text", str.upper)}, back={"a": str.lower, "d": lambda new: new["c"][1:]},
+    )  # fmt: skip
+    old, new = {"a": "x", "b": "y", "c": "1", "d": "2"}, {"b": "X", "a": "y", "d": "1", "c": "12"}
+    assert only(made, "forward").function(old) == new
+    assert only(made, "reverse").function(new) == old
+
+
 def test_a_word_in_quotes_reads_nothing() -> None:
     made = migration(way_back=False)
     using = """replace("select", E'it\\'s -- table', 'SELECT over (x)') /* select */ -- select"""
@@ -119,6 +131,9 @@ def test_without_a_way_back_no_reverse_is_made() -> None:
         ({"add": {"n": ""}}, "what add= says of n is no definition", "TYPE DEFAULT"),
         ({"add": {"n": 1}}, "what add= says of n is no definition", "TYPE DEFAULT"),
         ({"drop": "note"}, "drop='note' is no list", "Write drop=['note']"),
+        ({"rename": ["n"]}, "rename= is no dict of columns", 'Write rename={"COLUMN": ...}'),
+        ({"cast": "bigint"}, "cast= is no dict of columns", 'Write cast={"COLUMN": ...}'),
+        ({"rename": {"n": None}}, "n is renamed to no name", 'Write rename={"n": "NEW_NAME"}'),
         ({"drop": ["n"], "rename": {"n": "m"}}, "n is dropped, and renamed or cast too", "Take n out of one"),
         ({"drop": ["n"], "cast": {"n": "text"}}, "n is dropped, and renamed or cast too", "Take n out of one"),
         ({"rename": {"n": "o", "m": "o"}}, "two columns are renamed to o", "two names"),
