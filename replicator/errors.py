@@ -94,6 +94,13 @@ class RetryableError(DatabaseError):
     transient = True
 
 
+class LockRoomError(DatabaseError):
+    """The server's lock table is full: there is room again when others have ended their transactions."""
+
+    kind = "locks"
+    transient = True
+
+
 class SlotError(ReplicatorError):
     """The replication slot does not continue what is stored: lost, re-created, or ahead."""
 

@@ -17,6 +17,7 @@ from replicator.errors import (
     DatabaseError,
     DefinitionError,
     LeaseError,
+    LockRoomError,
     ReplicatorError,
     RetryableError,
     RowError,
@@ -185,6 +186,17 @@ def translate(error: psycopg.Error) -> ReplicatorError:
         return DefinitionError(
             f"A table is not what it was when the daemon started: {primary}.",
             "Run `replicator check`, then start the daemon again: it goes on where it stopped.",
+        )
+    return _lacking(error, state, primary)
+
+
+def _lacking(error: psycopg.Error, state: str, primary: str) -> ReplicatorError:
+    """What the server has too little of, if it is that."""
+    if state == "53200" and (error.diag.source_file or "").endswith("lock.c"):  # whatever the message's language
+        return LockRoomError(
+            f"The server has no room for more locks: {primary}.",
+            "Raise max_locks_per_transaction, and restart the server: each partition that a query reads is locked.",
+            state,
         )
     if state == "53100":
         return DatabaseError(f"The server's disk is full: {primary}.", "Free space, then start again.", state)

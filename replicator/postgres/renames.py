@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from replicator.errors import CheckError, DatabaseError, NotReadyError, RetryableError
+from replicator.errors import CheckError, DatabaseError, LockRoomError, NotReadyError, RetryableError
 from replicator.postgres.connect import Connection, identifier, translated
 from replicator.postgres.server import fetch
 from replicator.tables import Name
@@ -243,7 +243,7 @@ async def _execute(connection: Connection, statements: Sequence[sql.Composed]) -
     try:
         with translated():
             await connection.execute(sql.SQL("; ").join(statements))
-    except RetryableError:
+    except (RetryableError, LockRoomError):
         raise
     except DatabaseError as error:
         raise NotReadyError(

@@ -26,7 +26,7 @@ from replicator.postgres.rehearsal import (
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import BEFORE, try_switching
-from replicator.preflight import copy_checks, edge_checks, migration_checks, write_checks
+from replicator.preflight import copy_checks, edge_checks, lock_checks, migration_checks, write_checks
 from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
@@ -166,6 +166,9 @@ class SchemaChecks:
         )
         tables = {side: all_names(each) for side, each in taking_part(forward.plan, foresight.reverse).items()}
         old = connection if together else self.source.connection
+        one_server = self.source.shares_server(self.target)
+        for label, room in await lock_checks.read_rooms(old, connection, tables, one_server=one_server):
+            self.report.judge(label, (lock_checks.locks,), room)
         plans: list[edges.Plan] = []
         found: list[Consequences] = []
 

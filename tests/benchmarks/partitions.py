@@ -28,7 +28,10 @@ from tests.partitioned import same_rows
 migration = same_rows(Path(__file__).parent / "sql", {"orders": ("", days(NEW))})
 """
 SETTINGS = {"max_connections": "100", "max_prepared_transactions": "0", "max_wal_senders": "10"}
-LOCKS = "SELECT count(*) FROM pg_locks WHERE NOT fastpath"
+LOCKS = """
+    SELECT count(DISTINCT (locktype, database, relation, page, tuple, virtualxid, transactionid, classid, objid))
+    FROM pg_locks WHERE NOT fastpath
+"""
 
 
 def days(partitions: int) -> str:
@@ -132,7 +135,7 @@ class Runbook:
             finally:
                 writer.end()
                 self.figures["daemon"] = [line for line in daemon.log.splitlines() if "warn" in line or "error" in line]
-        self._command("finalize", "finalize", "--now")
+        self._command("finalize", "finalize", "--now", "--yes")
 
     def _make_old(self) -> None:
         given = self._given

@@ -8,10 +8,12 @@ import pytest
 
 from replicator.cleanup import plan
 from replicator.closing import close_again
-from replicator.errors import NotReadyError
+from replicator.errors import LockRoomError, NotReadyError
 from replicator.finish import finalize
+from replicator.postgres.connect import connection, translated
+from tests.checking import check_with, follow_remedy
 from tests.engine import execute, make_settings
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import Running, daemon, one
 from tests.integration.test_rename import NAMES, report
 from tests.integration.test_rollback import refused
@@ -233,3 +235,98 @@ async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database
         await same(running, dsn, "orders", "shop.orders")
         await running.clean()
         await running.cut_over()
+
+
+OUTSIDE = """
+CREATE TABLE days (day integer PRIMARY KEY);
+INSERT INTO days SELECT i FROM generate_series(0, 199) AS i;
+CREATE TABLE invoices (id integer PRIMARY KEY, of integer, day integer, FOREIGN KEY (of, day) REFERENCES orders);
+CREATE TABLE stamps (id integer, day integer, PRIMARY KEY (id, day), FOREIGN KEY (id, day) REFERENCES orders)
+    PARTITION BY HASH (id);
+CREATE TABLE stamps_0 PARTITION OF stamps FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+INSERT INTO invoices VALUES (1, 1, 1);
+INSERT INTO stamps VALUES (2, 2);
+ALTER TABLE orders ADD FOREIGN KEY (day) REFERENCES days;
+ALTER TABLE orders_2 ADD CONSTRAINT its_own FOREIGN KEY (day) REFERENCES days ON DELETE CASCADE
+"""
+KEYS = """
+    SELECT string_agg(c.conrelid::regclass || ' ' || c.conname || ' ' || pg_get_constraintdef(c.oid), E'\\n'
+                      ORDER BY c.conrelid::regclass::text, c.conname)
+    FROM pg_constraint c WHERE c.contype = 'f' AND c.conparentid = 0
+"""
+
+
+def use_keys(dsn: str, orders: str) -> None:
+    """What the application does with them: at once, and before anything has come over to the other side."""
+    execute(
+        dsn,
+        [
+            "INSERT INTO days VALUES (150000) ON CONFLICT DO NOTHING",
+            f"INSERT INTO {orders} VALUES (900, 199, 'referred to')",
+            "INSERT INTO invoices VALUES (900, 900, 199)",
+            "INSERT INTO stamps VALUES (900, 199)",
+            "DELETE FROM stamps WHERE id = 900",
+            "DELETE FROM invoices WHERE id = 900",
+            f"DELETE FROM {orders} WHERE id = 900",
+            "DELETE FROM days WHERE day = 150000",
+        ],
+    )
+
+
+async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: Database, tmp_path: Path) -> None:
+    dsn, shapes = database.dsn, {"orders": (WIDE, NARROW)}
+    execute(dsn, [create_old(shapes), OUTSIDE])
+    before = one(dsn, KEYS)
+    async with daemon(make_settings(database), same_rows(tmp_path, shapes)) as running:
+        await running.ready()
+        for strategy, place in (("schema", "shop.orders"), ("rename", "orders")):
+            await running.cut_over(strategy=strategy)
+            use_keys(dsn, place)
+            lines = [each for each in before.splitlines() if not each.startswith("orders")]
+            wanted = "\n".join(lines).replace("REFERENCES orders(", f"REFERENCES {place}(")
+            await running.until(lambda wanted=wanted: one(dsn, KEYS) == wanted)
+            with pytest.raises(psycopg.errors.ForeignKeyViolation):
+                execute(dsn, ["INSERT INTO invoices VALUES (7, 77, 7)"])
+            young = f"CREATE TABLE {place}_{strategy} PARTITION OF {place} FOR VALUES FROM ({{0}}) TO ({{0}}0)"
+            execute(dsn, [young.format(300 if strategy == "schema" else 4000)])
+            with pytest.raises(psycopg.errors.ForeignKeyViolation):
+                execute(dsn, [f"DELETE FROM {place} WHERE id = 1"])
+            await running.clean()
+            await running.roll_back()
+            use_keys(dsn, "orders")
+            await running.until(lambda: one(dsn, KEYS) == before)
+            await running.clean()
+
+
+async def test_check_says_what_room_for_locks_is_needed(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """Before anything runs out of it: an error would come at night, and to the application as well."""
+    cluster = make_cluster(
+        max_locks_per_transaction="10", max_connections="12", max_wal_senders="4", max_replication_slots="4",
+        max_prepared_transactions="0", max_worker_processes="1", autovacuum_max_workers="1",
+    )  # fmt: skip
+    dsn = cluster.dsn()
+    parts = "".join(
+        f";CREATE TABLE IF NOT EXISTS {{t}}_{day} PARTITION OF {{t}} FOR VALUES FROM ({day}) TO ({day + 1})"
+        for day in range(100)
+    )
+    shapes = {"orders": (f" PARTITION BY RANGE (day){parts}", PLAIN)}
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        for statement in create_old(shapes).rstrip(";").split(";"):
+            opened.execute(statement.encode())
+    async with connection(dsn, "test") as many:
+        with pytest.raises(LockRoomError, match=r"Raise max_locks_per_transaction"), translated():
+            await many.execute("SELECT pg_advisory_xact_lock(i) FROM generate_series(1, 100000) AS i")
+    migration = same_rows(tmp_path, shapes)
+    found = (await check_with(migration, source_dsn=dsn))["source.locks"]
+    assert found.outcome == "fail"
+    assert found.detail.startswith("102 tables and partitions with 102 indexes are locked at once by a cutover, or ")
+    assert found.detail.endswith("the server has room for 190 locks.")
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        opened.execute("ALTER SYSTEM SET max_locks_per_transaction = 15")
+    cluster.stop()
+    cluster.start()
+    assert (await check_with(migration, source_dsn=dsn))["source.locks"].outcome == "warn"
+    follow_remedy(dsn, found)
+    cluster.stop()
+    cluster.start()
+    assert (await check_with(migration, source_dsn=dsn))["source.locks"].outcome == "pass"
