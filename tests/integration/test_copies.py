@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from replicator import Migration
-from replicator.errors import MigrationError
+from replicator.errors import MigrationError, NotReadyError
 from replicator.postgres.connect import connection
 from replicator.postgres.quarantine import read_entries
 from replicator.setup import read_plan
@@ -368,3 +368,47 @@ async def test_both_sides_of_copies_take_writes(database: Database, tmp_path: Pa
         assert one(database.dsn, "SELECT count(*) FROM a WHERE gone IS NOT NULL") == 20, "what is dropped is kept"
         assert one(database.dsn, "SELECT count(*) FROM shop.a WHERE more = 'm'") == 6, "what is added, too"
         await running.complete()
+
+
+STATES = """
+DO $$ BEGIN CREATE TYPE shop.state AS ENUM ('Q', 'D'); EXCEPTION WHEN duplicate_object THEN END $$;
+"""
+
+
+async def test_a_key_beyond_the_old_type_keeps_the_rollback_from_happening(database: Database, tmp_path: Path) -> None:
+    """And what only one side has is there again after it: the default of a dropped column, a value of an added one."""
+    execute(
+        database.dsn,
+        [
+            "CREATE TABLE t (id serial PRIMARY KEY, state text NOT NULL, n numeric, old text NOT NULL DEFAULT 'O')",
+            "INSERT INTO t (state, n) SELECT (ARRAY['queued', 'done'])[1 + i % 2], i FROM generate_series(1, 20) i",
+        ],
+    )
+    new = "id bigserial PRIMARY KEY, state shop.state NOT NULL, n integer, extra uuid DEFAULT gen_random_uuid()"
+    migration = made(tmp_path, STATES, table(new))
+    state = {"queued": "Q", "done": "D"}
+    migration.copy(
+        "t",
+        into="t",
+        cast={"id": "bigint", "state": ("shop.state", state.get), "n": "integer USING n::integer"},
+        back={"state": {new: old for old, new in state.items()}.get},
+        drop=["old"],
+        add={"extra": "uuid DEFAULT gen_random_uuid()"},
+    )
+    refused = "SELECT count(*) FROM _replicator.quarantine"
+    async with daemon(make_settings(database), migration) as running:
+        await running.ready()
+        await running.cut_over(strategy="rename")
+        execute(database.dsn, ["INSERT INTO t (state, n) VALUES ('Q', 7)", "UPDATE t SET state = 'D' WHERE id = 5"])
+        extra = one(database.dsn, "SELECT extra FROM t WHERE n = 7 AND id > 20")
+        execute(database.dsn, ["INSERT INTO t (id, state) VALUES (3000000000, 'Q')"])
+        await running.until(lambda: one(database.dsn, refused) == 1)
+        with pytest.raises(NotReadyError, match="quarantine"):
+            await running.roll_back()
+        execute(database.dsn, ["DELETE FROM t WHERE id = 3000000000"])
+        await running.until(lambda: one(database.dsn, refused) == 0)
+        await running.clean()
+        await running.roll_back()
+        assert one(database.dsn, "SELECT state || old FROM t WHERE n = 7 AND id > 20") == "queuedO"
+        await running.clean()
+        assert one(database.dsn, "SELECT extra FROM shop.t WHERE n = 7 AND id > 20") == extra
