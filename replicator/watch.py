@@ -33,6 +33,7 @@ from replicator.postgres.snapshots import look
 from replicator.postgres.statements import shortened
 from replicator.preflight.facts import Consequence, Wrong
 from replicator.preflight.ground import Ground
+from replicator.query_definitions import QueryDefinitions
 from replicator.reached import Reached
 from replicator.settings import Settings
 from replicator.target_definitions import TargetDefinitions
@@ -63,6 +64,7 @@ class Watch:
         self._low_lag = low_lag
         self.definitions = Definitions(context, progress.plugin, publication)
         self._targets = TargetDefinitions(context)
+        self._queries = QueryDefinitions(context)
         self.wrong: list[Wrong] = []
         """The facts of the ground that were wrong at the last look, and keep ownership from moving."""
         self._ground = Ground(context.plan.migration, context.direction, cast("Plugin", progress.plugin), publication)
@@ -91,6 +93,7 @@ class Watch:
         self._ground_source = await connect(self._context.source_dsn, f"{self._context.direction} ground")
         self._ground_target = await connect(self._context.target_dsn, f"{self._context.direction} ground")
         await self.definitions.open(self._ground_source)
+        await self._queries.look(self._ground_source)
         await self.look_at_ground()
 
     async def close(self) -> None:
@@ -149,6 +152,7 @@ class Watch:
                 return False
             async with alone_on(source):
                 await self._targets.look(target)
+                await self._queries.look(source)
                 return await self.definitions.look(source)
 
     async def look_at_ground(self, source: Connection | None = None, target: Connection | None = None) -> list[Wrong]:

@@ -188,6 +188,11 @@ async def test_no_look_reads_what_the_generation_does_not(
 ) -> None:
     """Of all queries of all looks, by their plans: also of a fact that will be written later."""
     monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+
+    async def measuring(_: Any) -> None:
+        """Once a second: no look."""
+
+    monkeypatch.setattr("replicator.watch.Watch.measure", measuring)
     execute(database.dsn, [OLD])
     queries: list[tuple[str, Any]] = []
     looking = False

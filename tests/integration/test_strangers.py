@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from replicator import Migration, Query, Row
+from replicator.errors import DefinitionError
 from replicator.gates import look_at_gates
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
@@ -207,3 +208,45 @@ async def test_a_foreign_key_that_is_switched_off_is_not_valid(database: Databas
         assert (await shut(running, settings))["schema"] == "not valid: shop.c: c_t (switched off)"
         await does(database, ["ALTER TABLE shop.c DROP CONSTRAINT c_t", KEY])
         assert "schema" not in await shut(running, settings)
+
+
+# ---- a query whose meaning changes under it
+
+VIEWED = "SELECT id, v FROM public.seen"
+SEEN = "CREATE OR REPLACE VIEW seen AS SELECT id, v FROM inner_one"
+INNER = "CREATE OR REPLACE VIEW inner_one AS SELECT id, loud(v) AS v FROM t"
+LOUD = "CREATE OR REPLACE FUNCTION loud(text) RETURNS text LANGUAGE sql AS $$ SELECT pg_catalog.{}($1) $$"
+
+
+def viewed(migration: Migration) -> None:
+    migration.transform(source=Query(VIEWED, key=["id"], depends_on={"t": ["id"]}), into="t", key=by_id)(same)
+    migration.reverse(source="t", into="t", key=by_id)(same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        LOUD.format("upper"),
+        "CREATE OR REPLACE VIEW inner_one AS SELECT id, v || '!' AS v FROM t",
+        "CREATE OR REPLACE VIEW seen AS SELECT id, 'x'::text AS v FROM inner_one WHERE id < 15",
+    ],
+)
+async def test_a_view_that_a_query_reads_is_replaced(database: Database, tmp_path: Path, change: str) -> None:
+    execute(database.dsn, [OLD, LOUD.format("lower"), INNER, SEEN])
+    async with daemon(make_settings(database, ready_for=0.0), made(tmp_path, viewed)) as running:
+        await running.ready()
+        await does(database, [change])
+        assert rows(database, "TABLE shop.t") != rows(database, VIEWED)
+        await running.until(lambda: rows(database, "TABLE shop.t") == rows(database, VIEWED))
+        await running.until(lambda: not of(running).context.unseen)
+        await running.cut_over()
+
+
+async def test_a_view_that_comes_to_read_another_table(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, LOUD.format("lower"), INNER, SEEN, "CREATE TABLE u AS TABLE t"])
+    async with daemon(make_settings(database), made(tmp_path, viewed)) as running:
+        await running.ready()
+        await does(database, ["CREATE OR REPLACE VIEW inner_one AS SELECT id, v FROM u"])
+        with pytest.raises(DefinitionError, match=r"reads public\.u since") as stopped:
+            await running.until(lambda: False)
+        assert "depends_on" in stopped.value.remedy
