@@ -29,7 +29,7 @@ migration = same_rows(Path(__file__).parent / "sql", {"orders": ("", days(NEW))}
 """
 SETTINGS = {"max_connections": "100", "max_prepared_transactions": "0", "max_wal_senders": "10"}
 LOCKS = """
-    SELECT count(DISTINCT (locktype, database, relation, page, tuple, virtualxid, transactionid, classid, objid))
+    SELECT count(DISTINCT (locktype, database, relation, page, tuple, virtualxid, transactionid::text, objid))
     FROM pg_locks WHERE NOT fastpath
 """
 
