@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from replicator.changes import RelationDefinition, RelationName
-from replicator.errors import DefinitionError
+from replicator.errors import BeginAgainError, DefinitionError
 from replicator.log import get_logger
 from replicator.plan import Plan, identifying_columns
 from replicator.postgres.connect import Connection, connection
@@ -199,7 +199,10 @@ class Definitions:
         strangers = set(now.partitions) - {(leaf.schema, leaf.table) for leaf in table.leaves}
         asked_for = {each.name.schema for each in self._plan.watched.values()}  # whole: see ``make_decoder``
         if self._partitions_by_name and any(schema not in asked_for for schema, _ in strangers):
-            raise DefinitionError(f"The table {table.name} has a new partition in another schema.", AGAIN)
+            raise BeginAgainError(
+                f"The table {table.name} has a new partition in another schema, which the stream is not asked for.",
+                "The daemon begins again by itself, and asks for it; then it compares all rows of the table.",
+            )
 
     def _check_columns(self, table: Table, now: Definition) -> None:
         names = {each.name for each in now.columns.values()}

@@ -119,6 +119,12 @@ class DefinitionError(ReplicatorError):
     kind = "definition"
 
 
+class BeginAgainError(DefinitionError):
+    """The daemon reads the tables anew when it begins again: it does so by itself, and goes on where it stopped."""
+
+    transient = True
+
+
 class LeaseError(ReplicatorError):
     """Another daemon owns this migration."""
 

@@ -1,18 +1,20 @@
 """Partitioned tables on either side, whatever the strategy; partitions that come and go while the daemon runs."""
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from replicator import daemon as whole_daemon
 from replicator.cleanup import plan
 from replicator.closing import close_again
 from replicator.errors import LockRoomError, NotReadyError
 from replicator.finish import finalize
 from replicator.postgres.connect import connection, translated
 from tests.checking import check_with, follow_remedy
-from tests.engine import execute, make_settings
+from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import Running, daemon, one
 from tests.integration.test_rename import NAMES, report
@@ -330,3 +332,29 @@ async def test_check_says_what_room_for_locks_is_needed(make_cluster: MakeCluste
     cluster.stop()
     cluster.start()
     assert (await check_with(migration, source_dsn=dsn))["source.locks"].outcome == "pass"
+
+
+async def test_a_partition_in_another_schema_needs_nobody(database: Database, tmp_path: Path) -> None:
+    """wal2json is asked for tables by schema: the daemon begins again by itself to ask for this one, too."""
+    dsn, stop = database.dsn, asyncio.Event()
+    execute(dsn, [create_old({"orders": (WIDE, PLAIN)}), "CREATE SCHEMA parts"])
+    migration = same_rows(tmp_path, {"orders": (WIDE, PLAIN)})
+    running = asyncio.create_task(whole_daemon.run(make_settings(database), migration, stop=stop))
+
+    async def until(query: str) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not one(dsn, query):
+                assert not running.done(), running.result()
+                await asyncio.sleep(0.05)
+
+    try:
+        await until("SELECT to_regclass('shop.orders') IS NOT NULL AND to_regclass('_replicator.state') IS NOT NULL")
+        await until("SELECT EXISTS (SELECT FROM _replicator.state WHERE phase = 'follow')")
+        execute(dsn, ["CREATE TABLE parts.far PARTITION OF orders FOR VALUES FROM (200) TO (300)"])
+        execute(dsn, ["INSERT INTO orders VALUES (500, 250, 'far')", "UPDATE orders SET day = 251 WHERE id = 7"])
+        await until("SELECT count(*) = 2 FROM shop.orders WHERE day > 249")
+        execute(dsn, ["UPDATE orders SET note = 'followed' WHERE day = 250"])
+        await until("SELECT EXISTS (SELECT FROM shop.orders WHERE note = 'followed')")
+    finally:
+        stop.set()
+        await asyncio.gather(running, return_exceptions=True)
