@@ -167,6 +167,7 @@ class Session:
         await reach(Failpoint.TABLES_MADE)
         plan = await read_plan(self.settings, self.migration, "forward")
         refuse_forgotten(plan)
+        refuse_forgotten(await read_plan(self.settings, self.migration, "reverse"))  # the cutover would be refused
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
 

@@ -1,5 +1,6 @@
 """``migration.copy`` on a real server: which columns and keys pass, what does not fit, and what comes later."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from replicator.postgres.connect import connection
 from replicator.postgres.quarantine import read_entries
 from replicator.setup import read_plan
 from tests.checking import check, one_database, outcomes
-from tests.engine import differences, engine, execute, make_settings
+from tests.engine import SECONDS, differences, engine, execute, make_settings
 from tests.fix_postgres import Database, Running
 from tests.integration.test_cutover import daemon, one
 from tests.integration.test_rolling import rolling
@@ -248,13 +249,22 @@ async def test_keys_are_computed_where_they_can_be(database: Database, tmp_path:
     assert {each.name for each in back.transforms if each.key is None} == {"copy_made_back"}
 
 
-async def test_a_first_start_without_a_place_for_a_column_is_refused(database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (changed(name=""), r"without a place: public\.t\.name"),
+        (changed(more="text"), r"without a place: shop\.t\.more"),
+    ],
+)
+async def test_a_first_start_without_a_place_for_a_column_is_refused(
+    database: Database, tmp_path: Path, columns: str, said: str
+) -> None:
     execute(database.dsn, [OLD])
-    migration = made(tmp_path, table(changed(name="")))
+    migration = made(tmp_path, table(columns))
     migration.copy("t", into="t", **FITS | {"back": {"code": "text"}})
     async with daemon(make_settings(database), migration) as running:
-        with pytest.raises(MigrationError, match=r"without a place: public\.t\.name"):
-            await running.task
+        with pytest.raises(MigrationError, match=said):
+            await asyncio.wait_for(running.task, SECONDS)
     assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
 
 
