@@ -30,7 +30,7 @@ from replicator.plan import places_of
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
-from replicator.postgres.edges import give_edges_back, settle_edges
+from replicator.postgres.edges import edge_tables, give_edges_back, settle_edges
 from replicator.postgres.guards import guard, open_to_writers
 from replicator.postgres.locks import WRITERS, gives_way, lock_more, lock_tables, send_vacuum_away
 from replicator.postgres.ownership import (
@@ -45,8 +45,8 @@ from replicator.postgres.ownership import (
 from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.postgres.sequences import set_sequences
-from replicator.postgres.switching import switch
-from replicator.postgres.trees import oids_by_name
+from replicator.postgres.switching import switch, switch_tables
+from replicator.postgres.trees import oids_by_name, oids_of
 from replicator.preflight.consequences import Foresight
 from replicator.preflight.hanging import Strategy
 from replicator.settings import Settings
@@ -109,6 +109,7 @@ class Cutover:
         self.search_path_of = search_path_of
         self._on_commit = on_commit
         self._step = ""
+        self._beside: list[Name] = []
         self._closing: dict[Name, int] = {}
         """The tables that close, by their names before."""
         self._foreseen = Foreseen(None, rehearsed=dry_run)
@@ -119,11 +120,14 @@ class Cutover:
 
     @property
     def held(self) -> list[Name]:
-        """The tables whose writers wait: those that close, and those that stay open and that are followed until now."""
+        """The tables whose writers wait: those that close, and others.
+
+        Those that stay open and that are followed until now; those on which the move takes locks later.
+        """
         if self.pipeline.direction == "reverse":
-            return self.tables[self.move.held]
+            return [*self.tables[self.move.held], *self._beside]
         stay = all_names(table for name, table in self.plan.watched.items() if name in self.plan.migration.left)
-        return [*self.tables[self.move.held], *stay]
+        return list(dict.fromkeys([*self.tables[self.move.held], *stay, *self._beside]))
 
     async def run(self) -> CutoverResult:
         """Try until the lock comes in time, up to a limit.
@@ -215,6 +219,7 @@ class Cutover:
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         self._step = "lock"
+                        self._beside = await self._read_beside(together=together)
                         self._foreseen.begin()
                         await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
                         await self._foreseen.lock(holder, "hold the writers")
@@ -261,6 +266,20 @@ class Cutover:
             await self._foreseen.lock(holder, self._step)
         await self._settle_edges(holder, list(self._closing.values()), places, together=together)
         await self._foreseen.lock(holder, "foreign keys")
+
+    async def _read_beside(self, *, together: bool) -> list[Name]:
+        """Other tables that the move locks: for their foreign keys, or in ``sql/cutover`` and ``sql/rollback``.
+
+        Whoever has written to one, and waits for a table that closes, would hold it up for good.
+        """
+        if not together or self.move.opens_both:
+            return []
+        oids = await oids_of(self._observing, self.tables[self.move.held])
+        found = await edge_tables(self._observing, oids, back=self.move.owner == "old")
+        if self.move.statements is not None:
+            found += await switch_tables(self._observing, self.plan.migration, self.move.statements)
+        ours = {*self.tables["old"], *self.tables["new"]}
+        return [each for each in dict.fromkeys(found) if each not in ours]
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
         """Keep the writers waiting. Raises LockedOutError when the lock does not come in time."""

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from replicator.errors import NotReadyError, RowError
 from replicator.postgres.connect import Connection, comma, identifier, of_a_list, translated
-from replicator.postgres.locks import EVERYBODY, lock_more
+from replicator.postgres.locks import EVERYBODY, lock_more, lockable
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch_plain
 from replicator.postgres.trees import TREE
@@ -60,6 +60,13 @@ UNIQUE: Final = """
              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
             = (SELECT array_agg(name ORDER BY name) FROM unnest(%(columns)s::text[]) name)
     ) AS found
+"""
+
+
+NOTE_NEW: Final = """
+    INSERT INTO _replicator.edges SELECT c.conrelid, c.conname, 'unvalidated', '{}' FROM pg_constraint c
+    WHERE c.contype = 'f' AND c.conparentid = 0 AND NOT c.convalidated AND c.conrelid = ANY (%(oids)s::oid[])
+    ON CONFLICT DO NOTHING
 """
 
 
@@ -145,6 +152,24 @@ async def read_edges(connection: Connection, closing: Sequence[int]) -> list[Edg
     return [Edge(**each) for each in await fetch_plain(connection, EDGES, oids=list(closing))]
 
 
+async def edge_tables(connection: Connection, closing: Sequence[int], *, back: bool) -> list[Name]:
+    """The tables whose keys a move changes, as far as this role may lock them.
+
+    :param back: it gives back the keys that a cutover has set aside.
+    """
+    edges = await read_edges(connection, closing)
+    names = [name for each in edges for name in (each.child_name, each.parent_name)]
+    for each in await _stored(connection) if back else ():
+        names += [name for oid in (each.child, each.parent) if (name := await _name(connection, oid)) is not None]
+    may = await lockable(connection) if names else set()
+    return [name for name in dict.fromkeys(names) if name in may]
+
+
+async def _stored(connection: Connection) -> list[Edge]:
+    rows = await fetch_plain(connection, "SELECT definition FROM _replicator.edges WHERE state = 'aside'")
+    return [Edge(**each["definition"]) for each in rows]
+
+
 async def plan_edges(
     connection: Connection, closing: Sequence[int], places: Mapping[int, int], *, together: bool
 ) -> Plan:
@@ -215,6 +240,8 @@ async def settle_edges(
             await connection.execute(each.dropped())
     for each, place in plan.moved:
         await _make(connection, each, each.child_name, place)
+    with translated():  # those of new tables that the author has made just now, for want of time without looking
+        await connection.execute(NOTE_NEW.encode(), {"oids": list(places.values())})
     return plan
 
 
@@ -226,10 +253,7 @@ async def give_edges_back(
     Gives those that are dropped and that no cutover has made. Raises LockedOutError as ``settle_edges``.
     """
     edges = await read_edges(connection, closing)
-    stored = [
-        Edge(**each["definition"])
-        for each in await fetch_plain(connection, "SELECT definition FROM _replicator.edges WHERE state = 'aside'")
-    ]
+    stored = await _stored(connection)
     back = [(each, await _name(connection, each.child), await _name(connection, each.parent)) for each in stored]
     names = [name for _, child, parent in back for name in (child, parent) if name is not None]
     await _lock(connection, edges, names, seconds, observer)

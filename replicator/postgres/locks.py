@@ -17,7 +17,7 @@ from psycopg import sql
 from replicator.errors import DatabaseError, ReplicatorError, RetryableError
 from replicator.postgres.blockers import Blocker, listed, who_blocks, who_holds
 from replicator.postgres.connect import Connection, another, comma, identifier, of_a_list, translated
-from replicator.postgres.server import fetch
+from replicator.postgres.server import fetch, fetch_plain
 from replicator.tables import Name
 
 T = TypeVar("T")
@@ -47,6 +47,15 @@ DEADLOCK_TIMEOUTS = """
 """
 
 
+LOCKABLE = """
+    SELECT n.nspname AS schema, c.relname AS table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_replicator')
+      AND n.nspname NOT LIKE 'pg\\_t%%' AND has_schema_privilege(n.oid, 'USAGE')
+      AND (has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
+           OR has_table_privilege(c.oid, 'TRUNCATE'))
+"""
+
+
 class LockedOutError(RetryableError):
     """The lock did not come in time. ``blockers``: who was in the way, as far as it was seen."""
 
@@ -58,6 +67,11 @@ class LockedOutError(RetryableError):
             sqlstate,
         )
         self.blockers = list(blockers)
+
+
+async def lockable(connection: Connection) -> set[Name]:
+    """The tables that this role may keep others from writing to."""
+    return {Name(schema=each["schema"], table=each["table"]) for each in await fetch_plain(connection, LOCKABLE)}
 
 
 async def lock_tables(

@@ -82,6 +82,18 @@ def named(text: str, names: Collection[Name]) -> set[Name]:
     return {each.name for each in _references(list(_tokens(text))) if each.name in names}
 
 
+def named_anywhere(text: str, names: Collection[Name]) -> set[Name]:
+    """Which of these tables SQL names that is no query: with a list of columns after it, in a string, in a body."""
+    found, at = {each.name for each in _references(list(_tokens(text)), calls=True) if each.name in names}, 0
+    while token := TOKEN.match(text, at):
+        at = after_block(text, token.end()) if token["block"] else token.end()
+        if token["body"]:
+            found |= named_anywhere(token["body"].removeprefix(token["tag"]).removesuffix(token["tag"]), names)
+        elif token["quoted"] and token["quoted"].endswith("'"):
+            found |= named_anywhere(token["quoted"].partition("'")[2][:-1].replace("''", "'"), names)
+    return found
+
+
 def placed(plan: Plan, places: Places) -> Plan:
     """A plan whose SQL finds the tables where they are now."""
     if not places.moved:
@@ -124,7 +136,7 @@ def _tokens(text: str) -> Iterator[_Token]:
             yield _Token(kind="other", text=token[0])
 
 
-def _references(tokens: list[_Token]) -> Iterator[_Reference]:
+def _references(tokens: list[_Token], *, calls: bool = False) -> Iterator[_Reference]:
     """Every ``name.name`` that no other name or point stands before, and that is no call of a function."""
     telling = [place for place, each in enumerate(tokens) if each.kind != "gap"]
     for number, begin in enumerate(telling):
@@ -132,7 +144,7 @@ def _references(tokens: list[_Token]) -> Iterator[_Reference]:
         if first.kind != "name" or point.text != "." or second.kind != "name":
             continue
         before, after = _at(tokens, telling, number - 1), _at(tokens, telling, number + 3)
-        if before.text == "." or after.text == "(":
+        if before.text == "." or (after.text == "(" and not calls):
             continue
         cast = before.text == ":" or (before.kind == "name" and before.named == "as")
         alias = after.kind == "name" and (after.text.startswith('"') or after.named not in NO_ALIAS)

@@ -4,6 +4,8 @@ Views that are to show the new tables, foreign keys that are to lead there, publ
 moment in which ownership moves.
 """
 
+import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,13 +16,22 @@ from replicator.postgres.authored import names_unknown, refused
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.control import installed, read_phase
 from replicator.postgres.ddl import statements
+from replicator.postgres.locks import BETWEEN_TRIES, lockable
+from replicator.postgres.rewriting import named_anywhere
 from replicator.postgres.statements import ends_transaction, shortened
+from replicator.tables import Name
 
 Kind = Literal["cutover", "rollback"]
 KINDS: Final[tuple[Kind, ...]] = ("cutover", "rollback")
 
 BEFORE: Final = (None, "backfill", "build", "follow")
 """The phases in which the old schema owns the data."""
+OF_VIEW: Final = re.compile(
+    r"\s*(?:(?:CREATE|DROP|ALTER)\s+(?:OR\s+REPLACE\s+)?(?:MATERIALIZED\s+)?VIEW|COMMENT|GRANT|REVOKE)\b", re.IGNORECASE
+)
+SWITCH_SECONDS: Final = 0.5
+"""For all statements of a move to get their locks."""
+QUEUE_TIMEOUT: Final = "50ms"
 LOCK_TIMEOUT: Final = "200ms"
 """For a trial: whoever waits for a lock holds up everybody behind it."""
 
@@ -68,6 +79,18 @@ def switch_statements(migration: Migration, kind: Kind) -> list[Statement]:
     return found
 
 
+async def switch_tables(connection: Connection, migration: Migration, kind: Kind) -> list[Name]:
+    """The tables that statements of this kind name and may lock, as far as this role may lock them.
+
+    A view needs no lock that writers or readers would have to wait for.
+    """
+    planned = [each.text for each in switch_statements(migration, kind) if not OF_VIEW.match(each.text)]
+    if not planned:
+        return []
+    names = await lockable(connection)
+    return sorted({name for text in planned for name in named_anywhere(text, names)}, key=str)
+
+
 async def switch(connection: Connection, migration: Migration, kind: Kind, *, together: bool) -> None:
     """Run the statements, in the caller's transaction, in which names are as they will be after it.
 
@@ -82,15 +105,35 @@ async def switch(connection: Connection, migration: Migration, kind: Kind, *, to
             "went on.",
             f"Take sql/{kind} out, and run what is in it yourself.",
         )
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + SWITCH_SECONDS
     for each in planned:
         try:
-            with translated():
-                await connection.execute(each.text.encode())
+            await _run(connection, each, lambda: clock() < deadline)
         except RetryableError:
             raise
         except ReplicatorError as error:
             problem, remedy = refused(error, "Correct it, and try it with --dry-run.")
             raise NotReadyError(f"{each} fails: {problem} The writers went on.", remedy) from error
+
+
+async def _run(connection: Connection, each: Statement, in_time: Callable[[], bool]) -> None:
+    """Queue for a lock of its own only for moments, as long as there is time.
+
+    Who writes to that table may be waiting for us already: it would be told of a deadlock.
+    """
+    while True:
+        try:
+            with translated():
+                async with connection.transaction():
+                    await connection.execute(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'")
+                    await connection.execute(each.text.encode())
+        except RetryableError:
+            if not in_time():
+                raise
+            await asyncio.sleep(BETWEEN_TRIES)
+        else:
+            return
 
 
 async def try_switching(
