@@ -143,6 +143,18 @@ async def test_halt_stops_at_the_row_and_confirms_nothing(database: Database, tm
         assert 500 not in people(database.dsn)
 
 
+async def test_halt_holds_after_rows_have_been_tried_again(database: Database, tmp_path: Path) -> None:
+    """What somebody asks for may be quarantined, for he is there to see it; what the stream brings, still not."""
+    create_small(database.dsn, GOOD)
+    async with engine(database, small_migration(tmp_path), on_error="halt") as made:
+        await made.backfill()
+        async with made.running.writing() as applier:
+            await applier.redo({"people": {("1",)}})
+            await applier.commit_without_progress()
+        execute(database.dsn, [BAD_ROWS["transform"][0]])
+        assert isinstance(await made.failure(), RowError)
+
+
 async def test_two_rows_for_one_target_row_name_both(database: Database, tmp_path: Path) -> None:
     create_small(database.dsn, "INSERT INTO people VALUES (1, 'a', '1', '#same'), (2, 'b', '2', '#same')")
     async with engine(database, small_migration(tmp_path)) as made:
