@@ -14,11 +14,12 @@ from replicator.errors import ConnectionLostError, MigrationError, NotReadyError
 from replicator.migration import Migration
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import installed, operator, read_phase
+from replicator.postgres.control import installed, read_phase
 from replicator.postgres.ddl import statements
 from replicator.postgres.journal import enter
 from replicator.postgres.places import read_places
 from replicator.postgres.probes import Plan, explain, time_query, without_statistics
+from replicator.postgres.requests import operator
 from replicator.postgres.rewriting import rewritten
 from replicator.settings import Settings
 

@@ -25,12 +25,13 @@ from replicator.postgres.archives import (
     see_every_row,
 )
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import installed, migration_there, operator, read_ownership, read_phase
+from replicator.postgres.control import installed, migration_there, read_ownership, read_phase
 from replicator.postgres.created import objects_in
 from replicator.postgres.dependents import Dependent
 from replicator.postgres.journal import enter, recorded
 from replicator.postgres.locks import EVERYBODY, in_turns, lock_tables
 from replicator.postgres.places import read_places
+from replicator.postgres.requests import operator
 from replicator.settings import Settings
 from replicator.tables import Name
 

@@ -25,8 +25,8 @@ from replicator.postgres.backups import (
     tables_of,
 )
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import operator
 from replicator.postgres.journal import enter
+from replicator.postgres.requests import operator
 from replicator.settings import Settings
 
 DATA = "data"

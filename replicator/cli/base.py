@@ -13,8 +13,8 @@ from replicator.cli.progress import Display
 from replicator.errors import UsageError
 from replicator.migration import Migration
 from replicator.observe.status import version
-from replicator.postgres.control import Command as Request
 from replicator.postgres.dsn import describe
+from replicator.postgres.requests import Command as Request
 from replicator.settings import Settings, load_migration, load_settings
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from replicator.cli.output import messages
 from replicator.cli.views import gates
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 
 ASKED = "waiting for the daemon to take the request"
 

@@ -15,8 +15,9 @@ from replicator.cli.output import emit, output
 from replicator.cli.progress import Bar, display
 from replicator.errors import ExitCode, ReplicatorError, UsageError
 from replicator.postgres.connect import connection
-from replicator.postgres.control import installed, operator
+from replicator.postgres.control import installed
 from replicator.postgres.quarantine import Entry, State, count_entries, read_entries
+from replicator.postgres.requests import operator
 from replicator.settings import Settings
 
 group = typer.Typer(cls=Several, no_args_is_help=False)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from replicator.commands.answers import Answer
 from replicator.finish import check_soaked, finalize_now
 from replicator.phases import Phase
-from replicator.postgres import control
+from replicator.postgres import requests
 from replicator.postgres.connect import Connection
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -18,7 +18,7 @@ async def finalize(session: "Session", command: Command, own: Connection) -> Ans
     await check_soaked(session.settings, now=bool(command.arguments.get("now")))
 
     async def report(step: str) -> None:
-        await control.report_progress(own, command.id, {"step": step})
+        await requests.report_progress(own, command.id, {"step": step})
 
     await report("stopping the way back")
     if session.phase != Phase.FINALIZED:

@@ -10,9 +10,9 @@ from replicator.commands.progress import Progress
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
 from replicator.migration import NO_WAY_BACK, Migration
 from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
-from replicator.postgres import control
+from replicator.postgres import requests
 from replicator.postgres.connect import Connection
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -126,7 +126,7 @@ async def _wait_for_time(command: Command, own: Connection) -> None:
         return
     moment = datetime.fromisoformat(command.arguments["at"])
     while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
-        await control.report_progress(own, command.id, {"step": f"waiting until {moment:%Y-%m-%d %H:%M:%S} UTC"})
+        await requests.report_progress(own, command.id, {"step": f"waiting until {moment:%Y-%m-%d %H:%M:%S} UTC"})
         await asyncio.sleep(min(left, LOOK_SECONDS))
 
 

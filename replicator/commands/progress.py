@@ -7,10 +7,10 @@ from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.gates import Gate
-from replicator.postgres import control
+from replicator.postgres import requests
 from replicator.postgres.blockers import our_waits
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 from replicator.settings import Settings
 
 LOOK_SECONDS = 0.5
@@ -80,4 +80,4 @@ class Progress:
             told["in_the_way"] = self.in_the_way
         if self._gates:
             told["gates"] = self._gates
-        await control.report_progress(self._own, self._command.id, told)
+        await requests.report_progress(self._own, self._command.id, told)

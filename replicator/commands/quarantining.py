@@ -7,11 +7,11 @@ from replicator.commands.answers import Answer
 from replicator.errors import ExitCode, NotReadyError, UsageError
 from replicator.log import get_logger
 from replicator.pipeline import Pipeline
-from replicator.postgres import control
+from replicator.postgres import control, requests
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import Command
 from replicator.postgres.progress import enter
 from replicator.postgres.quarantine import Entry, read_entries
+from replicator.postgres.requests import Command
 from replicator.repair import repairing
 from replicator.tables import Key
 
@@ -39,7 +39,7 @@ async def retry(session: "Session", command: Command, own: Connection) -> Answer
         async with repairing(pipeline) as applier:
             await applier.redo(dirty)
         tried = {"done": min(start + AT_ONCE, len(chosen)), "total": len(chosen), "what": "trying rows again"}
-        await control.report_progress(own, command.id, tried)
+        await requests.report_progress(own, command.id, tried)
     left = await _entries(pipeline, [each.id for each in chosen])
     log.info("retried", rows=len(chosen), resolved=len(chosen) - len(left))
     return {

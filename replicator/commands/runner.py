@@ -12,9 +12,9 @@ from replicator.commands.verifying import verify
 from replicator.errors import ExitCode, NotReadyError, ReplicatorError, UsageError, unexpected
 from replicator.log import get_logger
 from replicator.phases import Phase
-from replicator.postgres import control
+from replicator.postgres import control, requests
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -59,13 +59,13 @@ class Commands:
             await self._drop_leftovers()
             async with asyncio.TaskGroup() as self._group:
                 while True:
-                    for command in await control.pending_commands(home):
+                    for command in await requests.pending_commands(home):
                         await self._take(command)
                     await asyncio.sleep(POLL_SECONDS)
 
     async def _drop_leftovers(self) -> None:
         """What a dead daemon had begun is not begun again: its asker has been told that it went away."""
-        for command in await control.pending_commands(self._home):
+        for command in await requests.pending_commands(self._home):
             if command.started_at is not None:
                 await self._answer(command, ExitCode.FAILED, {"error": "The daemon stopped while it worked on this."})
 
@@ -81,17 +81,17 @@ class Commands:
             task.add_done_callback(lambda _: setattr(self, "_current", None))
         elif command.started_at is None and command.progress is None:
             at_work = self._current[1].get_name().removeprefix(TASK)
-            await control.report_progress(self._home, command.id, {"step": f"waiting until the {at_work} is done"})
+            await requests.report_progress(self._home, command.id, {"step": f"waiting until the {at_work} is done"})
 
     async def _start(self, command: Command) -> asyncio.Task[None]:
-        await control.start_command(self._home, command.id)
+        await requests.start_command(self._home, command.id)
         return self._group.create_task(self._work(command), name=f"{TASK}{command.command}")
 
     async def _cancel(self, command: Command) -> None:
         wanted = command.arguments.get("id")
         if self._current is not None and self._current[0] == wanted and self._cancellable(self._current[1]):
             self._current[1].cancel()
-        for other in await control.pending_commands(self._home):
+        for other in await requests.pending_commands(self._home):
             if other.id == wanted and other.started_at is None:
                 await self._answer(other, ExitCode.NOT_READY, {"error": "It was cancelled before it began."})
         await self._answer(command, ExitCode.DONE, {})
@@ -150,4 +150,4 @@ class Commands:
         return await handler(self.session, command, own)
 
     async def _answer(self, command: Command, code: int, answer: Answer) -> None:
-        await control.finish_command(self._home, command.id, int(code), answer)
+        await requests.finish_command(self._home, command.id, int(code), answer)

@@ -7,9 +7,9 @@ from replicator.commands.answers import Answer
 from replicator.errors import ExitCode, NotReadyError
 from replicator.log import get_logger
 from replicator.phases import Phase
-from replicator.postgres import control
+from replicator.postgres import requests
 from replicator.postgres.connect import Connection
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 from replicator.repair import reconcile, repair
 from replicator.verify import advice, sentence, summary
 
@@ -64,5 +64,5 @@ async def _follow_pass(session: "Session", command: Command, own: Connection) ->
         verifier = session.pipeline.verifier if session.pipeline else None
         if verifier is not None and verifier.running:
             progress = {"done": verifier.done, "total": verifier.total, "what": "comparing rows"}
-            await control.report_progress(own, command.id, progress)
+            await requests.report_progress(own, command.id, progress)
         await asyncio.sleep(LOOK_SECONDS)

@@ -12,7 +12,8 @@ from psycopg.rows import class_row
 
 from replicator.errors import ExitCode, ReplicatorError
 from replicator.postgres.connect import Connection, connection, translated
-from replicator.postgres.control import installed, journal, operator
+from replicator.postgres.control import installed, journal
+from replicator.postgres.requests import operator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from psycopg import sql
 
 from replicator.errors import ConnectionLostError
 from replicator.postgres.connect import Connection, translated
-from replicator.postgres.control import CUTOVER_CHANNEL, Owner
+from replicator.postgres.control import Owner
+from replicator.postgres.requests import CUTOVER_CHANNEL
 from replicator.postgres.slots import emit_message
 from replicator.tables import Name, Table
 

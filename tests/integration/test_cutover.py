@@ -420,7 +420,7 @@ async def test_an_answer_that_cannot_be_given_ends_the_session(
         asked.append(True)
         raise ConnectionLostError("The connection failed.")
 
-    monkeypatch.setattr("replicator.postgres.control.finish_command", deaf)
+    monkeypatch.setattr("replicator.postgres.requests.finish_command", deaf)
     async with daemon(make_settings(database)) as running, asyncio.timeout(SECONDS):
         await running.ready()
         execute(database.dsn, ["INSERT INTO _replicator.commands (command, arguments) VALUES ('dance', '{}')"])

@@ -11,9 +11,10 @@ from replicator.daemon import run
 from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError, SlotError
 from replicator.finish import abort, finalize
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, request
+from replicator.postgres.control import install
 from replicator.postgres.journal import read_journal
 from replicator.postgres.origins import create_origin, origin_of
+from replicator.postgres.requests import request
 from replicator.postgres.slots import create_slot, read_slot
 from replicator.preflight import preflight
 from replicator.settings import Settings

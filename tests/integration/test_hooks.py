@@ -18,7 +18,8 @@ from replicator.hooks import Hooks, Moment
 from replicator.observe.metrics import Metrics
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
-from replicator.postgres.control import install, request
+from replicator.postgres.control import install
+from replicator.postgres.requests import request
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one

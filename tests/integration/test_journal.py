@@ -14,7 +14,7 @@ import pytest
 
 from replicator import Migration, daemon
 from replicator.errors import ExitCode, MigrationError, NotReadyError
-from replicator.postgres import control
+from replicator.postgres import control, requests
 from replicator.postgres.connect import connection
 from replicator.postgres.journal import Entry, read_journal, recorded
 from tests.engine import SECONDS, make_settings, reference
@@ -37,12 +37,12 @@ async def install(database: Database) -> None:
         await control.install(opened, Migration("party", old="public", new="party"))
 
 
-async def ask(database: Database, command: str, arguments: Mapping[str, Any]) -> control.Command:
+async def ask(database: Database, command: str, arguments: Mapping[str, Any]) -> requests.Command:
     """A request, and its answer."""
     async with connection(database.dsn, "test") as opened:
-        number = await control.request(opened, command, arguments)
+        number = await requests.request(opened, command, arguments)
         while True:
-            found = await control.read_command(opened, number)
+            found = await requests.read_command(opened, number)
             if found.finished_at is not None:
                 return found
             await asyncio.sleep(0.02)
@@ -106,9 +106,9 @@ async def test_the_asker_is_entered_not_the_daemon(database: Database) -> None:
             await opened.execute(f'GRANT USAGE ON SCHEMA _replicator TO "{name}"'.encode())
             await opened.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA _replicator TO "{name}"'.encode())
             await opened.execute(f'SET SESSION AUTHORIZATION "{name}"'.encode())
-            number = await control.request(opened, "cutover", {"wait": False})
+            number = await requests.request(opened, "cutover", {"wait": False})
             await opened.execute("RESET SESSION AUTHORIZATION")
-            await control.finish_command(opened, number, 3, {"error": "No.", "gates": [{"name": "lag"}]})
+            await requests.finish_command(opened, number, 3, {"error": "No.", "gates": [{"name": "lag"}]})
             (entry,) = await read_journal(opened)
         finally:
             await opened.execute(f'DROP OWNED BY "{name}"'.encode())

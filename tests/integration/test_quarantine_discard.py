@@ -12,8 +12,8 @@ from replicator.commands.quarantining import discard
 from replicator.errors import RowError, UsageError
 from replicator.gates import _quarantine
 from replicator.postgres.connect import connection
-from replicator.postgres.control import Command
 from replicator.postgres.quarantine import read_entries
+from replicator.postgres.requests import Command
 from replicator.repair import repairing
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database

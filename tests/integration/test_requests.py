@@ -13,7 +13,7 @@ from replicator.migration import Direction
 from replicator.moves import Moves
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
-from replicator.postgres.control import request
+from replicator.postgres.requests import request
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one

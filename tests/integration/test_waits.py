@@ -14,8 +14,8 @@ from replicator import Migration
 from replicator.cutover import Cutover
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import request
 from replicator.postgres.locks import EVERYBODY, WRITERS, LockedOutError, Mode, lock_more, lock_tables, patience_of
+from replicator.postgres.requests import request
 from replicator.tables import Name
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database

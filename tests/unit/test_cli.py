@@ -29,7 +29,7 @@ from replicator.cli.reports import Report
 from replicator.dry_run import DryRun
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
-from replicator.postgres.control import Command
+from replicator.postgres.requests import Command
 from replicator.postgres.scratch import Conflict
 from replicator.preflight.finding import Report as Findings
 from replicator.settings import Settings, describe_settings
