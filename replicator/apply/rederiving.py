@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from replicator.apply.batch import Batch, ask, mark
+from replicator.apply.batch import Batch
+from replicator.apply.compacting import ask, mark
 from replicator.changes import Change, Image
 from replicator.plan import Plan
 from replicator.postgres.connect import Connection

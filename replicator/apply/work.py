@@ -3,8 +3,9 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
-from replicator.apply.batch import Batch, ask, compact
+from replicator.apply.batch import Batch
 from replicator.apply.batch import Relations as Known
+from replicator.apply.compacting import ask, compact
 from replicator.apply.conflicts import Mode
 from replicator.apply.dates import Dates
 from replicator.apply.emptied import spelt_out

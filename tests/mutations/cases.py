@@ -107,14 +107,14 @@ MUTATIONS: Final = (
     ),
     # the applier
     _m(
-        "apply/batch.py",
+        "apply/compacting.py",
         "if old_key is not None and old_key != new_key:",
         "if False:",
         "a row that gets another key stays under the old one too",
         "integration/test_pipeline.py each_kind",
     ),
     _m(
-        "apply/batch.py",
+        "apply/compacting.py",
         'if nulls_are_ambiguous and column.kind in ("float", "numeric"):',
         "if False:",
         "by wal2json, NaN becomes NULL",
@@ -129,7 +129,7 @@ MUTATIONS: Final = (
         "integration/test_lookup.py each_change",
     ),
     _m(
-        "apply/batch.py",
+        "apply/compacting.py",
         "state.truncated = True",
         "pass",
         "after a TRUNCATE the rows stay",
@@ -280,7 +280,7 @@ MUTATIONS: Final = (
     ),
     # both schemas take writes
     _m(
-        "apply/batch.py",
+        "apply/compacting.py",
         "state.copies.setdefault(new_key, []).append(row)",
         "pass",
         "what comes over and is changed at once is forgotten, and stays there",
