@@ -4,25 +4,31 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from replicator.apply.deleting import (
+    FOREIGN_KEY_VIOLATION,
+    Written,
+    binding_children,
+    delete_keys,
+    delete_last,
+    delete_together,
+    is_cleared,
+    keeps_children,
+    keys_to_go,
+    stays,
+    to_go_last,
+)
 from replicator.apply.effects import Effects
 from replicator.derive import TargetRow
-from replicator.errors import RowError
 from replicator.plan import Plan
 from replicator.postgres.connect import translated
 from replicator.postgres.rearranging import detach, give_back, lacking, move, put_aside
 from replicator.postgres.refusals import refusing
 from replicator.postgres.replacing import replace_at_once
 from replicator.postgres.target import TargetWriter, by_columns, left_out
-from replicator.tables import ForeignKey, Key, Name, Table
-
-FOREIGN_KEY_VIOLATION = "23503"
+from replicator.tables import Key, Name, Table
 
 CLASHES = ("23505", "23P01", FOREIGN_KEY_VIOLATION, "23001", "P0001")
 """What may be a matter of order: unique and exclusion constraints, foreign keys (23001: RESTRICT), triggers."""
-
-MOVE_THEM = "If the source still gives them, delete or move them there first."
-
-Written = Counter[tuple[str, str]]
 
 
 async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, whole: bool) -> Written:
@@ -39,13 +45,13 @@ async def write_plainly(writer: TargetWriter, plan: Plan, effects: Effects, *, w
     if not any(foreign_key.binds for table in plan.targets for foreign_key in table.foreign_keys):
         for table in children_first:
             cleared = is_cleared(table, effects) and not effects.spared
-            await _delete(writer, table, None if cleared else await keys_to_go(writer, table, effects), written)
+            await delete_keys(writer, table, None if cleared else await keys_to_go(writer, table, effects), written)
             await _upsert(writer, table, effects, written)
     else:
         for table in plan.targets:
             await _upsert(writer, table, effects, written)
-        going = {table.name: await _to_go_last(writer, plan, table, effects) for table in plan.targets}
-        await _delete_last(writer, plan, going, written)
+        going = {table.name: await to_go_last(writer, plan, table, effects) for table in plan.targets}
+        await delete_last(writer, plan, going, written)
     writer.aside.clear()
     await check_constraints(writer, whole=whole)
     return written
@@ -85,7 +91,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
-    await _delete_together(writer, plan, late, written)
+    await delete_together(writer, plan, late, written)
     for table in plan.targets:
         await _give_back(writer, table, effects, waiting[table.name])
     writer.aside.clear()
@@ -178,8 +184,8 @@ async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects
     rest = left = effects.moved(table.name)
     if not left or not keeps_children(plan, table):
         return rest
-    for child, foreign_key in _binding_children(plan, table, everywhere=True):
-        if not foreign_key.follows and not _stays(foreign_key, table):
+    for child, foreign_key in binding_children(plan, table, everywhere=True):
+        if not foreign_key.follows and not stays(foreign_key, table):
             held = await writer.children_of(foreign_key, child, table, left.values())
             left = {new: old for new, old in left.items() if old not in held}
     while left:
@@ -197,7 +203,7 @@ async def _replace(writer: TargetWriter, plan: Plan, table: Table, rows: list[Ta
     """Let values change hands among rows that children hold on to, where a foreign key admits it."""
     if writer.locked is not None:
         held &= writer.locked.get(table.name, set())
-    for child, foreign_key in _binding_children(plan, table, everywhere=True):
+    for child, foreign_key in binding_children(plan, table, everywhere=True):
         if held and (foreign_key.acts or foreign_key.restricts):
             held -= set(await writer.children_of(foreign_key, child, table, held))
     for group in by_columns(row for row in rows if row.key in held).values():
@@ -220,107 +226,10 @@ async def _detach(writer: TargetWriter, table: Table, effects: Effects) -> None:
 async def _free(writer: TargetWriter, plan: Plan, table: Table, keys: list[Key]) -> set[Key]:
     """The keys whose rows can be deleted now: nothing that stays holds on to them, or would go with them."""
     free = set(keys)
-    for child, foreign_key in _binding_children(plan, table, everywhere=True):
+    for child, foreign_key in binding_children(plan, table, everywhere=True):
         while free:  # of a table that refers to itself, what must stay holds its own parent
             held = free & set(await writer.children_of(foreign_key, child, table, free))
             free -= held
             if not held or child.name != table.name:
                 break
     return free
-
-
-async def _to_go_last(writer: TargetWriter, plan: Plan, table: Table, effects: Effects) -> list[Key] | None:
-    """The keys to delete once all that stays is written; None: all rows, which may be too many to be named."""
-    stays = effects.upserts.get(table.name) or effects.spared
-    if is_cleared(table, effects) and not stays and not acting_children(plan, table):
-        return None
-    return await keys_to_go(writer, table, effects)
-
-
-async def _delete_last(
-    writer: TargetWriter, plan: Plan, going: Mapping[Name, list[Key] | None], written: Written
-) -> None:
-    """Delete what is to go, once all that stays is written. Raises RowError if that would take other rows along."""
-    for table in reversed(plan.targets):
-        await _take_nothing_along(writer, plan, table, going[table.name], {})
-        await _delete(writer, table, going[table.name], written)
-
-
-async def _delete_together(writer: TargetWriter, plan: Plan, going: Mapping[Name, list[Key]], written: Written) -> None:
-    """Likewise, where one may take along what goes as well: in a circle, none could go first.
-
-    All tables are looked at before the first row goes: what goes with a row may take others along in turn.
-    """
-    for table in plan.targets:
-        await _take_nothing_along(writer, plan, table, going[table.name], going)
-    for table in reversed(plan.targets):
-        await _delete(writer, table, going[table.name], written)
-
-
-async def _take_nothing_along(
-    writer: TargetWriter, plan: Plan, table: Table, keys: list[Key] | None, leaving: Mapping[Name, list[Key]]
-) -> None:
-    for child, foreign_key in acting_children(plan, table) if keys else ():
-        if await writer.children_of(foreign_key, child, table, keys or (), leaving=leaving.get(child.name, ())):
-            raise RowError(_takes_along(table, child, foreign_key), MOVE_THEM, FOREIGN_KEY_VIOLATION)
-
-
-async def _delete(writer: TargetWriter, table: Table, keys: list[Key] | None, written: Written) -> None:
-    """Delete these rows of one table; with None, all."""
-    if keys is None:
-        written[table.called, "delete"] += await writer.clear(table)
-    elif keys:
-        written[table.called, "delete"] += await writer.delete(table, keys)
-
-
-def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:
-    """The targets' foreign keys that would delete or change rows when a row of ``parent`` goes."""
-    return [(table, each) for table, each in _binding_children(plan, parent) if each.acts]
-
-
-def keeps_children(plan: Plan, parent: Table) -> bool:
-    """Whether a row of ``parent`` that is given another key keeps its children.
-
-    They go along with the key (ON UPDATE CASCADE), or refer to another column, which may be what clashes.
-    """
-    return any(each.follows or _stays(each, parent) for _, each in _binding_children(plan, parent))
-
-
-def _stays(foreign_key: ForeignKey, parent: Table) -> bool:
-    """Whether children refer to no column of the parent's key."""
-    return set(foreign_key.parent_columns).isdisjoint(parent.key)
-
-
-def _binding_children(plan: Plan, parent: Table, *, everywhere: bool = False) -> Iterable[tuple[Table, ForeignKey]]:
-    """The foreign keys that hold a row of ``parent``.
-
-    :param everywhere: those of other tables of the schema, too, which nobody migrates.
-    """
-    tables = {each.name: each for each in (*(plan.target_tables.values() if everywhere else ()), *plan.targets)}
-    return [
-        (table, foreign_key)
-        for table in tables.values()
-        for foreign_key in table.foreign_keys
-        if foreign_key.binds and foreign_key.parent == parent.name
-    ]
-
-
-def is_cleared(table: Table, effects: Effects) -> bool:
-    """Whether all rows of the table are to go, for its source was truncated."""
-    return any(transform.target.name == table.name for transform in effects.cleared)
-
-
-async def keys_to_go(writer: TargetWriter, table: Table, effects: Effects) -> list[Key]:
-    """What is to be deleted; after a TRUNCATE of the source, all that is not written."""
-    if not is_cleared(table, effects):
-        return effects.deletes_of(table.name)
-    written = effects.upserts.get(table.name, {})
-    stays = {key for name, key in effects.spared if name == table.name} | written.keys()
-    return [key for key in await writer.all_keys(table) if key not in stays]
-
-
-def _takes_along(table: Table, child: Table, foreign_key: ForeignKey) -> str:
-    return (
-        f"Deleting a row of {table.name} would take rows of {child.name} along ({foreign_key.name}), which the source "
-        "still gives."
-    )

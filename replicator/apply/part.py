@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from replicator.apply.batch import Batch
 from replicator.apply.conflicts import Conflicts
 from replicator.apply.dates import Dates
+from replicator.apply.deleting import Written
 from replicator.apply.effects import Effects
-from replicator.apply.order import CLASHES, Written
+from replicator.apply.order import CLASHES
 from replicator.apply.outcome import NewerReadError, OutOfOrderError, PendingError
 from replicator.apply.search import Refusal
 from replicator.apply.tools import Tools

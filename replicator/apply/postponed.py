@@ -1,7 +1,7 @@
 """Deletions that would take children along wait for the transaction's end: it may delete these itself."""
 
+from replicator.apply.deleting import acting_children, keeps_children
 from replicator.apply.effects import Effects
-from replicator.apply.order import acting_children, keeps_children
 from replicator.plan import Plan, PlannedTransform
 from replicator.tables import Key, Name, Table
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 from replicator.apply.batch import Batch, Parameters
 from replicator.apply.dates import Dates
-from replicator.apply.order import acting_children
+from replicator.apply.deleting import acting_children
 from replicator.errors import RowError
 from replicator.log import get_logger
 from replicator.plan import Dependency, Source

@@ -5,18 +5,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from replicator.apply.deleting import FOREIGN_KEY_VIOLATION, MOVE_THEM, Written, is_cleared, keys_to_go
 from replicator.apply.effects import Effects
-from replicator.apply.order import (
-    CLASHES,
-    FOREIGN_KEY_VIOLATION,
-    MOVE_THEM,
-    Written,
-    check_constraints,
-    is_cleared,
-    keys_to_go,
-    write_anew,
-    write_plainly,
-)
+from replicator.apply.order import CLASHES, check_constraints, write_anew, write_plainly
 from replicator.apply.outcome import PendingError
 from replicator.derive import TargetRow, computed_key
 from replicator.errors import RowError, TransformError

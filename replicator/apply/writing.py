@@ -1,7 +1,8 @@
 """Writes a batch's effects, in the first way that the target admits; else what Postgres refuses is searched for."""
 
+from replicator.apply.deleting import Written
 from replicator.apply.effects import Effects
-from replicator.apply.order import CLASHES, Written, write_anew, write_plainly
+from replicator.apply.order import CLASHES, write_anew, write_plainly
 from replicator.apply.search import Refusal, Search
 from replicator.errors import RowError
 from replicator.plan import Plan
