@@ -9,11 +9,12 @@ from replicator.derive import TargetRow, UnreadableRow
 from replicator.errors import DatabaseError, MigrationError, NotReadyError, RowError, TransformError
 from replicator.migration import Migration
 from replicator.plan import Plan, PlannedTransform, Source, queries_of, resolve
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connection, translated
 from replicator.postgres.control import daemon_alive
 from replicator.postgres.ddl import Part, part_statements
 from replicator.postgres.derived import derive_all
+from replicator.postgres.described import describe_query
 from replicator.postgres.given import GivenColumns
 from replicator.postgres.groups import range_groups
 from replicator.postgres.inspect import tables_with_rows

@@ -11,10 +11,11 @@ from replicator.follow.wal2json import Wal2JsonDecoder
 from replicator.log import get_logger
 from replicator.migration import Direction, Migration
 from replicator.plan import Plan, queries_of, resolve, schemas_of, taking_part
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import connection
 from replicator.postgres.control import Owner
 from replicator.postgres.definitions import as_planned, read_definitions, store_definitions
+from replicator.postgres.described import describe_query
 from replicator.postgres.ours import noted, taken
 from replicator.postgres.ownership import all_names
 from replicator.postgres.places import read_places

@@ -9,10 +9,11 @@ from replicator.derive import TargetRow
 from replicator.errors import RowError
 from replicator.migration import NO_WAY_BACK, Migration
 from replicator.plan import Plan, Source, queries_of, resolve
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.comparing import compare
 from replicator.postgres.connect import Connection, connection, give_text, translated
 from replicator.postgres.derived import derive_all
+from replicator.postgres.described import describe_query
 from replicator.postgres.given import GivenColumns
 from replicator.postgres.rehearsal import read_query
 from replicator.postgres.scratch import Scratch

@@ -3,46 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from psycopg import sql
-from psycopg.rows import dict_row
-
 from replicator.equality import Form
-from replicator.errors import MigrationError, ReplicatorError
-from replicator.postgres.authored import refused
-from replicator.postgres.connect import Connection, comma, identifier, translated
-from replicator.postgres.equality import UNDETERMINED, Typed, read_forms
-from replicator.postgres.operators import read_operators
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.equality import Typed, read_forms
+from replicator.postgres.kinds import kinds_of
 from replicator.postgres.places import read_places
-from replicator.postgres.server import fetch_plain
+from replicator.postgres.server import fetch, fetch_plain
 from replicator.tables import Column, ForeignKey, Name, Operators, Table
 from replicator.values import Kind
-
-BASE_KINDS: dict[int, Kind] = {
-    16: "boolean",
-    17: "bytea",
-    20: "integer",
-    21: "integer",
-    23: "integer",
-    26: "integer",
-    114: "json",
-    700: "float",
-    701: "float",
-    1700: "numeric",
-    2950: "uuid",
-    3802: "json",
-}
-
-# A domain counts as the type that it is over, however deep.
-BASE_TYPE = """
-    WITH RECURSIVE base(oid, under) AS (
-        SELECT t.oid, t.oid FROM pg_type t
-        UNION ALL
-        SELECT b.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.under WHERE t.typtype = 'd'
-    )
-    SELECT b.oid, b.under, t.typcategory = 'A' AS is_array
-    FROM base b JOIN pg_type t ON t.oid = b.under
-    WHERE t.typtype <> 'd' AND b.oid = ANY (%(oids)s::oid[])
-"""
 
 TABLES = """
     SELECT c.oid, c.relname, c.relreplident::text AS identity, c.relkind::text AS relkind
@@ -119,14 +87,14 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
     """
     places = await read_places(connection)
     with translated():
-        found = await _rows(connection, TABLES, schema=places.schema(schema))
+        found = await fetch(connection, TABLES, schema=places.schema(schema))
         names = {each["oid"]: Name(schema=places.schema(schema), table=each["relname"]) for each in found}
         called = {oid: places.called(schema, name) for oid, name in names.items()}
         relations = [each for each in found if called[each["oid"]] is not None]
         oids = [each["oid"] for each in relations]
         columns = await _by(connection, COLUMNS, "attrelid", oids)
         every = [each for of_table in columns.values() for each in of_table]
-        types = await _types(connection, [each["atttypid"] for each in every])
+        types = await kinds_of(connection, [each["atttypid"] for each in every])
         forms = await read_forms(connection, [_typed(each) for each in every])
         keys = await _by(connection, KEYS, "indrelid", oids)
         foreign_keys = await _by(connection, FOREIGN_KEYS, "conrelid", oids)
@@ -147,59 +115,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         }
 
 
-async def describe_query(connection: Connection, name: str, query: str) -> tuple[Column, ...]:
-    """The result columns of a SELECT. Raises MigrationError when Postgres refuses it."""
-    try:
-        with translated():
-            cursor = await connection.execute(sql.SQL("SELECT * FROM ({}) AS q LIMIT 0").format(_trusted(query)))
-    except ReplicatorError as error:
-        if error.transient:
-            raise
-        problem, remedy = refused(error)
-        raise MigrationError(f"The query {name} does not run: {problem}", remedy) from error
-    described, result = cursor.description or [], cursor.pgresult
-    types = await _types(connection, [each.type_code for each in described])
-    names = await _type_names(connection, [each.type_code for each in described])
-    collations = await _collations(connection, query, [each.name for each in described])
-    typed = [
-        (each.type_code, result.fmod(place) if result is not None else -1, collations.get(each.name, 0))
-        for place, each in enumerate(described)
-    ]
-    with translated():
-        forms = await read_forms(connection, typed)
-    return tuple(
-        Column(
-            name=each.name,
-            type=names[each.type_code],
-            type_oid=each.type_code,
-            kind=types[each.type_code][0],
-            operators=types[each.type_code][1],
-            equality=forms[of],
-        )
-        for each, of in zip(described, typed, strict=True)
-    )
-
-
-async def _collations(connection: Connection, query: str, names: list[str]) -> dict[str, int]:
-    """The collation that each result column of text has."""
-    shown = comma([
-        sql.SQL("CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_type WHERE oid = pg_typeof({0}) AND typcollation <> 0) "
-                "THEN coalesce(pg_catalog.pg_collation_for({0})::regcollation::oid::int8, {1}) END").format(
-            identifier("q", name), UNDETERMINED
-        )
-        for name in names
-    ])  # fmt: skip
-    with translated():
-        cursor = await connection.execute(
-            sql.SQL(
-                "SELECT {} FROM (VALUES (1)) AS one LEFT JOIN (SELECT * FROM ({}) AS q LIMIT 0) AS q ON true"
-            ).format(shown, _trusted(query))
-        )
-        row = await cursor.fetchone()
-    return {name: int(oid) for name, oid in zip(names, row or (), strict=False) if oid is not None}
-
-
-async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
+async def livefetch(connection: Connection, schema: str) -> dict[str, int]:
     """About how many rows each table of a schema holds, as the statistics collector counts them."""
     places = await read_places(connection)
     where = places.schema(schema)
@@ -227,44 +143,12 @@ async def partition_roots(connection: Connection, names: Iterable[Name]) -> dict
     }
 
 
-def _trusted(query: str) -> sql.SQL:
-    """The migration author's own SQL: code, like the transforms, not data."""
-    return sql.SQL(query)
-
-
-async def _rows(connection: Connection, query: str, **parameters: Any) -> list[dict[str, Any]]:
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(sql.SQL(query), parameters)
-        return await cursor.fetchall()
-
-
 async def _by(connection: Connection, query: str, table: str, oids: list[int]) -> dict[int, list[dict[str, Any]]]:
     """The rows about some tables, by the column that says which table."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for each in await _rows(connection, query, oids=oids):
+    for each in await fetch(connection, query, oids=oids):
         found.setdefault(each[table], []).append(each)
     return found
-
-
-async def _types(connection: Connection, oids: list[int]) -> dict[int, tuple[Kind, Operators]]:
-    """Of each type: what kind it is, and what compares its values."""
-    rows = await _rows(connection, BASE_TYPE, oids=list(set(oids)))
-    operators = await read_operators(connection, oids)
-    return {
-        row["oid"]: (_kind(row["under"], is_array=row["is_array"]), operators.get(row["oid"], Operators()))
-        for row in rows
-    }
-
-
-async def _type_names(connection: Connection, oids: list[int]) -> dict[int, str]:
-    rows = await _rows(
-        connection, "SELECT o AS oid, format_type(o, -1) AS type FROM unnest(%(oids)s::oid[]) o", oids=oids
-    )
-    return {row["oid"]: row["type"] for row in rows}
-
-
-def _kind(base: int, *, is_array: bool) -> Kind:
-    return "array" if is_array else BASE_KINDS.get(base, "text")
 
 
 def _typed(row: dict[str, Any]) -> Typed:

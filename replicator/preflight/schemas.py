@@ -7,9 +7,10 @@ from replicator.migration import Direction, Migration
 from replicator.plan import Plan, places_of, queries_of, resolve, taking_part
 from replicator.postgres import edges
 from replicator.postgres.authored import refused
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection
 from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
+from replicator.postgres.described import describe_query
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
 from replicator.postgres.meanings import means_another
 from replicator.postgres.ownership import all_names, same_database

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from replicator.equality import Form
-from replicator.postgres.catalog import describe_query, read_tables
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connection
+from replicator.postgres.described import describe_query
 from replicator.postgres.equality import BUILT_IN, OF_EXTENSIONS
 from replicator.postgres.keys import Asked, ask_keys
 from replicator.tables import Column
