@@ -21,10 +21,11 @@ from replicator.apply.effects import Effects
 from replicator.derive import TargetRow
 from replicator.plan import Plan
 from replicator.postgres.connect import translated
+from replicator.postgres.inserting import by_columns, left_out
 from replicator.postgres.rearranging import detach, give_back, lacking, move, put_aside
 from replicator.postgres.refusals import refusing
 from replicator.postgres.replacing import replace_at_once
-from replicator.postgres.target import TargetWriter, by_columns, left_out
+from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Name, Table
 
 CLASHES = ("23505", "23P01", FOREIGN_KEY_VIOLATION, "23001", "P0001")

@@ -115,7 +115,7 @@ async def read_tables(connection: Connection, schema: str) -> dict[str, Table]:
         }
 
 
-async def livefetch(connection: Connection, schema: str) -> dict[str, int]:
+async def live_rows(connection: Connection, schema: str) -> dict[str, int]:
     """About how many rows each table of a schema holds, as the statistics collector counts them."""
     places = await read_places(connection)
     where = places.schema(schema)

@@ -10,9 +10,10 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.postgres.connect import identifier
 from replicator.postgres.halving import Halving
+from replicator.postgres.inserting import by_columns, same_key
 from replicator.postgres.refusals import refusing
 from replicator.postgres.staging import POSITION
-from replicator.postgres.target import TargetWriter, by_columns, same_key
+from replicator.postgres.target import TargetWriter
 from replicator.postgres.texts import shown
 from replicator.tables import Key, Table
 

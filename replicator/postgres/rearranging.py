@@ -7,9 +7,10 @@ from psycopg import sql
 from replicator.derive import TargetRow
 from replicator.postgres.connect import beside_parameters, comma, identifier, translated
 from replicator.postgres.halving import Halving
+from replicator.postgres.inserting import by_columns, insert, left_out, same_key
 from replicator.postgres.operators import all_equal, equal
 from replicator.postgres.refusals import refusing
-from replicator.postgres.target import TargetWriter, by_columns, insert, left_out, same_key
+from replicator.postgres.target import TargetWriter
 from replicator.tables import Key, Table
 
 

@@ -6,9 +6,10 @@ from psycopg import sql
 
 from replicator.derive import TargetRow
 from replicator.postgres.connect import comma, identifier
+from replicator.postgres.inserting import same_key
 from replicator.postgres.operators import all_equal
 from replicator.postgres.refusals import refusing
-from replicator.postgres.target import TargetWriter, same_key
+from replicator.postgres.target import TargetWriter
 from replicator.tables import Table
 
 

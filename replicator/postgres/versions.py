@@ -10,11 +10,11 @@ from psycopg import sql
 
 from replicator.changes import Image, RelationName
 from replicator.postgres.connect import Connection, comma, identifier, of_a_list, translated
+from replicator.postgres.inserting import same_key
 from replicator.postgres.keys import key_of_row, read_key
 from replicator.postgres.operators import all_equal, equal
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.staging import Stage
-from replicator.postgres.target import same_key
 from replicator.postgres.texts import read
 from replicator.postgres.trees import let_make_partitions, oids_of
 from replicator.tables import Key, Name, Table
