@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 
 from replicator import schema
 from replicator.both_ways import BothWays
@@ -31,10 +30,10 @@ from replicator.postgres.journal import enter
 from replicator.postgres.lease import Lease
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import read_progress, write_reconciled
-from replicator.repair import compare, reconcile, repair_unseen
 from replicator.report import Reporter, report_on
 from replicator.settings import Settings
 from replicator.setup import read_plan, set_up_slot
+from replicator.stages import until_follow, verify
 from replicator.supervisor import Supervisor
 from replicator.validating import validate_edges
 
@@ -263,20 +262,7 @@ class Session:
     # ---- the stages before the cutover
 
     async def _stages(self, pipeline: Pipeline) -> None:
-        if self.phase == Phase.BACKFILL:
-            await pipeline.backfill()
-            await repair_unseen(pipeline)
-            await self.enter_phase(Phase.BUILD)
-        if self.phase == Phase.BUILD:
-            await schema.build(
-                self.settings,
-                self.migration,
-                ["indexes", "constraints"],
-                lambda line: log.info("building", what=line),
-                pipeline,
-            )
-            await schema.analyze(self.settings, pipeline.context.plan.targets)
-            await self.enter_phase(Phase.FOLLOW)
+        await until_follow(self.settings, self.migration, pipeline, self.phase, self.enter_phase)
         self.start_verifying()
 
     def start_verifying(self) -> None:
@@ -284,7 +270,7 @@ class Session:
         if not self._supervisor.running("foreign keys"):
             self._supervisor.start("foreign keys", validate_edges(self.settings))
         if self.pipeline is not None and not self._supervisor.running("verify"):
-            self._supervisor.start("verify", _verify(self.pipeline))
+            self._supervisor.start("verify", verify(self.pipeline))
 
     def start_mending(self) -> None:
         """While both schemas take writes, let what has changed past the log be compared, if it is not."""
@@ -294,13 +280,6 @@ class Session:
     async def stop_verifying(self) -> None:
         """Stop it where it is; what it remembers stays."""
         await self._supervisor.stop("verify")
-
-
-async def _verify(pipeline: Pipeline) -> None:
-    await pipeline.wait_started()
-    await pipeline.verifier.open()
-    await reconcile(pipeline)
-    await pipeline.verify(partial(compare, pipeline))
 
 
 async def _until(stop: asyncio.Event) -> None:
