@@ -46,11 +46,12 @@ mutations: $(INSTALLED) ## Break the engine line by line, and see that the tests
 	$(BIN)/python -m tests.mutations $(ARGS)
 
 .PHONY: lint
-lint: $(INSTALLED) ## Check style, types and layers
+lint: $(INSTALLED) ## Check style, types, layers and sizes
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 0 tests/unit/test_sizes.py
 
 .PHONY: docs
 docs: $(INSTALLED) ## Build the documentation's site into build/site; fails on a warning
