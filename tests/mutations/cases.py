@@ -222,7 +222,7 @@ MUTATIONS: Final = (
         "unit/test_touches.py",
     ),
     _m(
-        "postgres/target.py",
+        "postgres/inserting.py",
         "if absent_only or not updated",
         "if not updated",
         "a chunk overwrites what the stream has written",
