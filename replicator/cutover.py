@@ -47,8 +47,11 @@ from replicator.postgres.search_path import restore_search_path, switch_search_p
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.switching import switch, switch_tables
 from replicator.postgres.trees import oids_by_name, oids_of
+from replicator.preflight import security
 from replicator.preflight.consequences import Foresight
+from replicator.preflight.facts import wrong
 from replicator.preflight.hanging import Strategy
+from replicator.preflight.security import security_subject
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -142,6 +145,7 @@ class Cutover:
             epoch = (await read_ownership(source)).epoch + 1
             together = await same_database(source, target)
             self._foreseen = Foreseen(self._foresight(together=together), rehearsed=self.dry_run)
+            await self._see_that_access_is_kept(source, target)
             await self._foreseen.before(source, target)
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
@@ -178,6 +182,13 @@ class Cutover:
             f"The tables could not be locked in {ATTEMPTS} attempts. {failure}",
             "Wait until it has ended, or end it, then try again.",
         )
+
+    async def _see_that_access_is_kept(self, source: Connection, target: Connection) -> None:
+        """With the conditions of policies, which no look at the ground reads. Raises NotReadyError."""
+        if self.pipeline.direction == "forward":
+            subject = await security_subject(self.plan.migration, source, target, texts=True)
+            for each in wrong("security", security.FACTS, subject):
+                raise NotReadyError(each.problem, each.remedy)
 
     async def left_behind(self) -> tuple[str, ...]:
         """What goes on using the old tables, after the commit; as far as it can be read, for it is only told."""

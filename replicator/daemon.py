@@ -149,7 +149,9 @@ async def _refuse_what_cannot_work(settings: Settings, migration: Migration) -> 
 
 def _refusal(findings: Sequence[Finding]) -> CheckError | None:
     """Why the daemon must not start, if there is a reason."""
-    failed = list(dict.fromkeys((each.detail, each.remedy) for each in findings if each.outcome == "fail"))
+    failed = list(
+        dict.fromkeys((each.detail, each.remedy) for each in findings if each.outcome == "fail" and each.refuses)
+    )
     if len(failed) < 2:
         return CheckError(*failed[0]) if failed else None
     return CheckError("\n".join(f"{detail} {remedy}".strip() for detail, remedy in failed), "See `replicator check`.")

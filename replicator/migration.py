@@ -112,6 +112,8 @@ class Migration:
         transforms, nor retires, nor leaves by name. Otherwise what it does not mention is left alone.
     :param way_back: False: there are no reverse transforms, and no rollback after the cutover, which asks for
         ``--no-way-back``.
+    :param accept: what the new tables may do without, though it is a matter of security or of access, in the words of
+        ``check``: ``policy orders.tenant_only``, ``row security orders``, ``grant orders.web``.
     """
 
     name: str
@@ -120,11 +122,17 @@ class Migration:
     sql: Path | None = None
     whole_schema: bool = field(default=False, kw_only=True)
     way_back: bool = field(default=True, kw_only=True)
+    accept: Sequence[str] = field(default=(), kw_only=True)
     transforms: list[Transform] = field(default_factory=list, init=False)
     retired: dict[str, str] = field(default_factory=dict, init=False)
     retired_columns: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
     left: set[str] = field(default_factory=set, init=False)
     copies: list[Copy] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        """Raise MigrationError for what would be read letter by letter."""
+        if isinstance(self.accept, str):
+            raise MigrationError("accept= is a text.", f"Write a list: accept=[{self.accept!r}].")
 
     def transform(
         self, *, source: str | Query, into: str, key: KeyFunction | None = None, name: str | None = None

@@ -41,6 +41,8 @@ def _lines(found: Found) -> Iterator[tuple[str, str]]:
         yield "own statements", " ".join(each.split())
     for each in found["hanging"]:
         yield "hangs on an old table", f"{each['what']} ({each['table']}): {each['then']}"
+    for each in found["lost"]:
+        yield "not carried over", f"{each['what']} ({each['table']}): {each['then']}"
     for number, each in enumerate(found["locks"], 1):
         who = "readers and writers wait" if each["mode"] == "ACCESS EXCLUSIVE" else "writers wait"
         yield "locks", f"{number}. {each['step']}: {each['mode']} on {_listed(each['tables'])}; {who}"

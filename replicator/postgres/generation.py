@@ -46,6 +46,7 @@ VERSIONED: Final[Mapping[str, str]] = {
     "pg_inherits": "pg_inherits v",
     "pg_namespace": "pg_namespace v WHERE NOT starts_with(v.nspname::text, 'pg_temp_') "
     "AND NOT starts_with(v.nspname::text, 'pg_toast_temp_')",
+    "pg_policy": f"pg_policy v WHERE v.polrelid {LASTING}",
     "pg_proc": f"pg_proc v WHERE v.pronamespace {IN_NAMESPACES}",
     "pg_publication": "pg_publication v",
     "pg_publication_rel": "pg_publication_rel v",
@@ -65,7 +66,7 @@ VERSIONED: Final[Mapping[str, str]] = {
 
 # Only a superuser may read the versions of these rows.
 TOLD: Final[Mapping[str, str]] = {
-    "pg_authid": "SELECT r.oid, r.rolname, r.rolsuper, r.rolinherit, r.rolbypassrls FROM pg_roles r",
+    "pg_authid": "SELECT r.oid, r.rolname, r.rolsuper, r.rolinherit, r.rolbypassrls, r.rolcanlogin FROM pg_roles r",
     "pg_subscription": "SELECT s.oid, s.subdbid, s.subname, s.subowner FROM pg_subscription s",
 }
 """What is read by what it says, of each row all that the looks read."""

@@ -1,6 +1,6 @@
 """The migration's SQL while its tables bear other names than it knows: names with their schema are put right."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,6 +75,23 @@ def in_one_line(text: str) -> str:
         elif parts and parts[-1] != " ":
             parts.append(" ")
     return "".join(parts).strip()
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """SQL with each of these names replaced, wherever it stands; what is in a string stays."""
+    return "".join(
+        _quoted(names[each.named]) if each.kind == "name" and each.named in names else each.text
+        for each in _tokens(text)
+    )
+
+
+def wording(text: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    """What SQL is made of, with these names replaced: the same for texts that differ only in spaces and quotes."""
+    return tuple(
+        _quoted(names.get(each.named, each.named)) if each.kind == "name" else each.text
+        for each in _tokens(text)
+        if each.kind != "gap"
+    )
 
 
 def named(text: str, names: Collection[Name]) -> set[Name]:

@@ -14,6 +14,8 @@ from replicator.postgres.switching import switch_statements
 from replicator.postgres.trees import oids_by_name
 from replicator.preflight import edge_checks
 from replicator.preflight.hanging import Hanging, Scene, Strategy, read_hanging
+from replicator.preflight.lost import NotCarried, read_lost, read_lost_defaults
+from replicator.preflight.security import LOSSES, security_subject, successors
 from replicator.tables import Name
 
 
@@ -37,6 +39,7 @@ class Consequences:
     :param keys: what becomes of foreign keys between tables that close and others, in words.
     :param statements: the team's own, which run in the cutover's transaction.
     :param hanging: what goes on using the old tables.
+    :param lost: what belongs to them and not to the new ones, matters of security among it.
     :param locks: in the order in which they are taken, up to the commit.
     :param pause_seconds: how long writers waited when it was rehearsed; None: it was not.
     """
@@ -50,6 +53,7 @@ class Consequences:
     keys: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     hanging: list[Hanging] = field(default_factory=list)
+    lost: list[NotCarried] = field(default_factory=list)
     locks: list[Lock] = field(default_factory=list)
     pause_seconds: float | None = None
     most_seconds: float | None = None
@@ -66,6 +70,7 @@ class Foresight:
     :param forward: the plan of the way there; ``reverse`` of the way back, None without one.
     :param together: both schemas are in one database.
     :param most_seconds: after which the cutover is given up.
+    :param sampled: see ``read_lost``.
     """
 
     migration: Migration
@@ -74,6 +79,7 @@ class Foresight:
     together: bool
     strategy: Strategy | None = None
     most_seconds: float | None = None
+    sampled: bool = False
 
     @property
     def closing(self) -> list[Name]:
@@ -110,22 +116,46 @@ class Foresight:
         found.keys = told_keys(keys)
         found.statements = told_statements(self.migration)
         found.hanging = await read_hanging(old, oids, self.scene, statements=new)
+        found.lost = await self._lost(old, new)
         found.locks = self._locks([*tables["old"], *stay], tables["new"], keys)
         return found
+
+    async def _lost(self, old: Connection, new: Connection) -> list[NotCarried]:
+        places, targets = places_of(self.forward), {each.called: each.name for each in self.forward.targets}
+        into: dict[Name, list[Name]] = {}
+        for source, target in successors(self.migration):
+            name = self.forward.watched[source].name
+            into.setdefault(name, []).append(targets[target])
+        into |= {name: [place] for name, place in places.items() if name in into}
+        found = await read_lost(old, new, into, sampled=self.sampled)
+        if self.strategy != "rename":
+            found += await read_lost_defaults(old, new, (self.migration.old, self.migration.new))
+        subject = await security_subject(self.migration, old, new, texts=True)
+        return found + [
+            NotCarried(
+                table=pair.old.quoted,
+                into=pair.new.quoted,
+                security=True,
+                what=each.name,
+                then=f"{each.said}{' (accepted)' if each.name in subject.accept else ''}",
+                statements=each.statements,
+            )
+            for pair in subject.pairs
+            for loss in LOSSES
+            for each in loss(pair)
+        ]
 
     def _locks(self, held: Sequence[Name], opened: Sequence[Name], keys: edges.Plan) -> list[Lock]:
         """As the cutover asks for them, save for those of the team's own statements."""
         mode = EVERYBODY if self.strategy == "rename" else WRITERS
-        found = [Lock(step="lock", mode=mode, tables=tuple(map(str, held)))]
-        found.append(Lock(step="open the new tables", mode=mode, tables=tuple(map(str, opened))))
-        ends = [
-            name
-            for each in (*keys.aside, *(key for key, _ in keys.moved))
-            for name in (each.child_name, each.parent_name)
-        ]
-        ends += [place for _, place in keys.moved]
+        edges = [*keys.aside, *(key for key, _ in keys.moved)]
+        ends = dict.fromkeys(name for each in edges for name in (each.child_name, each.parent_name))
+        first = dict.fromkeys([*held, *(each for each in ends if each not in opened)])
+        found = [Lock(step="hold the writers", mode=mode, tables=tuple(map(str, first)))]
+        found.append(Lock(step="move", mode=mode, tables=tuple(map(str, opened))))
+        ends |= dict.fromkeys(place for _, place in keys.moved)
         if ends:
-            found.append(Lock(step="foreign keys", mode=EVERYBODY, tables=tuple(map(str, dict.fromkeys(ends)))))
+            found.append(Lock(step="foreign keys", mode=EVERYBODY, tables=tuple(map(str, ends))))
         return found
 
 

@@ -22,6 +22,8 @@ class Finding:
     outcome: Outcome
     detail: str
     remedy: str = ""
+    refuses: bool = True
+    """Whether a failure keeps the daemon from starting; else it keeps a gate shut, and the rest goes on."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class Report:
         self.consequences: Consequences | None = None
         """Of the cutover, once that is known."""
 
-    def say(self, check: str, verdict: Verdict) -> None:
+    def say(self, check: str, verdict: Verdict, *, refuses: bool = True) -> None:
         """Add a finding."""
-        self.findings.append(Finding(check, verdict.outcome, verdict.detail, verdict.remedy))
+        self.findings.append(Finding(check, verdict.outcome, verdict.detail, verdict.remedy, refuses))
 
     def judge(self, about: str, checks: Iterable[Check[Subject]], subject: Subject) -> None:
         """Run checks; each finding is named after its function."""

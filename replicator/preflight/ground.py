@@ -7,10 +7,11 @@ from replicator.migration import Direction, Migration
 from replicator.postgres.connect import Connection
 from replicator.postgres.inspect import Database, Relation, read_database, read_relations
 from replicator.postgres.server import Plugin
-from replicator.preflight import database_checks, migration_checks, write_checks
+from replicator.preflight import database_checks, migration_checks, security, write_checks
 from replicator.preflight.database_checks import DatabaseSubject
 from replicator.preflight.facts import Wrong, wrong
 from replicator.preflight.migration_checks import CoverageSubject, read_by, sources_of, written_by
+from replicator.preflight.security import security_subject
 from replicator.preflight.table_checks import TablesSubject
 from replicator.tables import Table
 
@@ -68,10 +69,14 @@ class Ground:
         """All that is wrong now. Connections of any kind do; nobody is kept from the tables, or waited for."""
         old, new = (source, target) if self._direction == "forward" else (target, source)
         if old is new:
-            return [*await self._side("old", old), *await self._side("new", new)]
-        # Side by side: in a cutover the writers wait for it.
-        found = await asyncio.gather(self._side("old", old), self._side("new", new))
-        return [*found[0], *found[1]]
+            found = [*await self._side("old", old), *await self._side("new", new)]
+        else:  # side by side: in a cutover the writers wait for it
+            sides = await asyncio.gather(self._side("old", old), self._side("new", new))
+            found = [*sides[0], *sides[1]]
+        if self._direction == "forward":
+            # The conditions of policies are not read here, since that may wait; each start and each cutover reads them.
+            found += wrong("security", security.FACTS, await security_subject(self._migration, old, new, texts=False))
+        return found
 
     async def _side(self, side: str, connection: Connection) -> list[Wrong]:
         reads: Direction = "forward" if side == "old" else "reverse"

@@ -27,12 +27,20 @@ from replicator.postgres.rehearsal import (
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
 from replicator.postgres.switching import BEFORE, try_switching
-from replicator.preflight import copy_checks, edge_checks, lock_checks, migration_checks, write_checks
+from replicator.preflight import (
+    copy_checks,
+    edge_checks,
+    hanging,
+    lock_checks,
+    lost,
+    migration_checks,
+    security,
+    write_checks,
+)
 from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
-from replicator.preflight.hanging import tell
 from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, SwitchingSubject, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
@@ -42,6 +50,8 @@ FOREIGN_KEY_VIOLATION = "23503"
 MEND_STATEMENT = "Correct the statement, or the rows that are in its way."
 MEND = "Mend the transforms or queries of this direction, and check again."
 
+UNFINISHED = ("backfill", "build")
+"""The phases in which parts of sql/new are not made yet."""
 NEEDED_TO_READ = (
     "old_tables.read_privileges",
     "old_tables.row_security",
@@ -111,7 +121,8 @@ class SchemaChecks:
             await self._try(reverse, reader=target, writer=None)
         if not there:
             await self._constrain()
-        await self._switch(forward, reverse)
+        await self._protect(there)
+        await self._switch(forward, reverse, sampled=clean)
 
     async def _read(self, side: Side, schema: str) -> Schema:
         return Schema(
@@ -153,7 +164,15 @@ class SchemaChecks:
             count = await self._run("indexes") + await self._run("constraints")
             self.report.say(check, passed(f"{count} statements run on the sample; rolled back"))
 
-    async def _switch(self, forward: Resolved | None, reverse: Resolved | None) -> None:
+    async def _protect(self, there: frozenset[str]) -> None:
+        """Who may do what with the new tables, as long as they are not in use; once all that sql/new makes is there."""
+        if self.target.phase not in BEFORE or (there and self.target.phase in UNFINISHED):
+            return
+        with self.report.stage("security"):
+            source, target = self.source.connection, self.target.connection
+            await security.tell(self.report, self.migration, source, target, refuses=self.before_start)
+
+    async def _switch(self, forward: Resolved | None, reverse: Resolved | None, *, sampled: bool) -> None:
         """What would keep the cutover from happening, at night; or the application's statements from running."""
         if forward is None or (reverse is None and self.migration.way_back):
             return
@@ -164,6 +183,7 @@ class SchemaChecks:
             forward=forward.plan,
             reverse=reverse.plan if reverse is not None else None,
             together=together,
+            sampled=sampled,
         )
         tables = {side: all_names(each) for side, each in taking_part(forward.plan, foresight.reverse).items()}
         old = connection if together else self.source.connection
@@ -192,7 +212,8 @@ class SchemaChecks:
                 self.report.judge("foreign_keys", (edge_checks.at_the_cutover,), each)
         with self.report.stage("hanging"):
             self.report.consequences = found[0] if found else await foresight.look(old, connection)
-            tell(self.report, self.report.consequences.hanging, foresight.closing, foresight.scene)
+            hanging.tell(self.report, self.report.consequences.hanging, foresight.closing, foresight.scene)
+            lost.tell(self.report, [each for each in self.report.consequences.lost if not each.security])
 
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)

@@ -15,7 +15,7 @@ from replicator.changes import Change
 from replicator.closing import close_again, keep_closed
 from replicator.postgres import catalog, definitions, generation, inspect
 from replicator.postgres.connect import connection
-from replicator.preflight import database_checks, facts, migration_checks, table_checks, write_checks
+from replicator.preflight import database_checks, facts, migration_checks, security, table_checks, write_checks
 from replicator.preflight.finding import Verdict
 from replicator.setup import read_plan
 from tests.engine import Engine, engine, execute, make_settings
@@ -120,6 +120,7 @@ def test_every_check_of_tables_and_databases_is_a_fact_with_a_consequence() -> N
     databases = {each.name for each in (*database_checks.FACTS, *database_checks.SCHEMA)}
     assert checks_of(database_checks, "DatabaseSubject") == databases
     assert checks_of(migration_checks, "CoverageSubject") == {each.name for each in migration_checks.COVERAGE}
+    assert checks_of(security, "SecuritySubject") == {each.name for each in security.FACTS}
     told = {each.name for each in write_checks.FACTS if each.consequence == facts.Consequence.TELL}
     assert told == {"large_objects", "triggers", "cascades"}, "what is only told must be harmless: say why in the test"
 
@@ -134,13 +135,18 @@ def test_what_is_only_told_is_not_looked_at() -> None:
 # ---- nothing that a look reads changes unnoticed
 
 PLAIN = """
-array_agg coalesce concat_ws convert_to count encode format jsonb_agg jsonb_build_array jsonb_object_agg max position
+array_agg coalesce concat_ws convert_to count encode format jsonb_agg jsonb_build_array jsonb_build_object
+jsonb_object_agg max position
 quote_ident sha256 string_agg to_jsonb unnest
 """
 READS: dict[str, set[str]] = {
     # What each function in our queries reads beside its arguments.
     **{name: set() for name in PLAIN.split()},
+    "acldefault": set(),
+    "aclexplode": set(),
     "format_type": {"pg_type"},
+    "has_any_column_privilege": {"pg_class", "pg_attribute", "pg_authid", "pg_auth_members"},
+    "has_column_privilege": {"pg_class", "pg_attribute", "pg_authid", "pg_auth_members"},
     "has_database_privilege": {"pg_database", "pg_authid", "pg_auth_members"},
     "has_function_privilege": {"pg_proc", "pg_authid", "pg_auth_members"},
     "has_schema_privilege": {"pg_namespace", "pg_authid", "pg_auth_members"},
@@ -151,6 +157,7 @@ READS: dict[str, set[str]] = {
     "pg_get_userbyid": {"pg_authid"},
     "pg_has_role": {"pg_authid", "pg_auth_members"},
     "row_security_active": {"pg_class", "pg_authid"},
+    "to_regclass": {"pg_class", "pg_namespace"},
     "to_regnamespace": {"pg_namespace"},
     "current_database": {"pg_database"},
     "getdatabaseencoding": set(),  # of a database for good
@@ -205,9 +212,13 @@ async def test_no_look_reads_what_the_generation_does_not(
             queries.append((text, given))
         return await run(cursor, query, given, **named)
 
+    async def rest(_: object) -> None:
+        """It asks for the time and the position every second, whatever there is to look at."""
+
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", noting)
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()
+        monkeypatch.setattr("replicator.watch.Watch.measure", rest)
         execute(database.dsn, [ROLLING])
         made.running.context.rolling = object()  # type: ignore[assignment]
         looking = True
@@ -277,6 +288,10 @@ CHANGES: dict[str, tuple[str, ...]] = {
                    "ALTER TABLE t ALTER COLUMN twice DROP EXPRESSION"),
     "row_security": ("ALTER TABLE t ENABLE ROW LEVEL SECURITY", "ALTER TABLE t FORCE ROW LEVEL SECURITY",
                      "ALTER ROLE {role} BYPASSRLS", "ALTER ROLE {role} NOBYPASSRLS"),
+    "policies": ("CREATE POLICY p ON t USING (true)", "ALTER POLICY p ON t TO {role}",
+                 "ALTER POLICY p ON t RENAME TO q", "ALTER POLICY q ON t USING (false)", "DROP POLICY q ON t"),
+    "grants": ("GRANT UPDATE (v) ON t TO {role}", "ALTER ROLE {role} LOGIN", "REVOKE UPDATE (v) ON t FROM {role}",
+               "ALTER ROLE {role} NOLOGIN"),
     "read_privileges": ("GRANT SELECT ON t TO {role}", "REVOKE SELECT ON t FROM {role}",
                         "GRANT pg_read_all_data TO {role}", "REVOKE pg_read_all_data FROM {role}"),
     "write_privileges": ("CREATE SEQUENCE numbers", "ALTER SEQUENCE numbers OWNED BY t.id",
@@ -331,6 +346,7 @@ async def test_every_change_of_what_a_fact_reads_is_noticed(database: Database, 
     every = {each.name: each.consequence for each in write_checks.FACTS}
     every |= {each.name: each.consequence for each in (*database_checks.FACTS, *database_checks.SCHEMA)}
     every |= {each.name: each.consequence for each in migration_checks.COVERAGE}
+    every |= {each.name: each.consequence for each in security.FACTS}
     assert every.keys() <= CHANGES.keys() | TOLD_ONLY | {"subscriptions"}, "say of each new fact what changes it"
     assert {name for name, each in every.items() if each == facts.Consequence.TELL} == TOLD_ONLY
     await Engine(make_settings(database), twins(tmp_path)).make_tables()

@@ -264,6 +264,7 @@ async def test_every_right_that_is_lacking(old: Database, roles: tuple[str, str,
             break
     assert failed == set()
     assert seen == {
+        "security.row_security",
         "source.privileges",
         "source.schema",
         "target.schema",
