@@ -18,6 +18,7 @@ from replicator.errors import DatabaseError, ReplicatorError, RetryableError
 from replicator.postgres.blockers import Blocker, listed, who_blocks, who_holds
 from replicator.postgres.connect import Connection, another, comma, identifier, of_a_list, translated
 from replicator.postgres.server import fetch, fetch_plain
+from replicator.postgres.trees import oids_by_name
 from replicator.tables import Name
 
 T = TypeVar("T")
@@ -79,10 +80,14 @@ async def lock_tables(
 ) -> None:
     """Lock all the tables, in the caller's transaction, which has locked no table yet.
 
+    With a partitioned table all below it are locked. A partition that has gone since it was listed is left out: whoever
+    tries for minutes would fail each time for want of it.
+
     :param seconds: for all of them together, and at most half of ``deadlock_timeout``.
     :param observer: another connection to the database: it sees who is in the way.
     :raises LockedOutError: when it takes longer; the transaction is aborted.
     """
+    tables = await _still_there(observer, tables)
     if not tables:
         return
     patience = await patience_of(connection, seconds)
@@ -105,6 +110,7 @@ async def lock_more(
     connection: Connection, tables: Sequence[Name], mode: Mode, seconds: float, observer: Connection
 ) -> None:
     """Lock the tables too, in a transaction that holds locks already: it never queues. Raises as ``lock_tables``."""
+    tables = await _still_there(observer, tables)
     if not tables:
         return
     clock = asyncio.get_running_loop().time
@@ -237,6 +243,11 @@ async def _deadlock_timeout(connection: Connection) -> float:
 def _milliseconds(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text)
     return float(found.group(1)) * MILLISECONDS.get(found.group(2) or "ms", 1.0) if found else 1_000.0
+
+
+async def _still_there(observer: Connection, tables: Sequence[Name]) -> list[Name]:
+    there = await oids_by_name(observer, tables)
+    return [each for each in tables if each in there]
 
 
 async def _lock(connection: Connection, tables: Sequence[Name], mode: Mode, *, nowait: bool = False) -> None:

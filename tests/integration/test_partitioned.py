@@ -145,6 +145,28 @@ async def test_partitions_come_and_go_in_a_table_that_is_renamed(database: Datab
         assert tree(dsn, "orders_old") == {"orders_old", "orders_1_old", "orders_2_old"}
 
 
+async def test_a_partition_that_goes_while_the_cutover_waits_for_its_locks(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables were listed before. It is told what has happened, instead of trying for minutes to lock them all."""
+    dsn, report_on = database.dsn, Running.report
+    execute(dsn, [create_old({"orders": (WIDE, NARROW)})])
+    async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (WIDE, NARROW)})) as running:
+        await running.ready()
+
+        async def drop(self: Running, step: str) -> None:
+            if step.startswith("attempt 1:"):
+                execute(dsn, ["DROP TABLE IF EXISTS orders_2, shop.orders_1"])
+            await report_on(self, step)
+
+        monkeypatch.setattr(Running, "report", drop)
+        with pytest.raises(NotReadyError, match="changed past the log"):
+            await running.cut_over()
+        assert [each for each in running.steps if "attempt" in each and "attempt 1" not in each] == []
+        await running.clean()
+        await running.cut_over()
+
+
 CHANGED_TREES = (
     # out for a moment, in which nothing refuses a deletion
     """
