@@ -15,6 +15,7 @@ from replicator.postgres.inspect import Relation, read_relations, tables_with_ro
 from replicator.postgres.meanings import means_another
 from replicator.postgres.ownership import all_names, same_database
 from replicator.postgres.places import read_places
+from replicator.postgres.readmission import refused_again
 from replicator.postgres.rehearsal import (
     QueryReads,
     lookup_columns,
@@ -37,6 +38,7 @@ from replicator.preflight import (
     security,
     write_checks,
 )
+from replicator.preflight.back_checks import OwnRowsSubject, own_rows
 from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
@@ -119,6 +121,7 @@ class SchemaChecks:
         reverse = await self._resolved("reverse", target, new.tables, old.tables)
         if reverse is not None:
             await self._try(reverse, reader=target, writer=None)
+            await self._take_back(reverse.plan)
         if not there:
             await self._constrain()
         await self._protect(there)
@@ -266,6 +269,13 @@ class SchemaChecks:
             self.report.judge(direction, (copy_checks.copied_columns,), plan)
             return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))
         return None
+
+    async def _take_back(self, plan: Plan) -> None:
+        """After the cutover it would be too late: no rollback, because what is written back is refused."""
+        with self.report.stage("reverse.own_rows"):
+            found = {table: await refused_again(self.source.connection, table) for table in plan.targets}
+            subject = OwnRowsSubject({table: each for table, each in found.items() if each}, strict=self.before_start)
+            self.report.judge("reverse", (own_rows,), subject)
 
     async def _lookups(self, plan: Plan, reader: Connection) -> list[LookupTrial]:
         """The author's SQL that leads from a changed row to source keys, run with NULLs."""

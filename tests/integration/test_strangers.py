@@ -12,6 +12,7 @@ from replicator.errors import DefinitionError
 from replicator.gates import look_at_gates
 from replicator.phases import Phase
 from replicator.postgres.connect import connection
+from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
@@ -250,3 +251,49 @@ async def test_a_view_that_comes_to_read_another_table(database: Database, tmp_p
         with pytest.raises(DefinitionError, match=r"reads public\.u since") as stopped:
             await running.until(lambda: False)
         assert "depends_on" in stopped.value.remedy
+
+
+# ---- old tables that refuse what is written back
+
+BLIND = [
+    "CREATE FUNCTION inner_one(text) RETURNS boolean IMMUTABLE LANGUAGE sql AS $$ SELECT $1 <> 'bad' $$",
+    "CREATE FUNCTION fine(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN inner_one($1); END $$",
+]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t ADD CHECK (fine(v))",
+        "CREATE INDEX ON t (fine(v))",
+        "ALTER TABLE t ADD COLUMN g boolean GENERATED ALWAYS AS (fine(v)) STORED",
+        "CREATE DOMAIN d AS text CHECK (fine(VALUE)); ALTER TABLE t ALTER v TYPE d",
+    ],
+)
+async def test_what_the_old_table_would_refuse_on_the_way_back_is_told_before(
+    database: Database, tmp_path: Path, statement: str
+) -> None:
+    execute(database.dsn, [OLD, *BLIND, statement])
+    settings, migration = make_settings(database), made(tmp_path)
+    found = {each.check: each for each in await preflight(settings, migration)}["reverse.own_rows"]
+    assert found.outcome == "fail"
+    assert "public.t refuses 20 of 20 of its own rows" in found.detail
+    assert "SET search_path" in found.remedy
+    execute(database.dsn, ["ALTER FUNCTION fine(text) SET search_path = public, pg_temp"])
+    found = {each.check: each for each in await preflight(settings, migration)}["reverse.own_rows"]
+    assert found.outcome == "pass"
+    async with daemon(settings, migration) as running:
+        await running.ready()
+        await running.cut_over()
+        await does(database, ["UPDATE shop.t SET v = 'later' WHERE id = 1"])
+        await of(running).catch_up()
+        assert rows(database, "SELECT id, v FROM t") == rows(database, "TABLE shop.t")
+
+
+async def test_rows_that_a_constraint_does_not_refuse_yet(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD, "UPDATE t SET v = 'bad' WHERE id = 3"])
+    execute(database.dsn, ["ALTER TABLE t ADD CONSTRAINT good CHECK (v <> 'bad') NOT VALID"])
+    found = {each.check: each for each in await preflight(make_settings(database), made(tmp_path))}["reverse.own_rows"]
+    assert found.outcome == "warn"
+    assert "public.t refuses 1 of 20 of its own rows" in found.detail
+    assert "bad" not in found.detail
