@@ -14,6 +14,7 @@ from replicator.postgres.attached import attached, read_partitions
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.ddl import made_tables, statements
 from replicator.postgres.drafts import Draft, Original, Remark, draft
+from replicator.postgres.drafts.naming import of_another
 from replicator.postgres.drafts.remarks import second_source
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch_plain
@@ -115,7 +116,14 @@ async def _originals(source: Connection, migration: Migration, copies: Sequence[
             f"There is no table {', '.join(f'{migration.old}.{each}' for each in lacking)}, and a copy names it.",
             "Mend source= of the copy, or old= of the migration.",
         )
-    return [Original(copy=each, items=found[each.source], partitions=partitions[each.source]) for each in copies]
+    return [
+        Original(
+            copy=each,
+            items=of_another(found[each.source], each) if each.source in names[:place] else found[each.source],
+            partitions=partitions[each.source],
+        )
+        for place, each in enumerate(copies)
+    ]
 
 
 def _files(each: Draft, parts: Parts, word: str, schema: Schema) -> Iterator[File]:
@@ -123,7 +131,8 @@ def _files(each: Draft, parts: Parts, word: str, schema: Schema) -> Iterator[Fil
         found = compose(parts)
         if not found:
             continue
-        opening = f"-- {schema.new}.{each.copy.into}, like {schema.old}.{each.copy.source}.\n\n"
+        called = f"{schema.new}.{each.copy.into}, like {schema.old}.{each.copy.source}"
+        opening = f"-- {' '.join(called.split())}.\n\n"  # on one line, whatever is in a name
         if compose is Parts.tables:
             opening += _remarks(each.remarks)
         elif compose is Parts.cutover:

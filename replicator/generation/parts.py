@@ -8,6 +8,7 @@ from replicator.postgres.attached import Attached, Kind, Own, Piece, Text, rende
 from replicator.postgres.attached.texts import literal
 from replicator.postgres.drafts import Draft
 from replicator.postgres.drafts.expressions import in_place_of
+from replicator.postgres.drafts.naming import fitting
 from replicator.postgres.quoting import Quoter
 from replicator.tables import Name
 
@@ -103,12 +104,12 @@ class Parts:
             if key.startswith("PARTITION BY HASH"):
                 yield from () if given else self._hashed()
             elif not any(each.is_default and each.level == 1 for each in given):
-                yield f"{DEFAULT}{self._partition(self._name(f'{copy.into}_default'), self.full, 'DEFAULT')}"
+                yield f"{DEFAULT}{self._partition(self._name(fitting(copy.into, '_default')), self.full, 'DEFAULT')}"
 
     def _hashed(self) -> Iterator[str]:
         for number in range(HASHED):
             bound = f"FOR VALUES WITH (MODULUS {HASHED}, REMAINDER {number})"
-            yield self._partition(self._name(f"{self.draft.copy.into}_{number}"), self.full, bound)
+            yield self._partition(self._name(fitting(self.draft.copy.into, f"_{number}")), self.full, bound)
 
     def _partition(self, name: str, parent: str, bound: str) -> str:
         return f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {parent} {bound};"
@@ -123,8 +124,7 @@ class Parts:
     def indexes(self) -> list[str]:
         """Indexes, those of unique constraints too; extended statistics."""
         made = [self._index(each.statements[0], each.name) for each in self._of("index")]
-        if not self.partitioned:
-            made += [self._index(each.by_index[0], each.name) for each in self._of("unique")]
+        made += [self._index(each.by_index[0], each.name) for each in self._of("unique") if self._is_by_index(each)]
         made += self._sql(self._of("statistics"))
         plain = {each.name for each in self._of("index")}
         made += self._sql(
@@ -137,6 +137,10 @@ class Parts:
         )
         return made
 
+    def _is_by_index(self, unique: Attached) -> bool:
+        """Whether its index can be made by itself, without a lock that keeps the replicator off."""
+        return bool(unique.by_index) and not self.partitioned
+
     def _index(self, text: Text, name: str) -> str:
         how = "IF NOT EXISTS" if self.partitioned else "CONCURRENTLY IF NOT EXISTS"
         opening, *rest = text
@@ -145,7 +149,7 @@ class Parts:
     def constraints(self) -> list[str]:
         """What holds for all rows together; what runs for each statement."""
         found = [
-            self._statement(each.statements[0] if self.partitioned else each.by_index[1], each.name)
+            self._statement(each.by_index[1] if self._is_by_index(each) else each.statements[0], each.name)
             for each in self._of("unique")
         ]
         found += self._sql(self._of("exclusion"))

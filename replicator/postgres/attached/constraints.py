@@ -103,7 +103,9 @@ def of_constraint(row: dict[str, Any]) -> Iterator[tuple[int, Attached]]:
         yield row["oid"], _of_index("tablespace", row["index_name"], f" SET TABLESPACE {row['space']}")
 
 
-def _by_index(row: dict[str, Any]) -> tuple[Text, Text]:
+def _by_index(row: dict[str, Any]) -> tuple[Text, ...]:
+    if " USING btree " not in row["index_definition"]:  # WITHOUT OVERLAPS: of such an index, no constraint can be made
+        return ()
     rest = row["index_definition"].removeprefix(row["index_opening"])
     late = " DEFERRABLE" * row["deferrable"] + " INITIALLY DEFERRED" * row["deferred"]
     return (

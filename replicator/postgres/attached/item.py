@@ -131,7 +131,7 @@ class Attached:
         """The same for items of two tables that differ only in the names of the tables, and of the items."""
         nowhere = Name(schema="", table="")
         texts = self.statements or (self.fragment,)
-        named = "" if self.kind in UNNAMED or self.of in UNNAMED else self.name
+        named = "" if self.kind in UNNAMED or self.of in (*UNNAMED, "constraint") else self.name
         return (self.kind, named, *(rendered(each, nowhere, name="", quote=quoted) for each in texts))
 
 
@@ -150,7 +150,7 @@ def rendered(
 ) -> str:
     """A text with its names put in.
 
-    :param table: the table; without a schema, it stands by itself.
+    :param table: the table; without a schema, it stands by itself; without a name, nothing that is its own has one.
     :param name: the item's own.
     """
 
@@ -163,6 +163,8 @@ def rendered(
                 return full(table)
             case Own.NAME:
                 return quote(name) if name else ""
+            case Beside() if not table.table:
+                return ""
             case Beside(name=beside, literal=literal):
                 shown = f"{quote(table.schema)}.{quote(beside)}" if table.schema else quote(beside)
                 return shown.replace("'", "''") if literal else shown

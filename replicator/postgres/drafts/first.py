@@ -1,13 +1,13 @@
 """The first drafts: the old tables as they are, whose columns are then dropped and renamed."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from replicator.copies import Copy
-from replicator.postgres.attached import Attached, Beside, Piece, attached
+from replicator.postgres.attached import Attached, attached
 from replicator.postgres.drafts.bench import LAST, Bench
 from replicator.postgres.drafts.model import Draft
+from replicator.postgres.drafts.naming import beside_called
 from replicator.postgres.drafts.remarks import not_carried, went_along
 from replicator.postgres.rehearsal import try_statement
 from replicator.tables import Name
@@ -117,12 +117,3 @@ def default_names(draft: Draft) -> dict[str, str]:
     copy = draft.copy
     columns = [each.name for each in draft.original.items if each.kind == "identity"]
     return {f"{copy.source}_{each}_seq": f"{copy.into}_{each}_seq" for each in columns}
-
-
-def beside_called(item: Attached, names: Mapping[str, str]) -> Attached:
-    """An item that finds what is beside its table under other names."""
-
-    def one(piece: Piece) -> Piece:
-        return replace(piece, name=names.get(piece.name, piece.name)) if isinstance(piece, Beside) else piece
-
-    return replace(item, statements=tuple(tuple(one(each) for each in text) for text in item.statements))

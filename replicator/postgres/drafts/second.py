@@ -12,8 +12,9 @@ from replicator.postgres.attached.columns import BITS
 from replicator.postgres.connect import translated
 from replicator.postgres.drafts.bench import LAST, Bench
 from replicator.postgres.drafts.expressions import in_place_of
-from replicator.postgres.drafts.first import beside_called, default_names
+from replicator.postgres.drafts.first import default_names
 from replicator.postgres.drafts.model import Draft
+from replicator.postgres.drafts.naming import beside_called
 from replicator.postgres.drafts.remarks import names_tables, no_key, not_unique, wider
 from replicator.postgres.server import fetch_plain
 from replicator.tables import Name
