@@ -55,6 +55,10 @@ PINS: Final[Mapping[str, str]] = {
     "jit": "off",
 }
 
+# ALTER ROLE ... SET role would make the control tables another role's, who could then forge what stands in them.
+# pg_settings does not show it.
+OWN_ROLE: Final[Mapping[str, str]] = {"role": "none"}
+
 NEWER_PINS: Final = {170000: {"transaction_timeout": "0"}}
 """Settings that a server has from this version on."""
 
@@ -81,7 +85,9 @@ STARTUP: Final = " ".join(f"-c {name}=0" for name in PINS if name.endswith("_tim
 """For the connection's ``options``: the time-outs must not end it before it is pinned."""
 
 PROGRAM_OPTIONS: Final = " ".join(
-    "-c {}={}".format(name, value.replace(" ", "\\ ")) for name, value in PINS.items() if name != "client_encoding"
+    "-c {}={}".format(name, value.replace(" ", "\\ "))
+    for name, value in {**PINS, **OWN_ROLE}.items()
+    if name != "client_encoding"
 )
 """For PGOPTIONS of Postgres' own programs: they set only some of these themselves."""
 
@@ -204,15 +210,14 @@ def _wanted(version: int) -> dict[str, str]:
 def _statement(wanted: Mapping[str, str]) -> sql.Composed:
     """Two statements in one message. Until the first has run, the path is not ours: so every name is qualified."""
     names = sql.SQL(", ").join(map(sql.Literal, (*wanted, *GIVEN, *READ_ONLY)))
+    sets = [
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+        for name, value in {**OWN_ROLE, **wanted}.items()
+    ]
     return sql.SQL(
         "SELECT {}; SELECT name, setting, source FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY "
         "(ARRAY[{}]::pg_catalog.text[])"
-    ).format(
-        sql.SQL(", ").join(
-            sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in wanted.items()
-        ),
-        names,
-    )
+    ).format(sql.SQL(", ").join(sets), names)
 
 
 def _set(name: str) -> sql.Composed:

@@ -199,6 +199,25 @@ async def test_a_standby_is_said_plainly(make_cluster: MakeCluster) -> None:
 
 
 @pytest.mark.one_server
+@pytest.mark.parametrize("where", ["role", "options"])
+async def test_a_session_acts_as_who_logs_in(database: Database, role: str, where: str) -> None:
+    """Else the control tables would belong to another role, which could forge what stands in them."""
+    execute(database.dsn, [f"GRANT pg_monitor TO {role}"])
+    dsn = as_role(database, role, options="-c role=pg_monitor") if where == "options" else as_role(database, role)
+    if where == "role":
+        execute(database.dsn, [f"ALTER ROLE {role} SET role = pg_monitor"])
+    with psycopg.connect(dsn, autocommit=True) as plain:
+        assert plain.execute("SELECT current_user").fetchone() == ("pg_monitor",), "or the case would show nothing"
+    for text in (False, True):
+        async with await connect(dsn, "test", text=text) as session:
+            assert await (await session.execute("SELECT current_user")).fetchone() == (role,)
+    async with await open_walsender(dsn) as session:
+        assert await (await session.execute("SELECT current_user")).fetchone() == (role,)
+    with connect_demo(dsn) as opened:
+        assert opened.execute("SELECT current_user").fetchone() == (role,)
+
+
+@pytest.mark.one_server
 async def test_a_policy_hides_no_row_but_is_an_error(database: Database, role: str) -> None:
     """An empty answer would be taken for deleted rows."""
     execute(
