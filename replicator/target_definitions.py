@@ -54,6 +54,17 @@ class TargetDefinitions:
                 tables=sorted(changed),
             )
 
+    def without_place(self) -> list[str]:
+        """The columns that the targets of copies have, and that these would find no place for on the way back."""
+        plan, found = self._context.plan, []
+        for copy in plan.migration.copies if plan.direction == "forward" else ():
+            old, new = plan.source_tables.get(copy.source), self._known.get(copy.into)
+            if copy.way_back and old is not None and new is not None:
+                placed = {copy.new_name(column) for column in old.by_name} | set(copy.add)
+                names = [each.name for each in new.columns.values()]
+                found += [f"{plan.target_schema}.{copy.into}.{name}" for name in names if name not in placed]
+        return found
+
     def _leading_to(self, targets: Iterable[str]) -> set[str]:
         """The source tables that give these targets' rows."""
         plan, names = self._context.plan, set(targets)

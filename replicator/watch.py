@@ -9,6 +9,7 @@ from replicator.definitions import Definitions
 from replicator.errors import DefinitionError
 from replicator.follow.decoder import MESSAGE_PREFIX
 from replicator.follow.inbox import HEARTBEAT
+from replicator.forgotten import REMEDIES
 from replicator.lag import LagMeter
 from replicator.log import get_logger
 from replicator.lsn import LSN
@@ -165,7 +166,7 @@ class Watch:
             if source is None or target is None:
                 return self.wrong
             async with alone_on(source):
-                found = [*await self._ground.look(source, target), *self._new_columns()]
+                found = [*await self._ground.look(source, target), *self._new_columns(), *self._without_place()]
                 if self._context.rolling is not None:
                     found += await self._triggers(source, target)
         for each in found:
@@ -206,7 +207,21 @@ class Watch:
                 problem=f"The migration says nothing about columns that have come since the first start: "
                 f"{', '.join(found)}. Their values would be left behind.",
                 remedy="Let a transform read each, or retire it: migration.retire('TABLE', column='COLUMN', "
-                "because='...'). Then start the daemon again.",
+                "because='...'). Where it is copied, add the column to the new table. Then start the daemon again.",
+            )
+        ]
+
+    def _without_place(self) -> list[Wrong]:
+        """Before the cutover, not by it: it would be refused."""
+        found = self._targets.without_place()
+        if not found:
+            return []
+        return [
+            Wrong(
+                name="new_tables.columns_without_place",
+                consequence=Consequence.SHUT,
+                problem=f"Copied tables have columns without a place: {', '.join(found)}.",
+                remedy=f"{REMEDIES['reverse']} Then start the daemon again.",
             )
         ]
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from replicator import Migration
@@ -268,6 +267,15 @@ async def test_a_first_start_without_a_place_for_a_column_is_refused(
     assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
 
 
+def alter_new(dsn: str, statement: str) -> None:
+    execute(dsn, ["SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets", statement])
+
+
+def told(running: Any) -> str:
+    """What shuts the gate ``ground``."""
+    return " ".join(each.problem for each in running.session.pipeline.watch.wrong)
+
+
 async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     settings = make_settings(database)
@@ -285,9 +293,10 @@ async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database:
         await running.until(lambda: one(database.dsn, "SELECT name FROM shop.t WHERE id = 1") == "changed")
         with pytest.raises(Exception, match="later"):
             await running.cut_over()
-    with psycopg.connect(database.dsn) as opened:
-        opened.execute("SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets")
-        opened.execute("ALTER TABLE shop.t ADD later text")
+        alter_new(database.dsn, "ALTER TABLE shop.t ADD more text, ADD later text")
+        await running.until(lambda: "shop.t.more" in told(running))
+        alter_new(database.dsn, "ALTER TABLE shop.t DROP more")
+        await running.until(lambda: "shop.t.more" not in told(running))
     async with daemon(settings, migration(NEW)) as running:
         execute(database.dsn, ["UPDATE t SET later = 'm' WHERE id = 1"])
         await running.until(lambda: one(database.dsn, "SELECT later FROM shop.t WHERE id = 1") == "m")
