@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import re
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from psycopg import AsyncConnection
 
 from replicator import Migration
 from replicator.dry_run import dry_run
+from replicator.generation import generate, write
 from replicator.phases import ROLLBACK
 from tests.checking import check, outcomes
 from tests.engine import execute, make_settings
@@ -421,3 +423,30 @@ async def test_a_recipe_there_and_back_and_there_again(database: Database, tmp_p
                 await play.same()
                 await running.clean()
     assert one(database.dsn, "SELECT count(*) FROM _replicator.kept") == 0, "something was lost on the way back"
+
+
+GENERATED = ("Wider ids", "Range partitions", "Hash partitions", "Times with a zone", "Text to an enum", "UUID keys")
+"""Those whose tables are copies, and differ from the old ones in what a copy says alone."""
+TYPES = """
+CREATE SCHEMA IF NOT EXISTS app;
+DO $$ BEGIN
+    CREATE TYPE app.ticket_state AS ENUM ('open', 'waiting', 'closed');
+EXCEPTION WHEN duplicate_object THEN
+END $$;
+"""
+
+
+@pytest.mark.parametrize("title", GENERATED)
+async def test_the_tables_of_a_recipe_are_generated_too(database: Database, tmp_path: Path, title: str) -> None:
+    migration = load(tmp_path, title)
+    shutil.rmtree(tmp_path / "sql")
+    (tmp_path / "sql" / "new").mkdir(parents=True)
+    (tmp_path / "sql" / "new" / "05_types_tables.sql").write_text(TYPES)
+    execute(database.dsn, [files(title)["old.sql"], RECIPES[title].seed])
+    settings = make_settings(database)
+    write(tmp_path / "sql", (await generate(settings, migration)).files)
+    found = await check(database, migration)
+    assert outcomes(found, "fail") == set(), [each for each in found.values() if each.outcome == "fail"]
+    tried = await dry_run(settings, migration, None, lambda *_: None)
+    assert tried.ok
+    assert [each for each in tried.way_back.tables if not each.same] == []
