@@ -115,6 +115,8 @@ class SchemaChecks:
             return
         clean = self.before_start and await self._empty(there)
         source, target = self.source.connection, self.target.connection
+        other = await copy_checks.other_types(target, self.migration, new.tables)
+        self.report.judge("new_tables", (copy_checks.cast_types,), other)
         forward = await self._resolved("forward", source, old.tables, new.tables)
         if forward is not None:
             await self._try(forward, reader=source, writer=target if clean else None)

@@ -88,6 +88,12 @@ def changed(**columns: str) -> str:
             ["add= leaves more to its default, and it is in the primary key of shop.t"],
         ),
         (changed(id="integer PRIMARY KEY"), {}, ["id is cast to bigint, and has the type integer in both tables"]),
+        (changed(id="numeric PRIMARY KEY"), {}, ["shop.t.id is numeric, and cast to bigint"]),
+        (
+            changed(name="varchar(9)"),
+            {"cast": {"name": "varchar(10)", "code": "shop.none USING code::text"}},
+            ["shop.t.name is character varying(9), and cast to varchar(10)"],
+        ),
         (changed(id="integer"), {"drop": ["id"], "cast": FITS["cast"] | {"id": None}}, ["has no primary key"]),
         (
             changed(id="", name="text PRIMARY KEY"),
@@ -140,9 +146,12 @@ async def test_what_does_not_fit_is_said_before_anything_is_done(
 
 async def test_what_fits_passes_the_check(shared: Database, tmp_path: Path) -> None:
     """The remedies of the refusals above, among others: a column that a function gives back, one with a default."""
-    migration = made(tmp_path, table(changed(note="", kind="", more="text NOT NULL", size="")))
+    domain = "DO $$ BEGIN CREATE DOMAIN shop.name AS varchar(20); EXCEPTION WHEN duplicate_object THEN END $$;"
+    new = changed(name="shop.name", note="", kind="", more="text NOT NULL", size="")
+    migration = made(tmp_path, domain, table(new))
+    casts = {"cast": FITS["cast"] | {"name": "shop.name"}}
     given = {"drop": ["note", "kind", "size"], "back": {"note": lambda _: "?"}}
-    migration.copy("t", into="t", add={"more": ("text", lambda old: old["note"])}, **FITS | given)
+    migration.copy("t", into="t", add={"more": ("text", lambda old: old["note"])}, **casts | given)
     found = await check(shared, migration)
     assert outcomes(found, "fail") == set()
     assert found["forward.unread_columns"].outcome == "pass"
