@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
+from replicator.beside import places_by_oid, settle_beside, tables_beside
 from replicator.closing import see_that_all_is_closed
 from replicator.errors import (
     ConnectionLostError,
@@ -26,11 +27,9 @@ from replicator.log import get_logger
 from replicator.ownership import see_that_they_open
 from replicator.phases import CutoverResult, Move
 from replicator.pipeline import Pipeline
-from replicator.plan import places_of
 from replicator.postgres.connect import Connection, connect, connection, translated
 from replicator.postgres.control import Owner, journal
 from replicator.postgres.ddl import check_queries, failing_checks
-from replicator.postgres.edges import edge_tables, give_edges_back, settle_edges
 from replicator.postgres.guards import guard, open_to_writers
 from replicator.postgres.locks import WRITERS, gives_way, lock_more, lock_tables, send_vacuum_away
 from replicator.postgres.ownership import (
@@ -45,8 +44,8 @@ from replicator.postgres.ownership import (
 from replicator.postgres.progress import enter
 from replicator.postgres.search_path import restore_search_path, switch_search_path
 from replicator.postgres.sequences import set_sequences
-from replicator.postgres.switching import switch, switch_tables
-from replicator.postgres.trees import oids_by_name, oids_of
+from replicator.postgres.switching import switch
+from replicator.postgres.trees import oids_by_name
 from replicator.preflight import security
 from replicator.preflight.consequences import Foresight
 from replicator.preflight.facts import wrong
@@ -123,10 +122,7 @@ class Cutover:
 
     @property
     def held(self) -> list[Name]:
-        """The tables whose writers wait: those that close, and others.
-
-        Those that stay open and that are followed until now; those on which the move takes locks later.
-        """
+        """The tables whose writers wait: those that close, those beside, and those that are followed until now."""
         if self.pipeline.direction == "reverse":
             return [*self.tables[self.move.held], *self._beside]
         stay = all_names(table for name, table in self.plan.watched.items() if name in self.plan.migration.left)
@@ -229,12 +225,7 @@ class Cutover:
                 began = clock()
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
-                        self._step = "lock"
-                        self._beside = await self._read_beside(together=together)
-                        self._foreseen.begin()
-                        await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
-                        await self._foreseen.lock(holder, "hold the writers")
-                        await reach(Failpoint.CUTOVER_LOCKED)
+                        await self._lock_all(holder, together=together)
                         await self._drain()
                         await self.pipeline.turns.freeze()
                         await self._drain_opposite()
@@ -268,29 +259,25 @@ class Cutover:
     async def _move_all(self, holder: Connection, epoch: int, *, together: bool) -> None:
         """Ownership, the team's own statements, and foreign keys, with the names as they will be."""
         self._closing = await oids_by_name(holder, self.tables[self.move.held])
-        places = await self._places(holder, together=together)
+        places = await places_by_oid(holder, self.plan) if together else {}
         await self._move(holder, epoch, together=together)
         await self._foreseen.lock(holder, "move")
         if self.move.statements is not None:
             self._step = f"statements of sql/{self.move.statements}"
             await switch(holder, self.plan.migration, self.move.statements, together=together)
             await self._foreseen.lock(holder, self._step)
-        await self._settle_edges(holder, list(self._closing.values()), places, together=together)
-        await self._foreseen.lock(holder, "foreign keys")
+        self._step = "foreign keys"
+        closing = list(self._closing.values())
+        await settle_beside(holder, self.move, closing, places, LOCK_SECONDS, self._observing, together=together)
+        await self._foreseen.lock(holder, self._step)
 
-    async def _read_beside(self, *, together: bool) -> list[Name]:
-        """Other tables that the move locks: for their foreign keys, or in ``sql/cutover`` and ``sql/rollback``.
-
-        Whoever has written to one, and waits for a table that closes, would hold it up for good.
-        """
-        if not together or self.move.opens_both:
-            return []
-        oids = await oids_of(self._observing, self.tables[self.move.held])
-        found = await edge_tables(self._observing, oids, back=self.move.owner == "old")
-        if self.move.statements is not None:
-            found += await switch_tables(self._observing, self.plan.migration, self.move.statements)
-        ours = {*self.tables["old"], *self.tables["new"]}
-        return [each for each in dict.fromkeys(found) if each not in ours]
+    async def _lock_all(self, holder: Connection, *, together: bool) -> None:
+        self._step = "lock"
+        self._beside = await tables_beside(self._observing, self.plan, self.move, self.tables, together=together)
+        self._foreseen.begin()
+        await self._hold(holder, min(LOCK_SECONDS, self.settings.max_write_pause))
+        await self._foreseen.lock(holder, "hold the writers")
+        await reach(Failpoint.CUTOVER_LOCKED)
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
         """Keep the writers waiting. Raises LockedOutError when the lock does not come in time."""
@@ -378,26 +365,6 @@ class Cutover:
         self._step = "state row"
         marker = self.opposite.progress.start_marker if together else None
         await write_ownership(holder, self.move.owner, epoch, marker)
-
-    async def _places(self, holder: Connection, *, together: bool) -> dict[int, int]:
-        """By old table, the new one that takes its place; by oids, for they may be about to change their names."""
-        if not together or self.pipeline.direction == "reverse":
-            return {}
-        places = places_of(self.plan)
-        oids = await oids_by_name(holder, [*places, *places.values()])
-        return {oids[old]: oids[new] for old, new in places.items()}
-
-    async def _settle_edges(
-        self, holder: Connection, closing: list[int], places: dict[int, int], *, together: bool
-    ) -> None:
-        """No foreign key stands between a table that is closed and one that the application goes on writing to."""
-        self._step = "foreign keys"
-        if self.move.opens_both:
-            return
-        if self.move.owner == "new":
-            await settle_edges(holder, closing, places, LOCK_SECONDS, self._observing, together=together)
-        elif dropped := await give_edges_back(holder, closing, LOCK_SECONDS, self._observing):
-            log.warning("foreign keys at the edge of the new tables are dropped: they close", dropped=dropped)
 
     async def _move_search_path(self, holder: Connection) -> None:
         migration = self.plan.migration

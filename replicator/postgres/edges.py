@@ -15,7 +15,7 @@ from psycopg import sql
 
 from replicator.errors import NotReadyError, RowError
 from replicator.postgres.connect import Connection, comma, identifier, of_a_list, translated
-from replicator.postgres.locks import EVERYBODY, lock_more, lockable
+from replicator.postgres.locks import EVERYBODY, lock_more
 from replicator.postgres.places import read_places
 from replicator.postgres.server import fetch_plain
 from replicator.postgres.trees import TREE
@@ -60,13 +60,6 @@ UNIQUE: Final = """
              WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
             = (SELECT array_agg(name ORDER BY name) FROM unnest(%(columns)s::text[]) name)
     ) AS found
-"""
-
-
-NOTE_NEW: Final = """
-    INSERT INTO _replicator.edges SELECT c.conrelid, c.conname, 'unvalidated', '{}' FROM pg_constraint c
-    WHERE c.contype = 'f' AND c.conparentid = 0 AND NOT c.convalidated AND c.conrelid = ANY (%(oids)s::oid[])
-    ON CONFLICT DO NOTHING
 """
 
 
@@ -152,20 +145,8 @@ async def read_edges(connection: Connection, closing: Sequence[int]) -> list[Edg
     return [Edge(**each) for each in await fetch_plain(connection, EDGES, oids=list(closing))]
 
 
-async def edge_tables(connection: Connection, closing: Sequence[int], *, back: bool) -> list[Name]:
-    """The tables whose keys a move changes, as far as this role may lock them.
-
-    :param back: it gives back the keys that a cutover has set aside.
-    """
-    edges = await read_edges(connection, closing)
-    names = [name for each in edges for name in (each.child_name, each.parent_name)]
-    for each in await _stored(connection) if back else ():
-        names += [name for oid in (each.child, each.parent) if (name := await _name(connection, oid)) is not None]
-    may = await lockable(connection) if names else set()
-    return [name for name in dict.fromkeys(names) if name in may]
-
-
-async def _stored(connection: Connection) -> list[Edge]:
+async def stored_edges(connection: Connection) -> list[Edge]:
+    """Those that a cutover has set aside."""
     rows = await fetch_plain(connection, "SELECT definition FROM _replicator.edges WHERE state = 'aside'")
     return [Edge(**each["definition"]) for each in rows]
 
@@ -181,7 +162,7 @@ async def plan_edges(
     plan = Plan()
     called = {now: name for name, now in (await read_places(connection)).moved.items()}
     for each in await read_edges(connection, closing):
-        place = await _name(connection, places.get(each.parent, 0))
+        place = await name_of(connection, places.get(each.parent, 0))
         why = ""
         if not together:
             why = "the schemas are in two databases"
@@ -203,8 +184,8 @@ def _by_hand(connection: Connection, each: Edge, called: Mapping[Name, Name], *,
     drop = each.dropped().as_string(connection)
     if not together:
         return (f"Until the migration is over: {drop};",)
-    names = [called.get(name, name) for name in (each.child_name, each.parent_name)]
-    make = each.made(names[0], names[1], valid=_whole(connection, each)).as_string(connection)
+    child, parent = (called.get(name, name) for name in (each.child_name, each.parent_name))
+    make = each.made(child, parent, valid=_whole(connection, each)).as_string(connection)
     return (f"In sql/cutover: {drop};", f"In sql/rollback: {make};")
 
 
@@ -240,8 +221,6 @@ async def settle_edges(
             await connection.execute(each.dropped())
     for each, place in plan.moved:
         await _make(connection, each, each.child_name, place)
-    with translated():  # those of new tables that the author has made just now, for want of time without looking
-        await connection.execute(NOTE_NEW.encode(), {"oids": list(places.values())})
     return plan
 
 
@@ -253,8 +232,8 @@ async def give_edges_back(
     Gives those that are dropped and that no cutover has made. Raises LockedOutError as ``settle_edges``.
     """
     edges = await read_edges(connection, closing)
-    stored = await _stored(connection)
-    back = [(each, await _name(connection, each.child), await _name(connection, each.parent)) for each in stored]
+    stored = await stored_edges(connection)
+    back = [(each, await name_of(connection, each.child), await name_of(connection, each.parent)) for each in stored]
     names = [name for _, child, parent in back for name in (child, parent) if name is not None]
     await _lock(connection, edges, names, seconds, observer)
     with of_a_list():
@@ -269,17 +248,16 @@ async def give_edges_back(
 
 
 async def _make(connection: Connection, each: Edge, child: Name, parent: Name) -> None:
-    whole = _whole(connection, each)
     try:
         with translated():
-            await connection.execute(each.made(child, parent, valid=whole))
+            await connection.execute(each.made(child, parent, valid=_whole(connection, each)))
     except RowError as error:
         raise NotReadyError(
             f"Rows of {child} do not keep the foreign key {each.name} to {parent}. The writers went on.",
             "Correct the rows, or drop the key until the migration is over.",
         ) from error
     with translated():
-        if each.valid and not whole:
+        if each.valid and not _whole(connection, each):
             await connection.execute(
                 "INSERT INTO _replicator.edges VALUES (%s, %s, 'unvalidated', '{}') ON CONFLICT DO NOTHING",
                 (each.child, each.name),
@@ -294,11 +272,11 @@ def _whole(connection: Connection, each: Edge) -> bool:
 async def _lock(
     connection: Connection, edges: Sequence[Edge], more: Iterable[Name], seconds: float, observer: Connection
 ) -> None:
-    names = [name for each in edges for name in (each.child_name, each.parent_name)]
-    await lock_more(connection, list(dict.fromkeys([*names, *more])), EVERYBODY, seconds, observer)
+    names = dict.fromkeys([*(name for each in edges for name in (each.child_name, each.parent_name)), *more])
+    await lock_more(connection, list(names), EVERYBODY, seconds, observer)
 
 
-async def _name(connection: Connection, oid: int) -> Name | None:
+async def name_of(connection: Connection, oid: int) -> Name | None:
     """What a table is called now; None when it is gone."""
     found = await fetch_plain(
         connection,
@@ -310,8 +288,7 @@ async def _name(connection: Connection, oid: int) -> Name | None:
 
 
 async def _unique(connection: Connection, table: Name, columns: Sequence[str]) -> bool:
-    quoted = _table(table).as_string(connection)
-    (row,) = await fetch_plain(connection, UNIQUE, table=quoted, columns=list(columns))
+    (row,) = await fetch_plain(connection, UNIQUE, table=_table(table).as_string(connection), columns=list(columns))
     return bool(row["found"])
 
 
