@@ -58,6 +58,11 @@ class Member:
     """The daemon acts for its owner, who alone may make triggers."""
 
     @property
+    def refuses_rows(self) -> bool:
+        """It is a partition, and lacks no more than what refuses TRUNCATE."""
+        return self.partition and self.has_row_guard
+
+    @property
     def table(self) -> sql.Identifier:
         """Its name for a statement."""
         return identifier(self.name.schema, self.name.table)
@@ -109,15 +114,18 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
         await limit_lock(connection, seconds)
         closed = await _closed(connection, "FOR SHARE")
         found = [f"the trigger {each}" for each in await lay_to_rest(connection, [oid for oid, _ in closed])]
-        stuck = False
+        stuck, open_to_others = False, bool(found)
         for told in dict.fromkeys(told for _, told in closed):
             members = await _members(connection, [oid for oid, each in closed if each == told], lacking=True)
             # Where it may not, the gate `ground` is shut (`ownership`): nothing else is to stay open because of that.
             lacking = [each for each in members if each.owned]
             await _refuse(connection, lacking, told)
             stuck = stuck or any(not each.owned for each in members)
+            open_to_others = open_to_others or any(not each.refuses_rows for each in lacking)
             found += [f"writes to {each.name}" for each in lacking]
-        if found or not stuck:  # what stays open keeps the gate shut; it is no reason to compare all again and again
+        # What stays open keeps the gate shut; it is no reason to compare all again and again. Nor is a new partition,
+        # which has refused rows from the first: that it came, or was truncated, its table's definition tells.
+        if open_to_others or not (found or stuck):
             noted()
     return found
 

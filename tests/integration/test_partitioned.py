@@ -13,6 +13,7 @@ from replicator.closing import close_again
 from replicator.errors import LockRoomError, NotReadyError
 from replicator.finish import finalize
 from replicator.postgres.connect import connection, translated
+from replicator.postgres.context import Context
 from tests.checking import check_with, follow_remedy
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database, MakeCluster
@@ -98,6 +99,31 @@ async def test_the_names_are_kept(database: Database, tmp_path: Path) -> None:
     going = {str(each) for each in (await plan(settings, migration)).tables}
     assert going == {f"public.{name}_old" for name in SHAPES}
     write(dsn, [f"{name}_old" for name in SHAPES], ["TRUNCATE {}", "DROP TABLE {}"])
+
+
+async def test_for_a_new_partition_of_a_closed_table_no_other_table_is_compared(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, suspect = database.dsn, Context.suspect
+    shapes, suspected = {"orders": (PLAIN, NARROW), "events": (PLAIN, PLAIN)}, set[str]()
+
+    def note(self: Context, tables: Iterable[str]) -> None:
+        suspected.update(tables := list(tables))
+        suspect(self, tables)
+
+    execute(dsn, [create_old(shapes)])
+    async with daemon(make_settings(database), same_rows(tmp_path, shapes)) as running:
+        await running.ready()
+        monkeypatch.setattr(Context, "suspect", note)
+        execute(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
+        guarded = (
+            "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'replicator_guard' AND tgrelid = '{}'::regclass)"
+        )
+        await running.until(lambda: one(dsn, guarded.format("shop.young")))
+        await running.until(lambda: suspected)
+        await running.clean()
+        await running.cut_over()
+        assert suspected == {"orders"}
 
 
 OUT_OF_THE_REST = """
@@ -380,3 +406,26 @@ async def test_a_partition_in_another_schema_needs_nobody(database: Database, tm
     finally:
         stop.set()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_hundred_and_fifty_partitions_on_either_side(database: Database, tmp_path: Path) -> None:
+    """In the place of a thousand, which `tests/benchmarks/partitions.py` goes through step by step."""
+    dsn = database.dsn
+    parts = "".join(
+        f";CREATE TABLE IF NOT EXISTS {{t}}_{day} PARTITION OF {{t}} FOR VALUES FROM ({day}) TO ({day + 1})"
+        for day in range(150)
+    )
+    shapes = {"orders": (f" PARTITION BY RANGE (day){parts}",) * 2}
+    execute(dsn, [create_old(shapes)])
+    async with daemon(make_settings(database, chunk_rows=1_000), same_rows(tmp_path, shapes)) as running:
+        await running.ready()
+        names = one(dsn, NAMES)
+        await running.cut_over(strategy="rename")
+        assert len(tree(dsn, "orders_old")) == 151
+        execute(dsn, ["UPDATE orders SET day = 149 - day", "DELETE FROM orders WHERE id = 5"])
+        await same(running, dsn, "orders", "orders_old")
+        await running.clean()
+        await running.roll_back()
+        assert one(dsn, NAMES) == names
+        execute(dsn, ["DELETE FROM orders WHERE id = 6"])
+        await same(running, dsn, "orders", "shop.orders")
