@@ -174,7 +174,10 @@ class Parts:
 
     def cutover(self) -> list[str]:
         """Foreign keys to tables that stay: until then they would fail the application's statements."""
-        return [self._at_the_cutover(each) for each in self._of("foreign key") if self._leads_out(each)]
+        look = (
+            "-- Of a partitioned table, Postgres before 18 looks at the rows at once, while writers wait.\n" * self.late
+        )
+        return [look + self._at_the_cutover(each) for each in self._of("foreign key") if self._leads_out(each)]
 
     def _at_the_cutover(self, key: Attached) -> str:
         old = f"{self.quote(self.schema.old)}.{self.quote(self.table.table)}"

@@ -356,7 +356,8 @@ async def test_what_goes_with_a_column(database: Database, generator: Generator)
         """
         CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TABLE t (id integer PRIMARY KEY, a text DEFAULT 'x' CHECK (a <> ''), b text, c serial,
-                        twice text GENERATED ALWAYS AS (a || a) STORED, CHECK (a <> b));
+                        twice text GENERATED ALWAYS AS (a || a) STORED, d text, CHECK (a <> b),
+                        loud text GENERATED ALWAYS AS (upper(d)) STORED);
         CREATE INDEX only_a ON t (a); CREATE INDEX a_and_b ON t (a, b); CREATE INDEX with_a ON t (b) WHERE a = 'y';
         COMMENT ON COLUMN t.a IS 'gone'; GRANT SELECT (a, b) ON t TO PUBLIC;
         CREATE TRIGGER when_a AFTER UPDATE ON t FOR EACH ROW WHEN (old.a <> new.a) EXECUTE FUNCTION nothing();
@@ -365,10 +366,11 @@ async def test_what_goes_with_a_column(database: Database, generator: Generator)
         CREATE POLICY of_itself ON t USING (b IN (SELECT t2.b FROM t t2 WHERE t2.id > 0));
         """,
     )
-    generator.copy("t", drop=["a", "c"])
+    generator.copy("t", drop=["a", "c"], cast={"d": "integer"})
     told = {each.what: each for each in (await generator.generate()).remarks["t"]}
     assert set(told) == {
         "column twice",
+        "column loud",
         "check t_check",
         "index a_and_b",
         "index with_a",

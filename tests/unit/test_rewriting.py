@@ -5,7 +5,7 @@ import pytest
 from replicator.migration import Migration
 from replicator.places import Places
 from replicator.plan import Dependency, Plan
-from replicator.postgres.rewriting import named, placed, rewritten
+from replicator.postgres.rewriting import named, named_anywhere, placed, rewritten
 from replicator.tables import Name
 
 
@@ -89,3 +89,18 @@ def test_a_lookup_has_its_percent_signs_twice() -> None:
     )
     (found,) = placed(plan, PLACES).dependencies["t"]
     assert found.lookup == 'SELECT id FROM "public"."50%%_old" AS "50%%" WHERE a = %(a)s'
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ALTER TABLE public.people ADD FOREIGN KEY (a) REFERENCES public.user(id)", {"public.people", "public.user"}),
+        ("""DO $x$ BEGIN EXECUTE 'ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES "public"."50%"(id)'; END $x$""",
+         {"public.50%"}),
+        ("DO 'BEGIN EXECUTE ''TRUNCATE public.people''; END'", {"public.people"}),
+        ("SELECT public.people, people, shop.others() -- shop.people", {"public.people"}),
+        ("/* shop.people */ SELECT E'shop.people\\n', \"shop.people\"", {"shop.people"}),
+    ],
+)  # fmt: skip
+def test_tables_are_named_anywhere_in_a_statement(text: str, found: set[str]) -> None:
+    assert named_anywhere(text, set(PLACES.moved)) == {_name(each) for each in found}

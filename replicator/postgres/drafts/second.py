@@ -27,6 +27,8 @@ COLUMNS: Final = """
     WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
+GENERATED: Final = " GENERATED ALWAYS AS ("
+
 BODIES: Final = """
     SELECT format('%%I.%%I', n.nspname, p.proname) AS name, p.prosrc AS body
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -72,7 +74,9 @@ class _Table:
         key: Text = next((each.fragment for each in items if each.kind == "partition key"), ())
         if self.copy.partition_by:
             key = (f"PARTITION BY {self.copy.partition_by}",)
-        await self.bench.create(self.name, columns, key, self.copy)
+        computed = [each for each in columns if each.statements and GENERATED in str(each.fragment[0])]
+        await self.bench.create(self.name, [each for each in columns if each not in computed], key, self.copy)
+        columns = [each for each in columns if each not in computed or await self._admits(each)]
         rows = await fetch_plain(self.bench.connection, COLUMNS, table=self.bench.full(self.name))
         types = {each["name"]: each["type"] for each in rows}
         if any(each["by_expression"] for each in rows):
@@ -87,12 +91,22 @@ class _Table:
             elif each.kind not in ("column", "partition key"):
                 await self._put(_resized(each, types))
 
+    async def _admits(self, column: Attached) -> bool:
+        """Whether a generated column goes with the types that the others have now."""
+        if error := await self.bench.put(column, self.name):
+            self.draft.remarks.append(self.bench.refusal(column, self.copy, error))
+        return error is None
+
     def _columns(self, items: Sequence[Attached]) -> list[Attached]:
         quote = self.bench.quote
         casts = {self._called(old): each.type for old, each in self.copy.cast.items()}
         found = [each for each in items if each.kind == "column"]
-        typed = [replace(each, fragment=(f"{quote(each.name)} {casts[each.name]}",)) if each.name in casts else each
-                 for each in found]  # fmt: skip
+        typed = [
+            each
+            if each.name not in casts
+            else replace(each, fragment=(f"{quote(each.name)} {casts[each.name]}",), statements=())
+            for each in found
+        ]
         return typed + [
             Attached(kind="column", name=name, columns=(name,), fragment=(f"{quote(name)} {each.definition}",))
             for name, each in self.copy.add.items()
