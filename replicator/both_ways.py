@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from uuid import uuid4
 
-from replicator.apply.conflicts import foreign_rows
+from replicator.apply.authorship import foreign_rows
 from replicator.apply.outcome import NewerReadError
 from replicator.errors import RetryableError
 from replicator.migration import Direction

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from replicator.apply.conflicts import written_by_the_application
+from replicator.apply.authorship import written_by_the_application
 from replicator.apply.later import Later
 from replicator.apply.outcome import Outcome
 from replicator.apply.postponed import Postponed

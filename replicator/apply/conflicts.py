@@ -10,19 +10,19 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Literal
 
+from replicator.apply.authorship import written_by_the_application
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
 from replicator.derive import TargetRow, derive
 from replicator.errors import TransformError
 from replicator.migration import Direction
 from replicator.plan import PlannedTransform
-from replicator.postgres.connect import Connection, translated
 from replicator.postgres.context import Context, Rolling
 from replicator.postgres.rearranging import possible_keys
 from replicator.postgres.redo import Redo, note_redo
 from replicator.postgres.source import parse_row
 from replicator.postgres.target import TargetWriter
-from replicator.postgres.versions import Version, deleted_rows, lock_rows, read_versions
+from replicator.postgres.versions import Version, deleted_rows, lock_rows
 from replicator.tables import Key, Name, Table
 
 WHY_KEPT = "conflict"
@@ -278,34 +278,3 @@ class Conflicts:
         else:
             transform, source_key = effects.deletes[table.name][key]
         return transform.source, source_key, self._dates.of(transform.source, source_key)
-
-
-def written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
-    """When, if not by us, and not before both sides took writes."""
-    if version.origin == rolling.origin.number or version.at is None or version.at <= rolling.since:
-        return None
-    return version.at
-
-
-async def foreign_rows(connection: Connection, context: Context, rows: set[tuple[str, Key]]) -> set[tuple[str, Key]]:
-    """Which of these target rows, by table and key, the application has written or deleted last."""
-    rolling, found = context.rolling, set()
-    if rolling is None:
-        return set()
-    writer = TargetWriter(connection, context.plan.targets)
-    await writer.prepare()
-    for table in context.plan.targets:
-        keys = {key for name, key in rows if name == table.name.table}
-        if keys:
-            with translated():
-                async with connection.transaction():
-                    writer.transaction_begins()
-                    versions = await read_versions(connection, table, writer.stage(table), keys)
-                    deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
-            theirs = {
-                key
-                for key, each in versions.items()
-                if written_by_the_application(each, rolling) and not each.rewritten
-            }
-            found |= {(table.name.table, key) for key in theirs | deleted.keys()}
-    return found

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from replicator.cli import views
+from replicator.cli import cleanup_views, views
 from replicator.cli.base import Json, Yes, app, ask_first, flag, load
 from replicator.cli.help import Command
 from replicator.cli.output import emit, output
@@ -69,15 +69,15 @@ def cleanup(
 
     planned = asyncio.run(work.plan(settings, migration))
     if not json:
-        output().print(views.cleanup_plan(planned))
+        output().print(cleanup_views.cleanup_plan(planned))
     if dry_run:
         if json:
-            emit(views.cleanup_facts(planned) | {"dropped": False})
+            emit(cleanup_views.cleanup_facts(planned) | {"dropped": False})
         raise typer.Exit(ExitCode.NOT_READY if planned.obstacles else ExitCode.DONE)
     planned.refuse()
     if not planned.tables:
         if json:
-            emit(views.cleanup_facts(planned) | {"dropped": False})
+            emit(cleanup_views.cleanup_facts(planned) | {"dropped": False})
         return
     ask_first(f"These {len(planned.tables)} tables are archived to {to.absolute()}, and dropped. Go on?", yes=yes)
     with Meter(quiet=json) as meter:
@@ -85,9 +85,9 @@ def cleanup(
         done, archive = run_stoppable(cleaning, meter.note)
     if json:
         made = {"archive": str(archive.folder), "manifest_sha256": archive.manifest_sha256}
-        emit(views.cleanup_facts(done) | {"dropped": True} | made)
+        emit(cleanup_views.cleanup_facts(done) | {"dropped": True} | made)
     else:
-        output().print(views.cleaned(done, archive))
+        output().print(cleanup_views.cleaned(done, archive))
 
 
 def _refuse_what_is_odd(restore_dsn: str | None, no_restore_test: bool) -> None:

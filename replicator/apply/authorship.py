@@ -1,0 +1,40 @@
+"""Whose a row of the target is, while both schemas take writes."""
+
+from datetime import datetime
+
+from replicator.postgres.connect import Connection, translated
+from replicator.postgres.context import Context, Rolling
+from replicator.postgres.target import TargetWriter
+from replicator.postgres.versions import Version, deleted_rows, read_versions
+from replicator.tables import Key
+
+
+def written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
+    """When, if not by us, and not before both sides took writes."""
+    if version.origin == rolling.origin.number or version.at is None or version.at <= rolling.since:
+        return None
+    return version.at
+
+
+async def foreign_rows(connection: Connection, context: Context, rows: set[tuple[str, Key]]) -> set[tuple[str, Key]]:
+    """Which of these target rows, by table and key, the application has written or deleted last."""
+    rolling, found = context.rolling, set()
+    if rolling is None:
+        return set()
+    writer = TargetWriter(connection, context.plan.targets)
+    await writer.prepare()
+    for table in context.plan.targets:
+        keys = {key for name, key in rows if name == table.name.table}
+        if keys:
+            with translated():
+                async with connection.transaction():
+                    writer.transaction_begins()
+                    versions = await read_versions(connection, table, writer.stage(table), keys)
+                    deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
+            theirs = {
+                key
+                for key, each in versions.items()
+                if written_by_the_application(each, rolling) and not each.rewritten
+            }
+            found |= {(table.name.table, key) for key in theirs | deleted.keys()}
+    return found
