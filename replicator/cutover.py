@@ -23,6 +23,7 @@ from replicator.errors import (
 )
 from replicator.failpoints import Failpoint, reach
 from replicator.foreseen import Foreseen
+from replicator.held_up import HeldUp
 from replicator.log import get_logger
 from replicator.ownership import see_that_they_open
 from replicator.phases import CutoverResult, Move
@@ -46,11 +47,9 @@ from replicator.postgres.search_path import restore_search_path, switch_search_p
 from replicator.postgres.sequences import set_sequences
 from replicator.postgres.switching import switch
 from replicator.postgres.trees import oids_by_name
-from replicator.preflight import security
 from replicator.preflight.consequences import Foresight
-from replicator.preflight.facts import wrong
 from replicator.preflight.hanging import Strategy
-from replicator.preflight.security import security_subject
+from replicator.preflight.security import refuse_losses
 from replicator.settings import Settings
 from replicator.setup import Ends
 from replicator.tables import Name
@@ -115,6 +114,7 @@ class Cutover:
         self._closing: dict[Name, int] = {}
         """The tables that close, by their names before."""
         self._foreseen = Foreseen(None, rehearsed=dry_run)
+        self.held_up = HeldUp()
         self._new_schema = self.plan.migration.new
         """Where the new tables will be found."""
         self._in_doubt = False
@@ -134,15 +134,7 @@ class Cutover:
         :raises CutoverError: with the step that failed or took the time; the writers went on.
         :raises NotReadyError: the final check found something that keeps ownership from moving.
         """
-        async with (
-            connection(self.ends.source_dsn, "cutover check") as source,
-            connection(self.ends.target_dsn, "cutover check") as target,
-        ):
-            epoch = (await read_ownership(source)).epoch + 1
-            together = await same_database(source, target)
-            self._foreseen = Foreseen(self._foresight(together=together), rehearsed=self.dry_run)
-            await self._see_that_access_is_kept(source, target)
-            await self._foreseen.before(source, target)
+        epoch = await self._before()
         failure = ""
         for attempt in range(1, ATTEMPTS + 1):
             await self.pipeline.look_at_ground()
@@ -154,6 +146,7 @@ class Cutover:
                 pause = await self._attempt(epoch)
             except RetryableError as error:
                 failure = error.problem
+                self.held_up.note(error)
                 log.info("an attempt was given up; the writers went on", attempt=attempt, why=failure)
                 await self._journal("attempt", attempt=attempt, failed=self._step, why=failure)
                 await self.report(f"given up for a moment: {failure}")
@@ -179,12 +172,18 @@ class Cutover:
             "Wait until it has ended, or end it, then try again.",
         )
 
-    async def _see_that_access_is_kept(self, source: Connection, target: Connection) -> None:
-        """With the conditions of policies, which no look at the ground reads. Raises NotReadyError."""
-        if self.pipeline.direction == "forward":
-            subject = await security_subject(self.plan.migration, source, target, texts=True)
-            for each in wrong("security", security.FACTS, subject):
-                raise NotReadyError(each.problem, each.remedy)
+    async def _before(self) -> int:
+        """What needs no lock; gives the epoch that is to come. Raises NotReadyError when access would be lost."""
+        async with (
+            connection(self.ends.source_dsn, "cutover check") as source,
+            connection(self.ends.target_dsn, "cutover check") as target,
+        ):
+            if self.pipeline.direction == "forward":
+                await refuse_losses(self.plan.migration, source, target)
+            together = await same_database(source, target)
+            self._foreseen = Foreseen(self._foresight(together=together), rehearsed=self.dry_run)
+            await self._foreseen.before(source, target)
+            return (await read_ownership(source)).epoch + 1
 
     async def left_behind(self) -> tuple[str, ...]:
         """What goes on using the old tables, after the commit; as far as it can be read, for it is only told."""

@@ -54,6 +54,7 @@ async def _look_at_gates(
         return [
             _lag_of_both([pipeline, opposite], settings),
             _quarantine_of_both([pipeline, opposite]),
+            _definitions(pipeline),
             _ground(pipeline),
         ]
     if pipeline.direction == "reverse":  # the old tables are complete, and have no checks of their own
@@ -62,6 +63,7 @@ async def _look_at_gates(
             _lag(pipeline, settings),
             _verified(pipeline),
             await _quarantine(pipeline, target),
+            _definitions(pipeline),
             _ground(pipeline),
         ]
     return [
@@ -71,6 +73,7 @@ async def _look_at_gates(
         await _quarantine(pipeline, target),
         await _schema(pipeline, target),
         await _checks(pipeline, phase, target),
+        _definitions(pipeline),
         _ground(pipeline),
     ]
 
@@ -131,12 +134,21 @@ async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:
     return Gate(name="quarantine", ok=True, detail=f"empty, save for {discarded:,} discarded" if discarded else "empty")
 
 
+def _definitions(pipeline: Pipeline) -> Gate:
+    """A column that has come since the start is left behind, until the migration says what becomes of it."""
+    return _facts(pipeline, "definitions", "the migration accounts for each column")
+
+
 def _ground(pipeline: Pipeline) -> Gate:
-    wrong = pipeline.watch.wrong
+    return _facts(pipeline, "ground", "the tables are what they must be")
+
+
+def _facts(pipeline: Pipeline, name: str, fine: str) -> Gate:
+    wrong = [each for each in pipeline.watch.wrong if each.gate == name]
     if not wrong:
-        return Gate(name="ground", ok=True, detail="the tables are what they must be")
+        return Gate(name=name, ok=True, detail=fine)
     said = "; ".join(shortened(f"{each.problem} {each.remedy}", LONGEST) for each in wrong)
-    return Gate(name="ground", ok=False, detail=said)
+    return Gate(name=name, ok=False, detail=said)
 
 
 async def _schema(pipeline: Pipeline, target: Connection) -> Gate:

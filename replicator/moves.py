@@ -9,6 +9,7 @@ from replicator.cutover import Cutover, Report
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.failpoints import Failpoint, reach
 from replicator.forgotten import refuse_forgotten
+from replicator.held_up import HeldUp
 from replicator.hooks import Moment
 from replicator.markers import new_marker
 from replicator.migration import Direction
@@ -44,6 +45,7 @@ class Moves:
         self._report: Report = _tell_nobody
         self.renaming: Renaming | None = None
         """What the move that is under way renames."""
+        self.held_up = HeldUp()
 
     async def run(
         self,
@@ -122,9 +124,11 @@ class Moves:
         )  # fmt: skip
         if not dry_run:
             await self._ask_hooks(move, report)
-        result = await cutover.run()
+        cutover.held_up = self.held_up
+        with self.held_up.during(move.name):
+            result = await cutover.run()
         if not dry_run:
-            left = await self._after_commit(move, active, opposite, result, report, cutover)
+            left = await self._after_commit(move, cutover, result, report)
             result = replace(result, dependents=left)
         return result
 
@@ -203,15 +207,10 @@ class Moves:
             self.session.start_verifying()
 
     async def _after_commit(
-        self,
-        move: Move,
-        active: Pipeline,
-        opposite: Pipeline,
-        result: CutoverResult,
-        report: Report,
-        cutover: Cutover,
+        self, move: Move, cutover: Cutover, result: CutoverResult, report: Report
     ) -> tuple[str, ...]:
         """All that is due then; gives what goes on using the old tables."""
+        active, opposite = cutover.pipeline, cutover.opposite
         self.session.paused(result.write_pause_seconds)
         await reach(Failpoint.ACTIVATING)
         tables = await all_tables(self.settings, self.migration)

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 from replicator.errors import ReplicatorError
 from replicator.gates import Gate, look_at_gates
 from replicator.lsn import format_lsn
-from replicator.observe.status import Daemon, ErrorEntry, StatusDocument, blank, publish, stale, version
+from replicator.observe.status import (
+    Daemon,
+    ErrorEntry,
+    Return,
+    StatusDocument,
+    Wait,
+    blank,
+    divergent_rows,
+    publish,
+    stale,
+    version,
+)
 from replicator.ownership import latest
 from replicator.phases import Phase
 from replicator.pipeline import Pipeline
@@ -22,6 +33,7 @@ from replicator.postgres.control import STALE_SECONDS, unreplicated, write_statu
 from replicator.postgres.ownership import read_ownership
 from replicator.postgres.progress import SourceProgress, backfill_progress
 from replicator.postgres.quarantine import count_entries
+from replicator.returning import way_back
 from replicator.settings import Settings
 from replicator.verify import summary
 from replicator.waiting import Waiting
@@ -103,6 +115,8 @@ class Reporter:
             self.gates = await look_at_gates(pipeline, phase, settings, target, opposite, trouble=self.trouble)
             document["gates"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in self.gates]
             document["ready"] = phase == Phase.FOLLOW and all(each.ok for each in self.gates)
+            declared = pipeline.context.plan.migration.way_back
+            document["way_back"] = told_way_back(document, declared=declared)
         document["waiting"] = [
             {"session": each.purpose, "seconds": each.seconds, "in_the_way": each.in_the_way}
             for each in (self.waiting.found if self.waiting else ())
@@ -151,6 +165,12 @@ class Reporter:
         return left * (now - began) / (rows - had) if rows > had else None
 
 
+def told_way_back(document: StatusDocument, *, declared: bool) -> Return:
+    """Whether the way back is open, as ``smoke`` and ``rollback`` say it too."""
+    found = way_back(document["phase"], declared=declared, gates=document["gates"], differing=divergent_rows(document))
+    return Return(state=found.state, detail=f"{found.problem} {found.remedy}".strip())
+
+
 class Stalled:
     """Whether a pipeline stands still while something waits to be applied."""
 
@@ -195,6 +215,9 @@ async def report_on(session: "Session") -> None:
                 document = await session.reporter.look(
                     pipeline, session.phase, owner, settings, old if reverse else new, session.opposite
                 )
+                if (held_up := session.moves.held_up).in_the_way:
+                    told = Wait(session=held_up.move, seconds=held_up.seconds, in_the_way=held_up.in_the_way)
+                    document["waiting"].append(told)
             publish(document, metrics)
             for side, reading, name in (("old", old, migration.old), ("new", new, migration.new)):
                 for table, rows in (await live_rows(reading, name)).items():

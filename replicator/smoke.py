@@ -6,8 +6,7 @@ from time import monotonic
 from uuid import uuid4
 
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.gates import WAY_BACK
-from replicator.migration import NO_WAY_BACK, Migration
+from replicator.migration import Migration
 from replicator.phases import Phase
 from replicator.postgres.connect import Connection, connection
 from replicator.postgres.control import daemon_alive, installed, read_phase, read_status
@@ -18,14 +17,13 @@ from replicator.postgres.progress import read_progress
 from replicator.postgres.rewriting import rewritten
 from replicator.postgres.trials import owner_says, refuses_writes, send_marker, write_a_row
 from replicator.preflight.finding import Finding, Verdict, counted, failed, listed, passed, warned
+from replicator.returning import way_back
 from replicator.settings import Settings
 from replicator.setup import all_tables, read_plan
 from replicator.tables import Table
 
 FLOW_SECONDS = 30.0
 LOOK_SECONDS = 0.2
-WILL_OPEN = {"lag", "verified"}
-"""Gates that are shut for a while after each start, and open by themselves, as long as no row differs."""
 
 Tell = Callable[[str], None]
 
@@ -44,7 +42,7 @@ async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Fi
         tell("guards")
         found.append(_finding("guard", await _guards(settings, migration, old)))
         tell("the way back")
-        found.append(_finding("reverse", await _reverse(old, new)))
+        found.append(_finding("reverse", await _reverse(migration, old, new)))
     return found
 
 
@@ -128,7 +126,7 @@ async def _guards(settings: Settings, migration: Migration, old: Connection) -> 
     return passed(f"{counted(len(names), 'old table')} refuse writes with RP002; rolled back")
 
 
-async def _rollback(new: Connection, seconds: float) -> Verdict:
+async def _rollback(migration: Migration, new: Connection, seconds: float) -> Verdict:
     """Whether the rollback's gates are open: the daemon looks at them, as it does for the rollback itself."""
     came = f"a message came through in {seconds:.1f} s"
     began = monotonic()
@@ -136,21 +134,21 @@ async def _rollback(new: Connection, seconds: float) -> Verdict:
         if monotonic() - began > FLOW_SECONDS:
             return failed("The daemon does not report.", "See its log, and its /healthz.")
         await asyncio.sleep(LOOK_SECONDS)
-    shut = {each["name"]: each["detail"] for each in report.document["gates"] if not each["ok"]}
-    said = "; ".join(f"{name}: {detail}" for name, detail in shut.items())
-    if WAY_BACK in shut:
-        return warned(f"{NO_WAY_BACK}.", "A mistake that shows now is mended in the new schema.")
-    if not shut:
-        return passed(f"{came}, and every gate of the rollback is open")
-    differing = sum(each["missing"] + each["extra"] + each["different"] for each in report.document["divergence"])
-    if shut.keys() <= WILL_OPEN and not differing:
-        return warned(
-            f"{came}; a rollback would have to wait for {said}", "These open by themselves: see `replicator status`."
-        )
-    return failed(f"A rollback would be refused. {said}.", "Do what the gate says: see `replicator status`.")
+    document = report.document
+    differing = sum(each["missing"] + each["extra"] + each["different"] for each in document["divergence"])
+    phase = str(document["phase"])
+    found = way_back(phase, declared=migration.way_back, gates=document["gates"], differing=differing)
+    match found.state:
+        case "open":
+            return passed(f"{came}, and every gate of the rollback is open")
+        case "waits":
+            return warned(f"{came}. {found.problem}", found.remedy)
+        case "none":
+            return warned(found.problem, found.remedy)
+    return failed(found.problem, found.remedy)
 
 
-async def _reverse(old: Connection, new: Connection) -> Verdict:
+async def _reverse(migration: Migration, old: Connection, new: Connection) -> Verdict:
     """A message goes down the log of the new tables, and the way back stores that it has passed it."""
     if not await daemon_alive(new):
         return failed("No daemon runs: the old tables are not kept in step.", "Start it with `replicator run`.")
@@ -159,7 +157,7 @@ async def _reverse(old: Connection, new: Connection) -> Verdict:
     while monotonic() - began < FLOW_SECONDS:
         progress = await read_progress(old, "reverse")
         if progress is not None and progress.applied >= wanted and progress.start_marker is None:
-            return await _rollback(new, monotonic() - began)
+            return await _rollback(migration, new, monotonic() - began)
         await asyncio.sleep(LOOK_SECONDS)
     return failed(
         f"A message did not come through the way back within {FLOW_SECONDS:.0f} s.",

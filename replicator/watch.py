@@ -174,9 +174,9 @@ class Watch:
                 raise DefinitionError(each.problem, each.remedy)
             if each not in self.wrong:
                 problem, remedy = shortened(each.problem, LONGEST), shortened(each.remedy, LONGEST)
-                log.warning("the gate 'ground' is shut", fact=each.name, problem=problem, remedy=remedy)
-        if self.wrong and not found:
-            log.info("the gate 'ground' is open again")
+                log.warning("a gate is shut", gate=each.gate, fact=each.name, problem=problem, remedy=remedy)
+        for name in {each.gate for each in self.wrong} - {each.gate for each in found}:
+            log.info("a gate is open again", gate=name)
         self.wrong = found
         return found
 
@@ -206,6 +206,7 @@ class Watch:
                 consequence=Consequence.SHUT,
                 problem=f"The migration says nothing about columns that have come since the first start: "
                 f"{', '.join(found)}. Their values would be left behind.",
+                gate="definitions",
                 remedy="Let a transform read each, or retire it: migration.retire('TABLE', column='COLUMN', "
                 "because='...'). Where it is copied, add the column to the new table. Then start the daemon again.",
             )
@@ -221,6 +222,7 @@ class Watch:
                 name="new_tables.columns_without_place",
                 consequence=Consequence.SHUT,
                 problem=f"Copied tables have columns without a place: {', '.join(found)}.",
+                gate="definitions",
                 remedy=f"{REMEDIES['reverse']} Then start the daemon again.",
             )
         ]

@@ -140,6 +140,8 @@ def _facts(document: StatusDocument) -> RenderableType:
     table.add_row("Data", _ownership(document))
     if document["phase"] == "finalized":
         return table
+    if document["phase"] in ("soak", "rolling", "rollback"):
+        table.add_row("Rollback", _way_back(document))
     table.add_row("Lag", _lag(document))
     table.add_row("Slot", _slot(document))
     moved = document["cutover_write_pause_seconds"] is not None  # what is counted since is what had to be remembered
@@ -166,6 +168,13 @@ def _ownership(document: StatusDocument) -> Text:
     followers = {"forward": "new", "reverse": "old"}
     follower = followers[document["direction"]]
     return Text(f"the {document['owner']} schema owns it; the {follower} tables follow")
+
+
+def _way_back(document: StatusDocument) -> Text:
+    """In the words of ``smoke`` and ``rollback``; the gates below say more."""
+    found = document["way_back"]
+    style = {"open": "green", "waits": "yellow"}.get(found["state"], "bold red")
+    return Text(found["state"] if found["state"] != "none" else found["detail"], style=style)
 
 
 def _lag(document: StatusDocument) -> Text:

@@ -60,6 +60,8 @@ def as_of_now(report: Report) -> StatusDocument | None:
     if document is None or document["phase"] == "finalized" or (report.young and live is None):
         return document
     document = cast("StatusDocument", {**document, "ready": report.ready})
+    if not report.young:
+        document["way_back"] = {"state": "not known", "detail": f"last known: {document['way_back']['state']}"}
     if live is not None and live.retained_bytes is not None:
         document["slot_retained_bytes"] = live.retained_bytes
     if not report.young:

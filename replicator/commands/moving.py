@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from replicator.commands.answers import Answer, GateShutError, current_gates
+from replicator.commands.answers import Answer, GateShutError, current_gates, describe_gates
 from replicator.commands.progress import Progress
 from replicator.errors import CutoverError, NotReadyError, ReplicatorError
 from replicator.migration import NO_WAY_BACK, Migration
@@ -13,6 +13,7 @@ from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, M
 from replicator.postgres import requests
 from replicator.postgres.connect import Connection
 from replicator.postgres.requests import Command
+from replicator.returning import way_back
 
 if TYPE_CHECKING:
     from replicator.session import Session
@@ -61,13 +62,10 @@ def _see_that_nobody_counts_on_a_rollback(migration: Migration, command: Command
 
 async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
     """Move ownership back to the old schema."""
-    if session.phase not in (ROLLBACK.before, ROLLBACK.during, Phase.ROLLING):
-        raise NotReadyError("The old schema owns the data.", "There is nothing to roll back.")
-    if not session.migration.way_back:
-        raise NotReadyError(
-            f"{NO_WAY_BACK}.",
-            "Mend what is wrong in the new schema; the old tables are as they were at the cutover.",
-        )
+    gates = await describe_gates(session)
+    found = way_back(session.phase, declared=session.migration.way_back, gates=gates, differing=0)
+    if not found.possible:
+        raise NotReadyError(found.problem, found.remedy)
     return await _move(session, command, own, CLOSING if session.phase == Phase.ROLLING else ROLLBACK)
 
 

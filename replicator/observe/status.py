@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 from replicator.lsn import parse_lsn
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
+from replicator.returning import way_back
 
 
 class Backfill(TypedDict):
@@ -86,6 +87,13 @@ class Gate(TypedDict):
     detail: str
 
 
+class Return(TypedDict):
+    """Whether the way back is open (``returning.WayBack``): its state, and why."""
+
+    state: str
+    detail: str
+
+
 class ErrorEntry(TypedDict):
     """One of the last errors."""
 
@@ -125,6 +133,7 @@ class StatusDocument(TypedDict):
     discarded: list[Quarantined]
     gates: list[Gate]
     ready: bool
+    way_back: Return
     cutover_write_pause_seconds: float | None
     waiting: list[Wait]
     errors: list[ErrorEntry]
@@ -153,6 +162,7 @@ def blank(migration: str) -> StatusDocument:
         discarded=[],
         gates=[],
         ready=False,
+        way_back=Return(state="not known", detail=""),
         cutover_write_pause_seconds=None,
         waiting=[],
         errors=[],
@@ -164,7 +174,8 @@ def stale(document: StatusDocument, age_seconds: float) -> StatusDocument:
     """A report that is too old to be believed: nothing is ready by it, and no gate open."""
     old = f"not known: nobody has looked for {age_seconds:.0f} s; it was: "
     gates: list[Gate] = [{**each, "ok": False, "detail": old + each["detail"]} for each in document["gates"]]
-    return {**document, "ready": False, "gates": gates, "waiting": []}
+    back = Return(state="not known", detail=old + document["way_back"]["state"])
+    return {**document, "ready": False, "gates": gates, "waiting": [], "way_back": back}
 
 
 def from_stored(document: Mapping[str, Any]) -> StatusDocument:
@@ -175,7 +186,9 @@ def from_stored(document: Mapping[str, Any]) -> StatusDocument:
 def over(document: StatusDocument) -> StatusDocument:
     """What is left to say once the migration is over: the last report may be of a moment before."""
     kept = {name: document[name] for name in ("cutover_write_pause_seconds", "errors")}
-    return cast("StatusDocument", {**blank(document["migration"]), "phase": "finalized", "owner": "new", **kept})
+    back = way_back("finalized", declared=True, gates=[], differing=0)
+    ended = {"phase": "finalized", "owner": "new", "way_back": Return(state=back.state, detail=back.problem)}
+    return cast("StatusDocument", {**blank(document["migration"]), **ended, **kept})
 
 
 def divergent_rows(document: StatusDocument) -> int:

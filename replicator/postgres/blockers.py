@@ -225,7 +225,7 @@ def _doing(row: Mapping[str, Any]) -> str:
     if row["state"].startswith("idle"):
         return f"{row['state']} for {lasting(row['idle_seconds'] or 0.0)}{since}"
     verb = f" {row['verb']}" if row["verb"] in VERBS else ""
-    return f"{row['state']}{verb}{since}"
+    return f"{row['state']}{verb} for {lasting(row['idle_seconds'] or 0.0)}{since}"
 
 
 def _printable(text: str) -> str:

@@ -8,8 +8,10 @@ from psycopg import sql
 
 from replicator.errors import ReplicatorError
 from replicator.places import Places
+from replicator.postgres.attached.reading import attached_to
 from replicator.postgres.connect import Connection, translated
 from replicator.postgres.dependents import Dependent
+from replicator.postgres.renames import SUFFIX
 from replicator.postgres.rewriting import in_one_line, named, rewritten
 from replicator.postgres.server import fetch_plain
 from replicator.tables import Name
@@ -95,8 +97,7 @@ async def _statements(
             checked = f" WITH CHECK ({row['checked']})" if row["checked"] else ""
             return _both(f"{row['alter']}{visible}{checked}", found, renamed=renamed)
         case "publication" if dependent.table in places:
-            old, new = _quoted(connection, dependent.table), _quoted(connection, places[dependent.table])
-            return _publication(dependent, old, old if renamed else new, f'{old[:-1]}_old"' if renamed else old)
+            return await _publication(connection, dependent, places[dependent.table], renamed=renamed)
     return None
 
 
@@ -105,12 +106,17 @@ def _both(body: str, places: Places, *, renamed: bool) -> Redirection:
     return Redirection(cutover=[body if renamed else rewritten(body, places)], rollback=[body])
 
 
-def _publication(dependent: Dependent, back: str, joins: str, leaves: str) -> Redirection:
-    alter = f"ALTER PUBLICATION {dependent.identity}"
-    return Redirection(
-        cutover=[f"{alter} DROP TABLE {leaves}", f"{alter} ADD TABLE {joins}"],
-        rollback=[f"{alter} DROP TABLE {joins}", f"{alter} ADD TABLE {back}"],
-    )
+async def _publication(connection: Connection, dependent: Dependent, place: Name, *, renamed: bool) -> Redirection:
+    """With the columns and the condition that it has: without them, it would publish what nobody was to see."""
+    back, alter = dependent.table, f"ALTER PUBLICATION {dependent.identity}"
+    leaves = Name(schema=back.schema, table=f"{back.table}{SUFFIX}") if renamed else back
+    joins = back if renamed else place
+    for each in (await attached_to(connection, {dependent.root: str(back)}))[str(back)]:
+        added = [each.sql(name).rstrip(";") for name in (joins, back)]
+        if each.kind == "publication" and added[0].startswith(f"{alter} ADD TABLE"):
+            drops = [f"{alter} DROP TABLE {_quoted(connection, name)}" for name in (leaves, joins)]
+            return Redirection(cutover=[drops[0], added[0]], rollback=[drops[1], added[1]])
+    return Redirection(why="it publishes partitions of the table by their own names")
 
 
 async def _view(connection: Connection, dependent: Dependent, places: Places, *, renamed: bool) -> Redirection:

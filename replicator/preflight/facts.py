@@ -33,7 +33,7 @@ class Consequence(StrEnum):
     TELL = "tell"
     """It goes on: nothing is lost by it. ``replicator check`` says so."""
     SHUT = "shut"
-    """The gate ``ground`` is shut until the remedy is done; then it opens by itself."""
+    """A gate, mostly ``ground``, is shut until the remedy is done; then it opens by itself."""
     STOP = "stop"
     """It ends with the remedy: what it would do from now on could not be undone. After the remedy it starts again."""
 
@@ -59,6 +59,8 @@ class Wrong:
     consequence: Consequence
     problem: str
     remedy: str
+    gate: str = "ground"
+    """The gate that it keeps shut."""
 
 
 def state(report: Report, about: str, facts: Iterable[Fact[Subject]], subject: Subject) -> None:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from replicator.errors import DatabaseError, MigrationError, RetryableError, RowError
 from replicator.migration import Direction, Migration
-from replicator.plan import Plan, places_of, queries_of, resolve, taking_part
-from replicator.postgres import edges
+from replicator.plan import Plan, queries_of, resolve
 from replicator.postgres.authored import refused
 from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection
@@ -13,7 +12,7 @@ from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
 from replicator.postgres.described import describe_query
 from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
 from replicator.postgres.meanings import means_another
-from replicator.postgres.ownership import all_names, same_database
+from replicator.postgres.ownership import same_database
 from replicator.postgres.places import read_places
 from replicator.postgres.readmission import refused_again
 from replicator.postgres.rehearsal import (
@@ -27,25 +26,22 @@ from replicator.postgres.rehearsal import (
 )
 from replicator.postgres.rewriting import placed, rewritten
 from replicator.postgres.statements import shortened
-from replicator.postgres.switching import BEFORE, try_switching
+from replicator.postgres.switching import BEFORE
 from replicator.preflight import (
     copy_checks,
-    edge_checks,
-    hanging,
-    lock_checks,
-    lost,
     migration_checks,
     security,
     write_checks,
 )
 from replicator.preflight.back_checks import OwnRowsSubject, own_rows
-from replicator.preflight.consequences import Consequences, Foresight
+from replicator.preflight.consequences import Foresight
 from replicator.preflight.facts import state
 from replicator.preflight.finding import Report, failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
-from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, SwitchingSubject, written_by
+from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
+from replicator.preflight.switch_checks import check_switching
 from replicator.tables import Column, Table
 
 FOREIGN_KEY_VIOLATION = "23503"
@@ -127,7 +123,15 @@ class SchemaChecks:
         if not there:
             await self._constrain()
         await self._protect(there)
-        await self._switch(forward, reverse, sampled=clean)
+        if forward is not None and (reverse is not None or not self.migration.way_back):
+            foresight = Foresight(
+                migration=self.migration,
+                forward=forward.plan,
+                reverse=reverse.plan if reverse is not None else None,
+                together=await same_database(source, target),
+                sampled=clean,
+            )
+            await check_switching(self.report, self.source, self.target, foresight)
 
     async def _read(self, side: Side, schema: str) -> Schema:
         return Schema(
@@ -176,49 +180,6 @@ class SchemaChecks:
         with self.report.stage("security"):
             source, target = self.source.connection, self.target.connection
             await security.tell(self.report, self.migration, source, target, refuses=self.before_start)
-
-    async def _switch(self, forward: Resolved | None, reverse: Resolved | None, *, sampled: bool) -> None:
-        """What would keep the cutover from happening, at night; or the application's statements from running."""
-        if forward is None or (reverse is None and self.migration.way_back):
-            return
-        connection = self.target.connection
-        together = await same_database(self.source.connection, connection)
-        foresight = Foresight(
-            migration=self.migration,
-            forward=forward.plan,
-            reverse=reverse.plan if reverse is not None else None,
-            together=together,
-            sampled=sampled,
-        )
-        tables = {side: all_names(each) for side, each in taking_part(forward.plan, foresight.reverse).items()}
-        old = connection if together else self.source.connection
-        one_server = self.source.shares_server(self.target)
-        for label, room in await lock_checks.read_rooms(old, connection, tables, one_server=one_server):
-            self.report.judge(label, (lock_checks.locks,), room)
-        plans: list[edges.Plan] = []
-        found: list[Consequences] = []
-
-        async def between() -> None:
-            plans.append(await edge_checks.read_old(old, tables, places_of(forward.plan), together=together))
-            # What the team's own statements turn to the new tables does not hang on the old ones any more.
-            found.append(await foresight.look(old, connection, plans[0]))
-
-        if self.target.phase in BEFORE:
-            self.report.judge(
-                "foreign_keys",
-                (edge_checks.until_the_cutover,),
-                await edge_checks.read_new(connection, tables, self.migration.new),
-            )
-        with self.report.stage("migration.cutover_statements"):
-            trial = await try_switching(connection, self.migration, between)
-            subject = SwitchingSubject(self.migration, trial, together=together)
-            self.report.judge("migration", (migration_checks.cutover_statements,), subject)
-            for each in plans:
-                self.report.judge("foreign_keys", (edge_checks.at_the_cutover,), each)
-        with self.report.stage("hanging"):
-            self.report.consequences = found[0] if found else await foresight.look(old, connection)
-            hanging.tell(self.report, self.report.consequences.hanging, foresight.closing, foresight.scene)
-            lost.tell(self.report, [each for each in self.report.consequences.lost if not each.security])
 
     async def _run(self, part: Part) -> int:
         statements = part_statements(self.migration, part)

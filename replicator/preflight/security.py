@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from replicator.errors import NotReadyError
 from replicator.migration import Migration
 from replicator.places import Places
 from replicator.postgres.connect import Connection
@@ -19,7 +20,7 @@ from replicator.postgres.protection import (
 )
 from replicator.postgres.rewriting import with_names, wording
 from replicator.postgres.trees import oids_by_name
-from replicator.preflight.facts import Consequence, Fact
+from replicator.preflight.facts import Consequence, Fact, wrong
 from replicator.preflight.finding import Report, Verdict, failed, listed, passed, warned
 from replicator.tables import Name
 
@@ -206,6 +207,13 @@ async def tell(report: Report, migration: Migration, old: Connection, new: Conne
     if names := unused(subject):
         problem = f"accept= names what is not lost, or not there: {listed(names)}."
         report.say("security.accept", warned(problem, "Take it out, or correct it."))
+
+
+async def refuse_losses(migration: Migration, old: Connection, new: Connection) -> None:
+    """With the conditions of policies, which no look at the ground reads. Raises NotReadyError for the first loss."""
+    subject = await security_subject(migration, old, new, texts=True)
+    for each in wrong("security", FACTS, subject):
+        raise NotReadyError(each.problem, each.remedy)
 
 
 async def security_subject(migration: Migration, old: Connection, new: Connection, *, texts: bool) -> SecuritySubject:

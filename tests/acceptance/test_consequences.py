@@ -1,5 +1,9 @@
 """Nothing freezes or vanishes in silence: what hangs on an old table is named by each command on the way to its end."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 import pytest
 
 from tests.acceptance.test_bad_input import House, house
@@ -74,3 +78,20 @@ def assert_named(text: str, *names: str) -> None:
     found = " ".join(text.split()).lower()
     missing = [each for each in names if each.lower() not in found]
     assert not missing, text
+
+
+@pytest.mark.timeout(240)
+def test_a_cutover_that_waits_names_who_is_in_the_way(house: House) -> None:
+    """In the status, while its attempts are too short to be seen, and in its last word."""
+    with house.terminal.daemon() as daemon:
+        daemon.until(lambda: house.terminal.json("status")["ready"])
+        with psycopg.connect(house.dsn, application_name="night job") as busy, ThreadPoolExecutor() as beside:
+            busy.execute("LOCK TABLE people IN ROW EXCLUSIVE MODE")
+            who = f"process {busy.info.backend_pid} (role {busy.info.user}, night job): idle in transaction for "
+            asked = beside.submit(house.terminal.run, "cutover", "--wait", "--timeout", "15", "--json")
+            daemon.until(lambda: who in str(house.terminal.json("status")["waiting"]))
+            assert who in " ".join(house.terminal.run("status").output.split())
+            late = asked.result()
+            assert late.code != 0
+            assert who in json.loads(late.output or late.messages)["error"]
+        assert house.terminal.json("status")["waiting"] == []

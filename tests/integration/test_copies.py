@@ -279,7 +279,7 @@ def alter_new(dsn: str, statement: str) -> None:
 
 
 def told(running: Any) -> str:
-    """What shuts the gate ``ground``."""
+    """What shuts gates."""
     return " ".join(each.problem for each in running.session.pipeline.watch.wrong)
 
 

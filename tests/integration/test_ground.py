@@ -212,10 +212,10 @@ def named(running: Running, fact: str) -> Wrong | None:
     return next((each for each in of(running).watch.wrong if each.name == fact), None)
 
 
-async def gate(running: Running, settings: Settings) -> Any:
+async def gate(running: Running, settings: Settings, name: str = "ground") -> Any:
     async with connection(settings.target, "test") as target:
         gates = await look_at_gates(of(running), Phase.FOLLOW, settings, target)
-    return next(each for each in gates if each.name == "ground")
+    return next(each for each in gates if each.name == name)
 
 
 def rows(dsn: str, schema: str) -> Any:

@@ -257,6 +257,24 @@ async def test_a_view_that_cannot_simply_be_turned(database: Database, tmp_path:
         execute(database.dsn, [f"DROP OWNED BY {role}", f"DROP ROLE {role}"])
 
 
+async def test_a_publication_keeps_its_columns_and_condition(database: Database, tmp_path: Path) -> None:
+    """Else it would publish, from the cutover on, what nobody was to see."""
+    execute(database.dsn, [OLD, "CREATE PUBLICATION part FOR TABLE orders (id, total) WHERE (id > 0)"])
+    found = (await check(database, shop(tmp_path)))["hanging.public.orders"]
+    cutover, rollback = found.remedy.split("In sql/rollback:")
+    listed = "SELECT tablename, attnames::text, rowfilter FROM pg_publication_tables WHERE pubname = 'part'"
+    with psycopg.connect(database.dsn, autocommit=True) as opened:
+        before = opened.execute(listed).fetchall()
+        opened.execute(NEW.encode())
+        for statement in sql_of(cutover):
+            opened.execute(statement.encode())
+        where = opened.execute("SELECT schemaname FROM pg_publication_tables WHERE pubname = 'part'").fetchall()
+        assert (where, opened.execute(listed).fetchall()) == ([("shop",)], before)
+        for statement in sql_of(rollback):
+            opened.execute(statement.encode())
+        assert opened.execute(listed).fetchall() == before
+
+
 async def test_nothing_hangs_on_it(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     assert (await check(database, shop(tmp_path)))["hanging"].outcome == "pass"

@@ -64,6 +64,8 @@ def retiring(folder: Path, table: str) -> Migration:
     return made
 
 
+DEFINITIONS = "definitions"
+
 ACCOUNTS: dict[str, tuple[str, Callable[[Path], Migration]]] = {
     "a transform reads it": ("t", lambda folder: migration(folder, reads=True)),
     "the migration retires it": ("t", lambda folder: retiring(folder, "t")),
@@ -83,19 +85,20 @@ async def test_the_gate_is_shut_until_the_migration_accounts_for_a_new_column(
         await running.ready()
         each_alone(database.dsn, (f"ALTER TABLE {table} ADD COLUMN extra text", f"UPDATE {table} SET extra = 'x'"))
         await running.until(lambda: of(running).watch.wrong)
-        shut = await gate(running, settings)
+        shut = await gate(running, settings, DEFINITIONS)
+        assert (await gate(running, settings)).ok
         assert f"since the first start: public.{table}.extra." in shut.detail
         with pytest.raises(NotReadyError, match="have come since the first start"):
             await running.cut_over(dry_run=True)
     async with daemon(settings, migration(tmp_path)) as running:  # a start alone accounts for nothing
         await running.ready()
-        assert not (await gate(running, settings)).ok
+        assert not (await gate(running, settings, DEFINITIONS)).ok
     found = {each.check: each for each in await preflight(settings, migration(tmp_path))}
     assert f"{table}.extra" in found["forward.unread_columns"].detail
     for _ in range(2):
         async with daemon(settings, accounting(tmp_path)) as running:
             await running.ready()
-            assert (await gate(running, settings)).ok
+            assert (await gate(running, settings, DEFINITIONS)).ok
             await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
     if "reads" in name:
         values = {"t": "SELECT count(extra) FROM shop.t", "pets": "SELECT count(*) FROM shop.owners WHERE pets = 'x'"}
@@ -111,10 +114,10 @@ async def test_of_an_empty_table(database: Database, tmp_path: Path) -> None:
         await running.until(lambda: of(running).watch.wrong)
     async with daemon(settings, migration(tmp_path)) as running:
         await running.ready()
-        assert not (await gate(running, settings)).ok
+        assert not (await gate(running, settings, DEFINITIONS)).ok
     async with daemon(settings, migration(tmp_path, reads=True)) as running:
         await running.ready()
-        assert (await gate(running, settings)).ok
+        assert (await gate(running, settings, DEFINITIONS)).ok
 
 
 async def test_a_column_that_goes_again_opens_the_gate(database: Database, tmp_path: Path) -> None:
@@ -136,4 +139,4 @@ async def test_the_way_back_accounts_for_columns_too(database: Database, tmp_pat
         await running.cut_over()
         each_alone(database.dsn, ("ALTER TABLE shop.t ADD COLUMN late text", "UPDATE shop.t SET late = 'x'"))
         await running.until(lambda: of(running).watch.wrong)
-        assert "shop.t.late" in (await gate(running, settings)).detail
+        assert "shop.t.late" in (await gate(running, settings, DEFINITIONS)).detail
