@@ -240,13 +240,14 @@ class Migration:
 
     def query_text(self, query: Query) -> str:
         """The SELECT of a query. Raises MigrationError when its file cannot be read."""
-        if not query.is_file:
-            return query.sql
-        path = self.folder() / query.sql
-        try:
-            return path.read_text(encoding="utf-8").strip().rstrip(";")
-        except OSError as error:
-            raise MigrationError(f"The query file {path} cannot be read: {error.strerror}.") from error
+        text = query.sql
+        if query.is_file:
+            path = self.folder() / query.sql
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise MigrationError(f"The query file {path} cannot be read: {error.strerror}.") from error
+        return f"{text.strip().rstrip(';')}\n"  # it is put into another SELECT: a comment in its last line must end
 
     def _carry(self, direction: Direction, name: str, schema: str, table: str, into: str, carrying: Carrying) -> None:
         source: str | Query = table

@@ -231,6 +231,7 @@ async def read_sample(connection: Connection, source: Source, limit: int) -> lis
     with translated():
         async with connection.transaction(force_rollback=True):  # what is left early is cancelled
             await connection.execute(f"SET LOCAL statement_timeout = '{SAMPLE_TIMEOUT}'")
+            await connection.execute("SET LOCAL transaction_read_only = on")  # as the daemon reads
             async with aclosing(streamed(connection, query, [])) as rows, aclosing(grouped(rows)) as groups:
                 async for group, _, _ in groups:
                     found = group

@@ -17,6 +17,7 @@ from replicator.preflight.finding import counted
 from replicator.preflight.traced import TracedRow
 from replicator.tables import Key, Name, Row, Table, key_of
 
+READ_ONLY = "25006"
 ROWS = 200
 """Of each source."""
 
@@ -59,7 +60,12 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
             keyed = await _read(connection, source, sample)
             without_key = await sampled_keyless(connection, source)
         except DatabaseError as error:
-            sample.unread[source.name] = error.problem
+            if error.sqlstate == READ_ONLY:
+                sample.wrong.append(
+                    f"{source.name} locks rows, or writes: sources are read in transactions that only read"
+                )
+            else:
+                sample.unread[source.name] = error.problem
             continue
         if without_key:
             sample.wrong.append(f"{keyless(source)}; leave them out in its SQL, or give them a key")

@@ -297,3 +297,37 @@ async def test_rows_that_a_constraint_does_not_refuse_yet(database: Database, tm
     assert found.outcome == "warn"
     assert "public.t refuses 1 of 20 of its own rows" in found.detail
     assert "bad" not in found.detail
+
+
+# ---- queries that are written in other ways
+
+
+def asking(text: str) -> Callable[[Migration], None]:
+    def declare(migration: Migration) -> None:
+        migration.transform(source=Query(text, key=["id"], depends_on={"t": ["id"]}), into="t", key=by_id)(same)
+        migration.reverse(source="t", into="t", key=by_id)(same)
+
+    return declare
+
+
+async def test_a_query_that_ends_in_a_comment(database: Database, tmp_path: Path) -> None:
+    execute(database.dsn, [OLD])
+    migration = made(tmp_path, asking("SELECT id, v FROM public.t -- all of them;"))
+    assert [each for each in await preflight(make_settings(database), migration) if each.outcome == "fail"] == []
+    async with daemon(make_settings(database), migration) as running:
+        await running.ready()
+        assert rows(database, "TABLE shop.t") == rows(database, "TABLE t")
+
+
+@pytest.mark.parametrize(
+    "text", ["SELECT id, v FROM public.t FOR UPDATE", "SELECT id, public.noted(v) AS v FROM public.t"]
+)
+async def test_a_query_that_does_more_than_read(database: Database, tmp_path: Path, text: str) -> None:
+    """The daemon would end at its first chunk."""
+    body = "INSERT INTO public.t VALUES (99, $1) RETURNING v"
+    noted = f"CREATE FUNCTION noted(text) RETURNS text LANGUAGE sql AS $$ {body} $$"
+    execute(database.dsn, [OLD, noted])
+    found = {each.check: each for each in await preflight(make_settings(database), made(tmp_path, asking(text)))}
+    assert found["forward.sample"].outcome == "fail"
+    assert "only read" in found["forward.sample"].detail
+    assert one(database.dsn, "SELECT count(*) FROM t") == 20
