@@ -388,6 +388,26 @@ async def test_what_goes_with_a_column(database: Database, generator: Generator)
     }
 
 
+async def test_what_belongs_to_an_old_table_is_not_used_in_silence(database: Database, generator: Generator) -> None:
+    """Sequences and row types of other tables that are copied: `cleanup` could not drop them."""
+    ran(
+        database.dsn,
+        """
+        CREATE TABLE users (id serial PRIMARY KEY, name text);
+        CREATE TABLE orders (id integer PRIMARY KEY DEFAULT nextval('users_id_seq'), buyer users,
+                             shared bigint DEFAULT nextval('shared'), "user" integer REFERENCES users);
+        """.replace("CREATE TABLE users", "CREATE SEQUENCE shared; CREATE TABLE users"),
+    )
+    generator.copy("users")
+    generator.copy("orders")
+    found = await generator.generate()
+    assert {name: [each.what for each in remarks] for name, remarks in found.remarks.items()} == {
+        "users": [], "orders": ["column buyer", "default id"],
+    }  # fmt: skip
+    assert "public.users_id_seq" in found.remarks["orders"][1].why
+    await generator.build()
+
+
 async def test_two_databases(database: Database, other_database: Database, generator: Generator) -> None:
     """What is not in the new one is said: a parent that stays, a function."""
     ran(

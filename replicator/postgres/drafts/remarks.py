@@ -61,6 +61,16 @@ def not_unique(item: Attached, lacking: Sequence[str], sql: str) -> Remark:
     )
 
 
+def uses_old(item: Attached, names: Sequence[str]) -> Remark:
+    """Of something that is carried over, and goes on using what belongs to an old table."""
+    return Remark(
+        what=str(item),
+        why=f"it goes on using {', '.join(names)}, which belongs to an old table. It is carried over, and keeps "
+        "`replicator cleanup` from dropping that",
+        remedy="Name in its place what the new schema has, if that is what is meant.",
+    )
+
+
 def names_tables(trigger: Attached, tables: Sequence[str]) -> Remark:
     """Of a trigger whose function has the names of old tables in its text. It is carried over."""
     named = ", ".join(tables)

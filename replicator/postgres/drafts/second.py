@@ -15,7 +15,8 @@ from replicator.postgres.drafts.expressions import in_place_of
 from replicator.postgres.drafts.first import default_names
 from replicator.postgres.drafts.model import Draft
 from replicator.postgres.drafts.naming import beside_called
-from replicator.postgres.drafts.remarks import names_tables, no_key, not_unique, wider
+from replicator.postgres.drafts.remarks import names_tables, no_key, not_unique, uses_old, wider
+from replicator.postgres.rewriting import named_anywhere
 from replicator.postgres.server import fetch_plain
 from replicator.tables import Name
 
@@ -50,6 +51,7 @@ async def with_new_types(bench: Bench) -> None:
             await each.try_those_of(kinds)
     for each in tables:
         await each.judge_triggers()
+        each.judge_names()
         each.draft.items = [bench.final(one) for one in each.draft.items]
 
 
@@ -211,6 +213,22 @@ class _Table:
             self.draft.items.remove(each)
             if each.kind != "comment":  # what it is on is not there, which has been told
                 self.draft.remarks.append(self.bench.refusal(each, self.copy, error))
+
+    def judge_names(self) -> None:
+        """Row types and sequences of old tables, where nothing has put the new ones in their place."""
+        old = {Name(schema=self.bench.old, table=one.copy.source) for one in self.bench.drafts}
+        old |= {
+            Name(schema=self.bench.old, table=item.name)
+            for one in self.bench.drafts
+            for item in one.original.items
+            if item.kind == "sequence"
+        }
+        for each in self.draft.items:
+            if each.kind in ("foreign key", "comment", "owner", "grant"):
+                continue
+            texts = [piece for text in (each.fragment, *each.statements) for piece in text if isinstance(piece, str)]
+            if found := named_anywhere(" ".join(texts), old):
+                self.draft.remarks.append(uses_old(each, sorted(map(str, found))))
 
     async def judge_triggers(self) -> None:
         """Functions have their SQL as text: what a trigger's does with a table's name, only the author knows."""
