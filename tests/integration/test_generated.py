@@ -350,6 +350,41 @@ async def test_one_table_into_two(database: Database, generator: Generator) -> N
     assert lacking(users, people) == lacking(people, users) == []
 
 
+async def test_a_default_goes_through_the_cast(database: Database, generator: Generator) -> None:
+    """As a value does, whatever the column is called; one that has the new type already stays as it is."""
+    ran(
+        database.dsn,
+        """
+        CREATE TABLE t (id integer PRIMARY KEY, at timestamp DEFAULT (now() AT TIME ZONE 'utc'),
+                        "time" timestamp DEFAULT '2026-01-01 00:00:00', zone timestamp DEFAULT CURRENT_TIMESTAMP,
+                        "text" text DEFAULT 'at', v text DEFAULT '7', w text DEFAULT 'a' || 'b', note text DEFAULT 'x');
+        """,
+    )
+    generator.copy(
+        "t", rename={"at": "At", "v": "number"}, way_back=False,
+        cast={"at": "timestamptz USING at AT TIME ZONE 'Asia/Tokyo'",
+              "zone": "timestamptz USING zone AT TIME ZONE 'UTC'",
+              "time": "timestamptz USING t.time AT TIME ZONE 'UTC'", "text": "varchar USING text::varchar",
+              "v": "integer USING v::integer", "w": "text USING w || w || 'w'", "note": "text USING note || id"},
+    )  # fmt: skip
+    found = await generator.generate()
+    assert [(each.what, each.why) for each in found.remarks["t"]] == [
+        ("default note", "Postgres says: cannot use column reference in DEFAULT expression (0A000)"),
+    ]
+    await generator.apply()
+    shown = {
+        name: text.partition(" DEFAULT ")[2] for name, text in (await definitions(generator, "t", "default")).items()
+    }
+    assert shown == {
+        "At": "((now() AT TIME ZONE 'utc'::text) AT TIME ZONE 'Asia/Tokyo'::text);",
+        "time": "('2026-01-01 00:00:00'::timestamp without time zone AT TIME ZONE 'UTC'::text);",
+        "zone": "CURRENT_TIMESTAMP;",
+        "text": "('at'::text)::character varying;",
+        "number": "('7'::text)::integer;",
+        "w": "((('a'::text || 'b'::text) || ('a'::text || 'b'::text)) || 'w'::text);",
+    }
+
+
 async def test_what_goes_with_a_column(database: Database, generator: Generator) -> None:
     ran(
         database.dsn,

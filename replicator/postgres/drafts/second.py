@@ -11,7 +11,7 @@ from replicator.postgres.attached import Attached, Text, attached, rendered
 from replicator.postgres.attached.columns import BITS
 from replicator.postgres.connect import translated
 from replicator.postgres.drafts.bench import LAST, Bench
-from replicator.postgres.drafts.expressions import in_place_of
+from replicator.postgres.drafts.expressions import applied
 from replicator.postgres.drafts.first import default_names
 from replicator.postgres.drafts.model import Draft
 from replicator.postgres.drafts.naming import beside_called
@@ -167,7 +167,15 @@ class _Table:
         shown = rendered(value, self.name, quote=self.bench.quote)
         if cast[1].using is not None and await self._is_of_old_type(cast[0], shown):
             # The new type may read such a value, and as another one: a time in the session's zone, for instance.
-            found = [(f"({in_place_of(cast[1].using, cast[0], f'({shown})')})",)]
+            columns = [
+                each
+                for each in self.draft.original.items
+                if each.kind == "column" and GENERATED not in str(each.fragment[0])
+            ]
+            text = await applied(
+                self.bench.connection, self.bench.quote, self.copy.source, columns, cast[0], cast[1].using, shown
+            )
+            found = [(text or f"({cast[1].using})",)]  # as it stands, Postgres says what is wrong with it as a default
         opening = item.statements[0][: -len(value)]
         return [replace(item, statements=((*opening, *each),), fragment=("DEFAULT ", *each)) for each in found]
 
