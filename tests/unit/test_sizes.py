@@ -16,7 +16,6 @@ LONG_MODULES = {
     "pipeline.py": 368,
     "plan.py": 302,
     "preflight/migration_checks.py": 318,
-    "preflight/schemas.py": 310,
 }
 """Those that are longer still, and how long they may be. What has become short goes from here; nothing is added."""
 
@@ -33,7 +32,6 @@ LONG_FUNCTIONS = {
     "pipeline.py:Pipeline.__init__": 46,
     "postgres/inserting.py:insert": 44,
     "postgres/target.py:TargetWriter.children_of": 46,
-    "preflight/schemas.py:SchemaChecks._switch": 42,
     "repair.py:repair": 49,
     "setup.py:set_up_slot": 53,
     "way_back.py:bring_back": 46,
