@@ -64,3 +64,16 @@ def test_the_commands_never_disagree(house: House) -> None:
     assert terminal.json("status")["way_back"]["state"] == "over"
     assert "there is no way back from here" in terminal.run("rollback").told
     assert "The migration is over" in terminal.run("smoke").told
+
+
+def test_after_it_was_given_up(house: House) -> None:
+    """Nobody speaks of a way back, where there is no migration any more."""
+    with house.terminal.daemon() as daemon:
+        daemon.until(lambda: house.phase() == "follow")
+    assert house.terminal.run("abort", "--yes").code == 0
+    status = house.terminal.json("status")
+    assert (status["phase"], status.get("way_back")) == (None, None)
+    for command in ("smoke", "rollback"):
+        found = house.terminal.run(command)
+        assert found.code == 3, found.said
+        assert "open" not in found.said

@@ -275,6 +275,18 @@ async def test_a_publication_keeps_its_columns_and_condition(database: Database,
         assert opened.execute(listed).fetchall() == before
 
 
+async def test_a_copy_that_the_server_casts_takes_the_place_too(database: Database, tmp_path: Path) -> None:
+    """It is read through a query, and is one table's successor all the same: for views, and for foreign keys."""
+    bills = "CREATE TABLE bills (id integer PRIMARY KEY, order_id integer REFERENCES orders)"
+    execute(database.dsn, [OLD, bills, "CREATE VIEW names AS SELECT id, tenant FROM orders"])
+    migration = shop(tmp_path, way_back=False)
+    migration.transforms.clear()
+    migration.copy("orders", into="orders", cast={"total": "integer USING total * 2"}, way_back=False)
+    found = await check(database, migration)
+    assert 'FROM "shop"."orders"' in found["hanging.public.orders"].remedy
+    assert "then to shop.orders" in found["foreign_keys.at_the_cutover"].detail
+
+
 async def test_nothing_hangs_on_it(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     assert (await check(database, shop(tmp_path)))["hanging"].outcome == "pass"
