@@ -1,6 +1,6 @@
 """Whether the migration's queries still mean what they did: a view or a function in them may be replaced."""
 
-from replicator.errors import DefinitionError
+from replicator.errors import DefinitionError, RetryableError
 from replicator.log import get_logger
 from replicator.postgres.connect import Connection
 from replicator.postgres.context import Context
@@ -37,7 +37,10 @@ class QueryDefinitions:
                 log.warning(
                     "a view or a function that a query reads has changed: its rows are compared again", query=name
                 )
-            now = await read_underlying(source, each.query)
+            try:
+                now = await read_underlying(source, each.query)
+            except RetryableError:  # somebody keeps all others from a table: at the next look
+                continue
             followed = {table.name for table in self._context.plan.watched.values()}
             if known is not None and (
                 missed := {table for table in now.tables if table.schema != "pg_catalog"} - followed

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from replicator import Migration, Query, Row
-from replicator.errors import DefinitionError
+from replicator.errors import DefinitionError, RetryableError
 from replicator.gates import look_at_gates
 from replicator.phases import Phase
-from replicator.postgres.connect import connection
+from replicator.postgres.connect import Connection, connection
+from replicator.postgres.underlying import Underlying, read_underlying
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import execute, make_settings
@@ -241,6 +242,33 @@ async def test_a_view_that_a_query_reads_is_replaced(database: Database, tmp_pat
         await running.until(lambda: rows(database, "TABLE shop.t") == rows(database, VIEWED))
         await running.until(lambda: not of(running).context.unseen)
         await running.cut_over()
+
+
+async def test_a_view_that_is_replaced_while_its_table_is_locked(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "SELECT t.id, s.v FROM public.t JOIN public.seen s ON s.id = t.id"
+    waited = False
+
+    async def noting(source: Connection, query: str) -> Underlying:
+        nonlocal waited
+        try:
+            return await read_underlying(source, query)
+        except RetryableError:
+            waited = True
+            raise
+
+    monkeypatch.setattr("replicator.postgres.underlying.LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr("replicator.query_definitions.read_underlying", noting)
+    execute(database.dsn, [OLD, LOUD.format("lower"), INNER, SEEN])
+    async with daemon(make_settings(database), made(tmp_path, asking(text))) as running:
+        await running.ready()
+        with database.connect() as holder, holder.transaction():
+            holder.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+            await does(database, ["CREATE OR REPLACE VIEW seen AS SELECT id, 'x'::text AS v FROM inner_one"])
+            await running.until(lambda: waited)
+        await running.until(lambda: rows(database, "TABLE shop.t") == rows(database, text))
+        await running.until(lambda: not of(running).context.unseen)
 
 
 async def test_a_view_that_comes_to_read_another_table(database: Database, tmp_path: Path) -> None:
