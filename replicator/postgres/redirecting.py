@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
 from replicator.errors import ReplicatorError
@@ -14,6 +15,7 @@ from replicator.postgres.dependents import Dependent
 from replicator.postgres.renames import SUFFIX
 from replicator.postgres.rewriting import in_one_line, named, rewritten
 from replicator.postgres.server import fetch_plain
+from replicator.postgres.wording import said
 from replicator.tables import Name
 
 TRIAL: Final = "pg_temp.replicator_trial"
@@ -74,7 +76,8 @@ async def redirection(
     try:
         return await _statements(connection, dependent, places, renamed=renamed)
     except ReplicatorError as error:
-        return Redirection(why=error.problem)
+        cause = error.__cause__
+        return Redirection(why=said(cause) if isinstance(cause, psycopg.Error) else error.problem)
 
 
 async def _statements(
