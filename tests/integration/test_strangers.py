@@ -94,11 +94,9 @@ NESTED = [
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        ("pair", "(good,1)"),
         ("pair[]", '{"(good,1)"}'),
         ("moods", "[good,bad)"),
-        ("theirs", "good"),
-        ("mine[]", "{good}"),
+        ("theirs[]", "{good}"),
     ],
 )
 async def test_a_label_inside_another_type_is_renamed(
@@ -229,7 +227,6 @@ def viewed(migration: Migration) -> None:
     "change",
     [
         LOUD.format("upper"),
-        "CREATE OR REPLACE VIEW inner_one AS SELECT id, v || '!' AS v FROM t",
         "CREATE OR REPLACE VIEW seen AS SELECT id, 'x'::text AS v FROM inner_one WHERE id < 15",
     ],
 )
@@ -310,6 +307,8 @@ async def test_what_the_old_table_would_refuse_on_the_way_back_is_told_before(
     execute(database.dsn, ["ALTER FUNCTION fine(text) SET search_path = public, pg_temp"])
     found = {each.check: each for each in await preflight(settings, migration)}["reverse.own_rows"]
     assert found.outcome == "pass"
+    if "INDEX" not in statement:  # once is enough
+        return
     async with daemon(settings, migration) as running:
         await running.ready()
         await running.cut_over()
