@@ -16,7 +16,7 @@ from replicator.postgres.control import Owner
 from replicator.postgres.locks import EVERYBODY, lock_tables
 from replicator.postgres.ownership import limit_lock
 from replicator.postgres.resting import awake, give_back, lay_to_rest
-from replicator.postgres.trees import TREE, let_make_partitions, oids_of
+from replicator.postgres.trees import TREE, let_make_partitions, oids_of, oids_with
 from replicator.postgres.versions import NOTE_DELETED, NOTES
 from replicator.tables import Name
 
@@ -103,10 +103,10 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
     :param noted: is called when others may have written, while the lock still keeps them out and nobody else can see
         that all is closed again: after the commit, a cutover could come before it.
     """
-    oids = [oid for oid, _ in await _closed(connection)]
     async with connection.transaction():
         await limit_lock(connection, seconds)
-        await let_make_partitions(connection, REFUSE_WRITE, oids)  # a table may have got another owner
+        # A table may have got another owner; of one that is open again, partitions get the guards that are off.
+        await let_make_partitions(connection, REFUSE_WRITE, await oids_with(connection, GUARD_ROWS))
         await let_make_partitions(connection, NOTE_DELETED, await _noted(connection))
     if not await not_closed(connection):
         return []

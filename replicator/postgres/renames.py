@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 from psycopg import sql
@@ -48,7 +49,7 @@ NOTED = """
     JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY r.ordinal DESC
 """
 
-# The partitions that the new tables have got since, where the old ones are.
+# The partitions of the new tables that are where the old ones are, and that are not noted.
 YOUNG = """
     WITH RECURSIVE tree AS (
         SELECT coalesce(r.relation, to_regclass(format('%%I.%%I', r.to_schema, r.to_name)))::oid AS oid,
@@ -56,7 +57,7 @@ YOUNG = """
         FROM _replicator.renames r WHERE r.kind = 'table' AND r.from_schema <> r.to_schema
         UNION SELECT i.inhrelid, t.from_schema, t.to_schema FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
     )
-    SELECT n.nspname AS schema, c.relname AS name, t.from_schema
+    SELECT n.nspname AS schema, c.relname AS name, c.oid::int8 AS oid, t.from_schema
     FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = t.to_schema AND NOT EXISTS (SELECT FROM _replicator.renames r WHERE r.relation = c.oid)
     AND c.relispartition ORDER BY 1, 2
@@ -124,13 +125,21 @@ async def planned_renames(
 async def rename(connection: Connection, renames: Sequence[Rename]) -> None:
     """Do so, and note it. Raises NotReadyError when Postgres refuses it, RetryableError when a lock does not come."""
     await _execute(connection, [_statement(each.kind, each.was, each.now) for each in renames])
+    await _note(connection, 0, renames)
+    # They were there before. What is there later, and not noted, has come since.
+    stay = [Rename(kind="table", oid=int(row["oid"]), was=_named(row), now=_named(row))
+            for row in await fetch(connection, YOUNG)]  # fmt: skip
+    await _note(connection, len(renames), stay)
+
+
+async def _note(connection: Connection, first: int, renames: Sequence[Rename]) -> None:
     with translated():
         async with connection.cursor() as cursor:
             await cursor.executemany(
                 "INSERT INTO _replicator.renames VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 [
                     (number, each.kind, each.was.schema, each.was.table, each.now.schema, each.now.table, each.oid)
-                    for number, each in enumerate(renames)
+                    for number, each in enumerate(renames, first)
                 ],
             )
 
@@ -218,11 +227,12 @@ def _other_name(relation: Relation, taken: set[str]) -> str:
                 f"The table {relation.name} cannot be renamed: {now} {why}.", "Cut over with --strategy schema."
             )
         return now
-    for suffix in (SUFFIX, *(f"{SUFFIX}{number}" for number in range(2, 1_000))):
+    for number in count(1):
+        suffix = SUFFIX if number == 1 else f"{SUFFIX}{number}"
         now = name.encode()[: LONGEST - len(suffix)].decode(errors="ignore") + suffix
         if now not in taken:
-            return now
-    raise CheckError(f"The {relation.kind} {relation.name} cannot be renamed.", "Cut over with --strategy schema.")
+            break
+    return now
 
 
 def _statement(kind: Kind, was: Name, now: Name) -> sql.Composed:

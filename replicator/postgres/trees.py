@@ -52,3 +52,14 @@ async def oids_by_name(connection: Connection, tables: Iterable[Name]) -> dict[N
 async def oids_of(connection: Connection, tables: Iterable[Name]) -> list[int]:
     """Of these tables; those that are gone are left out."""
     return list((await oids_by_name(connection, tables)).values())
+
+
+async def oids_with(connection: Connection, trigger: str) -> list[int]:
+    """The tables that have a trigger of ours of this name, whether it is switched on or off, and that is no clone."""
+    with translated():
+        cursor = await connection.execute(
+            "SELECT t.tgrelid::int8 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+            "WHERE t.tgname = %s AND t.tgparentid = 0 AND p.pronamespace = to_regnamespace('_replicator')",
+            (trigger,),
+        )
+        return [int(row[0]) for row in await cursor.fetchall()]

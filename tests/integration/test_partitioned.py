@@ -54,8 +54,14 @@ def in_public(dsn: str) -> list[str]:
     return [each for each in one(dsn, NAMES) if " public." in each]
 
 
-def write(dsn: str, tables: Iterable[str], statements: Iterable[str]) -> None:
-    execute(dsn, [each.format(table) for table in tables for each in statements])
+async def perform(dsn: str, statements: list[str]) -> None:
+    """Beside the daemon, which goes on: it may hold locks that these wait for."""
+    await asyncio.to_thread(execute, dsn, statements)
+
+
+async def write(dsn: str, tables: Iterable[str], statements: Iterable[str]) -> None:
+    """Each statement on each table."""
+    await perform(dsn, [each.format(table) for table in tables for each in statements])
 
 
 async def same(running: Running, dsn: str, table: str, other: str) -> None:
@@ -65,7 +71,7 @@ async def same(running: Running, dsn: str, table: str, other: str) -> None:
 async def test_the_names_are_kept(database: Database, tmp_path: Path) -> None:
     """A new table has its partitions around it, under their own names; each rollback gives every name back."""
     dsn = database.dsn
-    execute(dsn, [create_old(SHAPES)])
+    await perform(dsn, [create_old(SHAPES)])
     settings, migration = make_settings(database), same_rows(tmp_path, SHAPES)
     async with daemon(settings, migration) as running:
         await running.ready()
@@ -77,9 +83,9 @@ async def test_the_names_are_kept(database: Database, tmp_path: Path) -> None:
                 assert tree(dsn, name) == {each.removeprefix("shop.") for each in new}
                 assert tree(dsn, f"{name}_old") == {f"{each}_old" for each in old}
                 for closed in tree(dsn, f"{name}_old"):
-                    assert refused(dsn, f"DELETE FROM {closed}")
-                    assert refused(dsn, f"TRUNCATE {closed}")
-            write(dsn, SHAPES, CHANGES)
+                    assert await asyncio.to_thread(refused, dsn, f"DELETE FROM {closed}")
+                    assert await asyncio.to_thread(refused, dsn, f"TRUNCATE {closed}")
+            await write(dsn, SHAPES, CHANGES)
             for name in SHAPES:
                 await same(running, dsn, name, f"{name}_old")
             await running.clean()
@@ -89,16 +95,16 @@ async def test_the_names_are_kept(database: Database, tmp_path: Path) -> None:
             assert one(dsn, NAMES) == names
             for _, new in trees.values():
                 for closed in new:
-                    assert refused(dsn, f"DELETE FROM {closed}")
-                    assert refused(dsn, f"TRUNCATE {closed}")
-            write(dsn, SHAPES, BACK)
+                    assert await asyncio.to_thread(refused, dsn, f"DELETE FROM {closed}")
+                    assert await asyncio.to_thread(refused, dsn, f"TRUNCATE {closed}")
+            await write(dsn, SHAPES, BACK)
             for name in SHAPES:
                 await same(running, dsn, name, f"shop.{name}")
             await running.clean()
     await finalize(settings, migration, report, now=True)
     going = {str(each) for each in (await plan(settings, migration)).tables}
     assert going == {f"public.{name}_old" for name in SHAPES}
-    write(dsn, [f"{name}_old" for name in SHAPES], ["TRUNCATE {}", "DROP TABLE {}"])
+    await write(dsn, [f"{name}_old" for name in SHAPES], ["TRUNCATE {}", "DROP TABLE {}"])
 
 
 async def test_for_a_new_partition_of_a_closed_table_no_other_table_is_compared(
@@ -111,11 +117,11 @@ async def test_for_a_new_partition_of_a_closed_table_no_other_table_is_compared(
         suspected.update(tables := list(tables))
         suspect(self, tables)
 
-    execute(dsn, [create_old(shapes)])
+    await perform(dsn, [create_old(shapes)])
     async with daemon(make_settings(database), same_rows(tmp_path, shapes)) as running:
         await running.ready()
         monkeypatch.setattr(Context, "suspect", note)
-        execute(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
+        await perform(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
         guarded = (
             "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'replicator_guard' AND tgrelid = '{}'::regclass)"
         )
@@ -147,27 +153,29 @@ MADE_ANEW = """
 async def test_partitions_come_and_go_in_a_table_that_is_renamed(database: Database, tmp_path: Path) -> None:
     """One that the new table gets meanwhile goes with it; by name, one that was noted may be another by then."""
     dsn = database.dsn
-    execute(dsn, [create_old({"orders": (WIDE, REST)})])
-    async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (WIDE, REST)})) as running:
+    there = "CREATE TABLE IF NOT EXISTS public.there PARTITION OF {t} FOR VALUES FROM (900) TO (1000)"
+    shapes = {"orders": (WIDE, f"{REST};{there}")}
+    await perform(dsn, [create_old(shapes)])
+    async with daemon(make_settings(database), same_rows(tmp_path, shapes)) as running:
         await running.ready()
         names = in_public(dsn)
         await running.cut_over(strategy="rename")
-        execute(dsn, [OUT_OF_THE_REST.format(s=""), MADE_ANEW])  # the first one has the name of an old one
-        execute(dsn, ["CREATE TABLE far PARTITION OF orders FOR VALUES FROM (100) TO (200)"])
-        execute(dsn, ["UPDATE orders SET day = 150 WHERE id = 5", "INSERT INTO orders VALUES (500, 160, 'far')"])
+        await perform(dsn, [OUT_OF_THE_REST.format(s=""), MADE_ANEW])  # the first one has the name of an old one
+        await perform(dsn, ["CREATE TABLE far PARTITION OF orders FOR VALUES FROM (100) TO (200)"])
+        await perform(dsn, ["UPDATE orders SET day = 150 WHERE id = 5", "INSERT INTO orders VALUES (500, 160, 'far')"])
         await same(running, dsn, "orders", "orders_old")
         await running.clean()
         await running.roll_back()
         assert in_public(dsn) == names
-        assert tree(dsn, "shop.orders") == {"shop.orders", "shop.orders_1", "shop.far", "shop.orders_rest"}
+        assert tree(dsn, "shop.orders") == {"shop.orders", "shop.orders_1", "shop.far", "shop.orders_rest", "there"}
         for closed in tree(dsn, "shop.orders"):
-            assert refused(dsn, f"DELETE FROM {closed}")
-            assert refused(dsn, f"TRUNCATE {closed}")
-        execute(dsn, ["UPDATE orders SET day = 7 WHERE id = 500"])
+            assert await asyncio.to_thread(refused, dsn, f"DELETE FROM {closed}")
+            assert await asyncio.to_thread(refused, dsn, f"TRUNCATE {closed}")
+        await perform(dsn, ["UPDATE orders SET day = 7 WHERE id = 500"])
         await same(running, dsn, "orders", "shop.orders")
         await running.clean()
         await running.cut_over(strategy="rename")
-        assert tree(dsn, "orders") == {"orders", "orders_1", "far", "orders_rest"}
+        assert tree(dsn, "orders") == {"orders", "orders_1", "far", "orders_rest", "there"}
         assert tree(dsn, "orders_old") == {"orders_old", "orders_1_old", "orders_2_old"}
 
 
@@ -176,13 +184,13 @@ async def test_a_partition_that_goes_while_the_cutover_waits_for_its_locks(
 ) -> None:
     """The tables were listed before. It is told what has happened, instead of trying for minutes to lock them all."""
     dsn, report_on = database.dsn, Running.report
-    execute(dsn, [create_old({"orders": (WIDE, NARROW)})])
+    await perform(dsn, [create_old({"orders": (WIDE, NARROW)})])
     async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (WIDE, NARROW)})) as running:
         await running.ready()
 
         async def drop(self: Running, step: str) -> None:
             if step.startswith("attempt 1:"):
-                execute(dsn, ["DROP TABLE IF EXISTS orders_2, shop.orders_1"])
+                await perform(dsn, ["DROP TABLE IF EXISTS orders_2, shop.orders_1"])
             await report_on(self, step)
 
         monkeypatch.setattr(Running, "report", drop)
@@ -222,17 +230,17 @@ async def test_rows_that_go_with_a_partition_of_a_closed_table(
     dsn = database.dsn
     monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3600.0)
     monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3600.0)
-    execute(dsn, [create_old({"orders": (PLAIN, NARROW)})])
+    await perform(dsn, [create_old({"orders": (PLAIN, NARROW)})])
     async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (PLAIN, NARROW)})) as running:
         await running.ready()
         pipeline = running.session.pipeline
         assert pipeline is not None
         for change in CHANGED_TREES:
             if "young" in change:
-                execute(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
-                execute(dsn, ["INSERT INTO orders VALUES (500, 150, 'young')"])
+                await perform(dsn, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
+                await perform(dsn, ["INSERT INTO orders VALUES (500, 150, 'young')"])
                 await same(running, dsn, "orders", "shop.orders")
-            execute(dsn, [change])
+            await perform(dsn, [change])
             with pytest.raises(NotReadyError, match=r"Not closed to others|changed past the log"):
                 await running.cut_over()
             await close_again(running.session.settings, pipeline.compare_all)
@@ -253,7 +261,7 @@ def detach_half_way(dsn: str) -> None:
 async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database, tmp_path: Path) -> None:
     """Whatever the log says of it, or does not, the new table follows; what goes with a partition goes there, too."""
     dsn = database.dsn
-    execute(dsn, [create_old({"orders": (NARROW, WIDE)})])
+    await perform(dsn, [create_old({"orders": (NARROW, WIDE)})])
     async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (NARROW, WIDE)})) as running:
         await running.ready()
         for change in (
@@ -270,17 +278,17 @@ async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database
             "TRUNCATE more",
             "ALTER TABLE orders DETACH PARTITION orders_rest",
         ):
-            execute(dsn, change.split("; "))
+            await perform(dsn, change.split("; "))
             await same(running, dsn, "orders", "shop.orders")
         await running.clean()
         pipeline = running.session.pipeline
         assert pipeline is not None
-        detach_half_way(dsn)
+        await asyncio.to_thread(detach_half_way, dsn)
         await running.until(lambda: [each.name for each in pipeline.watch.wrong] == ["old_tables.partitions"])
         (wrong,) = pipeline.watch.wrong
-        execute(dsn, ["INSERT INTO orders_1 VALUES (700, 40, 'in the log, and in no table')"])
+        await perform(dsn, ["INSERT INTO orders_1 VALUES (700, 40, 'in the log, and in no table')"])
         assert wrong.remedy.splitlines()[-1] == "ALTER TABLE public.orders DETACH PARTITION public.orders_1 FINALIZE;"
-        execute(dsn, [wrong.remedy.splitlines()[-1]])
+        await perform(dsn, [wrong.remedy.splitlines()[-1]])
         await running.until(lambda: not pipeline.watch.wrong)
         await same(running, dsn, "orders", "shop.orders")
         await running.clean()
@@ -306,9 +314,9 @@ KEYS = """
 """
 
 
-def use_keys(dsn: str, orders: str) -> None:
+async def use_keys(dsn: str, orders: str) -> None:
     """What the application does with them: at once, and before anything has come over to the other side."""
-    execute(
+    await perform(
         dsn,
         [
             "INSERT INTO days VALUES (150000) ON CONFLICT DO NOTHING",
@@ -325,25 +333,25 @@ def use_keys(dsn: str, orders: str) -> None:
 
 async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: Database, tmp_path: Path) -> None:
     dsn, shapes = database.dsn, {"orders": (WIDE, NARROW)}
-    execute(dsn, [create_old(shapes), OUTSIDE])
+    await perform(dsn, [create_old(shapes), OUTSIDE])
     before = one(dsn, KEYS)
     async with daemon(make_settings(database), same_rows(tmp_path, shapes)) as running:
         await running.ready()
         for strategy, place in (("schema", "shop.orders"), ("rename", "orders")):
             await running.cut_over(strategy=strategy)
-            use_keys(dsn, place)
+            await use_keys(dsn, place)
             lines = [each for each in before.splitlines() if not each.startswith("orders")]
             wanted = "\n".join(lines).replace("REFERENCES orders(", f"REFERENCES {place}(")
             await running.until(lambda wanted=wanted: one(dsn, KEYS) == wanted)
             with pytest.raises(psycopg.errors.ForeignKeyViolation):
-                execute(dsn, ["INSERT INTO invoices VALUES (7, 77, 7)"])
+                await perform(dsn, ["INSERT INTO invoices VALUES (7, 77, 7)"])
             young = f"CREATE TABLE {place}_{strategy} PARTITION OF {place} FOR VALUES FROM ({{0}}) TO ({{0}}0)"
-            execute(dsn, [young.format(300 if strategy == "schema" else 4000)])
+            await perform(dsn, [young.format(300 if strategy == "schema" else 4000)])
             with pytest.raises(psycopg.errors.ForeignKeyViolation):
-                execute(dsn, [f"DELETE FROM {place} WHERE id = 1"])
+                await perform(dsn, [f"DELETE FROM {place} WHERE id = 1"])
             await running.clean()
             await running.roll_back()
-            use_keys(dsn, "orders")
+            await use_keys(dsn, "orders")
             await running.until(lambda: one(dsn, KEYS) == before)
             await running.clean()
 
@@ -385,7 +393,7 @@ async def test_check_says_what_room_for_locks_is_needed(make_cluster: MakeCluste
 async def test_a_partition_in_another_schema_needs_nobody(database: Database, tmp_path: Path) -> None:
     """wal2json is asked for tables by schema: the daemon begins again by itself to ask for this one, too."""
     dsn, stop = database.dsn, asyncio.Event()
-    execute(dsn, [create_old({"orders": (WIDE, PLAIN)}), "CREATE SCHEMA parts"])
+    await perform(dsn, [create_old({"orders": (WIDE, PLAIN)}), "CREATE SCHEMA parts"])
     migration = same_rows(tmp_path, {"orders": (WIDE, PLAIN)})
     running = asyncio.create_task(whole_daemon.run(make_settings(database), migration, stop=stop))
 
@@ -398,14 +406,33 @@ async def test_a_partition_in_another_schema_needs_nobody(database: Database, tm
     try:
         await until("SELECT to_regclass('shop.orders') IS NOT NULL AND to_regclass('_replicator.state') IS NOT NULL")
         await until("SELECT EXISTS (SELECT FROM _replicator.state WHERE phase = 'follow')")
-        execute(dsn, ["CREATE TABLE parts.far PARTITION OF orders FOR VALUES FROM (200) TO (300)"])
-        execute(dsn, ["INSERT INTO orders VALUES (500, 250, 'far')", "UPDATE orders SET day = 251 WHERE id = 7"])
+        await perform(dsn, ["CREATE TABLE parts.far PARTITION OF orders FOR VALUES FROM (200) TO (300)"])
+        await perform(dsn, ["INSERT INTO orders VALUES (500, 250, 'far')", "UPDATE orders SET day = 251 WHERE id = 7"])
         await until("SELECT count(*) = 2 FROM shop.orders WHERE day > 249")
-        execute(dsn, ["UPDATE orders SET note = 'followed' WHERE day = 250"])
+        await perform(dsn, ["UPDATE orders SET note = 'followed' WHERE day = 250"])
         await until("SELECT EXISTS (SELECT FROM shop.orders WHERE note = 'followed')")
     finally:
         stop.set()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_new_owner_makes_partitions_of_what_is_open(database: Database, tmp_path: Path) -> None:
+    """They get the guards that are switched off: whoever makes them must be allowed to, or next month's would fail."""
+    dsn, role = database.dsn, f"r_{database.name}"
+    await perform(dsn, [create_old({"orders": (WIDE, NARROW)}), f"CREATE ROLE {role} LOGIN"])
+    own = psycopg.conninfo.make_conninfo(dsn, user=role)
+    allowed = f"SELECT has_function_privilege('{role}', '_replicator.refuse_write()', 'EXECUTE')"
+    try:
+        async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (WIDE, NARROW)})) as running:
+            await running.ready()
+            await running.cut_over()
+            await perform(dsn, [f"ALTER TABLE shop.orders OWNER TO {role}", f"GRANT ALL ON SCHEMA shop TO {role}"])
+            await running.until(lambda: one(dsn, allowed))
+            await perform(own, ["CREATE TABLE shop.young PARTITION OF shop.orders FOR VALUES FROM (100) TO (200)"])
+            await perform(own, ["INSERT INTO shop.orders VALUES (500, 150, 'young')"])
+            await same(running, dsn, "orders", "shop.orders")
+    finally:
+        await perform(dsn, [f"DROP OWNED BY {role}", f"DROP ROLE {role}"])
 
 
 async def test_a_hundred_and_fifty_partitions_on_either_side(database: Database, tmp_path: Path) -> None:
@@ -416,16 +443,18 @@ async def test_a_hundred_and_fifty_partitions_on_either_side(database: Database,
         for day in range(150)
     )
     shapes = {"orders": (f" PARTITION BY RANGE (day){parts}",) * 2}
-    execute(dsn, [create_old(shapes)])
-    async with daemon(make_settings(database, chunk_rows=1_000), same_rows(tmp_path, shapes)) as running:
+    await perform(dsn, [create_old(shapes)])
+    async with daemon(
+        make_settings(database, chunk_rows=1_000, max_write_pause=60), same_rows(tmp_path, shapes)
+    ) as running:
         await running.ready()
         names = one(dsn, NAMES)
         await running.cut_over(strategy="rename")
         assert len(tree(dsn, "orders_old")) == 151
-        execute(dsn, ["UPDATE orders SET day = 149 - day", "DELETE FROM orders WHERE id = 5"])
+        await perform(dsn, ["UPDATE orders SET day = 149 - day", "DELETE FROM orders WHERE id = 5"])
         await same(running, dsn, "orders", "orders_old")
         await running.clean()
         await running.roll_back()
         assert one(dsn, NAMES) == names
-        execute(dsn, ["DELETE FROM orders WHERE id = 6"])
+        await perform(dsn, ["DELETE FROM orders WHERE id = 6"])
         await same(running, dsn, "orders", "shop.orders")
