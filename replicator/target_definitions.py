@@ -26,6 +26,8 @@ class TargetDefinitions:
         self._context = context
         self._known: Mapping[str, Definition] = {}
         self._guards: Mapping[int, str] = {}
+        self._keys: dict[str, tuple[int, ...]] = {}
+        """The primary keys that there were first; while one is gone, the fact of it shuts the gate."""
 
     async def look(self, target: Connection) -> None:
         """Have all rows compared again that lead to what has changed since the last look.
@@ -43,6 +45,10 @@ class TargetDefinitions:
         tables = {each.called: each for each in plan.targets}
         now = await read_definitions(target, plan.target_schema, tables, "")
         guards = await guard_versions(target, [each.oid for each in now.values()])
+        for name, each in now.items():
+            self._keys.setdefault(name, each.key)
+            if each.key not in ((), self._keys[name]):
+                raise DefinitionError(f"The primary key of {tables[name].name} has changed.", AGAIN)
         changed = {name for name, was in self._known.items() if _changed(tables[name], was, now.get(name))}
         if self._guards.items() - guards.items():  # one that is gone, too; a partition's comes later than its table
             changed = set(tables)
@@ -81,10 +87,8 @@ def _changed(table: Table, was: Definition, now: Definition | None) -> bool:
         raise DefinitionError(f"The target table {table.name} is gone.", AGAIN)
     if now.oid != was.oid:  # nothing guards it, and what it holds is anybody's guess
         raise DefinitionError(f"The target table {table.name} is not the one of before: it was made anew.", AGAIN)
-    if now.key != was.key:
-        raise DefinitionError(f"The primary key of {table.name} has changed.", AGAIN)
     types = {each.name: (each.type_oid, each.spelt, each.collation) for each in now.columns.values()}
     for each in was.columns.values():
         if each.name in types and types[each.name] != (each.type_oid, each.spelt, each.collation):
             raise DefinitionError(f"The type of {table.name}.{each.name} has changed.", AGAIN)
-    return may_have_changed(was, now)
+    return now.key != was.key or may_have_changed(was, now)
