@@ -51,13 +51,7 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_onl
     """
     try:
         with translated():
-            opened = await AsyncConnection.connect(
-                _conninfo(dsn, purpose),
-                autocommit=True,
-                context=_TextContext() if text else None,
-                # What reads the source must not fail with "cached plan must not change result type".
-                prepare_threshold=None if text else 5,
-            )
+            opened = await _opened(_conninfo(dsn, purpose), text=text)
             try:
                 await pin(opened, may_be_read_only=may_be_read_only)
                 await refuse_strangers(opened)
@@ -68,6 +62,27 @@ async def connect(dsn: str, purpose: str, *, text: bool = False, may_be_read_onl
         error.where = describe(dsn)
         raise
     return opened
+
+
+async def _opened(conninfo: str, *, text: bool) -> Connection:
+    """Again, once, if the event loop knows the new socket's number as another one's.
+
+    A connection that is closed while it is cancelled leaves its number with the loop: the next socket that gets it
+    fails, and that takes the number away.
+    """
+    for last in (False, True):
+        try:
+            return await AsyncConnection.connect(
+                conninfo,
+                autocommit=True,
+                context=_TextContext() if text else None,
+                # What reads the source must not fail with "cached plan must not change result type".
+                prepare_threshold=None if text else 5,
+            )
+        except psycopg.OperationalError as error:
+            if last or str(error) != "connection socket closed":
+                raise
+    raise AssertionError(conninfo)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A read that is interrupted ends with the time-out that has done it; what fails in a worker is told as it is."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,17 @@ async def test_a_worker_that_loses_its_connection_says_so(
             await made.running.backfill()
     finally:
         await made.stop()
+
+
+async def test_a_number_that_a_closed_socket_has_left_with_the_loop(database: Database) -> None:
+    loop, (one_end, other_end) = asyncio.get_running_loop(), socket.socketpair()
+    number = one_end.fileno()
+    loop.add_reader(number, lambda: None)
+    one_end.close()
+    try:
+        async with connection(database.dsn, "test") as opened:
+            assert opened.fileno() >= 0
+            assert (await (await opened.execute("SELECT 1")).fetchone()) == (1,)
+    finally:
+        other_end.close()
+        loop.remove_reader(number)

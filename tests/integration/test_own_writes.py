@@ -1,5 +1,6 @@
 """What the daemon writes fires nothing of the application's, and foreign keys hold."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from replicator.postgres.guards import GUARD, guard, open_to_writers
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from replicator.tables import Name
-from tests.engine import Engine, execute, make_settings
+from tests.engine import SECONDS, Engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
 from tests.roles import identity
@@ -195,6 +196,20 @@ SWITCHED: Final = {
 }
 
 
+async def cut_over_in_the_end(running: Running) -> None:
+    """Again where what the daemon has switched on again itself is noticed: then all rows are compared first."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            await running.clean()
+            try:
+                await running.cut_over()
+            except NotReadyError as error:
+                if "past the log" not in error.problem:
+                    raise
+            else:
+                return
+
+
 @pytest.mark.parametrize("what", SWITCHED)
 async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -219,13 +234,14 @@ async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
         monkeypatch.setattr(Pipeline, "compare_all", lambda _: suspected.append(True))
         with monkeypatch.context() as patched:
             patched.setattr(cutover, "reach", at)
-            with pytest.raises(NotReadyError, match=f"Not closed to others was: {named}"):
+            with pytest.raises(NotReadyError, match=f"Not closed to others was: {named}|changed past the log.*a guard"):
                 await running.cut_over()
-        assert suspected
+        pipeline = running.session.pipeline
+        assert suspected or (pipeline is not None and pipeline.context.unseen)
         monkeypatch.setattr(session, "close_again", looks)
         await running.until(lambda: one(database.dsn, ENABLED.format("shop.comments")) == "countsD")
         await running.until(lambda: running.session.pipeline and not running.session.pipeline.context.unseen)
-        await running.cut_over()
+        await cut_over_in_the_end(running)
 
 
 @pytest.mark.parametrize("end", ["abort", "finalize"])

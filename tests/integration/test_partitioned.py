@@ -331,6 +331,20 @@ async def use_keys(dsn: str, orders: str) -> None:
     )
 
 
+async def roll_back(running: Running) -> None:
+    """Again where the new partition is noticed only by the rollback itself: then all rows are compared first."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            await running.clean()
+            try:
+                await running.roll_back()
+            except NotReadyError as error:
+                if "past the log" not in error.problem:
+                    raise
+            else:
+                return
+
+
 async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: Database, tmp_path: Path) -> None:
     dsn, shapes = database.dsn, {"orders": (WIDE, NARROW)}
     await perform(dsn, [create_old(shapes), OUTSIDE])
@@ -349,8 +363,7 @@ async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: 
             await perform(dsn, [young.format(300 if strategy == "schema" else 4000)])
             with pytest.raises(psycopg.errors.ForeignKeyViolation):
                 await perform(dsn, [f"DELETE FROM {place} WHERE id = 1"])
-            await running.clean()
-            await running.roll_back()
+            await roll_back(running)
             await use_keys(dsn, "orders")
             await running.until(lambda: one(dsn, KEYS) == before)
             await running.clean()

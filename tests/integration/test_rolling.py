@@ -233,7 +233,8 @@ async def collide(
     async with running.paused(other):
         async with running.paused("forward" if other == "reverse" else "reverse"):
             for side, statements in writes:
-                execute(dsns[side], statements)
+                # In a thread: what locks a table waits for a read of the daemon's, which must go on to its end.
+                await asyncio.to_thread(execute, dsns[side], statements)
                 await asyncio.sleep(0.001)  # two commits in one microsecond would be a tie
         if meanwhile is not None:
             marker = f"first {meanwhile}"

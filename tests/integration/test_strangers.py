@@ -298,6 +298,8 @@ BLIND = [
 async def test_what_the_old_table_would_refuse_on_the_way_back_is_told_before(
     database: Database, tmp_path: Path, statement: str
 ) -> None:
+    if "INDEX" in statement and database.version >= 17:
+        pytest.skip("From Postgres 17 on, nobody can make such an index.")
     execute(database.dsn, [OLD, *BLIND, statement])
     settings, migration = make_settings(database), made(tmp_path)
     found = {each.check: each for each in await preflight(settings, migration)}["reverse.own_rows"]
@@ -307,7 +309,7 @@ async def test_what_the_old_table_would_refuse_on_the_way_back_is_told_before(
     execute(database.dsn, ["ALTER FUNCTION fine(text) SET search_path = public, pg_temp"])
     found = {each.check: each for each in await preflight(settings, migration)}["reverse.own_rows"]
     assert found.outcome == "pass"
-    if "INDEX" not in statement:  # once is enough
+    if "ADD CHECK" not in statement:  # once is enough
         return
     async with daemon(settings, migration) as running:
         await running.ready()
