@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from replicator import Migration, Query, Row
-from replicator.errors import DefinitionError, RetryableError
+from replicator.errors import CheckError, DefinitionError, RetryableError
 from replicator.gates import look_at_gates
 from replicator.phases import Phase
+from replicator.postgres.catalog import read_tables
 from replicator.postgres.connect import Connection, connection
+from replicator.postgres.readmission import refused_again
 from replicator.postgres.underlying import Underlying, read_underlying
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
+from tests.roles import readme_roles
 
 pytestmark = pytest.mark.one_server
 
@@ -317,6 +320,17 @@ async def test_what_the_old_table_would_refuse_on_the_way_back_is_told_before(
         await does(database, ["UPDATE shop.t SET v = 'later' WHERE id = 1"])
         await of(running).catch_up()
         assert rows(database, "SELECT id, v FROM t") == rows(database, "TABLE shop.t")
+
+
+async def test_who_may_not_read_the_old_table_is_told_so(database: Database) -> None:
+    """No row is to blame, and nothing is to be mended about rows."""
+    with readme_roles(database) as roles:
+        async with connection(roles.settings().source, "test") as opened:
+            table = (await read_tables(opened, "public"))["t"]
+            roles.superuser("INSERT INTO public.t VALUES (1, 'a')",
+                            "ALTER TABLE public.t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")  # fmt: skip
+            with pytest.raises(CheckError, match="Row level security"):
+                await refused_again(opened, table)
 
 
 async def test_rows_that_a_constraint_does_not_refuse_yet(database: Database, tmp_path: Path) -> None:
