@@ -1,8 +1,9 @@
 """After the cutover: whether the new tables serve, the old ones refuse writes, and the way back is open."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 from replicator.errors import NotReadyError, ReplicatorError
@@ -17,7 +18,7 @@ from replicator.postgres.progress import read_progress
 from replicator.postgres.rewriting import rewritten
 from replicator.postgres.trials import owner_says, refuses_writes, send_marker, write_a_row
 from replicator.preflight.finding import Finding, Verdict, counted, failed, listed, passed, warned
-from replicator.returning import way_back
+from replicator.returning import AFTER, way_back
 from replicator.settings import Settings
 from replicator.setup import all_tables, read_plan
 from replicator.tables import Table
@@ -126,15 +127,27 @@ async def _guards(settings: Settings, migration: Migration, old: Connection) -> 
     return passed(f"{counted(len(names), 'old table')} refuse writes with RP002; rolled back")
 
 
+async def _document_since_the_cutover(new: Connection) -> Mapping[str, Any] | None:
+    """The daemon's status document; None while it is missing, stale, or of a moment before the cutover was done.
+
+    The daemon makes the way back the active pipeline before it stores the new phase. A document of that moment
+    names the direction ``reverse`` and still says that the old schema owns the data.
+    """
+    report = await read_status(new)
+    if report is None or not report.fresh:
+        return None
+    told = report.document["direction"] == "reverse" and report.document["phase"] in AFTER
+    return report.document if told else None
+
+
 async def _rollback(migration: Migration, new: Connection, seconds: float) -> Verdict:
     """Whether the rollback's gates are open: the daemon looks at them, as it does for the rollback itself."""
     came = f"a message came through in {seconds:.1f} s"
     began = monotonic()
-    while (report := await read_status(new)) is None or not report.fresh or report.document["direction"] != "reverse":
+    while (document := await _document_since_the_cutover(new)) is None:
         if monotonic() - began > FLOW_SECONDS:
             return failed("The daemon does not report.", "See its log, and its /healthz.")
         await asyncio.sleep(LOOK_SECONDS)
-    document = report.document
     differing = sum(each["missing"] + each["extra"] + each["different"] for each in document["divergence"])
     phase = str(document["phase"])
     found = way_back(phase, declared=migration.way_back, gates=document["gates"], differing=differing)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -9,6 +10,8 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import NotReadyError
+from replicator.postgres.connect import Connection
+from replicator.postgres.control import Status, read_status
 from replicator.preflight import Finding
 from replicator.settings import Settings
 from replicator.smoke import smoke
@@ -62,11 +65,35 @@ async def test_before_and_after_the_cutover(
         assert "refuse writes" in findings["guard"].detail
 
 
+async def test_a_document_of_the_cutover_itself_is_not_taken_for_the_last_word(
+    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline of the way back becomes active before the phase is stored; the daemon may report in between."""
+    seed(database.dsn)
+    settings = make_settings(database)
+    seen: list[str] = []
+
+    async def first_of_the_cutover(connection: Connection) -> Status | None:
+        report = await read_status(connection)
+        assert report is not None
+        seen.append(report.document["phase"])
+        return replace(report, document={**report.document, "phase": "cutover"}) if len(seen) == 1 else report
+
+    monkeypatch.setattr("replicator.smoke.read_status", first_of_the_cutover)
+    async with daemon(settings, migration) as running:
+        await running.ready()
+        await running.cut_over()
+        assert failing(await found(settings, migration)) == set()
+    assert len(seen) > 1
+
+
 async def test_each_fault(
     database: Database, migration: Migration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(database.dsn)
     settings = make_settings(database)
+    # The daemon puts a guard back within seconds; here the fault must still be there when smoke looks.
+    monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3600.0)
     async with daemon(settings, migration) as running:
         await running.ready()
         await running.cut_over()
