@@ -15,9 +15,9 @@ if QUIET:
 import typer
 
 from replicator.cli.app import app
-from replicator.cli.failures import tell
 from replicator.cli.signals import INTERRUPTED
 from replicator.errors import ExitCode
+from replicator.terminal.failures import tell
 
 if QUIET:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from replicator.copies import Carrying, Copy, make_copy
+from replicator.core.copies import Carrying, Copy, make_copy
 from replicator.errors import MigrationError
 
 Row = Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.lsn import parse_lsn
+from replicator.core.lsn import parse_lsn
 from replicator.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -10,17 +10,17 @@ import psycopg
 from psycopg import sql
 
 from replicator import Migration
-from replicator.derive import derive
+from replicator.mapping.derive import derive
 from replicator.migration import Direction
-from replicator.pipeline import Pipeline
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.lease import Lease
-from replicator.postgres.progress import read_progress
-from replicator.postgres.source import read_range
-from replicator.schema import build
+from replicator.pipeline.pipeline import Pipeline
+from replicator.pipeline.setup import read_plan, set_up_slot
+from replicator.postgres.control.control import install
+from replicator.postgres.control.lease import Lease
+from replicator.postgres.control.progress import read_progress
+from replicator.postgres.rows.source import read_range
+from replicator.postgres.session.connect import connection
+from replicator.runbook.schema import build
 from replicator.settings import Settings
-from replicator.setup import read_plan, set_up_slot
 from replicator.values import canonical
 from tests.fix_postgres import Database
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.postgres.statements import split
+from replicator.postgres.ddl.statements import split
 from tests.fix_postgres import Database
 
 AROUND = """

@@ -12,7 +12,7 @@ import structlog
 
 @contextlib.contextmanager
 def log_as_before() -> Iterator[None]:
-    """Give back what ``replicator.log.configure`` sets, at the end of the block."""
+    """Give back what ``replicator.runtime.log.configure`` sets, at the end of the block."""
     before, handlers, show = structlog.get_config(), logging.root.handlers, warnings.showwarning
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     try:

@@ -9,11 +9,11 @@ from unittest.mock import patch
 import psycopg
 from psycopg import AsyncConnection
 
+from replicator.core.lsn import parse_lsn
 from replicator.errors import MigrationError
-from replicator.lsn import parse_lsn
-from replicator.pipeline import Pipeline
-from replicator.postgres import ddl
-from replicator.postgres.slots import drop_slot
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.ddl import ddl
+from replicator.postgres.wire.slots import drop_slot
 from tests.engine import OLD_DDL, Engine, differences, make_settings, reference
 from tests.fix_postgres import Database
 from tests.histories import (

@@ -19,12 +19,12 @@ from psycopg import AsyncConnection
 from replicator import Migration
 from replicator.apply.applier import Applier
 from replicator.apply.outcome import Outcome
+from replicator.core.lsn import LSN, parse_lsn
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.lsn import LSN, parse_lsn
-from replicator.phases import CUTOVER, ROLLBACK, Phase
-from replicator.pipeline import Pipeline
+from replicator.pipeline.pipeline import Pipeline
 from replicator.preflight import preflight
 from replicator.settings import Settings
+from replicator.switchover.phases import CUTOVER, ROLLBACK, Phase
 from tests.engine import SECONDS, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running

@@ -11,16 +11,16 @@ from unittest.mock import patch
 
 from replicator.backfill import backfill as backfill_module
 from replicator.backfill.copier import Copier
-from replicator.exclusion import Exclusion
+from replicator.core.lsn import LSN
+from replicator.core.rw_lock import Exclusion
+from replicator.core.tables import Key, Row
 from replicator.follow.inbox import Inbox, Piece
-from replicator.lsn import LSN
-from replicator.pipeline import Pipeline
-from replicator.postgres.connect import Connection
-from replicator.postgres.progress import Chunk
-from replicator.postgres.replication import Frame, Keepalive, ReplicationStream
-from replicator.postgres.snapshots import Visibility, read_point
-from replicator.postgres.source import next_bound
-from replicator.tables import Key, Row
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.control.progress import Chunk
+from replicator.postgres.rows.source import next_bound
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.wire.replication import Frame, Keepalive, ReplicationStream
+from replicator.postgres.wire.snapshots import Visibility, read_point
 
 SECONDS = 30.0
 """The longest that a task may take from one point to the next."""

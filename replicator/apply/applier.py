@@ -13,19 +13,19 @@ from replicator.apply.tools import Tools
 from replicator.apply.transaction import Transaction
 from replicator.apply.undoing import Savepoint
 from replicator.apply.work import Work
-from replicator.changes import Change, RelationName
-from replicator.failpoints import Failpoint, reach
-from replicator.log import get_logger
-from replicator.lsn import LSN
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.context import Context
-from replicator.postgres.origins import write_plainly, write_under
-from replicator.postgres.progress import enter, write_applied
-from replicator.postgres.redo import Redo
-from replicator.postgres.snapshots import look
-from replicator.postgres.target import TargetWriter
-from replicator.postgres.versions import lock_rows
-from replicator.tables import Key, Table
+from replicator.core.changes import Change, RelationName
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key, Table
+from replicator.postgres.control.progress import enter, write_applied
+from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.rows.versions import lock_rows
+from replicator.postgres.session.connect import Connection, translated
+from replicator.postgres.wire.origins import write_plainly, write_under
+from replicator.postgres.wire.snapshots import look
+from replicator.runtime.failpoints import Failpoint, reach
+from replicator.runtime.log import get_logger
 
 log = get_logger("apply")
 

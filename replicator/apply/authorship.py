@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.context import Context, Rolling
-from replicator.postgres.target import TargetWriter
-from replicator.postgres.versions import Version, deleted_rows, read_versions
-from replicator.tables import Key
+from replicator.core.tables import Key
+from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.rows.versions import Version, deleted_rows, read_versions
+from replicator.postgres.session.connect import Connection, translated
 
 
 def written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:

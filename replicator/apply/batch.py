@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from replicator.apply.dates import Dates
-from replicator.changes import RelationName
-from replicator.lsn import LSN
-from replicator.plan import Dependency
-from replicator.postgres.keys import Asked
-from replicator.tables import Key, Row, Table
-from replicator.touches import TouchLog
+from replicator.core.changes import RelationName
+from replicator.core.dirty_keys import TouchLog
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key, Row, Table
+from replicator.mapping.plan import Dependency
+from replicator.postgres.rows.keys import Asked
 
 Relations = Mapping[RelationName, Table | None]
 """The table that each relation name in the log stands for, partitions too; None for one that does not matter."""

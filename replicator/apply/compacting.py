@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from replicator.apply.batch import Batch, Relations, TableState
-from replicator.changes import Change, Image
-from replicator.equality import needs_asking
+from replicator.core.changes import Change, Image
+from replicator.core.equality import needs_asking
+from replicator.core.tables import Column, Key, Row, Table
 from replicator.errors import ProtocolError
-from replicator.plan import Dependency, Plan, Source
-from replicator.postgres.connect import Connection
-from replicator.postgres.keys import Asked, to_ask
-from replicator.postgres.slots import AGAIN
-from replicator.tables import Column, Key, Row, Table
+from replicator.mapping.plan import Dependency, Plan, Source
+from replicator.postgres.rows.keys import Asked, to_ask
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.wire.slots import AGAIN
 from replicator.values import PARSERS, Missing
 
 PARAMETER = re.compile(r"%\(([^)]+)\)s")

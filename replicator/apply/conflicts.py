@@ -13,17 +13,17 @@ from typing import Literal
 from replicator.apply.authorship import written_by_the_application
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.derive import TargetRow, derive
+from replicator.core.tables import Key, Name, Table
 from replicator.errors import TransformError
+from replicator.mapping.derive import TargetRow, derive
+from replicator.mapping.plan import PlannedTransform
 from replicator.migration import Direction
-from replicator.plan import PlannedTransform
-from replicator.postgres.context import Context, Rolling
-from replicator.postgres.rearranging import possible_keys
-from replicator.postgres.redo import Redo, note_redo
-from replicator.postgres.source import parse_row
-from replicator.postgres.target import TargetWriter
-from replicator.postgres.versions import Version, deleted_rows, lock_rows
-from replicator.tables import Key, Name, Table
+from replicator.postgres.control.rederivations import Redo, note_redo
+from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.rows.rearranging import possible_keys
+from replicator.postgres.rows.source import parse_row
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.rows.versions import Version, deleted_rows, lock_rows
 
 WHY_KEPT = "conflict"
 

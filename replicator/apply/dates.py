@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from replicator.tables import Key
+from replicator.core.tables import Key
 
 
 class Dates:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from replicator.apply.effects import Effects
+from replicator.core.tables import ForeignKey, Key, Name, Table
 from replicator.errors import RowError
-from replicator.plan import Plan
-from replicator.postgres.target import TargetWriter
-from replicator.tables import ForeignKey, Key, Name, Table
+from replicator.mapping.plan import Plan
+from replicator.postgres.rows.target import TargetWriter
 
 FOREIGN_KEY_VIOLATION = "23503"
 

@@ -6,13 +6,13 @@ from types import MappingProxyType
 from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.apply.moves import Moves
-from replicator.plan import PlannedTransform, Source
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.postgres.derived import computed_keys, derive_all
-from replicator.postgres.memory import remembered
-from replicator.tables import Key, Row
+from replicator.apply.key_changes import Moves
+from replicator.core.tables import Key, Row
+from replicator.mapping.plan import PlannedTransform, Source
+from replicator.postgres.control.key_map import remembered
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.derived import computed_keys, derive_all
+from replicator.postgres.session.connect import Connection
 
 
 class Deriver:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow
+from replicator.core.tables import Key, Name, Row, fingerprint
 from replicator.errors import TransformError
-from replicator.plan import PlannedTransform
-from replicator.postgres.derived import Derived
-from replicator.postgres.quarantine import Failure, Place
-from replicator.tables import Key, Name, Row, fingerprint
+from replicator.mapping.derive import TargetRow
+from replicator.mapping.plan import PlannedTransform
+from replicator.postgres.control.quarantine import Failure, Place
+from replicator.postgres.rows.derived import Derived
 
 Pair = tuple[Key, Key]
 """Source key and target key."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from replicator.changes import Change, RelationName
-from replicator.log import get_logger
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.versions import emptied_rows
-from replicator.tables import Table
+from replicator.core.changes import Change, RelationName
+from replicator.core.tables import Table
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.versions import emptied_rows
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.wire.snapshots import read_point
+from replicator.runtime.log import get_logger
 
 log = get_logger("emptied")
 

@@ -11,16 +11,16 @@ from itertools import islice
 from replicator.apply.batch import Batch
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.lsn import ZERO
-from replicator.plan import PlannedTransform
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.postgres.groups import key_groups
-from replicator.postgres.memory import Giver, givers
-from replicator.postgres.siblings import may_have_siblings, siblings
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.streaming import GROUP_BYTES
-from replicator.tables import Key, Name
+from replicator.core.lsn import ZERO
+from replicator.core.tables import Key, Name
+from replicator.mapping.plan import PlannedTransform
+from replicator.postgres.control.key_map import Giver, givers
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.groups import key_groups
+from replicator.postgres.rows.siblings import may_have_siblings, siblings
+from replicator.postgres.rows.streaming import GROUP_BYTES
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.wire.snapshots import read_point
 
 KEYS_AT_ONCE = 5_000
 """How many deletions are asked about together."""

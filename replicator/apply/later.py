@@ -9,9 +9,9 @@ from datetime import datetime
 from time import monotonic
 
 from replicator.apply.dates import Dates
-from replicator.lsn import LSN
-from replicator.postgres.quarantine import Failure
-from replicator.tables import Key
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key
+from replicator.postgres.control.quarantine import Failure
 
 MOST = 10_000
 """So many rows are remembered here. Of more, the others wait in quarantine until they change, or are retried."""

@@ -18,15 +18,15 @@ from replicator.apply.deleting import (
     to_go_last,
 )
 from replicator.apply.effects import Effects
-from replicator.derive import TargetRow
-from replicator.plan import Plan
-from replicator.postgres.connect import translated
-from replicator.postgres.inserting import by_columns, left_out
-from replicator.postgres.rearranging import detach, give_back, lacking, move, put_aside
-from replicator.postgres.refusals import refusing
-from replicator.postgres.replacing import replace_at_once
-from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Table
+from replicator.core.tables import Key, Name, Table
+from replicator.mapping.derive import TargetRow
+from replicator.mapping.plan import Plan
+from replicator.postgres.rows.inserting import by_columns, left_out
+from replicator.postgres.rows.rearranging import detach, give_back, lacking, move, put_aside
+from replicator.postgres.rows.refusals import refusing
+from replicator.postgres.rows.replacing import replace_at_once
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import translated
 
 CLASHES = ("23505", "23P01", FOREIGN_KEY_VIOLATION, "23001", "P0001")
 """What may be a matter of order: unique and exclusion constraints, foreign keys (23001: RESTRICT), triggers."""

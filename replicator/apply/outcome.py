@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from replicator.core.lsn import LSN
 from replicator.errors import RowError
-from replicator.lsn import LSN
-from replicator.postgres.quarantine import Failure
+from replicator.postgres.control.quarantine import Failure
 
 
 class OutOfOrderError(RowError):

@@ -14,12 +14,12 @@ from replicator.apply.search import Refusal
 from replicator.apply.tools import Tools
 from replicator.apply.transaction import Transaction
 from replicator.apply.writing import write_effects
+from replicator.core.lsn import LSN, ZERO
+from replicator.core.tables import Key, Name
 from replicator.errors import RetryableError
-from replicator.log import get_logger
-from replicator.lsn import LSN, ZERO
-from replicator.postgres.memory import forget, remember
-from replicator.postgres.quarantine import Failure, halted
-from replicator.tables import Key, Name
+from replicator.postgres.control.key_map import forget, remember
+from replicator.postgres.control.quarantine import Failure, halted
+from replicator.runtime.log import get_logger
 
 log = get_logger("apply")
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from replicator.apply.batch import Batch
 from replicator.apply.undoing import Savepoint
-from replicator.plan import Plan
-from replicator.spill import Spill
-from replicator.tables import Key
+from replicator.core.spill import Spill
+from replicator.core.tables import Key
+from replicator.mapping.plan import Plan
 
 MOST_KEYS = 20_000
 """So many keys are kept in memory, and their rows read again at once; of a larger transaction they are kept on disk."""

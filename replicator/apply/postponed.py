@@ -2,8 +2,8 @@
 
 from replicator.apply.deleting import acting_children, keeps_children
 from replicator.apply.effects import Effects
-from replicator.plan import Plan, PlannedTransform
-from replicator.tables import Key, Name, Table
+from replicator.core.tables import Key, Name, Table
+from replicator.mapping.plan import Plan, PlannedTransform
 
 Deletions = dict[Name, dict[Key, tuple[PlannedTransform, Key]]]
 

@@ -9,17 +9,17 @@ from itertools import islice
 from replicator.apply.batch import Batch, Parameters
 from replicator.apply.dates import Dates
 from replicator.apply.deleting import acting_children
+from replicator.core.tables import Key, Row
 from replicator.errors import RowError
-from replicator.log import get_logger
-from replicator.plan import Dependency, Source
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.context import Context
-from replicator.postgres.groups import key_groups, range_groups
-from replicator.postgres.looking_up import look_up, without_values
-from replicator.postgres.memory import remembered
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.streaming import GROUP_BYTES, ROW_BYTES
-from replicator.tables import Key, Row
+from replicator.mapping.plan import Dependency, Source
+from replicator.postgres.control.key_map import remembered
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.groups import key_groups, range_groups
+from replicator.postgres.rows.looking_up import look_up, without_values
+from replicator.postgres.rows.streaming import GROUP_BYTES, ROW_BYTES
+from replicator.postgres.session.connect import Connection, translated
+from replicator.postgres.wire.snapshots import read_point
+from replicator.runtime.log import get_logger
 
 log = get_logger("apply")
 

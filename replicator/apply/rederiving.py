@@ -4,15 +4,15 @@ from collections.abc import Iterable
 
 from replicator.apply.batch import Batch
 from replicator.apply.compacting import ask, mark
-from replicator.changes import Change, Image
-from replicator.plan import Plan
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.postgres.keys import ask_keys
-from replicator.postgres.memory import givers
-from replicator.postgres.redo import Redo
-from replicator.postgres.source import keys_where, read_images
-from replicator.tables import Key, Table
+from replicator.core.changes import Change, Image
+from replicator.core.tables import Key, Table
+from replicator.mapping.plan import Plan
+from replicator.postgres.control.key_map import givers
+from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.keys import ask_keys
+from replicator.postgres.rows.source import keys_where, read_images
+from replicator.postgres.session.connect import Connection
 
 
 async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) -> Batch:

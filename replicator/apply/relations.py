@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from replicator.changes import Change, RelationName
-from replicator.postgres.catalog import partition_roots
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.tables import Name, Table
+from replicator.core.changes import Change, RelationName
+from replicator.core.tables import Name, Table
+from replicator.postgres.catalog.catalog import partition_roots
+from replicator.postgres.rows.context import Context
+from replicator.postgres.session.connect import Connection
 
 
 class Relations:

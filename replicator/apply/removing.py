@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from replicator.apply.order import check_constraints
-from replicator.log import get_logger
-from replicator.plan import Plan
-from replicator.postgres.halving import Halving
-from replicator.postgres.rearranging import without_rows
-from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Table
+from replicator.core.tables import Key, Table
+from replicator.mapping.plan import Plan
+from replicator.postgres.rows.halving import Halving
+from replicator.postgres.rows.rearranging import without_rows
+from replicator.postgres.rows.target import TargetWriter
+from replicator.runtime.log import get_logger
 
 log = get_logger("apply")
 

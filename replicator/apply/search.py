@@ -9,15 +9,15 @@ from replicator.apply.deleting import FOREIGN_KEY_VIOLATION, MOVE_THEM, Written,
 from replicator.apply.effects import Effects
 from replicator.apply.order import CLASHES, check_constraints, write_anew, write_plainly
 from replicator.apply.outcome import PendingError
-from replicator.derive import TargetRow, computed_key
+from replicator.core.tables import ForeignKey, Key, Name, Table, key_of
 from replicator.errors import RowError, TransformError
-from replicator.plan import Plan, PlannedTransform
-from replicator.postgres.connect import translated
-from replicator.postgres.halving import Refused
-from replicator.postgres.quarantine import Place
-from replicator.postgres.rearranging import possible_keys, without_rows
-from replicator.postgres.target import TargetWriter
-from replicator.tables import ForeignKey, Key, Name, Table, key_of
+from replicator.mapping.derive import TargetRow, computed_key
+from replicator.mapping.plan import Plan, PlannedTransform
+from replicator.postgres.control.quarantine import Place
+from replicator.postgres.rows.halving import Refused
+from replicator.postgres.rows.rearranging import possible_keys, without_rows
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import translated
 
 ROUNDS = 4
 """How often what was refused is tried again after the rest: what stood in its way may have gone."""

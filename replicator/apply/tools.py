@@ -5,11 +5,11 @@ from replicator.apply.heirs import Heirs
 from replicator.apply.later import Later
 from replicator.apply.reading import Reading
 from replicator.apply.relations import Relations
-from replicator.lsn import LSN
-from replicator.postgres.connect import Connection, connect, translated
-from replicator.postgres.context import Context
-from replicator.postgres.slots import current_position
-from replicator.postgres.target import TargetWriter
+from replicator.core.lsn import LSN
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import Connection, connect, translated
+from replicator.postgres.wire.slots import current_position
 
 
 class Tools:

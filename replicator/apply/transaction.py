@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 
 from replicator.apply.conflicts import Mode
 from replicator.apply.dates import Dates
+from replicator.apply.key_changes import Moves
 from replicator.apply.later import Again
-from replicator.apply.moves import Moves
 from replicator.apply.outcome import Outcome
 from replicator.apply.parts import Parts
 from replicator.apply.postponed import Postponed
 from replicator.apply.undoing import Memory, Savepoint
-from replicator.lsn import LSN, ZERO
-from replicator.plan import Plan
-from replicator.postgres.connect import Connection
-from replicator.postgres.quarantine import Failure, Quarantine
-from replicator.tables import Key
+from replicator.core.lsn import LSN, ZERO
+from replicator.core.tables import Key
+from replicator.mapping.plan import Plan
+from replicator.postgres.control.quarantine import Failure, Quarantine
+from replicator.postgres.session.connect import Connection
 
 
 @dataclass(kw_only=True)

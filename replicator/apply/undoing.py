@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from replicator.apply.outcome import Outcome
 from replicator.apply.postponed import Postponed
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.quarantine import Quarantine
+from replicator.postgres.control.quarantine import Quarantine
+from replicator.postgres.session.connect import Connection, translated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from replicator.apply.rederiving import claimed, rederiving
 from replicator.apply.tools import Tools
 from replicator.apply.transaction import Transaction
 from replicator.apply.undoing import Savepoint
-from replicator.changes import Change
+from replicator.core.changes import Change
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key
 from replicator.errors import DatabaseError
-from replicator.lsn import LSN
-from replicator.postgres.keys import Asked
-from replicator.postgres.memory import remember
-from replicator.postgres.redo import Redo, note_redo
-from replicator.tables import Key
+from replicator.postgres.control.key_map import remember
+from replicator.postgres.control.rederivations import Redo, note_redo
+from replicator.postgres.rows.keys import Asked
 
 REDO_ROWS = 5_000
 """How many rows are read again at a time."""

@@ -5,9 +5,9 @@ from replicator.apply.effects import Effects
 from replicator.apply.order import CLASHES, write_anew, write_plainly
 from replicator.apply.search import Refusal, Search
 from replicator.errors import RowError
-from replicator.plan import Plan
-from replicator.postgres.connect import translated
-from replicator.postgres.target import TargetWriter
+from replicator.mapping.plan import Plan
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import translated
 
 
 async def write_effects(

@@ -5,12 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 
 from replicator.backfill.copier import Copier
 from replicator.errors import cause
-from replicator.failpoints import Failpoint, reach
-from replicator.plan import Source
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.context import Context
-from replicator.postgres.listing import estimate_rows, next_bound
-from replicator.postgres.progress import (
+from replicator.mapping.plan import Source
+from replicator.postgres.control.progress import (
     Chunk,
     add_chunk,
     add_source,
@@ -18,6 +14,10 @@ from replicator.postgres.progress import (
     chunks_to_do,
     last_chunk,
 )
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.listing import estimate_rows, next_bound
+from replicator.postgres.session.connect import Connection, connection
+from replicator.runtime.failpoints import Failpoint, reach
 
 PLANNED_AHEAD = 16
 """Chunks that are planned and not taken yet."""

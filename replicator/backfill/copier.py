@@ -8,26 +8,26 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from replicator.derive import TargetRow
+from replicator.core.dirty_keys import Touched, Window, WindowSpoiled
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key, Name, Row, Table, fingerprint
 from replicator.errors import RowError, TransformError
-from replicator.failpoints import Failpoint, reach
-from replicator.log import get_logger
-from replicator.lsn import LSN
-from replicator.plan import Source
-from replicator.postgres.connect import connect, translated
-from replicator.postgres.context import Context
-from replicator.postgres.derived import derive_all
-from replicator.postgres.groups import range_groups
-from replicator.postgres.halving import Halving
-from replicator.postgres.memory import remember
-from replicator.postgres.progress import Chunk, advance_chunk, enter, finish_chunk
-from replicator.postgres.quarantine import Failure, Place, halted
-from replicator.postgres.rearranging import without_rows
-from replicator.postgres.refusals import refusing
-from replicator.postgres.snapshots import read_point
-from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Row, Table, fingerprint
-from replicator.touches import Touched, Window, WindowSpoiled
+from replicator.mapping.derive import TargetRow
+from replicator.mapping.plan import Source
+from replicator.postgres.control.key_map import remember
+from replicator.postgres.control.progress import Chunk, advance_chunk, enter, finish_chunk
+from replicator.postgres.control.quarantine import Failure, Place, halted
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.derived import derive_all
+from replicator.postgres.rows.groups import range_groups
+from replicator.postgres.rows.halving import Halving
+from replicator.postgres.rows.rearranging import without_rows
+from replicator.postgres.rows.refusals import refusing
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import connect, translated
+from replicator.postgres.wire.snapshots import read_point
+from replicator.runtime.failpoints import Failpoint, reach
+from replicator.runtime.log import get_logger
 
 log = get_logger("backfill")
 

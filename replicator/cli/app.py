@@ -2,15 +2,15 @@
 
 # ruff: noqa: F401, I001  # each module adds its commands when it is imported
 from replicator.cli import prepare
-from replicator.cli import dry_run
+from replicator.cli import dry_run_command
 from replicator.cli import operate
-from replicator.cli import moving
-from replicator.cli import smoke
-from replicator.cli import finishing
+from replicator.cli import switchover_commands
+from replicator.cli import smoke_command
+from replicator.cli import ending_commands
 from replicator.cli import keep
-from replicator.cli import quarantine
+from replicator.cli import quarantine_commands
 from replicator.cli import records
-from replicator.cli import show
+from replicator.cli import demo_command
 from replicator.cli.base import app
 
 __all__ = ["app"]

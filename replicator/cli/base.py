@@ -5,17 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from replicator import log
 from replicator.cli.client import ask
 from replicator.cli.help import Group
-from replicator.cli.output import messages
-from replicator.cli.progress import Display
+from replicator.cli.progress_bars import Display
 from replicator.errors import UsageError
 from replicator.migration import Migration
 from replicator.observe.status import version
-from replicator.postgres.dsn import describe
-from replicator.postgres.requests import Command as Request
+from replicator.postgres.control.mailbox import Command as Request
+from replicator.postgres.session.dsn import describe
+from replicator.runtime import log
 from replicator.settings import Settings, load_migration, load_settings
+from replicator.terminal.output import messages
 
 app = typer.Typer(
     cls=Group,

@@ -7,11 +7,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from replicator.cli.text import counted, sized
+from replicator.terminal.text import counted, sized
 
 if TYPE_CHECKING:
-    from replicator.backup import Archive
-    from replicator.cleanup import Plan
+    from replicator.runbook.backup import Archive
+    from replicator.runbook.cleanup import Plan
 
 
 def cleanup_plan(planned: "Plan") -> RenderableType:

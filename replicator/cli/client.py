@@ -6,9 +6,9 @@ from typing import Any
 
 from replicator.cli.signals import passed, stop_on_signal
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
-from replicator.postgres import control, requests
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.requests import Command
+from replicator.postgres.control import control, mailbox
+from replicator.postgres.control.mailbox import Command
+from replicator.postgres.session.connect import Connection, connection
 
 POLL_SECONDS = 0.2
 ANSWER_SECONDS = 15.0
@@ -69,7 +69,7 @@ async def _ask(
     async with connection(dsn, command) as opened:
         await control.unreplicated(opened)
         await _require_daemon(opened)
-        number = await requests.request(opened, command, arguments)
+        number = await mailbox.request(opened, command, arguments)
         try:
             return await _follow(opened, number, show, note, stop)
         except ConnectionLostError as error:
@@ -106,7 +106,7 @@ async def _follow(opened: Connection, number: int, show: Show, note: Note, stop:
     cancelled = False
     while True:
         alive = await control.daemon_alive(opened)  # asked first: a daemon may answer and then stop
-        command = await requests.read_command(opened, number)
+        command = await mailbox.read_command(opened, number)
         show(command)
         if command.finished_at is not None:
             return command
@@ -122,7 +122,7 @@ async def _follow(opened: Connection, number: int, show: Show, note: Note, stop:
 
 async def _cancel(opened: Connection, number: int) -> None:
     """Also when no daemon runs, so that the next one does not begin what nobody waits for any more."""
-    await requests.request(opened, "cancel", {"id": number})
+    await mailbox.request(opened, "cancel", {"id": number})
 
 
 def _gone(command: Command) -> ReplicatorError:

@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from replicator.cli.text import clock, counted
-from replicator.postgres.quarantine import Entry
+from replicator.postgres.control.quarantine import Entry
+from replicator.terminal.text import clock, counted
 
 HINT = "`replicator quarantine retry` tries them again, `discard` gives them up."
 REMEDY = (

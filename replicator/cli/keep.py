@@ -9,11 +9,11 @@ import typer
 from replicator.cli import cleanup_views, views
 from replicator.cli.base import Json, Yes, app, ask_first, flag, load
 from replicator.cli.help import Command
-from replicator.cli.output import emit, output
-from replicator.cli.progress import Meter
+from replicator.cli.progress_bars import Meter
 from replicator.cli.signals import run_stoppable
 from replicator.errors import ExitCode, UsageError
-from replicator.postgres.dsn import describe, has_password
+from replicator.postgres.session.dsn import describe, has_password
+from replicator.terminal.output import emit, output
 
 To = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the new folder is made.", show_default=False)]
 
@@ -35,7 +35,7 @@ def backup(
     """
     settings, migration = load()
     _refuse_what_is_odd(restore_dsn, no_restore_test)
-    from replicator.backup import back_up  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.runbook.backup import back_up  # noqa: PLC0415  # only what this command needs is loaded
 
     with Meter(quiet=json) as meter:
         work = back_up(settings, migration, to, meter.show, test=not no_restore_test, restore_dsn=restore_dsn)
@@ -65,7 +65,7 @@ def cleanup(
     transaction. Other objects of the old schema stay.
     """
     settings, migration = load()
-    from replicator import cleanup as work  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.runbook import cleanup as work  # noqa: PLC0415  # only what this command needs is loaded
 
     planned = asyncio.run(work.plan(settings, migration))
     if not json:

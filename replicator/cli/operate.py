@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from replicator import log
 from replicator.cli import page, views, watch
 from replicator.cli.base import Json, app, ask_daemon, flag, load, read_settings
 from replicator.cli.client import RefusedError
-from replicator.cli.failures import log_end
 from replicator.cli.help import Command
-from replicator.cli.output import emit, messages, output
-from replicator.cli.progress import Bar, display
+from replicator.cli.progress_bars import Bar, display
 from replicator.cli.signals import stop_on_signal
 from replicator.errors import ExitCode
-from replicator.postgres.dsn import describe
+from replicator.postgres.session.dsn import describe
+from replicator.runtime import log
+from replicator.terminal.failures import log_end
+from replicator.terminal.output import emit, messages, output
 
 
 @app.command(cls=Command)
@@ -27,7 +27,7 @@ def run() -> None:
     Ctrl-C or SIGTERM stops it in good order, and the next start resumes where it was. Only one runs at a time.
     """
     settings, migration = load()
-    from replicator import daemon  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.daemon import daemon  # noqa: PLC0415  # only what this command needs is loaded
 
     notes = messages()
     if notes.is_terminal:

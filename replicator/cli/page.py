@@ -8,9 +8,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from replicator.cli import text, views
+from replicator.cli import views
 from replicator.cli.reports import Report, as_of_now
 from replicator.observe.status import Backfill, StatusDocument, divergent_rows
+from replicator.terminal import text
 
 BAR_WIDTH = 24
 MOST_BARS = 8

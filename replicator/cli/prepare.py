@@ -11,12 +11,12 @@ import typer
 from replicator.cli import views
 from replicator.cli.base import Json, app, flag, load
 from replicator.cli.help import Command
-from replicator.cli.output import emit, messages, output
-from replicator.cli.progress import Meter
+from replicator.cli.progress_bars import Meter
 from replicator.cli.signals import run_stoppable
 from replicator.errors import ExitCode, UsageError
 from replicator.migration import Migration
 from replicator.settings import Settings
+from replicator.terminal.output import emit, messages, output
 
 
 class Part(StrEnum):
@@ -74,7 +74,7 @@ def schema(
     have edited is never overwritten. What is not like it was is said, and why; the files say it too.
     """
     settings, migration = load()
-    from replicator import daemon  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.daemon import daemon  # noqa: PLC0415  # only what this command needs is loaded
 
     wanted = [part.value for part in parts or ()]
     if generated:
@@ -103,7 +103,7 @@ def schema(
 
 
 def _generate(settings: Settings, migration: Migration, *, dry_run: bool, json: bool) -> None:
-    from replicator import generation  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.runbook import generation  # noqa: PLC0415  # only what this command needs is loaded
 
     found = asyncio.run(generation.generate(settings, migration))
     if dry_run and not json:
@@ -136,7 +136,7 @@ def baseline(
     be written by a probe.
     """
     settings, migration = load()
-    from replicator import baseline as work  # noqa: PLC0415  # only what this command needs is loaded
+    from replicator.runbook import baseline as work  # noqa: PLC0415  # only what this command needs is loaded
 
     file = to or Path("comparison.json" if compare else "baseline.json")
     with Meter(quiet=json) as meter:

@@ -8,9 +8,9 @@ import typer
 from replicator.cli import views
 from replicator.cli.base import Json, app, read_settings
 from replicator.cli.help import Command
-from replicator.cli.output import emit, output
-from replicator.postgres.connect import connection
-from replicator.postgres.journal import Entry, read_journal
+from replicator.postgres.control.journal import Entry, read_journal
+from replicator.postgres.session.connect import connection
+from replicator.terminal.output import emit, output
 
 
 @app.command(cls=Command)

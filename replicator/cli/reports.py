@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from replicator.observe.status import StatusDocument
-from replicator.postgres.control import STALE_SECONDS
+from replicator.postgres.control.control import STALE_SECONDS
 
 READY_SECONDS = 5.0
 """From that age on, nothing is called ready: there is a report a second."""

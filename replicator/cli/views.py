@@ -10,17 +10,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from replicator.cli.output import word
-from replicator.cli.text import counted, pause, sized
+from replicator.core.retyped import PREPARED
 from replicator.migration import NO_WAY_BACK, Migration
 from replicator.observe.status import Gate, version
-from replicator.retyped import PREPARED
+from replicator.terminal.output import word
+from replicator.terminal.text import counted, pause, sized
 
 if TYPE_CHECKING:
-    from replicator.backup import Backup
-    from replicator.baseline import Measured, Probe
-    from replicator.postgres.journal import Entry
+    from replicator.postgres.control.journal import Entry
     from replicator.preflight import Finding
+    from replicator.runbook.backup import Backup
+    from replicator.runbook.baseline import Measured, Probe
 
 OUTCOMES = ("pass", "warn", "fail")
 DIVERGENT = ("missing", "extra", "different")

@@ -9,18 +9,18 @@ from rich.live import Live
 from rich.text import Text
 
 from replicator.cli import page
-from replicator.cli.output import emit, output
 from replicator.cli.reports import Report, Stream
 from replicator.cli.signals import passed, stop_on_signal
 from replicator.errors import ConnectionLostError, ReplicatorError
 from replicator.observe.status import StatusDocument, from_stored, over, stale
-from replicator.postgres import control
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import STALE_SECONDS
-from replicator.postgres.progress import read_progress
-from replicator.postgres.slots import current_position, read_slot
+from replicator.pipeline.setup import Ends
+from replicator.postgres.control import control
+from replicator.postgres.control.control import STALE_SECONDS
+from replicator.postgres.control.progress import read_progress
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.wire.slots import current_position, read_slot
 from replicator.settings import Settings
-from replicator.setup import Ends
+from replicator.terminal.output import emit, output
 
 REFRESH_SECONDS = 1.0
 

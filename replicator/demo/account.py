@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from replicator.binaries import WHEEL, EmbeddedError
+from replicator.runtime.binaries import WHEEL, EmbeddedError
 
 
 @dataclass(frozen=True)

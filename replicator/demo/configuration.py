@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from replicator.binaries import output_of
+from replicator.runtime.binaries import output_of
 
 HOST = "127.0.0.1"
 PLUGINS = "output_plugin_libraries"  # servers before the minors of August 2026 do not start with this setting

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import RowFactory, tuple_row
 
-from replicator.postgres.pins import pin_blocking
+from replicator.postgres.session.pins import pin_blocking
 
 
 def connect(dsn: str, purpose: str = "demo", *, row_factory: RowFactory[Any] = tuple_row) -> psycopg.Connection[Any]:

@@ -19,7 +19,10 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote
 
-from replicator.binaries import (
+from replicator.demo.account import Account, copy_install
+from replicator.demo.configuration import HOST, quote_setting, settings_of
+from replicator.demo.guard import Guard
+from replicator.runtime.binaries import (
     EmbeddedError,
     default_binaries,
     has_wal2json,
@@ -27,9 +30,6 @@ from replicator.binaries import (
     server_version,
     wheel_binaries,
 )
-from replicator.demo.account import Account, copy_install
-from replicator.demo.configuration import HOST, quote_setting, settings_of
-from replicator.demo.guard import Guard
 
 __all__ = [
     "HOST",

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from replicator.cli.failures import print_error
-from replicator.cli.output import emit, messages, output
-from replicator.cli.text import counted, lasting, pause
+from replicator.core.lsn import parse_lsn
 from replicator.demo.connecting import connect
 from replicator.demo.embedded import Cluster
 from replicator.demo.home import find_home, reference
 from replicator.demo.ledger import Ledger
+from replicator.demo.presenter import Show, make_show
 from replicator.demo.processes import DemoError
 from replicator.demo.seed import seed
-from replicator.demo.show import Show, make_show
 from replicator.demo.stage import Stage
 from replicator.demo.verdict import Figures, judge, seeded
 from replicator.errors import ExitCode
-from replicator.lsn import parse_lsn
+from replicator.terminal.failures import print_error
+from replicator.terminal.output import emit, messages, output
+from replicator.terminal.text import counted, lasting, pause
 
 WARM_UP_SECONDS = 1.0
 AROUND_SECONDS = 1.0

@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import psycopg
 
-from replicator.cli.output import messages
+from replicator.core.lsn import LSN, parse_lsn
 from replicator.demo.connecting import connect
 from replicator.demo.ledger import Ledger
+from replicator.demo.presenter import Scene, Show
 from replicator.demo.processes import TICK_SECONDS, Daemon, DemoError, Writers, command, settings_for
-from replicator.demo.show import Scene, Show
-from replicator.lsn import LSN, parse_lsn
 from replicator.observe.status import StatusDocument
+from replicator.terminal.output import messages
 
 RATE_SECONDS = 2.0
 PROGRESS = """

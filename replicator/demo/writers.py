@@ -25,7 +25,7 @@ from replicator.demo.tally import Tally
 from replicator.demo.workload import Workload
 from replicator.demo.writer import Writer, application
 from replicator.errors import ReplicatorError
-from replicator.log import configure, get_logger
+from replicator.runtime.log import configure, get_logger
 
 log = get_logger("writers")
 

@@ -2,7 +2,7 @@
 
 from typing import Final, Protocol
 
-from replicator.changes import Event
+from replicator.core.changes import Event
 
 MESSAGE_PREFIX: Final = "replicator"
 """The prefix of our messages where no secret one is given. Anybody may send such a message."""

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
-from replicator.changes import Begin, Event, RelationDefinition
+from replicator.core.changes import Begin, Event, RelationDefinition
+from replicator.core.lsn import LSN, format_lsn
 from replicator.follow.decoder import Decoder
 from replicator.follow.inbox import Inbox
-from replicator.log import get_logger
-from replicator.lsn import LSN, format_lsn
-from replicator.postgres.context import Context
-from replicator.postgres.feedback import keep_telling
-from replicator.postgres.replication import Keepalive, ReplicationStream, XLogData
-from replicator.postgres.walsender import is_followed
+from replicator.postgres.rows.context import Context
+from replicator.postgres.wire.feedback import keep_telling
+from replicator.postgres.wire.replication import Keepalive, ReplicationStream, XLogData
+from replicator.postgres.wire.walsender import is_followed
+from replicator.runtime.log import get_logger
 
 log = get_logger("follow")
 

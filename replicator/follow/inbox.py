@@ -5,10 +5,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from replicator.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.decoder import MESSAGE_PREFIX
-from replicator.lsn import LSN
 
 BYTES_HELD = 8 << 20
 """How much of the stream waits here before the reader stops reading; as objects it takes some ten times the room."""

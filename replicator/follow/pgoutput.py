@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition, RelationName
+from replicator.core.changes import (
+    Begin,
+    Change,
+    Commit,
+    Event,
+    Image,
+    Message,
+    Origin,
+    RelationDefinition,
+    RelationName,
+)
+from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.decoder import MESSAGE_PREFIX, MOST_MESSAGE_BYTES, REMEDY, PluginOptions
-from replicator.lsn import LSN
 from replicator.values import Missing
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationName
+from replicator.core.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationName
+from replicator.core.lsn import LSN, parse_lsn
 from replicator.errors import ProtocolError
 from replicator.follow.decoder import MESSAGE_PREFIX, MOST_MESSAGE_BYTES, REMEDY, PluginOptions
-from replicator.lsn import LSN, parse_lsn
 
 Document = dict[str, Any]
 

@@ -4,7 +4,7 @@ from replicator.apply.outcome import Outcome
 from replicator.follow.inbox import Piece
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
-from replicator.pipeline import Observers
+from replicator.pipeline.pipeline import Observers
 
 
 def count_into(metrics: Metrics, direction: Direction) -> Observers:

@@ -17,7 +17,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from replicator.errors import UsageError, unexpected
-from replicator.log import get_logger
+from replicator.runtime.log import get_logger
 
 _Answer = tuple[HTTPStatus, str, bytes]  # status, content type, body
 _Page = Callable[[], _Answer]

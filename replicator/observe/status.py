@@ -10,10 +10,10 @@ from typing import Any, TypedDict, cast
 
 from prometheus_client import Gauge
 
-from replicator.lsn import parse_lsn
+from replicator.core.lsn import parse_lsn
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
-from replicator.returning import way_back
+from replicator.switchover.way_back import way_back
 
 
 class Backfill(TypedDict):

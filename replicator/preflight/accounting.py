@@ -3,15 +3,15 @@
 import contextlib
 from collections.abc import Collection, Mapping
 
+from replicator.core.tables import Name
+from replicator.mapping.plan import Plan, queries_of
 from replicator.migration import as_rows
-from replicator.plan import Plan, queries_of
-from replicator.postgres.connect import Connection
-from replicator.postgres.places import read_places
-from replicator.postgres.rehearsal import read_query, rehearsal
-from replicator.postgres.rewriting import rewritten
+from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.ddl.rewriting import rewritten
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.rehearsal import read_query, rehearsal
 from replicator.preflight.sample import try_transforms
 from replicator.preflight.traced import TracedRow
-from replicator.tables import Name
 
 
 async def newly_accounted(

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from replicator.postgres.readmission import Refused
+from replicator.core.tables import Table
+from replicator.postgres.trying.readmission import Refused
 from replicator.preflight.finding import Verdict, failed, listed, passed, warned
-from replicator.tables import Table
 
 NOT_FOUND = ("42P01", "42883", "42704", "3F000")
 """A function looks for a table, a function, a type or a schema where it is not."""

@@ -3,9 +3,10 @@
 from contextlib import AsyncExitStack
 
 from replicator.migration import Migration
-from replicator.preflight.finding import Finding, Report, Verdict, failed, passed
+from replicator.preflight.finding import Finding, Verdict, failed, passed
 from replicator.preflight.schemas import check_schemas
 from replicator.preflight.sides import Side, check_database, check_servers, open_side
+from replicator.preflight.whole import WholeReport
 from replicator.settings import Settings
 
 
@@ -17,9 +18,9 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
     return (await whole_preflight(settings, migration)).findings
 
 
-async def whole_preflight(settings: Settings, migration: Migration) -> Report:
+async def whole_preflight(settings: Settings, migration: Migration) -> WholeReport:
     """The same, with what hangs on the old tables."""
-    report = Report()
+    report = WholeReport()
     async with AsyncExitStack() as stack:
         source = await open_side(report, stack, settings, "source", migration.old)
         target = await open_side(report, stack, settings, "target", migration.new)
@@ -32,7 +33,7 @@ async def whole_preflight(settings: Settings, migration: Migration) -> Report:
 
 
 async def _check(
-    report: Report, settings: Settings, migration: Migration, source: Side | None, target: Side | None
+    report: WholeReport, settings: Settings, migration: Migration, source: Side | None, target: Side | None
 ) -> None:
     await check_servers(report, settings, source, target)
     if source is not None:

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from replicator.core.tables import Name
 from replicator.errors import MigrationError
+from replicator.mapping.plan import Plan, places_of, taking_part
 from replicator.migration import Migration
-from replicator.plan import Plan, places_of, taking_part
-from replicator.postgres import edges
-from replicator.postgres.connect import Connection
-from replicator.postgres.locks import EVERYBODY, WRITERS
-from replicator.postgres.switching import switch_statements
-from replicator.postgres.trees import oids_by_name
+from replicator.postgres.catalog import edges
+from replicator.postgres.ddl.switching import switch_statements
+from replicator.postgres.locking.locks import EVERYBODY, WRITERS
+from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.connect import Connection
 from replicator.preflight import edge_checks
 from replicator.preflight.hanging import Hanging, Scene, Strategy, read_hanging
 from replicator.preflight.lost import NotCarried, read_lost, read_lost_defaults
 from replicator.preflight.security import LOSSES, security_subject, successors
-from replicator.tables import Name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from replicator.forgotten import REMEDIES, forgotten_columns
+from replicator.core.tables import Table
+from replicator.mapping.forgotten import REMEDIES, forgotten_columns
+from replicator.mapping.plan import Plan
 from replicator.migration import Migration
-from replicator.plan import Plan
-from replicator.postgres.connect import Connection
-from replicator.postgres.typenames import is_type_of
+from replicator.postgres.catalog.typenames import is_type_of
+from replicator.postgres.session.connect import Connection
 from replicator.preflight.finding import Verdict, failed, listed
-from replicator.tables import Table
 
 
 def copied_columns(plan: Plan) -> Verdict | None:

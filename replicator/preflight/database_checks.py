@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from replicator.postgres.inspect import Database
+from replicator.postgres.catalog.inspect import Database
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Verdict, failed, listed, passed, warned
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from replicator.postgres.connect import Connection
-from replicator.postgres.edges import Edge, Plan, plan_edges, read_edges
-from replicator.postgres.trees import oids_by_name, oids_of
+from replicator.core.tables import Name
+from replicator.postgres.catalog.edges import Edge, Plan, plan_edges, read_edges
+from replicator.postgres.locking.trees import oids_by_name, oids_of
+from replicator.postgres.session.connect import Connection
 from replicator.preflight.finding import Verdict, failed, listed, passed
-from replicator.tables import Name
 
 Tables = Mapping[Literal["old", "new"], Sequence[Name]]
 

@@ -3,12 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from replicator.errors import ReplicatorError
-
-if TYPE_CHECKING:
-    from replicator.preflight.consequences import Consequences
 
 Outcome = Literal["pass", "warn", "fail"]
 Subject = TypeVar("Subject")
@@ -70,8 +67,6 @@ class Report:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
-        self.consequences: Consequences | None = None
-        """Of the cutover, once that is known."""
 
     def say(self, check: str, verdict: Verdict, *, refuses: bool = True) -> None:
         """Add a finding."""

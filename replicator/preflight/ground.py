@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 
+from replicator.core.tables import Table
 from replicator.migration import Direction, Migration
-from replicator.postgres.connect import Connection
-from replicator.postgres.inspect import Database, Relation, read_database, read_relations
-from replicator.postgres.server import Plugin
+from replicator.postgres.catalog.inspect import Database, Relation, read_database, read_relations
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.session.server import Plugin
 from replicator.preflight import database_checks, migration_checks, security, write_checks
 from replicator.preflight.database_checks import DatabaseSubject
 from replicator.preflight.facts import Wrong, wrong
 from replicator.preflight.migration_checks import CoverageSubject, read_by, sources_of, written_by
 from replicator.preflight.security import security_subject
 from replicator.preflight.table_checks import TablesSubject
-from replicator.tables import Table
 
 
 def tables_subject(

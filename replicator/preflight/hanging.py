@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from replicator.postgres.connect import Connection
-from replicator.postgres.dependents import Dependent, read_dependents
-from replicator.postgres.redirecting import Redirection, redirection
+from replicator.core.tables import Name
+from replicator.postgres.attached.redirecting import Redirection, redirection
+from replicator.postgres.catalog.dependents import Dependent, read_dependents
+from replicator.postgres.session.connect import Connection
 from replicator.preflight.finding import Report, Verdict, listed, passed, warned
-from replicator.tables import Name
 
 Strategy = Literal["schema", "rename"]
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from replicator.postgres.connect import Connection
-from replicator.postgres.lock_room import LockRoom, lock_room
+from replicator.core.tables import Name
+from replicator.postgres.locking.lock_room import LockRoom, lock_room
+from replicator.postgres.session.connect import Connection
 from replicator.preflight.finding import Verdict, failed, passed, warned
-from replicator.tables import Name
 
 
 def locks(subject: LockRoom) -> Verdict:

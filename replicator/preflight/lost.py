@@ -5,13 +5,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
+from replicator.core.tables import Name
 from replicator.postgres.attached import Attached, lacking
-from replicator.postgres.attached.reading import attached_to
-from replicator.postgres.connect import Connection
-from replicator.postgres.server import fetch_plain
-from replicator.postgres.trees import oids_by_name
+from replicator.postgres.attached.reader import attached_to
+from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.session.server import fetch_plain
 from replicator.preflight.finding import Report, Verdict, listed, passed, warned
-from replicator.tables import Name
 
 THEN: Final[Mapping[str, str]] = {
     "trigger": "does not fire for what is written to the new table",

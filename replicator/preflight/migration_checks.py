@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from replicator.core.tables import Table
+from replicator.mapping.plan import Plan
 from replicator.migration import Direction, Migration
-from replicator.plan import Plan
-from replicator.postgres import switching
-from replicator.postgres.rehearsal import MOST_COUNTED, QueryReads
+from replicator.postgres.ddl import switching
+from replicator.postgres.trying.rehearsal import MOST_COUNTED, QueryReads
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, counted, failed, listed, passed, warned
 from replicator.preflight.sample import ROWS, Sample, Trial
-from replicator.tables import Table
 
 MANY_KEYS = 10_000
 """A lookup that leads to more keys makes one small change a large one."""

@@ -3,19 +3,19 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow, UnreadableRow, derive
+from replicator.core.tables import Key, Name, Row, Table, key_of
 from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
-from replicator.plan import Plan, PlannedTransform, Source
-from replicator.postgres.connect import Connection
-from replicator.postgres.keyless import keyless, sampled_keyless
-from replicator.postgres.refusals import refusing
-from replicator.postgres.rehearsal import read_sample
-from replicator.postgres.resting import switch_off
-from replicator.postgres.sampling import sample_one_by_one
-from replicator.postgres.target import TargetWriter
+from replicator.mapping.derive import TargetRow, UnreadableRow, derive
+from replicator.mapping.plan import Plan, PlannedTransform, Source
+from replicator.postgres.guarding.resting import switch_off
+from replicator.postgres.rows.refusals import refusing
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.keyless import keyless, sampled_keyless
+from replicator.postgres.trying.rehearsal import read_sample
+from replicator.postgres.trying.sampling import sample_one_by_one
 from replicator.preflight.finding import counted
 from replicator.preflight.traced import TracedRow
-from replicator.tables import Key, Name, Row, Table, key_of
 
 READ_ONLY = "25006"
 ROWS = 200

@@ -2,20 +2,24 @@
 
 from dataclasses import dataclass
 
+from replicator.core.tables import Column, Table
 from replicator.errors import DatabaseError, MigrationError, RetryableError, RowError
+from replicator.mapping.plan import Plan, queries_of, resolve
 from replicator.migration import Direction, Migration
-from replicator.plan import Plan, queries_of, resolve
-from replicator.postgres.authored import refused
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import Connection
-from replicator.postgres.ddl import ROWS_CLASH, Part, part_statements
-from replicator.postgres.described import describe_query
-from replicator.postgres.inspect import Relation, read_relations, tables_with_rows
-from replicator.postgres.meanings import means_another
-from replicator.postgres.ownership import same_database
-from replicator.postgres.places import read_places
-from replicator.postgres.readmission import refused_again
-from replicator.postgres.rehearsal import (
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.catalog.inspect import Relation, read_relations, tables_with_rows
+from replicator.postgres.control.ownership import same_database
+from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.ddl.authored import refused
+from replicator.postgres.ddl.ddl import ROWS_CLASH, Part, part_statements
+from replicator.postgres.ddl.rewriting import placed, rewritten
+from replicator.postgres.ddl.statements import shortened
+from replicator.postgres.ddl.switching import BEFORE
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.described import describe_query
+from replicator.postgres.trying.meanings import means_another
+from replicator.postgres.trying.readmission import refused_again
+from replicator.postgres.trying.rehearsal import (
     QueryReads,
     lookup_columns,
     most_looked_up,
@@ -24,9 +28,6 @@ from replicator.postgres.rehearsal import (
     try_as_run,
     try_lookup,
 )
-from replicator.postgres.rewriting import placed, rewritten
-from replicator.postgres.statements import shortened
-from replicator.postgres.switching import BEFORE
 from replicator.preflight import (
     copy_checks,
     migration_checks,
@@ -36,13 +37,13 @@ from replicator.preflight import (
 from replicator.preflight.back_checks import OwnRowsSubject, own_rows
 from replicator.preflight.consequences import Foresight
 from replicator.preflight.facts import state
-from replicator.preflight.finding import Report, failed, listed, passed
+from replicator.preflight.finding import failed, listed, passed
 from replicator.preflight.ground import coverage_subject, tables_subject
 from replicator.preflight.migration_checks import DirectionSubject, LookupTrial, written_by
 from replicator.preflight.sample import try_transforms, write_sample
 from replicator.preflight.sides import Side
 from replicator.preflight.switch_checks import check_switching
-from replicator.tables import Column, Table
+from replicator.preflight.whole import WholeReport
 
 FOREIGN_KEY_VIOLATION = "23503"
 MEND_STATEMENT = "Correct the statement, or the rows that are in its way."
@@ -77,7 +78,7 @@ class Resolved:
     lookups: list[LookupTrial]
 
 
-async def check_schemas(report: Report, migration: Migration, source: Side, target: Side) -> None:
+async def check_schemas(report: WholeReport, migration: Migration, source: Side, target: Side) -> None:
     """Everything about tables and transforms."""
     await SchemaChecks(report, migration, source, target).run()
 
@@ -85,7 +86,7 @@ async def check_schemas(report: Report, migration: Migration, source: Side, targ
 class SchemaChecks:
     """One run over both schemas."""
 
-    def __init__(self, report: Report, migration: Migration, source: Side, target: Side) -> None:
+    def __init__(self, report: WholeReport, migration: Migration, source: Side, target: Side) -> None:
         self.report = report
         self.migration = migration
         self.source = source

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from replicator.core.name_map import Places
+from replicator.core.tables import Name
 from replicator.errors import NotReadyError
 from replicator.migration import Migration
-from replicator.places import Places
-from replicator.postgres.connect import Connection
-from replicator.postgres.places import read_places
-from replicator.postgres.protection import (
+from replicator.postgres.catalog.protection import (
     Lack,
     Policy,
     Protection,
@@ -18,11 +17,12 @@ from replicator.postgres.protection import (
     read_protection,
     read_rights,
 )
-from replicator.postgres.rewriting import with_names, wording
-from replicator.postgres.trees import oids_by_name
+from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.ddl.rewriting import with_names, wording
+from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.connect import Connection
 from replicator.preflight.facts import Consequence, Fact, wrong
 from replicator.preflight.finding import Report, Verdict, failed, listed, passed, warned
-from replicator.tables import Name
 
 COMMANDS: Final = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
 """As in pg_policy.polcmd."""

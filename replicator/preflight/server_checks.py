@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from replicator.postgres.server import Server, Slot, Wanted
-from replicator.postgres.slots import AGAIN
+from replicator.postgres.session.server import Server, Slot, Wanted
+from replicator.postgres.wire.slots import AGAIN
 from replicator.preflight.finding import Check, Verdict, failed, listed, passed, warned
 
 OLDEST = 140000

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from replicator.errors import CheckError, ReplicatorError
 from replicator.migration import Direction, Migration
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import FINALIZED, read_phase
-from replicator.postgres.dsn import describe
-from replicator.postgres.inspect import Database, control_migration, read_database
-from replicator.postgres.ours import noted
-from replicator.postgres.places import read_places
-from replicator.postgres.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
-from replicator.postgres.trust import refuse_strangers
-from replicator.postgres.walsender import identify_system
+from replicator.postgres.catalog.inspect import Database, control_migration, read_database
+from replicator.postgres.control.control import FINALIZED, read_phase
+from replicator.postgres.control.owned import noted
+from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.session.dsn import describe
+from replicator.postgres.session.server import Plugin, Server, Wanted, choose_plugin, read_server, server_version
+from replicator.postgres.session.trust import refuse_strangers
+from replicator.postgres.wire.walsender import identify_system
 from replicator.preflight import database_checks, server_checks
 from replicator.preflight.database_checks import Label
 from replicator.preflight.facts import state

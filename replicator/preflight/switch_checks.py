@@ -1,17 +1,17 @@
 """What the cutover will meet, and do: foreign keys, locks, the team's own statements, what hangs on the old tables."""
 
-from replicator.plan import places_of, taking_part
-from replicator.postgres import edges
-from replicator.postgres.ownership import all_names
-from replicator.postgres.switching import BEFORE, try_switching
+from replicator.mapping.plan import places_of, taking_part
+from replicator.postgres.catalog import edges
+from replicator.postgres.control.ownership import all_names
+from replicator.postgres.ddl.switching import BEFORE, try_switching
 from replicator.preflight import edge_checks, hanging, lock_checks, lost, migration_checks
 from replicator.preflight.consequences import Consequences, Foresight
-from replicator.preflight.finding import Report
 from replicator.preflight.migration_checks import SwitchingSubject
 from replicator.preflight.sides import Side
+from replicator.preflight.whole import WholeReport
 
 
-async def check_switching(report: Report, source: Side, target: Side, foresight: Foresight) -> None:
+async def check_switching(report: WholeReport, source: Side, target: Side, foresight: Foresight) -> None:
     """What would keep the cutover from happening, at night; or the application's statements from running.
 
     The new tables are there, in the transaction of the target's connection.

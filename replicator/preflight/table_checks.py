@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from replicator.postgres.inspect import Relation
-from replicator.postgres.server import Plugin
+from replicator.core.tables import Table
+from replicator.postgres.catalog.inspect import Relation
+from replicator.postgres.session.server import Plugin
 from replicator.preflight.finding import Verdict, counted, failed, listed, passed, warned
-from replicator.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

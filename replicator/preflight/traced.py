@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from replicator.tables import Row
+from replicator.core.tables import Row
 
 
 class TracedRow(dict[str, Any]):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from replicator.core.tables import Name
 from replicator.preflight.facts import Consequence, Fact
 from replicator.preflight.finding import Check, Verdict, failed, listed, passed, warned
 from replicator.preflight.table_checks import (
@@ -18,7 +19,6 @@ from replicator.preflight.table_checks import (
     row_security,
     write_privileges,
 )
-from replicator.tables import Name
 
 
 def rules(subject: TablesSubject) -> Verdict:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from contextlib import aclosing
 
-from replicator.derive import derive
+from replicator.core.tables import Key, Row, Table
 from replicator.errors import TransformError
-from replicator.plan import Plan, Source
-from replicator.postgres.connect import connection
-from replicator.postgres.groups import key_groups
-from replicator.tables import Key, Row, Table
+from replicator.mapping.derive import derive
+from replicator.mapping.plan import Plan, Source
+from replicator.postgres.rows.groups import key_groups
+from replicator.postgres.session.connect import connection
 
 
 async def carried(opposite: Plan, dsn: str, table: Table, keys: Iterable[Key]) -> list[Key]:

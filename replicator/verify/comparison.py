@@ -4,18 +4,18 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from replicator.derive import TargetRow
-from replicator.plan import PlannedTransform, Source
-from replicator.postgres.comparing import compare
-from replicator.postgres.connect import Connection, connect, translated
-from replicator.postgres.context import Context
-from replicator.postgres.derived import Derived as Given
-from replicator.postgres.derived import computed_keys, derive_all
-from replicator.postgres.groups import key_groups
-from replicator.postgres.memory import remembered
-from replicator.postgres.rearranging import possible_keys
-from replicator.postgres.target import TargetWriter
-from replicator.tables import Key, Name, Row, Table
+from replicator.core.tables import Key, Name, Row, Table
+from replicator.mapping.derive import TargetRow
+from replicator.mapping.plan import PlannedTransform, Source
+from replicator.postgres.control.key_map import remembered
+from replicator.postgres.rows.comparing import compare
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.derived import Derived as Given
+from replicator.postgres.rows.derived import computed_keys, derive_all
+from replicator.postgres.rows.groups import key_groups
+from replicator.postgres.rows.rearranging import possible_keys
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import Connection, connect, translated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from itertools import islice
 
-from replicator.tables import Key
+from replicator.core.tables import Key
 from replicator.verify.comparison import Divergence
 
 

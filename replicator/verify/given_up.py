@@ -2,12 +2,12 @@
 
 from contextlib import aclosing
 
-from replicator.plan import Source
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.context import Context
-from replicator.postgres.groups import key_groups
-from replicator.postgres.quarantine import discarded_rows
-from replicator.tables import UNREADABLE, Key, Table, fingerprint
+from replicator.core.tables import UNREADABLE, Key, Table, fingerprint
+from replicator.mapping.plan import Source
+from replicator.postgres.control.quarantine import discarded_rows
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.groups import key_groups
+from replicator.postgres.session.connect import Connection, connection
 from replicator.verify.comparison import Divergence
 
 

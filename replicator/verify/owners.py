@@ -3,15 +3,15 @@
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
 
-from replicator.pace import Pace
-from replicator.plan import PlannedTransform, Source
-from replicator.postgres.context import Context
-from replicator.postgres.derived import computed_keys
-from replicator.postgres.listing import read_key_lists
-from replicator.postgres.memory import givers, shared_targets
-from replicator.postgres.seen import Shared
-from replicator.postgres.snapshots import read_point
-from replicator.tables import Key, Table
+from replicator.core.pace import Pace
+from replicator.core.tables import Key, Table
+from replicator.mapping.plan import PlannedTransform, Source
+from replicator.postgres.control.key_map import givers, shared_targets
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.derived import computed_keys
+from replicator.postgres.rows.listing import read_key_lists
+from replicator.postgres.rows.pass_keys import Shared
+from replicator.postgres.wire.snapshots import read_point
 from replicator.verify.comparison import Comparison, Divergence
 
 Place = tuple[str, Key]

@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from replicator.lsn import LSN
-from replicator.plan import Source
-from replicator.postgres.context import Context
-from replicator.postgres.quarantine import Place
-from replicator.postgres.siblings import siblings
-from replicator.postgres.snapshots import read_point
-from replicator.tables import Key
-from replicator.touches import WindowSpoiled
+from replicator.core.dirty_keys import WindowSpoiled
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key
+from replicator.mapping.plan import Source
+from replicator.postgres.control.quarantine import Place
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.siblings import siblings
+from replicator.postgres.wire.snapshots import read_point
 from replicator.verify.comparison import Comparison, Derived, Divergence
 from replicator.verify.owners import Owners
 

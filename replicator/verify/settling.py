@@ -1,13 +1,13 @@
 """Compares what the stream has touched since it was last compared, and nothing else: so a pass need not stand still."""
 
+from replicator.core.dirty_keys import Waiting
+from replicator.core.tables import Key
 from replicator.errors import NotReadyError
-from replicator.plan import Source
-from replicator.postgres.context import Context
-from replicator.postgres.listing import read_key_lists
-from replicator.postgres.seen import Shared
-from replicator.postgres.snapshots import read_point
-from replicator.tables import Key
-from replicator.touches import Waiting
+from replicator.mapping.plan import Source
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.listing import read_key_lists
+from replicator.postgres.rows.pass_keys import Shared
+from replicator.postgres.wire.snapshots import read_point
 from replicator.verify.comparison import Comparison
 from replicator.verify.findings import Findings
 from replicator.verify.given_up import GivenUp

@@ -5,17 +5,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from replicator.log import get_logger
-from replicator.lsn import LSN, ZERO
-from replicator.plan import Source
-from replicator.postgres.connect import Connection
-from replicator.postgres.context import Context
-from replicator.postgres.groups import range_groups
-from replicator.postgres.keyless import keyless, keyless_rows
-from replicator.postgres.listing import estimate_rows, next_bound
-from replicator.postgres.seen import SeenKeys
-from replicator.postgres.snapshots import read_point
-from replicator.tables import Key, Row, Table
+from replicator.core.lsn import LSN, ZERO
+from replicator.core.tables import Key, Row, Table
+from replicator.mapping.plan import Source
+from replicator.postgres.rows.context import Context
+from replicator.postgres.rows.groups import range_groups
+from replicator.postgres.rows.listing import estimate_rows, next_bound
+from replicator.postgres.rows.pass_keys import SeenKeys
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.keyless import keyless, keyless_rows
+from replicator.postgres.wire.snapshots import read_point
+from replicator.runtime.log import get_logger
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Derived, Divergence
 from replicator.verify.findings import Findings

@@ -14,9 +14,9 @@ from replicator.cli.prepare import Part
 from replicator.migration import Migration
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
-from replicator.phases import Phase
 from replicator.preflight.server_checks import OLDEST
 from replicator.settings import describe_settings
+from replicator.switchover.phases import Phase
 from tests.acceptance.terminal import ROOT
 from tests.command_line import commands, split
 from tests.pages import MANUAL, PAGES, README, anchors, broken, code, links, prose, section, tables

@@ -15,9 +15,9 @@ import pytest
 from psycopg import AsyncConnection
 
 from replicator import Migration
-from replicator.dry_run import dry_run
-from replicator.generation import generate, write
-from replicator.phases import ROLLBACK
+from replicator.runbook.dry_run import dry_run
+from replicator.runbook.generation import generate, write
+from replicator.switchover.phases import ROLLBACK
 from tests.checking import check, outcomes
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
@@ -382,9 +382,9 @@ async def playing(database: Database, recipe: Recipe, migration: Migration) -> A
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 0.3)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 0.3)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 def test_every_recipe_is_played() -> None:

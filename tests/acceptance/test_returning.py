@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from replicator.phases import Phase
-from replicator.returning import way_back
+from replicator.switchover.phases import Phase
+from replicator.switchover.way_back import way_back
 from tests.acceptance.test_bad_input import House, house
 
 __all__ = ["house"]

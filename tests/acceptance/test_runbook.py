@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from replicator.phases import Phase
 from replicator.settings import describe_settings
+from replicator.switchover.phases import Phase
 from tests.acceptance.terminal import ROOT
 from tests.acceptance.test_manual import options, said
 from tests.command_line import split

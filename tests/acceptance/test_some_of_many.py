@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from replicator.postgres.attached import attached
-from replicator.postgres.connect import connection
+from replicator.postgres.session.connect import connection
 from tests.acceptance.terminal import Daemon, Terminal
 from tests.fix_postgres import Database
 from tests.roles import Roles, readme_roles

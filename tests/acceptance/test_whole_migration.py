@@ -12,8 +12,8 @@ from replicator.demo.embedded import Cluster
 from replicator.demo.home import find_home, reference
 from replicator.demo.ledger import Ledger
 from replicator.demo.new_application import NewApplication
+from replicator.demo.presenter import make_show
 from replicator.demo.seed import seed
-from replicator.demo.show import make_show
 from replicator.demo.stage import Stage
 from replicator.demo.verdict import seeded
 from replicator.migration import Migration

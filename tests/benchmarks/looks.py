@@ -18,7 +18,7 @@ import psycopg
 
 from replicator import Migration, Row
 from replicator.demo.embedded import Cluster, installed_binaries, server_version
-from replicator.postgres.connect import Connection
+from replicator.postgres.session.connect import Connection
 from tests.engine import Engine, make_settings
 from tests.fix_postgres import Database, Server
 

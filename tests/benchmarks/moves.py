@@ -14,14 +14,14 @@ from typing import Any
 
 import psycopg
 
+from replicator.core.lsn import parse_lsn
 from replicator.demo.embedded import Cluster
 from replicator.demo.home import find_home, reference
+from replicator.demo.presenter import make_show
 from replicator.demo.processes import DemoError
 from replicator.demo.seed import seed
-from replicator.demo.show import make_show
 from replicator.demo.stage import Stage
 from replicator.demo.verdict import Figures, judge, seeded
-from replicator.lsn import parse_lsn
 
 READY = ("--wait", "--timeout", "300", "--json")
 ABORTED = "SELECT count(*) FROM _replicator.journal WHERE event = 'attempt'"

@@ -13,7 +13,7 @@ from itertools import count, islice
 from typing import Final
 
 from replicator.demo.embedded import Cluster
-from replicator.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint
 from tests.faults.plans import plan_of
 from tests.faults.play import Result, play
 from tests.fix_postgres import Choice, Server, choices_of, find_sources

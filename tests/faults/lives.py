@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from replicator.failpoints import VARIABLE
+from replicator.runtime.failpoints import VARIABLE
 from replicator.settings import Settings
 from tests.daemon import Daemon
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from replicator.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint
 from tests.faults.kinds import GROUND, KINDS, Kind
 
 LATEST: Final = {

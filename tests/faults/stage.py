@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import psycopg
 
+from replicator.core.lsn import LSN, parse_lsn
 from replicator.demo.application import Ids, found
 from replicator.demo.ledger import Ledger
 from replicator.demo.seed import seed
-from replicator.failpoints import Failpoint
-from replicator.lsn import LSN, parse_lsn
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
 from tests.engine import make_settings
 from tests.faults import party

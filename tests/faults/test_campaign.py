@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.failpoints import Failpoint, parse
+from replicator.runtime.failpoints import Failpoint, parse
 from tests.faults import disk
 from tests.faults.kinds import GROUND, KINDS
 from tests.faults.plans import GROUNDS, _points, plan_at, plan_for, plan_of, plan_rolling

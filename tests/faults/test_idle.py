@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.failpoints import VARIABLE, Failpoint
+from replicator.runtime.failpoints import VARIABLE, Failpoint
 from tests.daemon import SECONDS, Daemon
 from tests.engine import Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import daemon
+from replicator.daemon import daemon
 from replicator.settings import Settings
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import MakeCluster, Server

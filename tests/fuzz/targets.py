@@ -12,7 +12,7 @@ from typing import Final
 from replicator.errors import ProtocolError
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
-from replicator.postgres.frames import Keepalive, XLogData, parse_frame
+from replicator.postgres.wire.frames import Keepalive, XLogData, parse_frame
 from tests.fixtures.history import CAPTURED, captured
 from tests.unit.streams import is_sound
 

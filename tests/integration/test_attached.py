@@ -7,14 +7,14 @@ import psycopg
 import pytest
 
 from replicator import Migration
+from replicator.core.tables import Name
 from replicator.postgres.attached import Attached, attached, lacking, read_partitions
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.guards import guard
-from replicator.postgres.ours import note
-from replicator.postgres.resting import lay_to_rest
-from replicator.postgres.trees import oids_of
-from replicator.tables import Name
+from replicator.postgres.control.control import install
+from replicator.postgres.control.owned import note
+from replicator.postgres.guarding.guards import guard
+from replicator.postgres.guarding.resting import lay_to_rest
+from replicator.postgres.locking.trees import oids_of
+from replicator.postgres.session.connect import connection
 from tests.everything import NAME, everything, ran
 from tests.fix_postgres import Database
 

@@ -11,18 +11,21 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from replicator import Lookup, Query, finish, ownership
+from replicator import Lookup, Query
 from replicator.errors import CheckError, DatabaseError, LeaseError
-from replicator.finish import abort, finalize
 from replicator.follow.inbox import Piece
-from replicator.phases import COMPLETION, CUTOVER, OPENING, Phase
-from replicator.pipeline import Pipeline
-from replicator.postgres import lease, locks, removal
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import daemon_alive, install
-from replicator.postgres.lease import Lease
-from replicator.postgres.ownership import notify_of_owner
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.control import lease, removal
+from replicator.postgres.control.control import daemon_alive, install
+from replicator.postgres.control.lease import Lease
+from replicator.postgres.control.ownership import notify_of_owner
+from replicator.postgres.locking import locks
+from replicator.postgres.session.connect import Connection, connection
 from replicator.preflight import preflight
+from replicator.runbook import finish
+from replicator.runbook.finish import abort, finalize
+from replicator.switchover import handover
+from replicator.switchover.phases import COMPLETION, CUTOVER, OPENING, Phase
 from tests.checking import follow_remedy
 from tests.engine import Engine
 from tests.fix_postgres import Database
@@ -693,7 +696,7 @@ async def test_whoever_keeps_notifications_from_going_out_is_in_the_way_of_no_mo
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue may be full, and a commit that notifies waits for every other one: so none of ours decides anything."""
-    monkeypatch.setattr(ownership, "ANNOUNCE_SECONDS", 0.5)
+    monkeypatch.setattr(handover, "ANNOUNCE_SECONDS", 0.5)
     notify = notify_of_owner
     tried: list[str] = []
 
@@ -709,13 +712,13 @@ async def test_whoever_keeps_notifications_from_going_out_is_in_the_way_of_no_mo
         app.execute("LISTEN replicator_cutover")
         async with daemon(roles.settings(), identity(tmp_path)) as running:
             await running.ready()
-            monkeypatch.setattr(ownership, "notify_of_owner", stuck)
+            monkeypatch.setattr(handover, "notify_of_owner", stuck)
             await running.cut_over()
             await running.clean()
-            monkeypatch.setattr(ownership, "notify_of_owner", full)
+            monkeypatch.setattr(handover, "notify_of_owner", full)
             await running.roll_back()
             await running.clean()
             assert tried == ["stuck", "full"]
-            monkeypatch.setattr(ownership, "notify_of_owner", notify)
+            monkeypatch.setattr(handover, "notify_of_owner", notify)
             await running.cut_over()
         assert [each.payload for each in app.notifies(timeout=10, stop_after=1)] == ["new"]

@@ -14,15 +14,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from replicator import Migration
-from replicator.backup import Backup, back_up, backup, restoring
-from replicator.backup.backup import UnprovedError
-from replicator.backup.folder import files_of
-from replicator.backup.programs import BackupError, run_program
-from replicator.binaries import wheel_binaries
 from replicator.errors import CheckError
-from replicator.postgres import control
-from replicator.postgres.backups import count_rows
-from replicator.postgres.connect import connection
+from replicator.postgres.catalog.backups import count_rows
+from replicator.postgres.control import control
+from replicator.postgres.session.connect import connection
+from replicator.runbook.backup import Backup, back_up, backup, restoring
+from replicator.runbook.backup.backup import UnprovedError
+from replicator.runbook.backup.folder import files_of
+from replicator.runbook.backup.programs import BackupError, run_program
+from replicator.runtime.binaries import wheel_binaries
 from replicator.settings import Settings
 from tests.checking import one_database
 from tests.engine import make_settings

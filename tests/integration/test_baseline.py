@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from replicator import Migration
-from replicator.baseline import describe, measure, read_probes
 from replicator.errors import MigrationError, NotReadyError, UsageError
-from replicator.phases import Phase
-from replicator.postgres import control
-from replicator.postgres.connect import connection
+from replicator.postgres.control import control
+from replicator.postgres.session.connect import connection
+from replicator.runbook.baseline import describe, measure, read_probes
+from replicator.switchover.phases import Phase
 from tests.acceptance.terminal import Terminal
 from tests.checking import one_database
 from tests.engine import create_old_tables, make_settings, reference

@@ -11,18 +11,19 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import ALL, Lookup, Migration, Query, Row, gates
+from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.apply import reading
 from replicator.apply.applier import Applier
 from replicator.apply.batch import Batch
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.backfill.copier import Copier
-from replicator.changes import Change
+from replicator.core.changes import Change
+from replicator.core.dirty_keys import TouchLog, WindowSpoiled
 from replicator.follow.decoder import MESSAGE_PREFIX
-from replicator.postgres.looking_up import look_up
-from replicator.postgres.progress import Chunk
-from replicator.touches import TouchLog, WindowSpoiled
+from replicator.postgres.control.progress import Chunk
+from replicator.postgres.rows.looking_up import look_up
+from replicator.switchover import gates
 from tests.checking import check
 from tests.engine import SECONDS, Engine, create_old_tables, differences, engine, execute, make_settings, reference
 from tests.fix_postgres import Database
@@ -243,7 +244,7 @@ async def test_a_chunk_in_parts_goes_on_where_it_was_broken_off(
 
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row that is read is a part of its own."""
-    monkeypatch.setattr("replicator.postgres.streaming.GROUP_BYTES", 1)
+    monkeypatch.setattr("replicator.postgres.rows.streaming.GROUP_BYTES", 1)
     monkeypatch.setattr("replicator.apply.reading.GROUP_BYTES", 1)
     monkeypatch.setattr("replicator.apply.reading.KEYS_HELD", 2)
 
@@ -402,7 +403,7 @@ async def test_a_wide_lookup_is_told_before_and_the_source_that_is_slow_meanwhil
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replicator.preflight.migration_checks.MANY_KEYS", 40)
-    monkeypatch.setattr("replicator.pipeline.SLOW_BATCH", 0.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.SLOW_BATCH", 0.0)
     create_small(
         database.dsn,
         "INSERT INTO people SELECT i, 'p' FROM generate_series(1, 2) i",
@@ -432,7 +433,7 @@ async def test_a_batch_is_not_extended_without_end(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """What clashes with a row that is about to change is refused then, and is good once the stream has come there."""
-    monkeypatch.setattr("replicator.batches.EXTENDED_BYTES", room)
+    monkeypatch.setattr("replicator.pipeline.batches.EXTENDED_BYTES", room)
     sizes: list[int] = []
     apply = Applier.apply
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from replicator import Migration, Query, Row
 from replicator.errors import MigrationError
-from replicator.pipeline import Pipeline
+from replicator.pipeline.pipeline import Pipeline
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
@@ -162,7 +162,7 @@ async def test_a_parent_that_was_read_to_be_gone_before_its_child_went(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extensions: int
 ) -> None:
     """The foreign key cannot wait for the end of the transaction: it refuses the deletion itself."""
-    monkeypatch.setattr("replicator.batches.EXTENSIONS", extensions)
+    monkeypatch.setattr("replicator.pipeline.batches.EXTENSIONS", extensions)
     migration = owners_and_things(tmp_path)
     (tmp_path / "new" / "30_constraints.sql").write_text(AT_ONCE)
     execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1), (2)", "INSERT INTO things VALUES (5, 1), (6, 2)"])

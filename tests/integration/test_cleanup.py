@@ -12,20 +12,21 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from replicator import Migration, cleanup
-from replicator.backup import archive as archiving
-from replicator.backup import back_up
-from replicator.backup.archive import Archive
-from replicator.backup.programs import BackupError
-from replicator.binaries import dump_programs
-from replicator.cleanup import clean_up, plan
+from replicator import Migration
 from replicator.errors import CheckError, LeaseError, NotReadyError
-from replicator.finish import finalize
-from replicator.postgres import control
-from replicator.postgres.archives import copy_out
-from replicator.postgres.backups import program_environment
-from replicator.postgres.connect import connection
-from replicator.postgres.lease import Lease
+from replicator.postgres.catalog.backups import program_environment
+from replicator.postgres.control import control
+from replicator.postgres.control.lease import Lease
+from replicator.postgres.ddl.archives import copy_out
+from replicator.postgres.session.connect import connection
+from replicator.runbook import cleanup
+from replicator.runbook.backup import archive as archiving
+from replicator.runbook.backup import back_up
+from replicator.runbook.backup.archive import Archive
+from replicator.runbook.backup.programs import BackupError
+from replicator.runbook.cleanup import clean_up, plan
+from replicator.runbook.finish import finalize
+from replicator.runtime.binaries import dump_programs
 from tests.acceptance.terminal import Terminal
 from tests.checking import one_database
 from tests.engine import make_settings, reference
@@ -335,7 +336,7 @@ async def test_the_lock_is_asked_for_in_short_turns(
     one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cleanup, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr("replicator.postgres.locks.BETWEEN_TURNS", 0.05)
+    monkeypatch.setattr("replicator.postgres.locking.locks.BETWEEN_TURNS", 0.05)
     monkeypatch.setattr(cleanup, "TRIES", 2)
     with psycopg.connect(one.dsn) as holder:
         holder.execute("SELECT * FROM visits")
@@ -354,7 +355,7 @@ async def test_the_lock_is_asked_for_in_short_turns(
 
 
 async def test_not_while_a_daemon_runs(one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.postgres.lease.TRIES", 2)
+    monkeypatch.setattr("replicator.postgres.control.lease.TRIES", 2)
     lease = await Lease.acquire(one.dsn)
     try:
         with pytest.raises(LeaseError):

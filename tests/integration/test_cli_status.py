@@ -19,10 +19,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from replicator import Migration
 from replicator.observe.status import blank
-from replicator.postgres import control, requests
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.lease import Lease
-from replicator.postgres.requests import Command
+from replicator.postgres.control import control, mailbox
+from replicator.postgres.control.lease import Lease
+from replicator.postgres.control.mailbox import Command
+from replicator.postgres.session.connect import Connection, connection
 from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
 
 pytestmark = pytest.mark.two_servers
@@ -168,7 +168,7 @@ class Daemon:
         await self.lease.release()
 
     async def answer(self, command: Command, exit_code: int, result: Mapping[str, Any]) -> None:
-        await requests.finish_command(self.connection, command.id, exit_code, result)
+        await mailbox.finish_command(self.connection, command.id, exit_code, result)
 
     async def cancelled(self, command: Command) -> None:
         """Wait until the request is cancelled."""
@@ -226,10 +226,10 @@ async def _serve(made: Daemon, take: Take) -> None:
     running: dict[int, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as group:
         while not made.dead:
-            for command in await requests.pending_commands(made.connection):
+            for command in await mailbox.pending_commands(made.connection):
                 if command.id not in running:
                     made.taken.append(command)
-                    await requests.start_command(made.connection, command.id)
+                    await mailbox.start_command(made.connection, command.id)
                     if command.command == "cancel":
                         await made.answer(command, 0, {})
                     running[command.id] = group.create_task(_take(made, command, take))
@@ -242,7 +242,7 @@ async def _take(made: Daemon, command: Command, take: Take) -> None:
 
 
 async def wait_for_cancel(made: Daemon, command: Command) -> None:
-    await requests.report_progress(made.connection, command.id, {"step": "waiting for the gates", "gates": GATES})
+    await mailbox.report_progress(made.connection, command.id, {"step": "waiting for the gates", "gates": GATES})
     await made.cancelled(command)
     await made.answer(command, 1, CANCELLED)
 
@@ -412,7 +412,7 @@ async def test_without_a_daemon_a_request_is_not_made(database: Database, instal
     code, shown, errors = await replicator(database, command)
     assert (code, shown) == (3, "")
     assert errors == "error: No daemon runs.\n  what to do: Start it with `replicator run`.\n"
-    assert await requests.pending_commands(installed) == []
+    assert await mailbox.pending_commands(installed) == []
     code, shown, _ = await replicator(database, command, "--json")
     assert (code, json.loads(shown)["kind"]) == (3, "not_ready")
 
@@ -450,7 +450,7 @@ async def test_progress_is_told_step_by_step(database: Database) -> None:
 
     async def take(made: Daemon, command: Command) -> None:
         for what in ("party.requests", "party.events"):
-            await requests.report_progress(made.connection, command.id, {"done": 1, "total": 3, "what": what})
+            await mailbox.report_progress(made.connection, command.id, {"done": 1, "total": 3, "what": what})
             await until(partial(said, program, what))
             await another_look(made.connection, "verify")
         told.set()
@@ -483,7 +483,7 @@ async def test_a_daemon_that_goes_away_is_told_and_the_request_withdrawn(
         code, _, errors = await program.end()
     assert code == 1
     assert f"error: The daemon went away while it worked on the {command}" in errors
-    cancels = [each for each in await requests.pending_commands(installed) if each.command == "cancel"]
+    cancels = [each for each in await mailbox.pending_commands(installed) if each.command == "cancel"]
     assert [each.arguments for each in cancels] == [{"id": made.named(command)[0].id}]
 
 
@@ -556,7 +556,7 @@ async def test_ctrl_c_cancels_the_cutover_and_says_what_became_of_it(
 
 async def test_a_cutover_that_was_complete_before_the_cancel_is_told_as_complete(database: Database) -> None:
     async def take(made: Daemon, command: Command) -> None:
-        await requests.report_progress(made.connection, command.id, {"step": "draining"})
+        await mailbox.report_progress(made.connection, command.id, {"step": "draining"})
         await made.cancelled(command)
         await made.answer(command, 0, CUT_OVER)
 

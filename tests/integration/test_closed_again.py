@@ -7,11 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import closing, cutover, session
+from replicator.daemon import session
 from replicator.errors import NotReadyError
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.guards import guard_rest
-from replicator.postgres.locks import lock_more
+from replicator.postgres.guarding.guards import guard_rest
+from replicator.postgres.locking.locks import lock_more
+from replicator.postgres.session.connect import Connection, connection
+from replicator.switchover import closing, cutover
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
@@ -54,7 +55,7 @@ async def test_a_cutover_right_after_it_is_closed_again_waits_for_the_comparison
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "CLOSED_SECONDS", 0.05)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 3600.0)
     execute(database.dsn, [OLD, ROWS])
     closed = asyncio.Event()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator import session
-from replicator.postgres import guards
-from replicator.postgres.connect import Connection
-from replicator.postgres.guards import Member
+from replicator.daemon import session
+from replicator.postgres.guarding import guards
+from replicator.postgres.guarding.guards import Member
+from replicator.postgres.session.connect import Connection
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one
@@ -35,7 +35,7 @@ GUARDED = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "CLOSED_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
 
 
 @pytest.mark.one_server

@@ -9,9 +9,9 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import MigrationError, NotReadyError
-from replicator.postgres.connect import connection
-from replicator.postgres.quarantine import read_entries
-from replicator.setup import read_plan
+from replicator.pipeline.setup import read_plan
+from replicator.postgres.control.quarantine import read_entries
+from replicator.postgres.session.connect import connection
 from tests.checking import check, one_database, outcomes
 from tests.engine import SECONDS, differences, engine, execute, make_settings
 from tests.fix_postgres import Database, Running
@@ -38,9 +38,9 @@ FITS: dict[str, Any] = {"cast": {"id": "bigint", "code": "text USING code::text"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 0.3)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 0.3)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 @pytest.fixture(scope="module")

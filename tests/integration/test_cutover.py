@@ -8,18 +8,19 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from replicator import Migration, ownership
-from replicator.cutover import Cutover
+from replicator import Migration
+from replicator.core.lsn import parse_lsn
+from replicator.daemon.report import Reporter
+from replicator.daemon.session import Session
+from replicator.daemon.switchovers import Moves
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
-from replicator.lsn import parse_lsn
-from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import CUTOVER, ROLLBACK, CutoverResult, Move, Phase
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.ownership import same_database
-from replicator.report import Reporter
-from replicator.session import Session
+from replicator.postgres.control.ownership import same_database
+from replicator.postgres.session.connect import Connection, connection
 from replicator.settings import Settings
+from replicator.switchover import handover
+from replicator.switchover.cutover import Cutover
+from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Move, Phase
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
@@ -130,7 +131,7 @@ async def test_the_planner_knows_the_new_tables(database: Database) -> None:
 async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the commit the forward stream carries what the reverse pipeline writes: it is not to come back."""
     seed(database.dsn)
-    original = ownership.activate
+    original = handover.activate
     async with daemon(make_settings(database)) as running:
         await running.ready()
         forward = running.session.pipeline
@@ -146,7 +147,7 @@ async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytes
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(forward.wait_applied(written), 1)
 
-        monkeypatch.setattr("replicator.moves.activate", linger)
+        monkeypatch.setattr("replicator.daemon.switchovers.activate", linger)
         await running.cut_over()
         assert running.session.phase == Phase.SOAK
 
@@ -165,8 +166,8 @@ async def test_two_databases(database: Database, other_database: Database) -> No
 async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
-    monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
     seed(database.dsn)
     prepare = Moves._prepare_opposite
     with psycopg.connect(database.dsn) as writer:
@@ -195,8 +196,8 @@ async def test_what_would_keep_the_other_database_from_opening_leaves_the_writer
     database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the commit neither side would take writes until that ends: a VACUUM, an index in the making."""
-    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
-    monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.1)
     seed(database.dsn, 5)
     prepare = Moves._prepare_opposite
     with psycopg.connect(other_database.dsn) as somebody:
@@ -229,7 +230,7 @@ async def test_over_the_pause_everything_is_as_before(database: Database, monkey
             await asyncio.Event().wait()
 
         with monkeypatch.context() as patched:
-            patched.setattr("replicator.cutover.Cutover._drain", never)
+            patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
             with pytest.raises(CutoverError, match="longer than 3 s"):
                 await running.cut_over()
         assert running.session.phase == Phase.FOLLOW
@@ -282,7 +283,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
 async def test_the_lost_reply_is_read_from_the_state_row(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit happens, its reply does not arrive."""
     seed(database.dsn)
-    from replicator.postgres.connect import Connection
+    from replicator.postgres.session.connect import Connection
 
     class Deaf:
         def __init__(self, inner: Connection) -> None:
@@ -420,7 +421,7 @@ async def test_an_answer_that_cannot_be_given_ends_the_session(
         asked.append(True)
         raise ConnectionLostError("The connection failed.")
 
-    monkeypatch.setattr("replicator.postgres.requests.finish_command", deaf)
+    monkeypatch.setattr("replicator.postgres.control.mailbox.finish_command", deaf)
     async with daemon(make_settings(database)) as running, asyncio.timeout(SECONDS):
         await running.ready()
         execute(database.dsn, ["INSERT INTO _replicator.commands (command, arguments) VALUES ('dance', '{}')"])

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from replicator import Migration
-from replicator.dry_run import dry_run
 from replicator.errors import MigrationError
-from replicator.gates import _schema
-from replicator.postgres.connect import connection
+from replicator.postgres.session.connect import connection
 from replicator.preflight import preflight
+from replicator.runbook.dry_run import dry_run
+from replicator.switchover.gates import _schema
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_ground import NEW, OLD, twins

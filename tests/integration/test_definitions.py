@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from replicator import ALL, Migration, Query, Row
-from replicator.definitions import SUSPECTED, may_have_changed
 from replicator.errors import DefinitionError, ProtocolError, ReplicatorError
-from replicator.postgres.connect import connection
-from replicator.postgres.definitions import Definition, read_definitions, stored_definitions
-from replicator.postgres.generation import Reading
-from replicator.repair import compare, repair_unseen
+from replicator.pipeline.repair import compare, repair_unseen
+from replicator.pipeline.source_definitions import SUSPECTED, may_have_changed
+from replicator.postgres.catalog.catalog_version import Reading
+from replicator.postgres.catalog.fingerprints import Definition, read_definitions, stored_definitions
+from replicator.postgres.session.connect import connection
 from replicator.verify import PassResult
 from tests.engine import SECONDS, Engine, differences, engine, execute
 from tests.fix_postgres import Database
@@ -89,8 +89,8 @@ def changing(folder: Path) -> Migration:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.3)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 def create(database: Database) -> None:

@@ -20,9 +20,9 @@ import pytest
 import yaml
 from psycopg.conninfo import make_conninfo
 
-from replicator.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
 from replicator.demo.account import Account, copy_install
 from replicator.demo.embedded import HOST, free_port
+from replicator.runtime.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
 
 pytestmark = pytest.mark.two_servers
 
@@ -170,7 +170,7 @@ def test_the_replicator_may_stream(running: Image, replicator: Connection) -> No
 
 
 def test_the_replicator_may_do_all_of_a_migration(replicator: Connection) -> None:
-    replicator.execute(files("replicator.postgres").joinpath("control.sql").read_bytes())
+    replicator.execute(files("replicator.postgres.control").joinpath("control.sql").read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
     replicator.execute("CREATE PUBLICATION replicator FOR TABLE public.settings, public.requests")
     replicator.execute("CREATE PUBLICATION replicator_reverse FOR TABLE party.requests")
@@ -221,7 +221,7 @@ def test_the_replicator_may_do_no_more(replicator: Connection, forbidden: str) -
 def test_the_application_may_use_the_new_schema_and_ask_which_is_active(running: Image, replicator: Connection) -> None:
     for name in ("control.sql", "grants.sql"):
         with replicator.transaction():
-            replicator.execute(files("replicator.postgres").joinpath(name).read_bytes())
+            replicator.execute(files("replicator.postgres.control").joinpath(name).read_bytes())
     replicator.execute((ROOT / "sql" / "new" / "10_tables.sql").read_bytes())
     replicator.execute("INSERT INTO _replicator.ownership VALUES (true, 'party', 'public', 'party')")
     with running.connect("app", "app") as app:

@@ -5,8 +5,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.dry_run import DryRun, dry_run
-from replicator.postgres.scratch import Conflict
+from replicator.postgres.trying.scratch import Conflict
+from replicator.runbook.dry_run import DryRun, dry_run
 from tests.acceptance.test_bad_input import OLD, House
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
@@ -138,8 +138,8 @@ async def test_while_the_migration_runs(database: Database, tmp_path: Path) -> N
 async def test_many_bad_rows_are_counted_until_it_is_enough(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.dry_run.MOST_REFUSED", 20)
-    monkeypatch.setattr("replicator.postgres.streaming.GROUP_BYTES", 15_000)
+    monkeypatch.setattr("replicator.runbook.dry_run.MOST_REFUSED", 20)
+    monkeypatch.setattr("replicator.postgres.rows.streaming.GROUP_BYTES", 15_000)
     result = await tried(database, tmp_path, "UPDATE people SET age = '999'")
     (person,) = (each for each in result.transforms if each.transform == "person")
     assert person.gave_up

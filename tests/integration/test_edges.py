@@ -9,7 +9,7 @@ import pytest
 
 from replicator import Migration, Row
 from replicator.errors import CheckError, NotReadyError
-from replicator.phases import OPENING
+from replicator.switchover.phases import OPENING
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database

@@ -13,9 +13,9 @@ import psutil
 import psycopg
 import pytest
 
-from replicator.binaries import WHEEL, default_binaries, server_version
 from replicator.demo import embedded
 from replicator.demo.embedded import Cluster, EmbeddedError, installed_binaries, wheel_binaries
+from replicator.runtime.binaries import WHEEL, default_binaries, server_version
 from tests.fix_postgres import Database, MakeCluster, Server, fresh_database
 
 ALL = {

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from replicator import Lookup, Migration, Query, Row
-from replicator.dry_run import dry_run
 from replicator.errors import MigrationError
-from replicator.repair import repair
-from replicator.setup import read_plan
+from replicator.pipeline.repair import repair
+from replicator.pipeline.setup import read_plan
+from replicator.runbook.dry_run import dry_run
 from tests.checking import check
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database

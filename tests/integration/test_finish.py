@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from replicator import Migration, Row, finish
-from replicator.daemon import run
+from replicator import Migration, Row
+from replicator.daemon.daemon import run
 from replicator.errors import CheckError, LeaseError, MigrationError, NotReadyError, SlotError
-from replicator.finish import abort, finalize
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.journal import read_journal
-from replicator.postgres.origins import create_origin, origin_of
-from replicator.postgres.requests import request
-from replicator.postgres.slots import create_slot, read_slot
+from replicator.postgres.control.control import install
+from replicator.postgres.control.journal import read_journal
+from replicator.postgres.control.mailbox import request
+from replicator.postgres.session.connect import connection
+from replicator.postgres.wire.origins import create_origin, origin_of
+from replicator.postgres.wire.slots import create_slot, read_slot
 from replicator.preflight import preflight
+from replicator.runbook import finish
+from replicator.runbook.finish import abort, finalize
 from replicator.settings import Settings
 from tests.engine import execute, make_settings, reference
 from tests.fix_postgres import Database

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from replicator.equality import Form
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.described import describe_query
-from replicator.postgres.equality import BUILT_IN, OF_EXTENSIONS
-from replicator.postgres.keys import Asked, ask_keys
-from replicator.tables import Column
+from replicator.core.equality import Form
+from replicator.core.tables import Column
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.catalog.forms import BUILT_IN, OF_EXTENSIONS
+from replicator.postgres.rows.keys import Asked, ask_keys
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.trying.described import describe_query
 from tests.engine import execute
 from tests.fix_postgres import Database
 from tests.integration.test_equality import make_nocase, rows

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from replicator import Migration
+from replicator.core.tables import Name
 from replicator.errors import MigrationError
-from replicator.generation import Generated, generate, write
 from replicator.postgres.attached import Attached, attached, lacking
-from replicator.postgres.connect import connection
-from replicator.postgres.ddl import PARTS, apply_part
-from replicator.postgres.statements import split
-from replicator.schema import build
-from replicator.tables import Name
+from replicator.postgres.ddl.ddl import PARTS, apply_part
+from replicator.postgres.ddl.statements import split
+from replicator.postgres.session.connect import connection
+from replicator.runbook.generation import Generated, generate, write
+from replicator.runbook.schema import build
 from tests.acceptance.terminal import Terminal
 from tests.engine import make_settings
 from tests.everything import AROUND, NAME, everything, ran

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from replicator.definitions import may_have_changed
-from replicator.postgres.connect import connection
-from replicator.postgres.definitions import Definition, read_definitions
+from replicator.pipeline.source_definitions import may_have_changed
+from replicator.postgres.catalog.fingerprints import Definition, read_definitions
+from replicator.postgres.session.connect import connection
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one
@@ -178,8 +178,8 @@ async def test_rows_that_were_written_meanwhile_are_compared_and_mended(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each in one transaction, so that no look comes between."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
     create(database)
     execute(database.dsn, ["CREATE SCHEMA elsewhere"])
     async with engine(database, changing(tmp_path)) as made:

@@ -12,13 +12,13 @@ import pytest
 
 from replicator import ALL, Migration, Query, Row
 from replicator.errors import CheckError, ReplicatorError
-from replicator.failpoints import Failpoint
-from replicator.gates import look_at_gates
-from replicator.phases import Phase
-from replicator.postgres.connect import connection
+from replicator.postgres.session.connect import connection
 from replicator.preflight import Finding, preflight
 from replicator.preflight.facts import Wrong
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
+from replicator.switchover.gates import look_at_gates
+from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -198,9 +198,9 @@ def ground(database: Database) -> Database:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 0.3)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 0.3)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 def of(running: Running) -> Any:
@@ -272,7 +272,7 @@ async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
     applicable(ground, situation)
     if (name, ground.plugin) == ("unlogged new table", "pgoutput"):
         pytest.skip("Then it is published for the way back.")
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
 
     async def at(point: Failpoint) -> None:
         if point == Failpoint.CUTOVER_BEGUN:  # all that is looked at before the lock has been
@@ -280,7 +280,7 @@ async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
 
     async with daemon(make_settings(ground), twins(tmp_path)) as running:
         await running.ready()
-        monkeypatch.setattr("replicator.cutover.reach", at)
+        monkeypatch.setattr("replicator.switchover.cutover.reach", at)
         with pytest.raises(ReplicatorError) as refused:
             await running.cut_over(dry_run=True)
         told = (situation.says, "past the log", "has no primary key", "Not closed to others")  # either shuts it

@@ -9,8 +9,8 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from replicator import session
-from replicator.postgres.guards import GUARD, GUARD_ROWS
+from replicator.daemon import session
+from replicator.postgres.control.trigger_names import GUARD, GUARD_ROWS
 from replicator.settings import Settings
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from replicator import Migration, Query, Row
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
+from replicator.postgres.control.control import install
+from replicator.postgres.session.connect import connection
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.postgres.connect import connection
-from replicator.postgres.dependents import Dependent, read_dependents
-from replicator.postgres.trees import oids_by_name
-from replicator.tables import Name
+from replicator.core.tables import Name
+from replicator.postgres.catalog.dependents import Dependent, read_dependents
+from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.connect import connection
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database

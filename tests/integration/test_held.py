@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from psycopg.pq import TransactionStatus
 
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.definitions import read_definitions
-from replicator.postgres.held import hold
-from replicator.postgres.snapshots import Visibility, read_point
+from replicator.postgres.catalog.fingerprints import read_definitions
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.session.held import hold
+from replicator.postgres.wire.snapshots import Visibility, read_point
 from tests.engine import execute
 from tests.fix_postgres import Database
 

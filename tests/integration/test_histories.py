@@ -12,11 +12,11 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
+from replicator.core.dirty_keys import Touched
+from replicator.core.rw_lock import Exclusion
 from replicator.demo.embedded import Cluster
 from replicator.errors import ReplicatorError
-from replicator.exclusion import Exclusion
-from replicator.postgres.snapshots import Visibility
-from replicator.touches import Touched
+from replicator.postgres.wire.snapshots import Visibility
 from tests.fix_postgres import Database, MakeCluster, _choices, fresh_database
 from tests.histories import (
     Copy,

@@ -11,15 +11,15 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from replicator import hooks
-from replicator.daemon import run
+from replicator.daemon import hooks
+from replicator.daemon.daemon import run
+from replicator.daemon.hooks import Hooks, Moment
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.hooks import Hooks, Moment
 from replicator.observe.metrics import Metrics
-from replicator.phases import Phase
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.requests import request
+from replicator.postgres.control.control import install
+from replicator.postgres.control.mailbox import request
+from replicator.postgres.session.connect import connection
+from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one

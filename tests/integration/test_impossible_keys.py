@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from replicator import Migration, Query, Row
-from replicator.derive import TargetRow
+from replicator.core.tables import Column, Name, Table
 from replicator.errors import TransformError
-from replicator.postgres import given
-from replicator.postgres.connect import connection
-from replicator.postgres.given import GivenColumns
-from replicator.tables import Column, Name, Table
+from replicator.mapping.derive import TargetRow
+from replicator.postgres.rows import given
+from replicator.postgres.rows.given import GivenColumns
+from replicator.postgres.session.connect import connection
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 

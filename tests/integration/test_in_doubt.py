@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from replicator.cutover import Cutover
+from replicator.core.lsn import LSN, parse_lsn
+from replicator.daemon.session import Session
+from replicator.daemon.switchovers import Moves
 from replicator.errors import ConnectionLostError
-from replicator.lsn import LSN, parse_lsn
-from replicator.moves import Moves
-from replicator.phases import Move, Phase
-from replicator.pipeline import Pipeline
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.lease import Lease
-from replicator.session import Session
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.control.lease import Lease
+from replicator.postgres.session.connect import Connection, connection
+from replicator.switchover.cutover import Cutover
+from replicator.switchover.phases import Move, Phase
 from tests.engine import SECONDS, Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import daemon, one
@@ -75,7 +75,7 @@ async def test_what_is_not_visible_when_the_slot_is_made_is_not_missed(
     async def chosen(*_: object) -> str:
         return database.plugin  # to try it makes a slot as well
 
-    monkeypatch.setattr("replicator.setup.choose_plugin", chosen)
+    monkeypatch.setattr("replicator.pipeline.setup.choose_plugin", chosen)
     create_old_tables(hiding.dsn)
     made = Engine(make_settings(hiding, database), reference())
     await made.make_tables()

@@ -8,8 +8,8 @@ import pytest
 
 from replicator.backfill.copier import Copier
 from replicator.errors import ConnectionLostError
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.snapshots import Visibility, read_point
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.wire.snapshots import Visibility, read_point
 from tests.engine import Engine, create_old_tables, execute, make_settings, reference
 from tests.fix_postgres import Database
 

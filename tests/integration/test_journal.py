@@ -12,11 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import Migration, daemon
+from replicator import Migration
+from replicator.daemon import daemon
 from replicator.errors import ExitCode, MigrationError, NotReadyError
-from replicator.postgres import control, requests
-from replicator.postgres.connect import connection
-from replicator.postgres.journal import Entry, read_journal, recorded
+from replicator.postgres.control import control, mailbox
+from replicator.postgres.control.journal import Entry, read_journal, recorded
+from replicator.postgres.session.connect import connection
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cli_status import replicator
@@ -37,12 +38,12 @@ async def install(database: Database) -> None:
         await control.install(opened, Migration("party", old="public", new="party"))
 
 
-async def ask(database: Database, command: str, arguments: Mapping[str, Any]) -> requests.Command:
+async def ask(database: Database, command: str, arguments: Mapping[str, Any]) -> mailbox.Command:
     """A request, and its answer."""
     async with connection(database.dsn, "test") as opened:
-        number = await requests.request(opened, command, arguments)
+        number = await mailbox.request(opened, command, arguments)
         while True:
-            found = await requests.read_command(opened, number)
+            found = await mailbox.read_command(opened, number)
             if found.finished_at is not None:
                 return found
             await asyncio.sleep(0.02)
@@ -89,7 +90,7 @@ async def test_a_daemon_that_fails_enters_why(database: Database, monkeypatch: p
         raise NotReadyError("The moon is new.")
 
     seed(database.dsn)
-    monkeypatch.setattr("replicator.session.Session._resume", fail)
+    monkeypatch.setattr("replicator.daemon.session.Session._resume", fail)
     with pytest.raises(NotReadyError):
         await daemon.run(make_settings(database), reference(), stop=asyncio.Event())
     found = await entries(database)
@@ -106,9 +107,9 @@ async def test_the_asker_is_entered_not_the_daemon(database: Database) -> None:
             await opened.execute(f'GRANT USAGE ON SCHEMA _replicator TO "{name}"'.encode())
             await opened.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA _replicator TO "{name}"'.encode())
             await opened.execute(f'SET SESSION AUTHORIZATION "{name}"'.encode())
-            number = await requests.request(opened, "cutover", {"wait": False})
+            number = await mailbox.request(opened, "cutover", {"wait": False})
             await opened.execute("RESET SESSION AUTHORIZATION")
-            await requests.finish_command(opened, number, 3, {"error": "No.", "gates": [{"name": "lag"}]})
+            await mailbox.finish_command(opened, number, 3, {"error": "No.", "gates": [{"name": "lag"}]})
             (entry,) = await read_journal(opened)
         finally:
             await opened.execute(f'DROP OWNED BY "{name}"'.encode())

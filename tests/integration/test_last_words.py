@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from replicator import Migration, Row, daemon, schema
+from replicator import Migration, Row
+from replicator.daemon import daemon
 from replicator.errors import CheckError, DatabaseError
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.slots import write_publication
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.control.control import install
+from replicator.postgres.session.connect import connection
+from replicator.postgres.wire.slots import write_publication
+from replicator.runbook import schema
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one

@@ -5,9 +5,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replicator.core.tables import Name
 from replicator.errors import DefinitionError
-from replicator.postgres.walsender import is_followed
-from replicator.tables import Name
+from replicator.postgres.wire.walsender import is_followed
 from tests.engine import engine, execute
 from tests.fix_postgres import Database
 from tests.integration.test_ground import OLD, each_alone, rows, twins
@@ -74,7 +74,7 @@ async def test_what_is_followed_may_not_be_left_out(
 ) -> None:
     if database.plugin != "wal2json":
         pytest.skip("With pgoutput the application's statement fails.")
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)  # the catalogue is not what tells
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)  # the catalogue is not what tells
     execute(database.dsn, [OLD])
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()

@@ -11,13 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.changes import Change
-from replicator.closing import close_again, keep_closed
-from replicator.postgres import catalog, definitions, generation, inspect
-from replicator.postgres.connect import connection
+from replicator.core.changes import Change
+from replicator.pipeline.setup import read_plan
+from replicator.postgres.catalog import catalog, catalog_version, fingerprints, inspect
+from replicator.postgres.session.connect import connection
 from replicator.preflight import database_checks, facts, migration_checks, security, table_checks, write_checks
 from replicator.preflight.finding import Verdict
-from replicator.setup import read_plan
+from replicator.switchover.closing import close_again, keep_closed
 from tests.engine import Engine, engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_ground import OLD, twins
@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_the_number_of_queries_does_not_grow(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
     execute(database.dsn, [OLD])
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()
@@ -83,7 +83,7 @@ async def test_the_number_of_queries_does_not_grow(
 def test_no_tree_is_climbed_for_each_table(database: Database, query: str) -> None:
     queries: dict[str, tuple[str, dict[str, Any]]] = {
         "RELATIONS": (inspect.RELATIONS, {"schema": "public", "triggers": True, "ours": []}),
-        "DEFINITIONS": (definitions.TABLES, {"schema": "public", "tables": ["t", "days"], "publication": ""}),
+        "DEFINITIONS": (fingerprints.TABLES, {"schema": "public", "tables": ["t", "days"], "publication": ""}),
         "LEAVES": (catalog.LEAVES, {"oids": [1, 2]}),
     }
     text, given = queries[query]
@@ -194,12 +194,12 @@ async def test_no_look_reads_what_the_generation_does_not(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all queries of all looks, by their plans: also of a fact that will be written later."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
 
     async def measuring(_: Any) -> None:
         """Once a second: no look."""
 
-    monkeypatch.setattr("replicator.watch.Watch.measure", measuring)
+    monkeypatch.setattr("replicator.pipeline.source_monitor.Watch.measure", measuring)
     execute(database.dsn, [OLD])
     queries: list[tuple[str, Any]] = []
     looking = False
@@ -218,7 +218,7 @@ async def test_no_look_reads_what_the_generation_does_not(
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", noting)
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()
-        monkeypatch.setattr("replicator.watch.Watch.measure", rest)
+        monkeypatch.setattr("replicator.pipeline.source_monitor.Watch.measure", rest)
         execute(database.dsn, [ROLLING])
         made.running.context.rolling = object()  # type: ignore[assignment]
         looking = True
@@ -226,7 +226,7 @@ async def test_no_look_reads_what_the_generation_does_not(
         await made.running.look_at_definitions()
         await close_again(made.settings, lambda: None)
         looking = False
-    allowed = generation.READ | {"_replicator.secrets"}  # written once, when the control tables are made
+    allowed = catalog_version.READ | {"_replicator.secrets"}  # written once, when the control tables are made
     with database.connect() as opened:
         for text, given in queries:
             ((plan,),) = opened.execute(f"EXPLAIN (VERBOSE, FORMAT JSON) {text}".encode(), given).fetchall()
@@ -354,13 +354,13 @@ async def test_every_change_of_what_a_fact_reads_is_noticed(database: Database, 
     async with connection(database.dsn, "test") as reader:
         with database.connect() as opened:
             opened.execute("SET allow_system_table_mods = on")
-            before = await generation.read_generation(reader)
+            before = await catalog_version.read_generation(reader)
             for fact, statements in changes.items():
                 for statement in statements:
                     opened.execute(statement.format(db=database.name, role=role).encode())
-                    now = await generation.read_generation(reader, before.since)
+                    now = await catalog_version.read_generation(reader, before.since)
                     assert now.state != before.state, f"{fact}: {statement}"
-                    before = await generation.read_generation(reader)
+                    before = await catalog_version.read_generation(reader)
 
 
 @pytest.mark.two_servers
@@ -370,10 +370,10 @@ async def test_what_no_look_reads_makes_no_look(database: Database, tmp_path: Pa
     async with connection(database.dsn, "test") as reader:
         with database.connect() as opened:
             opened.execute("SELECT pg_my_temp_schema(); CREATE TEMP TABLE first (id integer)")
-            before = await generation.read_generation(reader)
+            before = await catalog_version.read_generation(reader)
             for statement in QUIET:
                 opened.execute(statement.encode())
-                now = await generation.read_generation(reader, before.since)
+                now = await catalog_version.read_generation(reader, before.since)
                 assert now == before, statement
 
 
@@ -389,11 +389,11 @@ async def test_a_transaction_is_noticed_when_it_commits(database: Database, tmp_
                 with psycopg.connect(database.dsn) as slow:
                     slow.execute("SELECT pg_current_xact_id()")
                     execute(database.dsn, ["ALTER TABLE days_1 SET (fillfactor = 90)"])
-                    before = await generation.read_generation(reader)
+                    before = await catalog_version.read_generation(reader)
                     slow.execute(f"SAVEPOINT inside; {change}; RELEASE SAVEPOINT inside".encode())
-                    assert await generation.read_generation(reader, before.since) == before
+                    assert await catalog_version.read_generation(reader, before.since) == before
                     slow.execute(end.encode())
-                    now = await generation.read_generation(reader, before.since)
+                    now = await catalog_version.read_generation(reader, before.since)
                     assert (now == before) == (end == "ROLLBACK"), change
 
 
@@ -402,9 +402,9 @@ async def test_the_daemons_role_may_read_it(database: Database, tmp_path: Path) 
     with readme_roles(database, OLD_OF_ROLES) as roles:
         await Engine(roles.settings(), identity(tmp_path)).make_tables()
         async with connection(roles.dsn(roles.replicator), "test") as reader:
-            before = await generation.read_generation(reader)
+            before = await catalog_version.read_generation(reader)
             roles.superuser(f"ALTER ROLE {roles.replicator} BYPASSRLS")
-            assert (await generation.read_generation(reader, before.since)).state != before.state
+            assert (await catalog_version.read_generation(reader, before.since)).state != before.state
 
 
 # ---- when a look is made
@@ -414,7 +414,7 @@ async def test_the_daemons_role_may_read_it(database: Database, tmp_path: Path) 
 async def test_looks_are_made_when_something_has_changed(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.02)
     execute(database.dsn, [OLD])
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()
@@ -431,7 +431,7 @@ async def test_looks_are_made_when_something_has_changed(
             looks.append("definitions")
             await found()
 
-        async def counting() -> generation.Reading | None:
+        async def counting() -> catalog_version.Reading | None:
             nonlocal unchanged
             reading = await changed()
             unchanged += reading is None
@@ -457,7 +457,7 @@ async def test_looks_are_made_when_something_has_changed(
         pipeline.context.plan = replace(pipeline.context.plan)  # what is compared with has changed
         await made.within(quiet())
         assert looks == ["definitions", "ground"]
-        monkeypatch.setattr(generation, "LONGEST", 0.0)
+        monkeypatch.setattr(catalog_version, "LONGEST", 0.0)
         looks.clear()
         while len(looks) < 4:  # after some time in any case
             await asyncio.sleep(0.01)

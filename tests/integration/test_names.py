@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 
 from replicator import ALL, Lookup, Migration, Query, Row
-from replicator.postgres.connect import connection
-from replicator.postgres.control import read_status
-from replicator.repair import compare
-from replicator.schema import build
+from replicator.pipeline.repair import compare
+from replicator.postgres.control.control import read_status
+from replicator.postgres.session.connect import connection
+from replicator.runbook.schema import build
 from tests.checking import check_with, outcomes
 from tests.engine import make_settings
 from tests.fix_postgres import Database

@@ -32,9 +32,9 @@ PETS = "SELECT owner AS id, string_agg({}, ',') AS pets FROM public.pets GROUP B
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 0.3)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 0.3)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 def migration(folder: Path, *, reads: bool = False, names: str = "id::text") -> Migration:

@@ -14,7 +14,7 @@ import pytest
 from replicator.cli import client
 from replicator.demo.embedded import free_port
 from replicator.errors import ReplicatorError
-from replicator.postgres.requests import Command
+from replicator.postgres.control.mailbox import Command
 from tests.acceptance.terminal import Daemon, Terminal
 from tests.engine import SECONDS, execute
 from tests.fix_postgres import Database, MakeCluster, Server

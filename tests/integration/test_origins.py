@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from replicator import Migration
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.origins import create_origin, drop_origin, write_plainly, write_under
+from replicator.postgres.control.control import install
+from replicator.postgres.session.connect import connection
+from replicator.postgres.wire.origins import create_origin, drop_origin, write_plainly, write_under
 from tests.engine import SECONDS
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one

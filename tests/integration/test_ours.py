@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
-from replicator.finish import abort
-from replicator.postgres.connect import connection
-from replicator.postgres.origins import create_origin, drop_origin, origin_of
+from replicator.postgres.session.connect import connection
+from replicator.postgres.wire.origins import create_origin, drop_origin, origin_of
 from replicator.preflight import preflight
+from replicator.runbook.finish import abort
 from tests.checking import follow_remedy
 from tests.engine import Engine, engine, execute, make_settings
 from tests.fix_postgres import Database
@@ -97,7 +97,7 @@ async def test_our_publication_is_watched(
 ) -> None:
     if small.plugin != "pgoutput" or (small.version < 15 and "WHERE" in change):
         pytest.skip("There is none.")
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
     async with engine(small, small_migration(tmp_path)) as made:
         await made.backfill()
         execute(small.dsn, [change])

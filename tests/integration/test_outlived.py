@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from replicator import Migration, Row
-from replicator.repair import compare, repair
+from replicator.pipeline.repair import compare, repair
 from tests.engine import Engine, differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one

@@ -6,7 +6,7 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import NotReadyError
-from replicator.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move
+from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database

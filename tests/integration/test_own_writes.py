@@ -7,17 +7,20 @@ from typing import Any, Final
 
 import pytest
 
-from replicator import Migration, closing, cutover, session
+from replicator import Migration
+from replicator.core.tables import Name
+from replicator.daemon import session
 from replicator.errors import NotReadyError
-from replicator.failpoints import Failpoint
-from replicator.finish import abort, finalize
-from replicator.pipeline import Pipeline
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.guards import GUARD, guard, open_to_writers
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.control.control import install
+from replicator.postgres.control.trigger_names import GUARD
+from replicator.postgres.guarding.guards import guard, open_to_writers
+from replicator.postgres.session.connect import connection
 from replicator.preflight import preflight
+from replicator.runbook.finish import abort, finalize
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
-from replicator.tables import Name
+from replicator.switchover import closing, cutover
 from tests.engine import SECONDS, Engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one

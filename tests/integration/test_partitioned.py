@@ -7,13 +7,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator import daemon as whole_daemon
-from replicator.cleanup import plan
-from replicator.closing import close_again
+from replicator.daemon import daemon as whole_daemon
 from replicator.errors import LockRoomError, NotReadyError
-from replicator.finish import finalize
-from replicator.postgres.connect import connection, translated
-from replicator.postgres.context import Context
+from replicator.postgres.rows.context import Context
+from replicator.postgres.session.connect import connection, translated
+from replicator.runbook.cleanup import plan
+from replicator.runbook.finish import finalize
+from replicator.switchover.closing import close_again
 from tests.checking import check_with, follow_remedy
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database, MakeCluster
@@ -228,8 +228,8 @@ async def test_rows_that_go_with_a_partition_of_a_closed_table(
 ) -> None:
     """No guard is asked. They come again, and ownership does not move before: not even between two looks."""
     dsn = database.dsn
-    monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3600.0)
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.daemon.session.CLOSED_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3600.0)
     await perform(dsn, [create_old({"orders": (PLAIN, NARROW)})])
     async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (PLAIN, NARROW)})) as running:
         await running.ready()

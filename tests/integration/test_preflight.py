@@ -10,10 +10,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from replicator.errors import ReplicatorError
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import install, write_phase
-from replicator.postgres.ddl import part_statements
-from replicator.postgres.rehearsal import try_statement
+from replicator.postgres.control.control import install, write_phase
+from replicator.postgres.ddl.ddl import part_statements
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.trying.rehearsal import try_statement
 from replicator.preflight import preflight, server_checks
 from replicator.settings import load_migration
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, tiny

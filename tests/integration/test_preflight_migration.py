@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install, write_phase
+from replicator.postgres.control.control import install, write_phase
+from replicator.postgres.session.connect import connection
 from replicator.preflight import Finding
 from tests.checking import TOTALS, Found, check, follow_remedy, one_database, outcomes, tiny, totals
 from tests.fix_postgres import Database, Running
@@ -292,7 +292,7 @@ async def test_a_transform_that_is_not_deterministic(old: Database, tmp_path: Pa
 async def test_sources_that_are_too_slow_are_not_tried(
     old: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.postgres.rehearsal.SAMPLE_TIMEOUT", "100ms")
+    monkeypatch.setattr("replicator.postgres.trying.rehearsal.SAMPLE_TIMEOUT", "100ms")
     migration = tiny(tmp_path, omit={"total"})
     slow = totals("SELECT id, id AS hours FROM old.people, pg_sleep(5), (SELECT FROM old.visits LIMIT 1) v")
 

@@ -11,10 +11,10 @@ import pytest
 from replicator import Migration
 from replicator.demo.embedded import Cluster
 from replicator.errors import CheckError
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.control import install
-from replicator.postgres.server import choose_plugin, probe_plugin
-from replicator.postgres.slots import create_slot
+from replicator.postgres.control.control import install
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.session.server import choose_plugin, probe_plugin
+from replicator.postgres.wire.slots import create_slot
 from replicator.preflight import server_checks
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, statements, tiny
 from tests.fix_postgres import Database, MakeCluster, Running, fresh_database

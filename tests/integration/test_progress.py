@@ -7,10 +7,9 @@ import psycopg
 import pytest
 
 from replicator.apply.applier import Applier
-from replicator.derive import TargetRow
-from replicator.lsn import LSN
-from replicator.postgres.connect import connection
-from replicator.postgres.progress import (
+from replicator.core.lsn import LSN
+from replicator.mapping.derive import TargetRow
+from replicator.postgres.control.progress import (
     Chunk,
     add_chunk,
     add_source,
@@ -20,7 +19,8 @@ from replicator.postgres.progress import (
     read_progress,
     write_applied,
 )
-from replicator.postgres.target import TargetWriter
+from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.connect import connection
 from tests.engine import SECONDS, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration

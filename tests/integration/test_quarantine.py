@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator import failpoints
 from replicator.errors import ConnectionLostError, RowError
-from replicator.repair import repairing
+from replicator.pipeline.repair import repairing
+from replicator.runtime import failpoints
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration

@@ -8,13 +8,13 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.commands.quarantining import discard
+from replicator.daemon.requests.quarantining import discard
 from replicator.errors import RowError, UsageError
-from replicator.gates import _quarantine
-from replicator.postgres.connect import connection
-from replicator.postgres.quarantine import read_entries
-from replicator.postgres.requests import Command
-from replicator.repair import repairing
+from replicator.pipeline.repair import repairing
+from replicator.postgres.control.mailbox import Command
+from replicator.postgres.control.quarantine import read_entries
+from replicator.postgres.session.connect import connection
+from replicator.switchover.gates import _quarantine
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 from tests.integration.test_quarantine import BAD_ROWS, GOOD, entries, people

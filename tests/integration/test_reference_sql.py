@@ -14,7 +14,7 @@ from psycopg.types.string import TextLoader
 
 from replicator import Query, as_json
 from replicator.migration import Direction, Transform, as_rows
-from replicator.postgres.statements import split
+from replicator.postgres.ddl.statements import split
 from replicator.values import to_text
 from tests import old_rows
 from tests.fix_postgres import Server, fresh_database

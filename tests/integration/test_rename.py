@@ -11,26 +11,27 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import Migration, schema
-from replicator.cleanup import plan
-from replicator.cutover import Cutover
-from replicator.dry_run import dry_run
+from replicator import Migration
+from replicator.daemon.switchovers import Moves
 from replicator.errors import CheckError, CutoverError, NotReadyError, UsageError
-from replicator.failpoints import Failpoint
-from replicator.finish import finalize
 from replicator.follow.inbox import Piece
 from replicator.migration import Direction
-from replicator.moves import Moves
-from replicator.phases import CUTOVER, OPENING, Phase
-from replicator.pipeline import Pipeline
-from replicator.postgres.catalog import live_rows
-from replicator.postgres.connect import connection
-from replicator.postgres.renames import reads
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.catalog.catalog import live_rows
+from replicator.postgres.ddl.renames import reads
+from replicator.postgres.session.connect import connection
 from replicator.preflight import preflight
 from replicator.preflight.hanging import Strategy
-from replicator.renaming import Renaming, RenamingCutover
+from replicator.runbook import schema
+from replicator.runbook.cleanup import plan
+from replicator.runbook.dry_run import dry_run
+from replicator.runbook.finish import finalize
+from replicator.runbook.smoke import smoke
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
-from replicator.smoke import smoke
+from replicator.switchover.cutover import Cutover
+from replicator.switchover.phases import CUTOVER, OPENING, Phase
+from replicator.switchover.renaming import Renaming, RenamingCutover
 from tests.engine import Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -242,9 +243,9 @@ async def test_a_daemon_that_died(
 async def test_readers_hold_it_up_and_nobody_else(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
-    monkeypatch.setattr("replicator.cutover.LOCK_SECONDS", 0.05)
-    monkeypatch.setattr("replicator.cutover.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.switchover.cutover.BACKOFF_SECONDS", 0.05)
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
         for table in ("people", "shop.people"):
@@ -338,7 +339,7 @@ async def test_over_the_pause_all_is_as_before(
         await running.ready()
         async with applications(database.dsn) as writers:
             with monkeypatch.context() as patched:
-                patched.setattr("replicator.cutover.Cutover._drain", never)
+                patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
                 with pytest.raises(CutoverError, match="longer than 2 s"):
                     await running.cut_over(strategy="rename")
             assert running.session.phase == Phase.FOLLOW

@@ -13,15 +13,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from replicator.changes import Change, Commit, Event, Message
+from replicator.core.changes import Change, Commit, Event, Message
+from replicator.core.lsn import LSN, ZERO, parse_lsn
 from replicator.demo.embedded import Cluster, StopMode
 from replicator.errors import CheckError, ConnectionLostError, DefinitionError, ReplicatorError, SlotError
 from replicator.follow.decoder import Decoder
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
-from replicator.lsn import LSN, ZERO, parse_lsn
-from replicator.postgres import replication
-from replicator.postgres.replication import Frame, Keepalive, ReplicationStream, XLogData, identify_system
+from replicator.postgres.wire import replication
+from replicator.postgres.wire.replication import Frame, Keepalive, ReplicationStream, XLogData, identify_system
 from tests.fix_postgres import Database, MakeCluster, Server
 from tests.fixtures.capture import decoder_for, read_history, run_history
 from tests.fixtures.history import CAPTURED, captured

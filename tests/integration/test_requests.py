@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from replicator.daemon.switchovers import Moves
 from replicator.errors import CutoverError, RetryableError
-from replicator.finish import finalize
-from replicator.gates import Gate
 from replicator.migration import Direction
-from replicator.moves import Moves
-from replicator.phases import Phase
-from replicator.postgres.connect import connection
-from replicator.postgres.requests import request
+from replicator.postgres.control.mailbox import request
+from replicator.postgres.session.connect import connection
+from replicator.runbook.finish import finalize
+from replicator.switchover.gates import Gate
+from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -54,7 +54,7 @@ async def test_what_is_being_taken_back_is_not_cancelled(
         await running.until(lambda: one(database.dsn, cancelled))
         await drop(self, direction)
 
-    monkeypatch.setattr("replicator.cutover.Cutover._drain", no_drain)
+    monkeypatch.setattr("replicator.switchover.cutover.Cutover._drain", no_drain)
     monkeypatch.setattr(Moves, "drop_pipeline", drop_when_cancelled)
     number = await ask(database.dsn, "cutover", {"wait": True})
     await running.until(lambda: answer(database.dsn, number))
@@ -76,7 +76,7 @@ async def test_after_the_commit_nobody_is_told_that_nothing_has_changed(
         committed.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("replicator.moves.activate", linger)
+    monkeypatch.setattr("replicator.daemon.switchovers.activate", linger)
     number = await ask(database.dsn, "cutover", {"wait": True})
     await asyncio.wait_for(committed.wait(), SECONDS)
     running.stop.set()
@@ -92,7 +92,7 @@ async def test_a_refusal_shows_the_gates_only_where_they_are_the_reason(
     async def shut(*_: object, **__: object) -> list[Gate]:
         return [Gate(name="lag", ok=False, detail="too much")]
 
-    monkeypatch.setattr("replicator.commands.answers.look_at_gates", shut)
+    monkeypatch.setattr("replicator.daemon.requests.answers.look_at_gates", shut)
     shown = {}
     for command in ("cutover", "rollback"):
         number = await ask(database.dsn, command, {})
@@ -114,7 +114,7 @@ async def test_a_finalize_that_fails_leaves_the_soak_as_it_was(
         raise RetryableError("A deadlock.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("replicator.session.write_phase", refuse)
+        patched.setattr("replicator.daemon.session.write_phase", refuse)
         number = await ask(database.dsn, "finalize", {"now": True})
         await running.until(lambda: answer(database.dsn, number))
     assert answer(database.dsn, number)["error"] == "A deadlock."

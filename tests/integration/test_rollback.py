@@ -6,11 +6,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.commands.answers import current_gates
+from replicator.daemon.requests.answers import current_gates
+from replicator.daemon.switchovers import Moves
 from replicator.errors import NotReadyError
-from replicator.moves import Moves
-from replicator.phases import Phase
-from replicator.postgres.search_path import moved
+from replicator.postgres.ddl.search_path import moved
+from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon, one

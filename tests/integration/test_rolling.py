@@ -15,20 +15,20 @@ import psycopg
 import pytest
 
 from replicator import Migration
+from replicator.core.tables import Name
+from replicator.daemon.report import Reporter
+from replicator.daemon.session import Session
+from replicator.daemon.switchovers import Moves
 from replicator.errors import CheckError, NotReadyError
-from replicator.finish import abort
 from replicator.migration import Direction
-from replicator.moves import Moves
 from replicator.observe.metrics import Metrics
-from replicator.phases import CLOSING, COMPLETION, OPENING, CutoverResult, Move, Phase
-from replicator.pipeline import Pipeline
-from replicator.repair import repair
-from replicator.report import Reporter
-from replicator.rolling import check_rolling
-from replicator.session import Session
+from replicator.pipeline.pipeline import Pipeline
+from replicator.pipeline.repair import repair
+from replicator.pipeline.setup import read_plan
+from replicator.runbook.finish import abort
 from replicator.settings import Settings
-from replicator.setup import read_plan
-from replicator.tables import Name
+from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, CutoverResult, Move, Phase
+from replicator.switchover.rolling import check_rolling
 from tests.engine import Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import Running, one
@@ -101,7 +101,7 @@ class Both(Running):
 async def rolling(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
     running = Both(settings, migration)
     try:
-        with patch("replicator.both_ways.LOOK_SECONDS", 0.01):
+        with patch("replicator.switchover.bidirectional.LOOK_SECONDS", 0.01):
             yield running
     finally:
         running.stop.set()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from replicator import Migration, failpoints
-from replicator.failpoints import Arming, Failpoint
-from replicator.moves import Moves
-from replicator.phases import CLOSING, COMPLETION, OPENING, Move, Phase
+from replicator import Migration
+from replicator.daemon.switchovers import Moves
+from replicator.runtime import failpoints
+from replicator.runtime.failpoints import Arming, Failpoint
 from replicator.settings import Settings
+from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Move, Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one

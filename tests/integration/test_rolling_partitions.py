@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import pytest
 
-from replicator import Migration, Query, Row, session
+from replicator import Migration, Query, Row
+from replicator.daemon import session
 from replicator.errors import NotReadyError
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
@@ -134,7 +135,7 @@ async def test_a_trigger_that_appears_keeps_ownership_where_it_is(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It can rest on neither side, and acts on what the daemon writes on one of them only."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
     dsn = database.dsn
     execute(dsn, [TABLES.format(""), ROWS])
     async with rolling(make_settings(database), partitioned(tmp_path, remembering=False)) as running:
@@ -156,9 +157,9 @@ async def test_what_changes_past_the_log_is_mended_and_the_cutover_completes(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rewrites, partitions that come with rows and go; what the application writes on the other side stays."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.mending.PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.daemon.mending.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.daemon.mending.PAUSE_SECONDS", 0.2)
     dsn = database.dsn
     execute(dsn, [TABLES.format(""), ROWS])
     async with rolling(make_settings(database), partitioned(tmp_path, remembering=False)) as running:

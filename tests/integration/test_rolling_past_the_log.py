@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from replicator.commands.answers import current_gates
+from replicator.daemon.requests.answers import current_gates
 from replicator.errors import NotReadyError
-from replicator.phases import Phase
+from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one
@@ -20,8 +20,8 @@ REWRITTEN = "ALTER TABLE {} ALTER COLUMN body TYPE text USING body || ''"
 
 
 async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.daemon.mending.LOOK_SECONDS", 3_600.0)
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()
@@ -41,8 +41,8 @@ async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch
 
 
 async def test_of_the_new_tables(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.daemon.mending.LOOK_SECONDS", 3_600.0)
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()
@@ -62,9 +62,9 @@ async def test_of_a_child_that_comes_and_goes(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are read with its parent's: they are not to be carried over, and from there into the parent."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.mending.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("replicator.mending.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.daemon.mending.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.daemon.mending.PAUSE_SECONDS", 0.05)
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()

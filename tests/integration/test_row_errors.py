@@ -13,7 +13,7 @@ import pytest
 
 from replicator import ALL, Migration, Query, Row
 from replicator.errors import DatabaseError, RowError
-from replicator.repair import repairing
+from replicator.pipeline.repair import repairing
 from replicator.values import as_json
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database

@@ -13,9 +13,9 @@ from replicator import Lookup, Migration, Query, Row
 from replicator.apply import parts
 from replicator.apply.rederiving import rederiving
 from replicator.errors import DefinitionError, RetryableError
-from replicator.postgres.connect import connection
-from replicator.postgres.redo import Redo
-from replicator.repair import repair
+from replicator.pipeline.repair import repair
+from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.session.connect import connection
 from tests.engine import Engine, differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 

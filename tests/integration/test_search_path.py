@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
-from replicator.phases import COMPLETION, OPENING
 from replicator.preflight import preflight
+from replicator.switchover.phases import COMPLETION, OPENING
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database, Running, _choices, fresh_database
 from tests.integration.test_cutover import daemon, one

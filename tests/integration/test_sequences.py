@@ -2,9 +2,9 @@
 
 import pytest
 
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import connection
-from replicator.postgres.sequences import set_sequences
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.rows.sequences import set_sequences
+from replicator.postgres.session.connect import connection
 from tests.engine import execute
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one

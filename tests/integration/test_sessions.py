@@ -15,11 +15,11 @@ from psycopg.conninfo import make_conninfo
 from replicator import Migration, Row
 from replicator.demo.connecting import connect as connect_demo
 from replicator.errors import CheckError, ConnectionLostError, ReplicatorError
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import connect, connection, identifier, translated
-from replicator.postgres.operators import equal, operator
-from replicator.postgres.pins import GIVEN, NEWER_PINS, PINS
-from replicator.postgres.walsender import open_walsender
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.catalog.operators import equal, operator
+from replicator.postgres.session.connect import connect, connection, identifier, translated
+from replicator.postgres.session.pins import GIVEN, NEWER_PINS, PINS
+from replicator.postgres.wire.walsender import open_walsender
 from tests.checking import OLD, check_with, follow_remedy, tiny
 from tests.engine import Engine, engine, execute
 from tests.fix_postgres import Database, MakeCluster, Running, _choices, fresh_database

@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from replicator import Migration
+from replicator.core.lsn import LSN, parse_lsn
 from replicator.errors import ConnectionLostError, SlotError
-from replicator.lsn import LSN, parse_lsn
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install
-from replicator.postgres.progress import Progress
-from replicator.postgres.slots import check_slot, create_slot, drop_slot, read_slot
+from replicator.postgres.control.control import install
+from replicator.postgres.control.progress import Progress
+from replicator.postgres.session.connect import connection
+from replicator.postgres.wire.slots import check_slot, create_slot, drop_slot, read_slot
 from tests.engine import engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
@@ -103,7 +103,7 @@ async def test_other_databases_log_is_not_kept_for_ever(
     database: Database, other_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written here: only what the server says of its position can be confirmed."""
-    monkeypatch.setattr("replicator.pipeline.IDLE_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.IDLE_PROGRESS_SECONDS", 0.0)
     create_small(database.dsn)
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()

@@ -10,11 +10,11 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import NotReadyError
-from replicator.postgres.connect import Connection
-from replicator.postgres.control import Status, read_status
+from replicator.postgres.control.control import Status, read_status
+from replicator.postgres.session.connect import Connection
 from replicator.preflight import Finding
+from replicator.runbook.smoke import smoke
 from replicator.settings import Settings
-from replicator.smoke import smoke
 from tests.acceptance.test_bad_input import OLD, House
 from tests.engine import OLD_DDL, execute, make_settings, reference
 from tests.fix_postgres import Database
@@ -79,7 +79,7 @@ async def test_a_document_of_the_cutover_itself_is_not_taken_for_the_last_word(
         seen.append(report.document["phase"])
         return replace(report, document={**report.document, "phase": "cutover"}) if len(seen) == 1 else report
 
-    monkeypatch.setattr("replicator.smoke.read_status", first_of_the_cutover)
+    monkeypatch.setattr("replicator.runbook.smoke.read_status", first_of_the_cutover)
     async with daemon(settings, migration) as running:
         await running.ready()
         await running.cut_over()
@@ -93,7 +93,7 @@ async def test_each_fault(
     seed(database.dsn)
     settings = make_settings(database)
     # The daemon puts a guard back within seconds; here the fault must still be there when smoke looks.
-    monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.daemon.session.CLOSED_SECONDS", 3600.0)
     async with daemon(settings, migration) as running:
         await running.ready()
         await running.cut_over()
@@ -130,7 +130,7 @@ async def test_each_fault(
         await running.until(lambda: not running.session.reporter.document["quarantined"])
 
         with psycopg.connect(database.dsn) as holder, monkeypatch.context() as impatient:
-            impatient.setattr("replicator.smoke.FLOW_SECONDS", 0.5)
+            impatient.setattr("replicator.runbook.smoke.FLOW_SECONDS", 0.5)
             holder.execute("LOCK TABLE _replicator.progress IN EXCLUSIVE MODE")
             assert failing(await found(settings, migration)) == {"reverse"}
         assert failing(await found(settings, migration)) == set()

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from replicator import Lookup, Migration, Query, Row
-from replicator.freezing import old_tables
-from replicator.phases import CUTOVER, ROLLBACK
-from replicator.setup import all_tables
+from replicator.pipeline.setup import all_tables
+from replicator.runbook.freezing import old_tables
+from replicator.switchover.phases import CUTOVER, ROLLBACK
 from tests.checking import check, outcomes
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database

@@ -9,14 +9,14 @@ import pytest
 
 from replicator import Migration, Query, Row
 from replicator.errors import CheckError, DefinitionError, RetryableError
-from replicator.gates import look_at_gates
-from replicator.phases import Phase
-from replicator.postgres.catalog import read_tables
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.readmission import refused_again
-from replicator.postgres.underlying import Underlying, read_underlying
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.session.connect import Connection, connection
+from replicator.postgres.trying.readmission import refused_again
+from replicator.postgres.trying.underlying import Underlying, read_underlying
 from replicator.preflight import preflight
 from replicator.settings import Settings
+from replicator.switchover.gates import look_at_gates
+from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -78,9 +78,9 @@ async def does(database: Database, statements: Iterable[str]) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pass comes by itself: what is not noticed stays."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 3_600.0)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 # ---- what a value's text is made of
@@ -258,8 +258,8 @@ async def test_a_view_that_is_replaced_while_its_table_is_locked(
             waited = True
             raise
 
-    monkeypatch.setattr("replicator.postgres.underlying.LOCK_TIMEOUT", "100ms")
-    monkeypatch.setattr("replicator.query_definitions.read_underlying", noting)
+    monkeypatch.setattr("replicator.postgres.trying.underlying.LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr("replicator.pipeline.query_definitions.read_underlying", noting)
     execute(database.dsn, [OLD, LOUD.format("lower"), INNER, SEEN])
     async with daemon(make_settings(database), made(tmp_path, asking(text))) as running:
         await running.ready()

@@ -10,7 +10,7 @@ import pytest
 
 from replicator import Migration, Row
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -104,9 +104,9 @@ def seeded(database: Database) -> Database:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pass comes by itself: what is not noticed stays."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_PASSES", 3_600.0)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 @pytest.mark.parametrize("name", MENDED)
@@ -149,8 +149,8 @@ async def test_rows_that_have_no_place_any_more_keep_the_gates_shut(
 async def test_what_was_altered_at_the_last_moment_is_noticed_under_the_lock(
     seeded: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3_600.0)
-    monkeypatch.setattr("replicator.session.CLOSED_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.daemon.session.CLOSED_SECONDS", 3_600.0)
 
     async def at(point: Failpoint) -> None:
         if point == Failpoint.CUTOVER_BEGUN:
@@ -158,7 +158,7 @@ async def test_what_was_altered_at_the_last_moment_is_noticed_under_the_lock(
 
     async with daemon(make_settings(seeded), migration(tmp_path)) as running:
         await running.ready()
-        monkeypatch.setattr("replicator.cutover.reach", at)
+        monkeypatch.setattr("replicator.switchover.cutover.reach", at)
         with pytest.raises(NotReadyError, match="past the log"):
             await running.cut_over()
         assert one(seeded.dsn, "SELECT replicator.active_schema()") == "public"

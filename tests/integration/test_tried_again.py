@@ -144,7 +144,7 @@ async def test_what_was_read_too_early_fits_once_the_stream_has_come_so_far(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transactions: int
 ) -> None:
     """A value that changes hands, with the stream far behind what is read."""
-    monkeypatch.setattr("replicator.batches.EXTENSIONS", 0)
+    monkeypatch.setattr("replicator.pipeline.batches.EXTENSIONS", 0)
     execute(database.dsn, [OLD, "INSERT INTO owners VALUES (1, 'a'), (2, 'b')", "INSERT INTO busy VALUES (1, 0)",
                            "INSERT INTO things VALUES (1, 1, 'x'), (2, 1, 'y'), (3, 1, 'z')"])  # fmt: skip
     async with engine(database, migrated(tmp_path), batch_rows=2) as made:

@@ -12,10 +12,10 @@ from psycopg import sql
 
 from replicator import Migration, Row
 from replicator.apply import reading
-from replicator.postgres.connect import connect, connection
-from replicator.postgres.source import key_groups
-from replicator.postgres.walsender import open_walsender
-from replicator.repair import repair
+from replicator.pipeline.repair import repair
+from replicator.postgres.rows.source import key_groups
+from replicator.postgres.session.connect import connect, connection
+from replicator.postgres.wire.walsender import open_walsender
 from tests.engine import Engine, engine, make_settings
 from tests.fix_postgres import Database
 from tests.fix_types_table import RecordTypes

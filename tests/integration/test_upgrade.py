@@ -7,16 +7,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.daemon import run
+from replicator.daemon.daemon import run
 from replicator.errors import CheckError, LeaseError
-from replicator.finish import finalize
 from replicator.migration import Migration
-from replicator.phases import CUTOVER
-from replicator.postgres import control
-from replicator.postgres.connect import connection
-from replicator.postgres.control import install, installed, installed_for, upgrade, upgrade_all
-from replicator.postgres.upgrading import bring_along
+from replicator.postgres.control import control
+from replicator.postgres.control.control import install, installed, installed_for, upgrade, upgrade_all
+from replicator.postgres.control.upgrading import bring_along
+from replicator.postgres.session.connect import connection
 from replicator.preflight import preflight
+from replicator.runbook.finish import finalize
+from replicator.switchover.phases import CUTOVER
 from tests.engine import Engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_attacks import ORIGINS, OURS

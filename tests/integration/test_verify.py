@@ -12,8 +12,8 @@ from rich.console import Console
 
 from replicator.cli import views
 from replicator.errors import NotReadyError
-from replicator.postgres.connect import connection
-from replicator.repair import compare, repair, repairing
+from replicator.pipeline.repair import compare, repair, repairing
+from replicator.postgres.session.connect import connection
 from replicator.verify import Divergence, advice, summary
 from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.touches import TouchLog
+from replicator.core.dirty_keys import TouchLog
 from replicator.verify import Verifier
 from replicator.verify import verifier as passes
 from tests.engine import SECONDS, Engine, differences, execute, make_settings
@@ -272,7 +272,7 @@ async def test_all_rows_of_a_source_wait_when_even_the_disk_takes_nothing_and_th
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("replicator.spill.Spill.append", full)
+    monkeypatch.setattr("replicator.core.spill.Spill.append", full)
     monkeypatch.setattr("replicator.verify.settling.FINAL_KEYS", 200)
     monkeypatch.setattr("replicator.verify.standing.FINAL_KEYS", 200)
     async with visits(database, visits_migration(tmp_path), capacity=250) as made:

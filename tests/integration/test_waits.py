@@ -12,12 +12,20 @@ import psycopg
 import pytest
 
 from replicator import Migration
-from replicator.cutover import Cutover
-from replicator.phases import Phase
-from replicator.postgres.connect import Connection, connection
-from replicator.postgres.locks import EVERYBODY, WRITERS, LockedOutError, Mode, lock_more, lock_tables, patience_of
-from replicator.postgres.requests import request
-from replicator.tables import Name
+from replicator.core.tables import Name
+from replicator.postgres.control.mailbox import request
+from replicator.postgres.locking.locks import (
+    EVERYBODY,
+    WRITERS,
+    LockedOutError,
+    Mode,
+    lock_more,
+    lock_tables,
+    patience_of,
+)
+from replicator.postgres.session.connect import Connection, connection
+from replicator.switchover.cutover import Cutover
+from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -238,7 +246,7 @@ async def test_a_reader_in_the_way_of_the_renaming(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is named in the progress, the error and the journal."""
-    monkeypatch.setattr("replicator.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
     async with daemon(make_settings(database, ready_for=0), migration) as running:
         await running.ready()
         with session(database.dsn, "SELECT FROM notes") as reader:
@@ -291,8 +299,8 @@ async def test_other_tables_are_opened_once_they_can_be(
                 if len(turns) == 2:
                     busy.rollback()
 
-            monkeypatch.setattr("replicator.cutover.see_that_they_open", hold)
-            monkeypatch.setattr("replicator.ownership._tell", tell)
+            monkeypatch.setattr("replicator.switchover.cutover.see_that_they_open", hold)
+            monkeypatch.setattr("replicator.switchover.handover._tell", tell)
             async with asyncio.timeout(SECONDS):
                 await running.cut_over()
         assert named in turns[0]

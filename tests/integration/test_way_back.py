@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from replicator import Migration, Query, Row
-from replicator.dry_run import DryRun, dry_run
-from replicator.way_back import Returned
+from replicator.runbook.dry_run import DryRun, dry_run
+from replicator.runbook.round_trip import Returned
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import daemon

@@ -42,8 +42,8 @@ def days(folder: Path) -> Migration:
 @pytest.fixture
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at but when somebody asks for it."""
-    monkeypatch.setattr("replicator.pipeline.LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
 async def comes_and_goes(running: Running, dsn: str, number: int) -> None:
@@ -70,7 +70,7 @@ async def test_its_rows_go_from_the_new_table_too(database: Database, tmp_path: 
 async def test_ownership_does_not_move_before(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.BETWEEN_LOOKS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 3600.0)
     execute(database.dsn, [OLD])
     async with daemon(make_settings(database), days(tmp_path)) as running:
         await running.ready()

@@ -81,11 +81,13 @@ class Closed:
             again = rested._replace(suspect=state.suspect or Guard.CLOSED_AGAIN not in self.off)
             if Guard.CLOSED_NOTED in self.off:
                 again = rested._replace(closing=True)
-            yield Step(f"side {closed} is closed again", "replicator.closing:close_again"), again
+            yield Step(f"side {closed} is closed again", "replicator.switchover.closing:close_again"), again
         if state.closing:
             noted = state._replace(closing=False, suspect=True)
             yield (
-                Step("it is noted that all rows are to be compared", "replicator.pipeline:Pipeline.compare_all"),
+                Step(
+                    "it is noted that all rows are to be compared", "replicator.pipeline.pipeline:Pipeline.compare_all"
+                ),
                 noted,
             )
         if state.suspect and not state.lapsed and state.at == At.FOLLOWING and state.drained(state.owner):

@@ -221,7 +221,7 @@ class Copying:
         if not state.hidden or Guard.SIGHT_AT_SLOT in self.off:
             here = state.committed
             yield (
-                Step("the slot is made", "replicator.setup:set_up_slot"),
+                Step("the slot is made", "replicator.pipeline.setup:set_up_slot"),
                 state._replace(slot=True, applied=here, confirmed=here, delivered=here, taken=here),
             )
 
@@ -288,7 +288,7 @@ class Copying:
         early = Guard.CONFIRM_LATE in self.off and state.batch is not None
         end = state.batch.end if early and state.batch else state.applied
         if state.confirmed < end:
-            step = Step(f"{end} is confirmed", "replicator.pipeline:Pipeline._confirm")
+            step = Step(f"{end} is confirmed", "replicator.pipeline.pipeline:Pipeline._confirm")
             yield step, state._replace(confirmed=end)
 
     # ---- the backfill
@@ -313,7 +313,7 @@ class Copying:
                     yield self._begin_write(state, number, chunk)
         else:
             written = _with(self._write_chunk(state, number, chunk), number, None)
-            yield Step(f"chunk {number} commits", "replicator.postgres.progress:finish_chunk"), written
+            yield Step(f"chunk {number} commits", "replicator.postgres.control.progress:finish_chunk"), written
 
     def _open(self, state: State, number: int) -> Moves:
         opened = Chunk("open")
@@ -376,11 +376,11 @@ class Copying:
             chunks=(None,) * self.chunks,
             batch=None,
         )
-        yield Step("the daemon dies, a new one starts", "replicator.pipeline:Pipeline.open"), again
+        yield Step("the daemon dies, a new one starts", "replicator.pipeline.pipeline:Pipeline.open"), again
         for number, late in self._survivors(state):
             what = f"transaction {late.end}" if isinstance(late, Batch) else f"chunk {number}"
             words = f"a new daemon takes the lease while the old one has {what} to write"
-            yield Step(words, "replicator.postgres.lease:Lease.acquire"), again._replace(late=(number, late))
+            yield Step(words, "replicator.postgres.control.lease:Lease.acquire"), again._replace(late=(number, late))
 
     def _survivors(self, state: State) -> Iterator[tuple[int, Chunk | Batch]]:
         """What an old daemon that has lost its lease may still write: with both guards on, nothing."""
@@ -458,7 +458,7 @@ def _pairs(rows: Rows) -> Pairs:
 
 
 def _window(number: int) -> Step:
-    return Step(f"the window of chunk {number} opens", "replicator.touches:TouchLog.window")
+    return Step(f"the window of chunk {number} opens", "replicator.core.dirty_keys:TouchLog.window")
 
 
 def _with(state: State, number: int, chunk: Chunk | None) -> State:

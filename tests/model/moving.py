@@ -112,23 +112,25 @@ class Moving(Closed):
                 # What a trigger has written comes in the stream too; if it fires for our write, it has done so twice.
                 counted = put(reached.miscounted, other, not reached.resting[other])
                 reached = self._write(reached._replace(miscounted=counted), other, taken.value)
-            yield Step(taken.words, "replicator.pipeline:Pipeline._apply"), reached
+            yield Step(taken.words, "replicator.pipeline.pipeline:Pipeline._apply"), reached
 
     def _cutover(self, state: State) -> Moves:
         owner, other = state.side, 1 - state.side
         if state.at == At.FOLLOWING and state.epoch < self.moves_of_ownership and not state.shadowed:
-            step = Step("the opposite stream is prepared", "replicator.moves:Moves._prepare_opposite")
+            step = Step("the opposite stream is prepared", "replicator.daemon.switchovers:Moves._prepare_opposite")
             yield step, self._prepared(state)
         if state.at == At.PREPARED:
-            step = Step("what the way back must remember is read", "replicator.pipeline:Pipeline.backfill")
+            step = Step("what the way back must remember is read", "replicator.pipeline.pipeline:Pipeline.backfill")
             yield step, self._filled(state, other)
         yield from self._attempt(state, owner, other)
         if state.at in (At.PREPARED, At.FILLED, *ATTEMPT):
             ended = state._replace(server=Server.NONE, locked=None, still=False)
-            step = Step("it takes too long and is given up", "replicator.moves:Moves._take_back")
+            step = Step("it takes too long and is given up", "replicator.daemon.switchovers:Moves._take_back")
             yield step, self._taken_back(ended, other)
             if state.at in ATTEMPT:
-                step = Step("the attempt is given up, for another one", "replicator.cutover:Cutover._release")
+                step = Step(
+                    "the attempt is given up, for another one", "replicator.switchover.cutover:Cutover._release"
+                )
                 yield step, ended._replace(at=At.FILLED)
 
     def _attempt(self, state: State, owner: int, other: int) -> Moves:
@@ -136,26 +138,28 @@ class Moving(Closed):
             case At.FILLED if self._may_lock(state, owner, other):
                 lock = None if Guard.LOCK in self.off else owner
                 locked = state._replace(at=At.LOCKED, server=Server.OPEN, locked=lock)
-                yield Step("the writers are locked out", "replicator.postgres.locks:lock_tables"), locked
+                yield Step("the writers are locked out", "replicator.postgres.locking.locks:lock_tables"), locked
             case At.LOCKED if Guard.DRAIN in self.off or state.drained(owner):
                 lock = None if Guard.LOCK_HELD in self.off else state.locked
-                drained = Step("the stream is drained", "replicator.cutover:Cutover._drain")
+                drained = Step("the stream is drained", "replicator.switchover.cutover:Cutover._drain")
                 yield drained, state._replace(at=At.DRAINED, locked=lock)
             case At.DRAINED:
                 frozen = state._replace(at=At.FROZEN, still=Guard.STANDSTILL not in self.off)
-                yield Step("the stream stands still", "replicator.turns:Turns.freeze"), frozen
+                yield Step("the stream stands still", "replicator.pipeline.write_gate:Turns.freeze"), frozen
             case At.FROZEN if state.drained(other) or self.off & {Guard.DRAIN_OPPOSITE, Guard.DRAIN_OPPOSITE_LAST}:
-                ready = Step("the opposite stream is drained", "replicator.cutover:Cutover._drain_opposite")
+                ready = Step("the opposite stream is drained", "replicator.switchover.cutover:Cutover._drain_opposite")
                 yield ready, state._replace(at=At.READY)
             case At.READY if self.lapses:
                 if not self.first_obstacle(state):
-                    looked = Step("the closed side is locked, and looked at", "replicator.cutover:Cutover._open")
+                    looked = Step(
+                        "the closed side is locked, and looked at", "replicator.switchover.cutover:Cutover._open"
+                    )
                     yield looked, state._replace(at=At.LOOKED)
             case At.READY | At.LOOKED if not (self.lapses and self.second_obstacle(state)):
                 moved = state._replace(at=At.MOVED, server=Server.WRITTEN)
-                yield Step("guards and state row are written", "replicator.cutover:Cutover._move"), moved
+                yield Step("guards and state row are written", "replicator.switchover.cutover:Cutover._move"), moved
             case At.MOVED:
-                sent = Step("the commit is sent", "replicator.cutover:Cutover._commit")
+                sent = Step("the commit is sent", "replicator.switchover.cutover:Cutover._commit")
                 yield sent, state._replace(at=At.SENT, server=Server.COMMITTING)
 
     def _may_lock(self, state: State, owner: int, other: int) -> bool:
@@ -184,12 +188,12 @@ class Moving(Closed):
             yield Step("the connection is lost"), state._replace(at=At.LOST)
         if state.at == At.LOST:
             if Guard.STATE_ROW in self.off:
-                step = Step("it is taken for a failure", "replicator.moves:Moves._take_back")
+                step = Step("it is taken for a failure", "replicator.daemon.switchovers:Moves._take_back")
                 yield step, self._taken_back(state, 1 - state.side)
             elif state.server == Server.NONE or Guard.STATE_ROW_SETTLED in self.off:
                 words = f"the state row says that ownership has {'' if moved else 'not '}moved"
                 reached = state._replace(at=At.COMMITTED) if moved else self._taken_back(state, 1 - state.side)
-                yield Step(words, "replicator.postgres.ownership:read_ownership"), reached
+                yield Step(words, "replicator.postgres.control.ownership:read_ownership"), reached
         if state.at == At.COMMITTED:
             yield from self._after_commit(state)
 
@@ -201,19 +205,22 @@ class Moving(Closed):
                 state._replace(guards=put(state.guards, state.side, True)),
             )
         elif not state.resting[state.side] and Guard.RESTING not in self.off:
-            rest = Step("the triggers are laid to rest", "replicator.postgres.resting:lay_to_rest")
+            rest = Step("the triggers are laid to rest", "replicator.postgres.guarding.resting:lay_to_rest")
             yield rest, state._replace(resting=put(state.resting, state.side, True))
         elif not state.opened:
-            yield Step("the new owner's tables are opened", "replicator.ownership:activate"), self._open(state)
+            yield (
+                Step("the new owner's tables are opened", "replicator.switchover.handover:activate"),
+                self._open(state),
+            )
         elif state.resting[owner]:
-            back = Step("the triggers are given back", "replicator.postgres.resting:give_back")
+            back = Step("the triggers are given back", "replicator.postgres.guarding.resting:give_back")
             yield back, state._replace(resting=put(state.resting, owner, False))
         elif not state.marked:
             yield Step("the start marker is sent"), state._replace(marked=True).logged(owner, -state.epoch)
         else:
             pipes = put(state.pipes, state.side, None)
             settled = state._replace(at=At.FOLLOWING, moving=False, still=False, pipes=pipes, side=owner)
-            yield Step("the old stream is dropped", "replicator.moves:Moves._retire"), settled
+            yield Step("the old stream is dropped", "replicator.daemon.switchovers:Moves._retire"), settled
 
     def _taken_back(self, state: State, other: int) -> State:
         pipes = put(state.pipes, other, None)
@@ -254,8 +261,8 @@ class Moving(Closed):
     def _restart(self, state: State) -> Moves:
         if state.server != Server.NONE and Guard.CUTOVER_FENCE not in self.off:
             return
-        resumes = "replicator.session:Session._resume"
-        settles = "replicator.moves:Moves.settle"
+        resumes = "replicator.daemon.session:Session._resume"
+        settles = "replicator.daemon.switchovers:Moves.settle"
         if not state.moving:
             yield Step("a new daemon starts", resumes), state._replace(at=At.FOLLOWING)
         elif state.owner != state.side:

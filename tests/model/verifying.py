@@ -74,7 +74,7 @@ class Verifying:
             )
             chunk = state.chunk if Guard.PASS_ANEW in self.off else 0
             yield (
-                Step("the daemon dies, a new one starts", "replicator.session:Session.run"),
+                Step("the daemon dies, a new one starts", "replicator.daemon.session:Session.run"),
                 anew._replace(chunk=chunk),
             )
 
@@ -105,7 +105,7 @@ class Verifying:
                     yield Step(words, "replicator.apply.search:Search.run"), self._refused(state, end, changed, key)
         if state.owed:
             noted = state._replace(quarantined=state.quarantined | state.owed, owed=0)
-            yield Step("the refused row is noted", "replicator.postgres.quarantine:Quarantine.keep"), noted
+            yield Step("the refused row is noted", "replicator.postgres.control.quarantine:Quarantine.keep"), noted
 
     def _written(self, state: State, end: int, changed: int, but: int = 0) -> State:
         """A batch up to there, of which some rows are not written. All that it is about is touched."""
@@ -185,7 +185,7 @@ class Verifying:
                 step = Step(words, "replicator.verify.verifier:Verifier._compare_chunk")
                 yield step, self._compared_in_pass(state._replace(look=None, chunk=state.chunk + 1), look)
             case "glance":
-                step = Step(f"row {look.key} waits no longer", "replicator.touches:TouchLog.settle")
+                step = Step(f"row {look.key} waits no longer", "replicator.core.dirty_keys:TouchLog.settle")
                 cleared = state._replace(look=None, found=state.found & ~(1 << look.key))
                 yield step, self._settled(cleared, look)
             case "differs":
@@ -233,7 +233,7 @@ class Verifying:
         if not state.locked:
             if self._gate(state):
                 locked = state._replace(locked=True)
-                yield Step("the writers are held", "replicator.cutover:Cutover._hold"), locked
+                yield Step("the writers are held", "replicator.switchover.cutover:Cutover._hold"), locked
         elif state.drained and state.look is None:
             keys = {*state.memory, *(() if Guard.FINAL_ON_DISK in self.off else state.disk)}
             differing = [key for key in keys if state.source[key] != state.target[key]]
@@ -249,7 +249,10 @@ class Verifying:
             held = state._replace(look=None, locked=False)
             moved = held._replace(moved=True) if self._gate(held) else held
             yield (
-                Step("ownership moves" if moved.moved else "it is given up", "replicator.cutover:Cutover._move"),
+                Step(
+                    "ownership moves" if moved.moved else "it is given up",
+                    "replicator.switchover.cutover:Cutover._move",
+                ),
                 moved,
             )
 

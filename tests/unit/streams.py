@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
+from replicator.core.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
 from replicator.follow.decoder import Decoder
 from replicator.values import Missing
 from tests.fixtures.history import HISTORY, as_decoded

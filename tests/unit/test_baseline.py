@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from replicator.baseline import FEWEST, is_slower
+from replicator.runbook.baseline import FEWEST, is_slower
 
 
 def noisy(median: float, runs: int, seed: int) -> list[float]:

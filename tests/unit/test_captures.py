@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.changes import Change, Image, Message
+from replicator.core.changes import Change, Image, Message
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
 from replicator.values import Missing

@@ -1,6 +1,7 @@
 """The commands, without a server: what they print, what they exit with, and what they never print."""
 
 import asyncio
+import importlib
 import json
 import os
 import re
@@ -21,19 +22,20 @@ from rich.table import Table
 
 from replicator import Migration
 from replicator.__main__ import main
-from replicator.cli import page, text
+from replicator.cli import page
 from replicator.cli.client import RefusedError
 from replicator.cli.help import EXAMPLES
-from replicator.cli.output import output
 from replicator.cli.reports import Report
-from replicator.dry_run import DryRun
 from replicator.errors import ConnectionLostError, ExitCode, NotReadyError, ReplicatorError
 from replicator.observe.status import Gate, StatusDocument, blank, from_stored, version
-from replicator.postgres.requests import Command
-from replicator.postgres.scratch import Conflict
-from replicator.preflight.finding import Report as Findings
+from replicator.postgres.control.mailbox import Command
+from replicator.postgres.trying.scratch import Conflict
+from replicator.preflight.whole import WholeReport
+from replicator.runbook.dry_run import DryRun
+from replicator.runbook.round_trip import Returned, WayBack
 from replicator.settings import Settings, describe_settings
-from replicator.way_back import Returned, WayBack
+from replicator.terminal import text
+from replicator.terminal.output import output
 from tests.command_line import commands, split
 from tests.logs import log_as_before
 
@@ -120,7 +122,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         vars(made).update(names)
         monkeypatch.setitem(sys.modules, module, made)
         parent, _, child = module.rpartition(".")
-        monkeypatch.setattr(sys.modules[parent], child, made, raising=False)
+        monkeypatch.setattr(importlib.import_module(parent), child, made, raising=False)
 
     return fake
 
@@ -423,9 +425,9 @@ def test_an_interruption_is_quiet_whatever_typer_makes_of_it(
 
 
 def findings(*found: Finding) -> Callable[..., Any]:
-    async def preflight(settings: Settings, migration: Migration) -> Findings:
+    async def preflight(settings: Settings, migration: Migration) -> WholeReport:
         assert (settings.source, migration.name) == (DSN, "party")
-        report = Findings()
+        report = WholeReport()
         report.findings += found  # type: ignore[arg-type]  # alike
         return report
 
@@ -470,7 +472,7 @@ def test_conflicts_of_a_dry_run_are_counted(run: Run, settings: None, fake: Call
     async def tried(*_: Any) -> DryRun:
         return DryRun(sample=None, conflicts=[one, many])
 
-    fake("replicator.dry_run", dry_run=tried)
+    fake("replicator.runbook.dry_run", dry_run=tried)
     code, shown, _ = run("dry-run")
     assert code == 1
     assert "t, key: 1 value that several rows have\n" in shown
@@ -485,7 +487,7 @@ def test_a_dry_run_whose_rows_do_not_come_back_is_no_success(
     async def tried(*_: Any) -> DryRun:
         return DryRun(sample=None, way_back=WayBack(tables=[back]))
 
-    fake("replicator.dry_run", dry_run=tried)
+    fake("replicator.runbook.dry_run", dry_run=tried)
     code, shown, _ = run("dry-run")
     assert code == 3
     assert "v differs in 1 row" in shown
@@ -516,7 +518,7 @@ def built(fake: Callable[..., None]) -> list[tuple[str, list[str]]]:
         asked.append(("show", parts))
         return ["CREATE TABLE one ()", "CREATE TABLE two (\n  id int[]\n);"]
 
-    fake("replicator.daemon", build_schema=build_schema, schema_statements=schema_statements)
+    fake("replicator.daemon.daemon", build_schema=build_schema, schema_statements=schema_statements)
     return asked
 
 
@@ -557,13 +559,13 @@ def test_run_ends_with_the_daemon(run: Run, settings: None, fake: Callable[..., 
     async def daemon(settings: Settings, migration: Migration, *, stop: asyncio.Event) -> None:
         ran.append((settings.source, migration.name, stop.is_set()))
 
-    fake("replicator.daemon", run=daemon)
+    fake("replicator.daemon.daemon", run=daemon)
     assert run("run") == (0, "", "")
     assert ran == [(DSN, "party", False)]
 
 
 def test_run_fails_with_the_daemon(run: Run, settings: None, fake: Callable[..., None]) -> None:
-    fake("replicator.daemon", run=failing(ConnectionLostError("The slot is lost.", "Begin again.")))
+    fake("replicator.daemon.daemon", run=failing(ConnectionLostError("The slot is lost.", "Begin again.")))
     code, _, errors = run("run")
     assert code == 1
     [entry] = map(json.loads, errors.splitlines())  # off a terminal the last words are a line of the log
@@ -592,7 +594,7 @@ def test_a_signal_stops_the_daemon_in_good_order(
         await asyncio.wait_for(stop.wait(), 30)
         orderly.append(True)
 
-    fake("replicator.daemon", run=daemon)
+    fake("replicator.daemon.daemon", run=daemon)
     before = signal.getsignal(number)
     code, _, errors = run("run")
     assert (code, orderly) == (0, [True])
@@ -607,7 +609,7 @@ def test_a_second_ctrl_c_ends_it_at_once(run: Run, settings: None, fake: Callabl
         signal.raise_signal(signal.SIGINT)
         await asyncio.sleep(3600)
 
-    fake("replicator.daemon", run=daemon)
+    fake("replicator.daemon.daemon", run=daemon)
     assert run("run")[0] == 130
 
 
@@ -617,7 +619,7 @@ def test_a_signal_that_is_ignored_stays_ignored(run: Run, settings: None, fake: 
         await asyncio.sleep(0)
         assert not stop.is_set()
 
-    fake("replicator.daemon", run=daemon)
+    fake("replicator.daemon.daemon", run=daemon)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert run("run") == (0, "", "")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from replicator import Migration
-from replicator.casts import Cast
-from replicator.copies import Addition
+from replicator.core.casts import Cast
+from replicator.core.copies import Addition
 from replicator.errors import MigrationError
 from replicator.migration import Direction, Query, Transform
 

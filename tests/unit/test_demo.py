@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 import pytest
 from rich.console import Console
 
-from replicator.cli import output
-from replicator.demo import home, processes, show
+from replicator.demo import home, presenter, processes
 from replicator.demo.application import Found
 from replicator.demo.home import HomeError, find_home
 from replicator.demo.ledger import Entry, Ledger
+from replicator.demo.presenter import Scene
 from replicator.demo.processes import DemoError, Process, settings_for
 from replicator.demo.seed import ADMINS
-from replicator.demo.show import Scene
 from replicator.demo.tally import Tally
 from replicator.demo.task import Keys, Task, Write
 from replicator.demo.verdict import Figures
 from replicator.demo.workload import Workload
 from replicator.observe.status import Gate, blank
 from replicator.settings import Settings
+from replicator.terminal import output
 
 
 class Side:
@@ -249,7 +249,7 @@ def test_one_thing_wrong_is_enough(wrong: dict[str, Any]) -> None:
 
 def test_it_fits_on_a_small_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(force_terminal=True, width=80, height=24, color_system=None, _environ={})
-    monkeypatch.setattr(show, "messages", lambda: console)
+    monkeypatch.setattr(presenter, "messages", lambda: console)
     document = blank("party")
     document["backfill"] = [
         {"table": "requests", "rows": 12_345, "expected": 50_000, "done": False},
@@ -259,7 +259,7 @@ def test_it_fits_on_a_small_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     document["gates"] = [Gate(name=name, ok=name == "schema", detail="a detail") for name in names]
     tally = Tally(errors={"UniqueViolation": 2})  # type: ignore[arg-type]
     tally.acknowledged("public", 0.002, rolled_back=False)
-    with console.capture() as captured, show.make_show(quiet=False) as page:
+    with console.capture() as captured, presenter.make_show(quiet=False) as page:
         page.say("a step is done")
         page.doing("until something is so")
         page.draw(Scene(document=document, tally=tally, rate=299.6, slowest=0.0123))
@@ -280,7 +280,7 @@ def test_off_a_terminal_there_is_a_line_for_each_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not output.messages().is_terminal
-    with show.make_show(quiet=False) as lines, show.make_show(quiet=True) as nothing:
+    with presenter.make_show(quiet=False) as lines, presenter.make_show(quiet=True) as nothing:
         nothing.say("not this")
         lines.doing("not this either")
         lines.say("one [step]")

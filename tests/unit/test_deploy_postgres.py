@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.binaries import installed_binaries, output_of, wheel_binaries
+from replicator.runtime.binaries import installed_binaries, output_of, wheel_binaries
 from tests.unit.dockerfile import copied, instructions, last
 
 POSTGRES = Path(__file__).parents[2] / "deploy" / "postgres"

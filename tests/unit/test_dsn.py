@@ -3,7 +3,7 @@
 import pytest
 
 from replicator.errors import UsageError
-from replicator.postgres.dsn import describe
+from replicator.postgres.session.dsn import describe
 
 SECRET = "geheim"
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from replicator.binaries import EmbeddedError, parse_version
 from replicator.demo import configuration, embedded
+from replicator.runtime.binaries import EmbeddedError, parse_version
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from replicator.exclusion import Exclusion
+from replicator.core.rw_lock import Exclusion
 
 
 class Holder:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from replicator import failpoints
 from replicator.errors import ConnectionLostError, UsageError
-from replicator.failpoints import VARIABLE, Arming, Failpoint, parse, reach
+from replicator.runtime import failpoints
+from replicator.runtime.failpoints import VARIABLE, Arming, Failpoint, parse, reach
 
-PACKAGE = Path(failpoints.__file__).parent
+PACKAGE = Path(failpoints.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ async def test_it_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_ends_its_own_process(action: str, number: signal.Signals) -> None:
     program = (
         "import asyncio\n"
-        "from replicator.failpoints import Failpoint, reach\n"
+        "from replicator.runtime.failpoints import Failpoint, reach\n"
         "async def main():\n"
         "    await reach(Failpoint.STAGED)\n"
         "    await asyncio.sleep(60)\n"

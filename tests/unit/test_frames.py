@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
-from replicator.lsn import LSN
-from replicator.postgres.frames import Keepalive, XLogData, parse_frame, status_update
-from replicator.postgres.walsender import start_command
+from replicator.postgres.wire.frames import Keepalive, XLogData, parse_frame, status_update
+from replicator.postgres.wire.walsender import start_command
 
 DATA = b"w" + struct.pack(">QQq", 0x16_B374D848, 0x16_B374D880, 848_654_623_123_456)
 ALIVE = b"k" + struct.pack(">QqB", 0x16_B374D848, 848_654_623_123_456, 1)

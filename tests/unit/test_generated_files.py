@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import MigrationError
-from replicator.generation.files import file_names, is_ours, sealed, was_generated, write
 from replicator.postgres.drafts.expressions import in_place_of
+from replicator.runbook.generation.files import file_names, is_ours, sealed, was_generated, write
 
 
 def test_no_two_tables_have_files_of_one_name() -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.pages import PAGES, ROOT, tables
 
 CODE = ROOT / "replicator"
+CONTROL = CODE / "postgres" / "control" / "control.sql"
 ROWS = [row for table in tables(PAGES["docs/contributor/glossary.md"]) for row in table]
 PLACES = sorted({place for row in ROWS for place in re.findall(r"`([^`]+)`", row[3])})
 
@@ -14,7 +15,9 @@ PLACES = sorted({place for row in ROWS for place in re.findall(r"`([^`]+)`", row
 def is_there(place: str) -> bool:
     """A module or a package, what is defined in one, a metric, or an object of the control schema."""
     if place.startswith("_replicator."):
-        return re.search(rf"{re.escape(place)}\b", (CODE / "postgres" / "control.sql").read_text()) is not None
+        return (
+            re.search(rf"{re.escape(place)}\b", (CODE / "postgres" / "control" / "control.sql").read_text()) is not None
+        )
     if place.startswith("replicator_"):
         return place.removeprefix("replicator_") in (CODE / "observe" / "metrics.py").read_text()
     parts = place.split(".")
@@ -39,7 +42,14 @@ def test_what_the_glossary_names_is_there(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["turns.Turns.stop", "turns.Turning", "turning.Turns", "_replicator.turns", "phases.Phase.NIGHT"]
+    "place",
+    [
+        "pipeline.write_gate.Turns.stop",
+        "pipeline.write_gate.Turning",
+        "write_gate.Turns",
+        "_replicator.turns",
+        "switchover.phases.Phase.NIGHT",
+    ],
 )
 def test_what_is_not_there_is_found(place: str) -> None:
     assert not is_there(place)

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from replicator import hooks
+from replicator.daemon import hooks
+from replicator.daemon.hooks import post, run_command
 from replicator.errors import HookError, UsageError
-from replicator.hooks import post, run_command
 from replicator.settings import load_settings
 from tests.listener import listening
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from replicator.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.inbox import BYTES_HELD, MOST_MESSAGES, Inbox, Piece
-from replicator.lsn import LSN
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

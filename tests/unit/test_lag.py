@@ -2,8 +2,8 @@
 
 import pytest
 
-from replicator.lag import GAP_SECONDS, LagMeter
-from replicator.lsn import LSN
+from replicator.core.lag import GAP_SECONDS, LagMeter
+from replicator.core.lsn import LSN
 
 
 class Clock:

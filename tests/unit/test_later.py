@@ -7,9 +7,9 @@ import pytest
 from replicator.apply import later
 from replicator.apply.dates import Dates
 from replicator.apply.later import Later
-from replicator.lsn import LSN
-from replicator.postgres.quarantine import Failure
-from replicator.tables import Key
+from replicator.core.lsn import LSN
+from replicator.core.tables import Key
+from replicator.postgres.control.quarantine import Failure
 
 ONE, TWO = ("things", ("1",)), ("things", ("2",))
 

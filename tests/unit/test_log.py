@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import log
 from replicator.errors import ReplicatorError, unexpected
+from replicator.runtime import log
 from tests.logs import log_as_before
 
 CANARY = "canary@example.org"

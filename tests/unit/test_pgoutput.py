@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
+from replicator.core.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
+from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.pgoutput import PgoutputDecoder
-from replicator.lsn import LSN
 from replicator.values import Missing
 from tests import pgoutput_bytes as pg
 from tests.fixtures.history import CAPTURED, captured

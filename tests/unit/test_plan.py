@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
-from replicator.derive import TargetRow, derive
+from replicator.core.tables import Column, ForeignKey, Name, Table
 from replicator.errors import MigrationError, ShapeError, TransformError
-from replicator.plan import Plan, parents_first, resolve
-from replicator.tables import Column, ForeignKey, Name, Table
+from replicator.mapping.derive import TargetRow, derive
+from replicator.mapping.plan import Plan, parents_first, resolve
 from replicator.values import Kind
 
 KINDS: dict[str, Kind] = {"id": "integer", "uid": "uuid", "document": "json", "name": "text"}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from replicator.postgres.server import allow
+from replicator.postgres.session.server import allow
 from replicator.preflight.traced import TracedRow
 
 

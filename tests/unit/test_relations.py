@@ -7,7 +7,7 @@ import pytest
 
 from replicator.apply import relations as module
 from replicator.apply.relations import Relations
-from replicator.changes import Change
+from replicator.core.changes import Change
 
 
 @pytest.mark.parametrize("while_asking", [True, False])

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from replicator.errors import ConnectionLostError, ProtocolError
-from replicator.postgres import replication
-from replicator.postgres.connect import Connection
-from replicator.postgres.replication import Frame, ReplicationStream, XLogData
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.wire import replication
+from replicator.postgres.wire.replication import Frame, ReplicationStream, XLogData
 
 
 class FakePgconn:

@@ -2,11 +2,11 @@
 
 import pytest
 
+from replicator.core.name_map import Places
+from replicator.core.tables import Name
+from replicator.mapping.plan import Dependency, Plan
 from replicator.migration import Migration
-from replicator.places import Places
-from replicator.plan import Dependency, Plan
-from replicator.postgres.rewriting import named, named_anywhere, placed, rewritten
-from replicator.tables import Name
+from replicator.postgres.ddl.rewriting import named, named_anywhere, placed, rewritten
 
 
 def _name(text: str) -> Name:

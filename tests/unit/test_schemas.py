@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-CONTROL: Final = (ROOT / "replicator" / "postgres" / "control.sql").read_text()
+CONTROL: Final = (ROOT / "replicator" / "postgres" / "control" / "control.sql").read_text()
 MADE: Final = re.compile(
     r"^\s*CREATE (?:OR REPLACE )?(TABLE|VIEW|FUNCTION) (?:IF NOT EXISTS )?(\w+)\.(\w+)", re.MULTILINE
 )

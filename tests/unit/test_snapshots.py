@@ -2,9 +2,9 @@
 
 import pytest
 
-from replicator.lag import LagMeter
-from replicator.lsn import LSN, format_lsn, parse_lsn
-from replicator.postgres.snapshots import Snapshot, Visibility
+from replicator.core.lag import LagMeter
+from replicator.core.lsn import LSN, format_lsn, parse_lsn
+from replicator.postgres.wire.snapshots import Snapshot, Visibility
 
 TURN = 1 << 32
 

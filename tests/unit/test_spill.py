@@ -7,10 +7,10 @@ from typing import IO, Any
 
 import pytest
 
-from replicator import spill
-from replicator.spill import Spill
-from replicator.tables import Key
-from replicator.touches import TouchLog
+from replicator.core import spill
+from replicator.core.dirty_keys import TouchLog
+from replicator.core.spill import Spill
+from replicator.core.tables import Key
 
 
 def keys(first: int, beyond: int) -> list[Key]:

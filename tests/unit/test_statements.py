@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.postgres.statements import shortened, split
+from replicator.postgres.ddl.statements import shortened, split
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from replicator.cli import page
 from replicator.observe.metrics import Metrics
 from replicator.observe.status import StatusDocument, blank, divergent_rows, from_stored, publish
-from replicator.phases import Phase
+from replicator.switchover.phases import Phase
 
 
 def document(**facts: Any) -> StatusDocument:

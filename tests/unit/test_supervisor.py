@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from replicator.errors import NotReadyError
-from replicator.supervisor import Supervisor
+from replicator.runtime.supervisor import Supervisor
 
 
 async def fail() -> None:

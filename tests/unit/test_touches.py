@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.touches import TouchLog, Waiting, WindowSpoiled
+from replicator.core.dirty_keys import TouchLog, Waiting, WindowSpoiled
 
 A, B = ("a",), ("b",)
 
@@ -169,7 +169,7 @@ def test_what_neither_memory_nor_disk_takes_makes_the_whole_source_wait(
         raise OSError(28, "No space left on device")
 
     if most:
-        monkeypatch.setattr("replicator.spill.Spill.append", full)
+        monkeypatch.setattr("replicator.core.spill.Spill.append", full)
     log = TouchLog(capacity=4, spilled_most=most)
     log.start_keeping()
     log.touch("t", keys(0, 5))

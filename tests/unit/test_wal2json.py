@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.lsn import parse_lsn
 from replicator.errors import ProtocolError
 from replicator.follow.wal2json import Wal2JsonDecoder
-from replicator.lsn import parse_lsn
 from tests.fixtures.history import captured
 from tests.unit.streams import damaged, decode_all, expected_history, is_sound, transactions
 

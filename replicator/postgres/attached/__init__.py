@@ -27,7 +27,7 @@ from replicator.postgres.attached.item import (
     rendered,
 )
 from replicator.postgres.attached.partitions import Partition, read_partitions
-from replicator.postgres.attached.reading import attached
+from replicator.postgres.attached.reader import attached
 
 __all__ = [
     "Attached",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from replicator.postgres.attached.deparsed import alter, options, with_sequences
 from replicator.postgres.attached.item import Attached, Beside, Kind, Own, Text
-from replicator.postgres.attached.texts import alter, options, with_sequences
 
 # What not every version has is read through jsonb; there an absent column is null. Late minor releases keep a marker of
 # their own, pg_attver, among the options of every column; pg_dump leaves it out, too.

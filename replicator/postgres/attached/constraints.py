@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from replicator.core.tables import Name
+from replicator.postgres.attached.deparsed import alter, at, options
 from replicator.postgres.attached.item import Attached, Beside, Kind, Other, Own, Text
-from replicator.postgres.attached.texts import alter, at, options
-from replicator.tables import Name
 
 CONSTRAINTS: Final = """
     SELECT k.conrelid::int8 AS oid, k.contype::text AS type, k.conname AS name, pg_get_constraintdef(k.oid)

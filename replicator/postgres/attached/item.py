@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
-from replicator.postgres.connect import identifier
-from replicator.tables import Name
+from replicator.core.tables import Name
+from replicator.postgres.session.connect import identifier
 
 Kind = Literal[
     "column",

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from replicator.postgres.connect import Connection
-from replicator.postgres.server import fetch_plain
-from replicator.postgres.trees import oids_by_name
-from replicator.tables import Name
+from replicator.core.tables import Name
+from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.session.server import fetch_plain
 
 PARTITIONS: Final = """
     WITH RECURSIVE tree AS (

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from replicator.postgres.attached.deparsed import literal
 from replicator.postgres.attached.item import Attached, Beside, Own, Text
-from replicator.postgres.attached.texts import literal
 
 # What the owner has by himself is no grant; what he has taken from himself is a revocation.
 GRANTS: Final = """

@@ -8,13 +8,13 @@ empty table with its columns.
 
 from collections.abc import Iterable, Sequence
 
-from replicator.postgres.connect import Connection
+from replicator.postgres.ddl.quoting import Quoter, read_quoter
 from replicator.postgres.drafts.bench import Bench
 from replicator.postgres.drafts.first import as_they_are
 from replicator.postgres.drafts.model import Draft, Original, Remark
 from replicator.postgres.drafts.second import with_new_types
-from replicator.postgres.quoting import Quoter, read_quoter
-from replicator.postgres.rehearsal import rehearsal, try_statement
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.rehearsal import rehearsal, try_statement
 
 __all__ = ["Draft", "Original", "Remark", "draft"]
 

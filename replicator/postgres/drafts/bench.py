@@ -5,17 +5,17 @@ from dataclasses import replace
 from secrets import token_hex
 from typing import Final
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
+from replicator.core.name_map import Places
+from replicator.core.tables import Name
 from replicator.errors import MigrationError, ReplicatorError
-from replicator.places import Places
 from replicator.postgres.attached import Attached, Other, Piece, Text, rendered
-from replicator.postgres.authored import refused
-from replicator.postgres.connect import Connection
+from replicator.postgres.ddl.authored import refused
+from replicator.postgres.ddl.quoting import Quoter
+from replicator.postgres.ddl.rewriting import rewritten
 from replicator.postgres.drafts.model import Draft, Original, Remark
-from replicator.postgres.quoting import Quoter
-from replicator.postgres.rehearsal import try_statement
-from replicator.postgres.rewriting import rewritten
-from replicator.tables import Name
+from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.rehearsal import try_statement
 
 LAST: Final = ("owner", "comment", "grant")
 """What needs all others, foreign keys too."""

@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from replicator.core.tables import Name
 from replicator.errors import ReplicatorError
 from replicator.postgres.attached import Attached, rendered
-from replicator.postgres.connect import Connection, translated
-from replicator.postgres.quoting import Quoter
-from replicator.postgres.server import fetch_plain
-from replicator.postgres.statements import TOKEN, after_block
-from replicator.tables import Name
+from replicator.postgres.ddl.quoting import Quoter
+from replicator.postgres.ddl.statements import TOKEN, after_block
+from replicator.postgres.session.connect import Connection, translated
+from replicator.postgres.session.server import fetch_plain
 
 STANDS_IN: Final = "replicator_value"
 OPENING, END = "(", " IS NULL)"

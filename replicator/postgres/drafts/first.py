@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
+from replicator.core.tables import Name
 from replicator.postgres.attached import Attached, attached
 from replicator.postgres.drafts.bench import LAST, Bench
 from replicator.postgres.drafts.model import Draft
 from replicator.postgres.drafts.naming import beside_called
 from replicator.postgres.drafts.remarks import not_carried, went_along
-from replicator.postgres.rehearsal import try_statement
-from replicator.tables import Name
+from replicator.postgres.trying.rehearsal import try_statement
 
 OF_ONE_COLUMN: Final = frozenset({
     "column", "default", "identity", "not null", "storage", "compression", "statistics target", "column options",

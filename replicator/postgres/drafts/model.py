@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
 from replicator.postgres.attached import Attached, Partition
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
 from replicator.postgres.attached import Attached, Beside, Piece, Text
 
 LONGEST: Final = 63

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
 from replicator.postgres.attached import Attached
 from replicator.postgres.drafts.model import Remark
 

@@ -5,20 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from replicator.copies import Copy
+from replicator.core.copies import Copy
+from replicator.core.tables import Name
 from replicator.errors import ReplicatorError
 from replicator.postgres.attached import Attached, Text, attached, rendered
 from replicator.postgres.attached.columns import BITS
-from replicator.postgres.connect import translated
+from replicator.postgres.ddl.rewriting import named_anywhere
 from replicator.postgres.drafts.bench import LAST, Bench
 from replicator.postgres.drafts.expressions import applied
 from replicator.postgres.drafts.first import default_names
 from replicator.postgres.drafts.model import Draft
 from replicator.postgres.drafts.naming import beside_called
 from replicator.postgres.drafts.remarks import names_tables, no_key, not_unique, uses_old, wider
-from replicator.postgres.rewriting import named_anywhere
-from replicator.postgres.server import fetch_plain
-from replicator.tables import Name
+from replicator.postgres.session.connect import translated
+from replicator.postgres.session.server import fetch_plain
 
 COLUMNS: Final = """
     SELECT a.attname AS name, format_type(a.atttypid, NULL) AS type,

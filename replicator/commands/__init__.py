@@ -1,5 +1,0 @@
-"""What the daemon does when a command asks: a module for each kind of request, and the runner that takes them up."""
-
-from replicator.commands.runner import Commands
-
-__all__ = ["Commands"]

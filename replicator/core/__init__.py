@@ -1,0 +1,1 @@
+"""Plain data: positions, changes, tables, keys, locks. Only the standard library."""

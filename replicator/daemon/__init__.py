@@ -1,0 +1,1 @@
+"""The daemon: its sessions, the requests that it answers, and what it reports."""

@@ -1,0 +1,76 @@
+"""Applies the stream piece by piece: each batch is one transaction, and ends where a transaction of the source ends."""
+
+from collections.abc import Awaitable, Callable
+
+from replicator.apply.applier import Applier
+from replicator.apply.outcome import NewerReadError
+from replicator.core.lsn import format_lsn
+from replicator.errors import RetryableError
+from replicator.follow.inbox import Inbox, Piece
+from replicator.postgres.rows.context import Context
+from replicator.runtime.log import get_logger
+
+log = get_logger("batches")
+
+EXTENSIONS = 5
+"""How often a batch is extended; what clashes still does so for a reason."""
+
+EXTENDED_BYTES = 16 << 20
+"""How large a batch may become by that: the stream may be hours behind what was read again."""
+
+
+class Batches:
+    """One pipeline's."""
+
+    def __init__(self, context: Context, inbox: Inbox, applier: Applier, nudge: Callable[[], Awaitable[None]]) -> None:
+        self._context = context
+        self._inbox = inbox
+        self._applier = applier
+        self._nudge = nudge
+        self.pieces = 0
+        """How many have been begun."""
+
+    async def apply(self, piece: Piece) -> Piece:
+        """Open the transaction and write a piece, with the rest of its last transaction; gives the piece that ends it.
+
+        While both schemas take writes, the application's transactions may be in the way: give way, try again.
+        """
+        whole = piece.end is not None
+        while True:
+            await self._applier.begin()
+            try:
+                return await self._apply_pieces(piece)
+            except RetryableError as error:
+                if self._context.rolling is None or not whole:
+                    raise
+                log.info("giving way to the application", direction=self._context.direction, error=error.problem)
+                await self._applier.rollback()
+
+    async def _apply_pieces(self, piece: Piece) -> Piece:
+        extensions = 0
+        while True:
+            # Only at a commit, and not for ever, can more of the stream help against a clash.
+            position = piece.end if extensions < EXTENSIONS else None
+            self.pieces += 1
+            try:
+                await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
+            except NewerReadError as clash:
+                extensions = extensions + 1 if await self._extend(piece, clash) else EXTENSIONS
+                continue
+            if piece.end is not None:
+                return piece
+            piece = await self._inbox.take(self._context.batch_rows)
+
+    async def _extend(self, piece: Piece, clash: NewerReadError) -> bool:
+        """Take what the stream has up to the read that clashed into the same batch; gives whether there was room.
+
+        If not, the row that clashes is quarantined until the stream has come to what was read. Where nothing may be
+        quarantined, there is always room.
+        """
+        log.info("batch extended to a newer read", direction=self._context.direction, position=format_lsn(clash.lsn))
+        await self._nudge()
+        while piece.end is None or piece.end < clash.lsn:
+            if piece.size > EXTENDED_BYTES and not self._context.halt_on_error:
+                return False
+            piece.extend(await self._inbox.take(self._context.batch_rows))
+        return True

@@ -1,0 +1,1 @@
+"""Reads the catalogue (Postgres documentation, chapter "System Catalogs")."""

@@ -1,0 +1,1 @@
+"""The control tables: what this program stores in the databases."""

@@ -1,0 +1,1 @@
+"""The migration's SQL files: taken apart, rewritten, run."""

@@ -1,0 +1,1 @@
+"""Locks on the application's tables, and who is in the way of them."""

@@ -1,0 +1,1 @@
+"""Reads, derives, stages, writes and compares rows."""

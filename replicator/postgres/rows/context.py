@@ -1,0 +1,76 @@
+"""What the parts of one pipeline share while it runs."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from replicator.core.dirty_keys import TouchLog
+from replicator.core.rw_lock import Exclusion
+from replicator.mapping.plan import Plan
+from replicator.migration import Direction
+from replicator.postgres.control.quarantine import Place, Quarantine
+from replicator.postgres.rows.given import GivenColumns
+from replicator.postgres.wire.origins import OwnOrigin
+from replicator.postgres.wire.snapshots import Visibility
+
+
+@dataclass(kw_only=True)
+class Rolling:
+    """What a pipeline knows while both schemas take writes."""
+
+    origin: OwnOrigin
+    """What it writes under, on its target."""
+    since: datetime
+    """When the application began to write on both sides, by the target's clock: older rows are no conflict."""
+    turn: asyncio.Lock
+    """Held by the pipeline that reads and writes: what one reads, the other must not be about to overwrite."""
+    known_through: Callable[[], datetime]
+    """What the application wrote on the target up to then, by the target's clock, the opposite pipeline has applied."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """One direction's plan and connections, and the notes that let reader, applier, backfill and verifier meet."""
+
+    direction: Direction
+    plan: Plan
+    source_dsn: str
+    target_dsn: str
+    epoch: int
+    """The lease's, on the target."""
+    opposite: Plan | None = None
+    """The other direction's, where the target holds rows that this one has not written."""
+    shadow: bool = False
+    """Keep the memory of produced keys, but write no row: the target is still owned by the opposite side."""
+    halt_on_error: bool = False
+    chunk_rows: int = 5_000
+    batch_rows: int = 5_000
+    workers: int = 2
+    visibility: Visibility = field(default_factory=Visibility)
+    touches: TouchLog = field(default_factory=TouchLog)
+    exclusion: Exclusion = field(default_factory=Exclusion)
+    copying: bool = False
+    """Chunks are being copied."""
+    rolling: Rolling | None = None
+    """Set while both schemas take writes."""
+    unseen: set[str] = field(default_factory=set)
+    """Source tables whose rows may have changed past the log, and have not all been compared since."""
+    breaches: int = 0
+    """How often one has come to be in there, or would have if it was not."""
+    quarantine: Quarantine = field(init=False)
+    given: GivenColumns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.given = GivenColumns(self.direction, self.target_dsn)
+        self.quarantine = Quarantine(self.direction)
+
+    def suspect(self, tables: Iterable[str]) -> None:
+        """Have all rows of these source tables, and what nothing gives of their targets', compared anew."""
+        self.breaches += 1
+        self.unseen |= set(tables)
+
+    @property
+    def quarantined(self) -> set[Place]:
+        """The entries that stand: they keep ownership from moving."""
+        return self.quarantine.standing

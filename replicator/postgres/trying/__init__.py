@@ -1,0 +1,1 @@
+"""SQL that is tried in transactions which are always rolled back."""

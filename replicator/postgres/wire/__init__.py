@@ -1,0 +1,1 @@
+"""The replication protocol, slots, origins and snapshots."""

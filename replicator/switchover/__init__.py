@@ -1,0 +1,1 @@
+"""The planned transfer of ownership: cutover, rollback, rolling deploys, renaming, gates."""

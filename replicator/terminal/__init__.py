@@ -1,0 +1,1 @@
+"""Output on terminals and pipes, and the form of errors."""
