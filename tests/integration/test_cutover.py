@@ -326,8 +326,8 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
         raise RetryableError("A deadlock.")
 
     async def commit(self: Cutover, holder: Any, epoch: int) -> None:
-        for module in ("cutover", "ownership"):
-            monkeypatch.setattr(f"replicator.{module}.settled_ownership", unreadable)
+        for module in ("cutover", "handover"):
+            monkeypatch.setattr(f"replicator.switchover.{module}.settled_ownership", unreadable)
         await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
 
     async with daemon(make_settings(database)) as running:

@@ -177,7 +177,7 @@ HISTORIES = {
 
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row that is read is a part of its own."""
-    for module in ("postgres.streaming", "apply.reading", "apply.heirs"):
+    for module in ("postgres.rows.streaming", "apply.reading", "apply.heirs"):
         monkeypatch.setattr(f"replicator.{module}.GROUP_BYTES", 1)
     monkeypatch.setattr("replicator.apply.heirs.READ_AT_ONCE", 2)
     monkeypatch.setattr("replicator.apply.heirs.KEYS_AT_ONCE", 2)

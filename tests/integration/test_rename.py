@@ -217,7 +217,7 @@ async def test_a_daemon_that_died(
             await running.cut_over(strategy="rename")
             await running.clean()
         with monkeypatch.context() as patched:
-            for module in ("cutover", "moves"):
+            for module in ("switchover.cutover", "daemon.switchovers"):
                 patched.setattr(f"replicator.{module}.reach", dying(point))
             patched.setattr(Moves, "_after_failure", nothing)
             with pytest.raises(SystemError):
