@@ -9,16 +9,16 @@ import psycopg
 from psycopg import sql
 
 PACKAGE: Final = Path(__file__).parents[1] / "replicator"
-CALLED: Final = "SELECT is_called FROM public.called"
+CALLED: Final = "SELECT is_called FROM public.declared"
 WORD: Final = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(")
 
 BEFORE: Final = """
-CREATE SEQUENCE public.called;
+CREATE SEQUENCE public.declared;
 CREATE FUNCTION public.trap() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-    PERFORM pg_catalog.nextval('public.called'::pg_catalog.regclass);  -- stays, though the transaction fails
+    PERFORM pg_catalog.nextval('public.declared'::pg_catalog.regclass);  -- stays, though the transaction fails
     RAISE EXCEPTION 'something planted was called';
 END $$;
-GRANT ALL ON SEQUENCE public.called TO PUBLIC;
+GRANT ALL ON SEQUENCE public.declared TO PUBLIC;
 """
 
 # What a call would rather take than the function of Postgres: its own arguments, spelt more closely.

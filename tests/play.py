@@ -320,7 +320,7 @@ class Player:
         inbox, batch_rows = self.engine.running._inbox, self.engine.settings.batch_rows
         while (at := self.stepper.at(APPLY)) is not None:
             if at == "take" and not inbox._ready(batch_rows):
-                if not self.engine.running.context.exclusion._alone:
+                if not self.engine.running.context.rw_lock._written:
                     return
                 await self._deliver()  # a batch that is to be extended
             await self.stepper.advance(APPLY)

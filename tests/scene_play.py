@@ -184,7 +184,7 @@ class Daemon:
             if self.phase == move.after:
                 return
             try:
-                await self._running.session.moves.run(move, self._running.report)
+                await self._running.session.switchovers.run(move, self._running.report)
             except ReplicatorError as error:
                 if attempt == ATTEMPTS or not (error.transient or isinstance(error, NotReadyError)):
                     raise
@@ -292,7 +292,7 @@ class ScenePlayer:
                 await self._transact(each)
             return
         pipeline = self._daemon.pipeline
-        await pipeline.turns.freeze()
+        await pipeline.write_gate.pause()
         try:
             for each in group.transactions:
                 await self._transact(each)
@@ -302,7 +302,7 @@ class ScenePlayer:
             await pipeline.nudge()
             await self._daemon.until(lambda: self._daemon.pipeline.received >= position)
         finally:
-            pipeline.turns.thaw()
+            pipeline.write_gate.resume()
 
     async def _transact(self, transaction: Transaction) -> None:
         with suppress(psycopg.errors.IntegrityError):  # of a constraint that has waited

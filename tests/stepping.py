@@ -12,9 +12,9 @@ from unittest.mock import patch
 from replicator.backfill import backfill as backfill_module
 from replicator.backfill.copier import Copier
 from replicator.core.lsn import LSN
-from replicator.core.rw_lock import Exclusion
+from replicator.core.rw_lock import ReadWriteLock
 from replicator.core.tables import Key, Row
-from replicator.follow.inbox import Inbox, Piece
+from replicator.follow.transaction_buffer import Batch, TransactionBuffer
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.progress import Chunk
 from replicator.postgres.rows.source import next_bound
@@ -96,7 +96,7 @@ class Stepper:
         self.free = False
         self._deliver.clear()
 
-    async def deliver(self, inbox: Inbox, position: LSN) -> None:
+    async def deliver(self, inbox: TransactionBuffer, position: LSN) -> None:
         """Let the stream come up to a position."""
         self._deliver.set()
         async with asyncio.timeout(SECONDS):
@@ -156,11 +156,11 @@ def _me() -> str:
 
 def attach(pipeline: Pipeline, stepper: Stepper) -> None:
     """Give a pipeline that is not at work yet its points."""
-    pipeline.context.exclusion = _Exclusion(stepper)
+    pipeline.context.rw_lock = _Exclusion(stepper)
     inbox, applier = pipeline._inbox, pipeline._applier
     take, commit = inbox.take, applier.commit
 
-    async def stepped_take(rows: int) -> Piece:
+    async def stepped_take(rows: int) -> Batch:
         await stepper.pause("take")
         with stepper.waiting("changes", lambda: not inbox._ready(rows)):
             return await take(rows)
@@ -258,7 +258,7 @@ async def _each(parts: AsyncGenerator[Part], stepper: Stepper, source: str) -> A
         yield part
 
 
-class _Exclusion(Exclusion):
+class _Exclusion(ReadWriteLock):
     def __init__(self, stepper: Stepper) -> None:
         super().__init__()
         self._stepper = stepper

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from replicator.apply.authorship import written_by_the_application
+from replicator.apply.deferred_deletes import DeferredDeletes
 from replicator.apply.later import Later
 from replicator.apply.outcome import Outcome
-from replicator.apply.postponed import Postponed
 from replicator.apply.relations import Relations
 from replicator.apply.removing import remove
 from replicator.apply.tools import Tools
@@ -17,7 +17,7 @@ from replicator.core.changes import Change, RelationName
 from replicator.core.lsn import LSN
 from replicator.core.tables import Key, Table
 from replicator.postgres.control.progress import enter, write_applied
-from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.control.rederivations import Rederivation
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.target import TargetWriter
 from replicator.postgres.rows.versions import lock_rows
@@ -42,7 +42,7 @@ class Applier:
         self._now = self._transaction()
 
     def _transaction(self) -> Transaction:
-        return Transaction(postponed=Postponed(self.context.plan), halt=self.context.halt_on_error)
+        return Transaction(postponed=DeferredDeletes(self.context.plan), halt=self.context.halt_on_error)
 
     @property
     def outcome(self) -> Outcome:
@@ -152,7 +152,7 @@ class Applier:
         """Read these source keys again and write what they give now. As ``Work.redo``."""
         await self._work.redo(dirty)
 
-    async def rederive(self, entries: Iterable[Redo], position: LSN | None) -> None:
+    async def rederive(self, entries: Iterable[Rederivation], position: LSN | None) -> None:
         """While both schemas take writes: derive again what is noted. As ``Work.rederive``."""
         await self._work.rederive(entries, position)
 
@@ -191,4 +191,4 @@ class Applier:
         return await self._writer.rows_up_to(self._target(target), most)
 
     def _target(self, name: str) -> Table:
-        return next(each for each in self.context.plan.targets if each.called == name)
+        return next(each for each in self.context.plan.targets if each.declared == name)

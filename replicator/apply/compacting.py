@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from replicator.apply.batch import Batch, Relations, TableState
+from replicator.apply.net_changes import NetChanges, Relations, TableState
 from replicator.core.changes import Change, Image
 from replicator.core.equality import needs_asking
 from replicator.core.tables import Column, Key, Row, Table
@@ -32,19 +32,19 @@ def compact(
     *,
     nulls_are_ambiguous: bool,
     dated: bool = False,
-) -> Batch:
-    """Reduce changes to a Batch.
+) -> NetChanges:
+    """Reduce changes to a NetChanges.
 
     :param asked: the forms of what ``to_ask`` gives.
     :param dated: note when the application changed each source key.
     :raises ProtocolError: when a change lacks its key.
     """
-    batch = Batch(asked=asked)
+    batch = NetChanges(asked=asked)
     for change in changes:
         table = relations[change.relation]
         if table is None:
             continue
-        name = table.called
+        name = table.declared
         if not change.own:
             batch.counts[name, change.operation] += 1
         at = change.committed_at if dated and not change.own else None
@@ -57,7 +57,7 @@ def compact(
 
 
 def _note(
-    batch: Batch, source: Source, table: Table, change: Change, at: datetime | None, *, nulls_are_ambiguous: bool
+    batch: NetChanges, source: Source, table: Table, change: Change, at: datetime | None, *, nulls_are_ambiguous: bool
 ) -> None:
     state = batch.tables.setdefault(source.name, TableState())
     dirty = batch.dirty.setdefault(source.name, set())
@@ -97,7 +97,7 @@ def _note(
             state.copies.setdefault(new_key, []).append(row)
 
 
-def _note_overwriting(batch: Batch, source: Source, key: Key, change: Change) -> None:
+def _note_overwriting(batch: NetChanges, source: Source, key: Key, change: Change) -> None:
     if not change.own:
         batch.overwritten.discard((source.name, key))
     elif batch.dates.of(source.name, key) is not None:
@@ -141,7 +141,9 @@ def _told(table: Table, change: Change) -> frozenset[str]:
     return frozenset(table.identity_columns if own else ())
 
 
-def mark(batch: Batch, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None) -> None:
+def mark(
+    batch: NetChanges, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None
+) -> None:
     """Mark the keys of a query as dirty that hang on a changed row; ``at``: when the application changed it."""
     if dependency.everything or change.operation == "truncate":
         batch.dates.note_all(dependency.source, at)
@@ -155,7 +157,9 @@ def mark(batch: Batch, plan: Plan, dependency: Dependency, table: Table, change:
     _mark_keys(batch, plan.sources[dependency.source], columns, change, at)
 
 
-def _mark_keys(batch: Batch, source: Source, columns: Sequence[Column], change: Change, at: datetime | None) -> None:
+def _mark_keys(
+    batch: NetChanges, source: Source, columns: Sequence[Column], change: Change, at: datetime | None
+) -> None:
     """The keys before and after. What an update leaves out of the new row, the old row has, or it may be any key."""
     keys: set[Key] = set()
     if change.old is not None:
@@ -177,7 +181,7 @@ def _mark_keys(batch: Batch, source: Source, columns: Sequence[Column], change: 
 
 
 def _mark_lookup(
-    batch: Batch, dependency: Dependency, change: Change, at: datetime | None, told: frozenset[str]
+    batch: NetChanges, dependency: Dependency, change: Change, at: datetime | None, told: frozenset[str]
 ) -> None:
     """Look up the keys that the row concerned before and concerns now; what the log leaves out may be any key."""
     wanted = set(PARAMETER.findall(dependency.lookup or ""))
@@ -195,14 +199,14 @@ def _mark_lookup(
         batch.lookups[lookup] = known if at is None else max(at, known or at)
 
 
-def _dependency_key(batch: Batch, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:
+def _dependency_key(batch: NetChanges, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:
     """Empty when a column is NULL, or no value of the key's type: no row of the query can hang on it."""
     keys = [source.by_name[name] for name in source.key]
     key = batch.asked.led_to([each.form for each in columns], keys, _texts(columns, image))
     return set() if key is None else {key}
 
 
-def _image_key(batch: Batch, table: Table, image: Image) -> Key | None:
+def _image_key(batch: NetChanges, table: Table, image: Image) -> Key | None:
     columns = [table.by_name[name] for name in table.key]
     return batch.asked.led_to([each.form for each in columns], columns, _texts(columns, image))
 
@@ -221,7 +225,7 @@ async def ask(changes: Sequence[Change], plan: Plan, relations: Relations, reade
             images = (
                 image
                 for each in changes
-                if (table := relations[each.relation]) is not None and table.called == name
+                if (table := relations[each.relation]) is not None and table.declared == name
                 for image in (each.old, each.new)
             )
             texts = [text for image in images for text in _texts([column], image or {})]
@@ -232,9 +236,9 @@ async def ask(changes: Sequence[Change], plan: Plan, relations: Relations, reade
 def _leading(plan: Plan, table: Table) -> list[tuple[Column, Column]]:
     """Which columns of a table's changed rows lead to which columns of keys whose forms must be asked for."""
     ways: list[tuple[Column, Column]] = []
-    if plan.table_source(table.called) is not None:
+    if plan.table_source(table.declared) is not None:
         ways += [(table.by_name[name], table.by_name[name]) for name in table.key]
-    for dependency in plan.dependencies.get(table.called, ()):
+    for dependency in plan.dependencies.get(table.declared, ()):
         source = plan.sources[dependency.source]
         ways += [
             (table.by_name[name], source.by_name[key])

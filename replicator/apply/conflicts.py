@@ -18,7 +18,7 @@ from replicator.errors import TransformError
 from replicator.mapping.derive import TargetRow, derive
 from replicator.mapping.plan import PlannedTransform
 from replicator.migration import Direction
-from replicator.postgres.control.rederivations import Redo, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_redo
 from replicator.postgres.rows.context import Context, Rolling
 from replicator.postgres.rows.rearranging import possible_keys
 from replicator.postgres.rows.source import parse_row
@@ -46,9 +46,9 @@ class Conflicts:
         self._known_through = rolling.known_through()  # before anything is derived
         self._transforms = {each.name: each for each in context.plan.transforms}
         self._cleared: dict[tuple[Name, Key], tuple[str, datetime]] = {}
-        self._lost: dict[tuple[Name, Key], Redo] = {}
-        self._contested: dict[tuple[str, Key], Redo] = {}
-        self._gone: dict[tuple[Name, Key], Redo] = {}
+        self._lost: dict[tuple[Name, Key], Rederivation] = {}
+        self._contested: dict[tuple[str, Key], Rederivation] = {}
+        self._gone: dict[tuple[Name, Key], Rederivation] = {}
         self._too_late: set[tuple[str, Key]] = set()
 
     async def look(self, effects: Effects) -> None:
@@ -95,7 +95,7 @@ class Conflicts:
         await note_redo(self._writer.connection, entries)
         return len(self._lost) + len((overwritten | self._too_late) - {each.lost for each in self._lost.values()})
 
-    def _confirmations(self, effects: Effects) -> Iterator[Redo]:
+    def _confirmations(self, effects: Effects) -> Iterator[Rederivation]:
         """What is derived again decides for all that hangs on it: the opposite side is to be what these rows give.
 
         Of an answer to that only what it deletes is answered in turn: so this ends.
@@ -109,10 +109,10 @@ class Conflicts:
                 if date is not None:
                     yield self._confirmation(table, key, effects, date)
 
-    def _confirmation(self, table: Table, key: Key, effects: Effects, dated: datetime) -> Redo:
+    def _confirmation(self, table: Table, key: Key, effects: Effects, dated: datetime) -> Rederivation:
         source, source_key, _ = self._change(table, key, effects)
         gone = key not in effects.upserts.get(table.name, {})
-        return Redo(
+        return Rederivation(
             pipeline=self._opposite,
             what="row",
             name=table.name.table,
@@ -207,8 +207,8 @@ class Conflicts:
             self._contested[source, source_key] = self._derived_again(source, source_key, date)
         return True
 
-    def _derived_again(self, source: str, source_key: Key, date: datetime) -> Redo:
-        return Redo(
+    def _derived_again(self, source: str, source_key: Key, date: datetime) -> Rederivation:
+        return Rederivation(
             pipeline=self._context.direction, what="source", name=source, key=source_key, dated=date, waits=True
         )
 
@@ -235,8 +235,8 @@ class Conflicts:
         at: datetime,
         lost: tuple[str, Key] | None,
         claims: tuple[tuple[str, Key], ...] = (),
-    ) -> Redo:
-        return Redo(
+    ) -> Rederivation:
+        return Rederivation(
             pipeline=self._opposite, what="row", name=table.name.table, key=key, dated=at, lost=lost, claims=claims
         )
 

@@ -55,9 +55,9 @@ async def _take_nothing_along(
 async def delete_keys(writer: TargetWriter, table: Table, keys: list[Key] | None, written: Written) -> None:
     """Delete these rows of one table; with None, all."""
     if keys is None:
-        written[table.called, "delete"] += await writer.clear(table)
+        written[table.declared, "delete"] += await writer.clear(table)
     elif keys:
-        written[table.called, "delete"] += await writer.delete(table, keys)
+        written[table.declared, "delete"] += await writer.delete(table, keys)
 
 
 def acting_children(plan: Plan, parent: Table) -> list[tuple[Table, ForeignKey]]:

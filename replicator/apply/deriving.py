@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from replicator.apply.batch import Batch, TableState
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.apply.key_changes import Moves
+from replicator.apply.key_changes import KeyChanges
+from replicator.apply.net_changes import NetChanges, TableState
 from replicator.core.tables import Key, Row
 from replicator.mapping.plan import PlannedTransform, Source
 from replicator.postgres.control.key_map import remembered
@@ -23,7 +23,9 @@ class Deriver:
         self._connection = target
         self._dates: Dates | None = None
 
-    async def effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None, moves: Moves) -> Effects:
+    async def effects(
+        self, batch: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, moves: KeyChanges
+    ) -> Effects:
         """What a batch comes to.
 
         :param skip: transforms and source keys that are left out.

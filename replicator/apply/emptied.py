@@ -49,6 +49,6 @@ async def _deletions(
     if images is None:
         table = relations[change.relation]
         log.warning("nothing has noted which rows a TRUNCATE has deleted", partition=".".join(change.relation))
-        context.suspect([table.called] if table is not None else [])
+        context.suspect([table.declared] if table is not None else [])
         return []
     return [Change(change.relation, "delete", old=image, committed_at=change.committed_at) for image in images]

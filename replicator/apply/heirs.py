@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from itertools import islice
 
-from replicator.apply.batch import Batch
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
+from replicator.apply.net_changes import NetChanges
 from replicator.core.lsn import ZERO
 from replicator.core.tables import Key, Name
 from replicator.mapping.plan import PlannedTransform
@@ -54,7 +54,9 @@ class Heirs:
         owed, self.owed = self.owed, {}
         return owed
 
-    async def inherit(self, effects: Effects, batch: Batch, dates: Dates | None, reader: Connection | None) -> Dirty:
+    async def inherit(
+        self, effects: Effects, batch: NetChanges, dates: Dates | None, reader: Connection | None
+    ) -> Dirty:
         """Take out of the effects each deletion of a row that something else gives, which is not to be forgotten.
 
         Gives those whose rows are neither in the batch nor owed. One that is in the batch and gives the row all the
@@ -81,7 +83,7 @@ class Heirs:
         found: Dirty,
         transform: PlannedTransform,
         effects: Effects,
-        batch: Batch,
+        batch: NetChanges,
         dates: Dates | None,
         reader: Connection | None,
     ) -> None:
@@ -110,7 +112,7 @@ class Heirs:
             for name, heir in heirs:
                 dates.note(self._sources[name], heir, dates.of(transform.source, source_key))
 
-    def _note(self, found: Dirty, heirs: Iterable[Giver], batch: Batch | None) -> None:
+    def _note(self, found: Dirty, heirs: Iterable[Giver], batch: NetChanges | None) -> None:
         for name, heir in heirs:
             source = self._sources[name]
             if heir not in self.owed.get(source, ()) and not (batch is not None and batch.holds(source, heir)):
@@ -121,7 +123,7 @@ class Heirs:
         for source, keys in heirs.items():
             self.owed.setdefault(source, set()).update(keys)
 
-    async def read_into(self, batch: Batch, heirs: Dirty, reader: Connection) -> None:
+    async def read_into(self, batch: NetChanges, heirs: Dirty, reader: Connection) -> None:
         """Read heirs into the batch, so that they are written with what leaves rows to them; owe those too many for it.
 
         What they hold may be unique, or be referred to: it has to change together.

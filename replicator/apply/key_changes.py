@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 
-from replicator.apply.batch import Batch
+from replicator.apply.net_changes import NetChanges
 from replicator.core.tables import Key
 
 MOST = 20_000
 """So many are kept; of a transaction that changes more keys, only those of the batch itself are known."""
 
 
-class Moves:
+class KeyChanges:
     """Those of one transaction so far."""
 
     def __init__(self, by_source: Mapping[str, Mapping[Key, Key]] | None = None) -> None:
         self.by_source = by_source or {}
         """By source, the key that a row had before, by the one that it has now."""
 
-    def after(self, batch: Batch) -> "Moves":
+    def after(self, batch: NetChanges) -> "KeyChanges":
         """With what this batch tells."""
         if not any(state.moves for state in batch.tables.values()):
             return self
@@ -28,4 +28,4 @@ class Moves:
                 for old in state.moves.values():
                     known.pop(old, None)
                 known.update(moved)
-        return Moves(found)
+        return KeyChanges(found)

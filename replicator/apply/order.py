@@ -77,7 +77,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
         gone = await keys_to_go(writer, table, effects)
         free = await _free(writer, plan, table, [*rows, *gone])
         going = [key for key in gone if key in free]
-        written[table.called, "delete"] += await writer.delete(table, going) if going else 0
+        written[table.declared, "delete"] += await writer.delete(table, going) if going else 0
         again = [key for key in rows if key in free]
         if again:
             await writer.delete(table, again)
@@ -88,7 +88,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     for table in plan.targets:
         loose = _loosely(plan, table, effects.upserts_of(table.name))
         await _replace(writer, plan, table, loose, held[table.name])
-        written[table.called, "upsert"] += await _upsert_in_place(writer, table, loose, waiting[table.name])
+        written[table.declared, "upsert"] += await _upsert_in_place(writer, table, loose, waiting[table.name])
     for table in plan.targets:
         if _looping(plan, table):
             await writer.overwrite(table, effects.upserts_of(table.name))
@@ -143,7 +143,7 @@ async def check_constraints(writer: TargetWriter, *, whole: bool) -> None:
 async def _upsert(writer: TargetWriter, table: Table, effects: Effects, written: Written) -> None:
     rows = effects.upserts.get(table.name, {})
     if rows:
-        written[table.called, "upsert"] += await writer.upsert(table, rows.values())
+        written[table.declared, "upsert"] += await writer.upsert(table, rows.values())
 
 
 async def _upsert_in_place(writer: TargetWriter, table: Table, rows: list[TargetRow], waiting: Collection[Key]) -> int:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from replicator.apply.batch import Batch
 from replicator.apply.conflicts import Conflicts
 from replicator.apply.dates import Dates
 from replicator.apply.deleting import Written
 from replicator.apply.effects import Effects
+from replicator.apply.net_changes import NetChanges
 from replicator.apply.order import CLASHES
 from replicator.apply.outcome import NewerReadError, OutOfOrderError, PendingError
 from replicator.apply.search import Refusal
@@ -44,7 +44,9 @@ class PartWriter:
         self._context = tools.context
         self._now = now
 
-    async def _effects(self, batch: Batch, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool) -> Effects:
+    async def _effects(
+        self, batch: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool
+    ) -> Effects:
         """What the batch comes to, with what else gives rows that it would delete: this is read into it, or owed."""
         while True:
             effects = await self._tools.deriver.effects(batch, skip, dates, self._now.moves)
@@ -59,7 +61,15 @@ class PartWriter:
             await self._tools.heirs.read_into(batch, heirs, reader)
 
     async def apply(
-        self, batch: Batch, position: LSN | None, *, whole: bool, in_order: bool, halt: bool, last: bool, final: bool
+        self,
+        batch: NetChanges,
+        position: LSN | None,
+        *,
+        whole: bool,
+        in_order: bool,
+        halt: bool,
+        last: bool,
+        final: bool,
     ) -> None:
         """Write it. Refused rows are left out and quarantined, unless more of the stream, or an order, may help.
 
@@ -96,9 +106,9 @@ class PartWriter:
             self._leave_out(effects, refusals, left_out)
             self._now.postponed.withdraw(left_out.skip)
 
-    def _written(self, batch: Batch, skip: set[tuple[str, Key]], ahead: LSN) -> None:
+    def _written(self, batch: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
         # Before the commit, not after: a window that misses a touch would let a stale row through.
-        batch.touch(self._context.touches)
+        batch.touch(self._context.dirty_keys)
         if self._now.parts is not None:
             self._now.parts.note(batch)
         self._note_newest(batch, skip, ahead)
@@ -131,7 +141,7 @@ class PartWriter:
                 self._context.suspect([refusal.transform.source])
                 log.error("a row outlived a TRUNCATE: all rows are compared", error=refusal.error.problem)
 
-    def _note_newest(self, batch: Batch, skip: set[tuple[str, Key]], ahead: LSN) -> None:
+    def _note_newest(self, batch: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
         """Rows may be as new as ``ahead`` now, unless nothing that was read is written: else later clashes wait."""
         transforms = {name: self._context.plan.sources[name].transforms for name in batch.rows}
         if any((each.name, key) not in skip for name, rows in batch.rows.items() for each in transforms[name]

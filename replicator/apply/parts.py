@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from replicator.apply.batch import Batch
+from replicator.apply.net_changes import NetChanges
 from replicator.apply.undoing import Savepoint
 from replicator.core.spill import Spill
 from replicator.core.tables import Key
@@ -27,7 +27,7 @@ class Parts:
     dirty_all: set[str] = field(default_factory=set)
     spilled: dict[str, Spill] = field(default_factory=dict)
 
-    def note(self, batch: Batch) -> None:
+    def note(self, batch: NetChanges) -> None:
         """This has been written, its reads done."""
         self.dirty_all |= batch.dirty_all
         for name, state in batch.tables.items():
@@ -62,7 +62,7 @@ class Parts:
         """Undo them."""
         await self.savepoint.back()
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[NetChanges]:
         """All that they have written, to be read and written again: as one batch, or as several if it is too much.
 
         Of several, parents come before children, and each is to be judged by itself: a row that is refused only for
@@ -71,18 +71,18 @@ class Parts:
         dirty = {name: keys for name, keys in self.dirty.items() if name not in self.dirty_all}
         spilled = {name: keys for name, keys in self.spilled.items() if name not in self.dirty_all}
         if not spilled:
-            yield Batch(dirty={name: set(keys) for name, keys in dirty.items()}, dirty_all=self.dirty_all)
+            yield NetChanges(dirty={name: set(keys) for name, keys in dirty.items()}, dirty_all=self.dirty_all)
             return
         if self.dirty_all:
-            yield Batch(dirty_all=self.dirty_all)
+            yield NetChanges(dirty_all=self.dirty_all)
         for name in sorted({*dirty, *spilled}, key=self._place):
             waiting = spilled.get(name, Spill())
             while len(waiting):
                 keys, behind = waiting.first(AT_ONCE)
                 waiting.drop(len(keys), behind)
-                yield Batch(dirty={name: set(keys)})
+                yield NetChanges(dirty={name: set(keys)})
             if left := dirty.get(name):
-                yield Batch(dirty={name: set(left)})
+                yield NetChanges(dirty={name: set(left)})
 
     def _place(self, name: str) -> int:
         targets = {each.target.name for each in self.plan.sources[name].transforms}

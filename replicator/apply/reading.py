@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
-from replicator.apply.batch import Batch, Parameters
 from replicator.apply.dates import Dates
 from replicator.apply.deleting import acting_children
+from replicator.apply.net_changes import NetChanges, Parameters
 from replicator.core.tables import Key, Row
 from replicator.errors import RowError
 from replicator.mapping.plan import Dependency, Source
@@ -42,7 +42,7 @@ class Reading:
         """Read the source on this connection from now on."""
         self._reader = reader
 
-    async def parts(self, batch: Batch, dates: Dates | None = None) -> AsyncGenerator[tuple[Batch, bool]]:
+    async def parts(self, batch: NetChanges, dates: Dates | None = None) -> AsyncGenerator[tuple[NetChanges, bool]]:
         """The batch with what it had to read, mostly in one part; and whether a part is the last.
 
         All of it is as of one snapshot. The transaction that reads has ended when the last part is given. To be closed
@@ -63,20 +63,20 @@ class Reading:
                 if held and held + size > GROUP_BYTES and divisible:
                     yield part, False
                     everything = {name} & batch.dirty_all
-                    part, held = Batch(dirty_all=everything, dates=batch.dates, read_at=read_at), 0
+                    part, held = NetChanges(dirty_all=everything, dates=batch.dates, read_at=read_at), 0
                 part.rows.setdefault(name, {}).update(rows)
                 part.dirty_all |= {name} & batch.dirty_all
                 held += size
         yield part, True
 
-    def _divisible(self, batch: Batch) -> bool:
+    def _divisible(self, batch: NetChanges) -> bool:
         """A TRUNCATE deletes what the batch does not write; where that acts on children, it must know all of it."""
         plan = self._context.plan
         truncated = [name for name, state in batch.tables.items() if state.truncated or name in batch.dirty_all]
         targets = [each.target for name in truncated for each in plan.sources[name].transforms]
         return not any(acting_children(plan, target) for target in targets)
 
-    async def _groups(self, batch: Batch, dates: Dates | None) -> AsyncGenerator[Group]:
+    async def _groups(self, batch: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
         async with aclosing(self._looked_up(batch, dates)) as groups:
             async for group in groups:
                 yield group
@@ -90,7 +90,7 @@ class Reading:
                     async for group in groups:
                         yield group
 
-    async def _looked_up(self, batch: Batch, dates: Dates | None) -> AsyncGenerator[Group]:
+    async def _looked_up(self, batch: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
         """Run the lookups; their keys are added to the dirty ones, and read when they have become many.
 
         Where one fails, nobody knows which keys it would have found, and none of them may stay stale: so all of its
@@ -117,7 +117,12 @@ class Reading:
                     dates.note_all(name, at)
 
     async def _found_by(
-        self, dependency: Dependency, parameters: Parameters, at: datetime | None, batch: Batch, dates: Dates | None
+        self,
+        dependency: Dependency,
+        parameters: Parameters,
+        at: datetime | None,
+        batch: NetChanges,
+        dates: Dates | None,
     ) -> AsyncGenerator[Group]:
         name = dependency.source
         source = self._context.plan.sources[name]
@@ -169,4 +174,4 @@ async def keep_out(context: Context, sources: set[str]) -> None:
         return
     targets = {each.target.name for name in sources for each in plan.sources[name].transforms}
     filling = {each.source for each in plan.transforms if each.target.name in targets}
-    await context.exclusion.narrow(sources | filling)
+    await context.rw_lock.narrow(sources | filling)

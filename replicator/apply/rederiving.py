@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable
 
-from replicator.apply.batch import Batch
 from replicator.apply.compacting import ask, mark
+from replicator.apply.net_changes import NetChanges
 from replicator.core.changes import Change, Image
 from replicator.core.tables import Key, Table
 from replicator.mapping.plan import Plan
 from replicator.postgres.control.key_map import givers
-from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.control.rederivations import Rederivation
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.keys import ask_keys
 from replicator.postgres.rows.source import keys_where, read_images
 from replicator.postgres.session.connect import Connection
 
 
-async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) -> Batch:
+async def rederiving(entries: Iterable[Rederivation], plan: Plan, reader: Connection) -> NetChanges:
     """The source keys that these entries mean, each with its date. ``reader`` leads to the source, and gives text."""
-    batch = Batch()
-    rows: dict[str, list[Redo]] = {}
+    batch = NetChanges()
+    rows: dict[str, list[Rederivation]] = {}
     for each in entries:
         if each.what == "row":
             rows.setdefault(each.name, []).append(each)
@@ -41,7 +41,7 @@ async def rederiving(entries: Iterable[Redo], plan: Plan, reader: Connection) ->
     return batch
 
 
-async def claimed(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
+async def claimed(entry: Rederivation, context: Context, connection: Connection) -> list[tuple[str, Key]]:
     """By transform, the target keys that an entry's key may have given, and nobody remembers."""
     found = await _leftovers(entry, context, connection)
     targets = {each.name: each.target for each in context.plan.transforms}
@@ -52,7 +52,7 @@ async def claimed(entry: Redo, context: Context, connection: Connection) -> list
     return found
 
 
-async def _leftovers(entry: Redo, context: Context, connection: Connection) -> list[tuple[str, Key]]:
+async def _leftovers(entry: Rederivation, context: Context, connection: Connection) -> list[tuple[str, Key]]:
     """What is left on the target of a thing that is gone: rows that were added there while the other side deleted it.
 
     The opposite pipeline finds nothing to make of them, so this one has never heard of them.
@@ -79,7 +79,7 @@ def _unknown(table: Table) -> Change:
     return Change((table.name.schema, table.name.table), "truncate")
 
 
-def _changed(table: Table, entry: Redo, image: Image | None) -> Change:
+def _changed(table: Table, entry: Rederivation, image: Image | None) -> Change:
     """The row as the log would bring it: as it is, or gone."""
     relation = (table.name.schema, table.name.table)
     if image is None:
@@ -87,7 +87,7 @@ def _changed(table: Table, entry: Redo, image: Image | None) -> Change:
     return Change(relation, "insert", new=image)
 
 
-def _mark_row(batch: Batch, plan: Plan, table: Table, entry: Redo, change: Change) -> None:
+def _mark_row(batch: NetChanges, plan: Plan, table: Table, entry: Rederivation, change: Change) -> None:
     source = plan.table_source(table.name.table)
     if source is not None:
         batch.dirty.setdefault(source.name, set()).add(entry.key)

@@ -22,12 +22,12 @@ async def remove(writer: TargetWriter, plan: Plan, extra: Mapping[str, Iterable[
     """
     gone: Counter[str] = Counter()
     for table in reversed(plan.targets):
-        left = list(extra.get(table.called, ()))
+        left = list(extra.get(table.declared, ()))
         before = -1
         while left and len(left) != before:  # rows of one table may hold on to each other
             before = len(left)
             deleted, left = await _remove(writer, table, left)
-            gone[table.called] += deleted
+            gone[table.declared] += deleted
         if left:
             log.warning("rows that nothing gives cannot be deleted: others refer to them, or a trigger refuses it",
                         table=str(table.name), rows=len(left))  # fmt: skip

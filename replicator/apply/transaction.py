@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from replicator.apply.conflicts import Mode
 from replicator.apply.dates import Dates
-from replicator.apply.key_changes import Moves
+from replicator.apply.deferred_deletes import DeferredDeletes
+from replicator.apply.key_changes import KeyChanges
 from replicator.apply.later import Again
 from replicator.apply.outcome import Outcome
 from replicator.apply.parts import Parts
-from replicator.apply.postponed import Postponed
 from replicator.apply.undoing import Memory, Savepoint
 from replicator.core.lsn import LSN, ZERO
 from replicator.core.tables import Key
@@ -21,7 +21,7 @@ from replicator.postgres.session.connect import Connection
 class Transaction:
     """Its state; another one begins with nothing."""
 
-    postponed: Postponed
+    postponed: DeferredDeletes
     halt: bool
     """A refused row ends it."""
     outcome: Outcome = field(default_factory=Outcome)
@@ -32,7 +32,7 @@ class Transaction:
     read_to: LSN = ZERO
     """Its newest read."""
     dates: Dates = field(default_factory=Dates)
-    moves: Moves = field(default_factory=Moves)
+    moves: KeyChanges = field(default_factory=KeyChanges)
     mode: Mode = "following"
 
     async def savepoint(self, name: str, connection: Connection, quarantine: Quarantine) -> Savepoint:

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from replicator.apply.deferred_deletes import DeferredDeletes
 from replicator.apply.outcome import Outcome
-from replicator.apply.postponed import Postponed
 from replicator.postgres.control.quarantine import Quarantine
 from replicator.postgres.session.connect import Connection, translated
 
@@ -15,7 +15,7 @@ class Memory:
 
     quarantine: Quarantine
     outcome: Outcome
-    postponed: Postponed
+    postponed: DeferredDeletes
 
 
 class Savepoint:

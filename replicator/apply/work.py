@@ -3,13 +3,13 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 
-from replicator.apply.batch import Batch
-from replicator.apply.batch import Relations as Known
 from replicator.apply.compacting import ask, compact
 from replicator.apply.conflicts import Mode
 from replicator.apply.dates import Dates
 from replicator.apply.emptied import spelt_out
 from replicator.apply.later import Again
+from replicator.apply.net_changes import NetChanges
+from replicator.apply.net_changes import Relations as Known
 from replicator.apply.outcome import NewerReadError, OutOfOrderError, PendingError
 from replicator.apply.part import PartWriter
 from replicator.apply.reading import keep_out
@@ -22,7 +22,7 @@ from replicator.core.lsn import LSN
 from replicator.core.tables import Key
 from replicator.errors import DatabaseError
 from replicator.postgres.control.key_map import remember
-from replicator.postgres.control.rederivations import Redo, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_redo
 from replicator.postgres.rows.keys import Asked
 
 REDO_ROWS = 5_000
@@ -63,7 +63,9 @@ class Work:
             raise
         self._now.outcome.changes += batch.counts
 
-    async def _apply_compacted(self, batch: Batch, changes: list[Change], position: LSN | None, *, whole: bool) -> None:
+    async def _apply_compacted(
+        self, batch: NetChanges, changes: list[Change], position: LSN | None, *, whole: bool
+    ) -> None:
         again = self._due_again(position) if whole else []
         await keep_out(self._context, batch.sources | {name for each in again for name in each.dirty})
         complete = whole and not self._now.outcome.failures and not self._now.hopeless  # these are due at the end
@@ -80,7 +82,7 @@ class Work:
         if whole and not complete:
             await self._finish(position)
         for each in again:
-            retried = Batch(dirty=each.dirty, dates=each.dates)
+            retried = NetChanges(dirty=each.dirty, dates=each.dates)
             if not await self._apply_batch(retried, None if each.stubborn else position, whole=True):
                 await self._finish(None)
 
@@ -132,14 +134,14 @@ class Work:
         for failure in failures:
             refused.setdefault(failure.source, set()).add(failure.source_key)
         try:
-            await self._apply_batch(Batch(dirty=refused), position, whole=True, final=True)
+            await self._apply_batch(NetChanges(dirty=refused), position, whole=True, final=True)
         except PendingError:
             await self._at_once()
         except NewerReadError:  # it ends later, and what was refused is to be tried then
             self._now.outcome.failures = failures
             raise
 
-    def _compact(self, changes: list[Change]) -> Batch:
+    def _compact(self, changes: list[Change]) -> NetChanges:
         return compact(
             changes,
             self._context.plan,
@@ -159,11 +161,11 @@ class Work:
         for source, keys in dirty.items():
             for start in range(0, len(listed := list(keys)), REDO_ROWS):
                 await self._apply_batch(
-                    Batch(dirty={source: set(listed[start : start + REDO_ROWS])}), None, whole=False
+                    NetChanges(dirty={source: set(listed[start : start + REDO_ROWS])}), None, whole=False
                 )
         await self._finish(None)
 
-    async def rederive(self, entries: Iterable[Redo], position: LSN | None) -> None:
+    async def rederive(self, entries: Iterable[Rederivation], position: LSN | None) -> None:
         """While both schemas take writes: derive again what is noted. Raises NewerReadError as ``apply`` does."""
         listed = list(entries)
         for each in listed:
@@ -182,7 +184,7 @@ class Work:
 
     async def _apply_batch(
         self,
-        batch: Batch,
+        batch: NetChanges,
         position: LSN | None,
         *,
         whole: bool,
@@ -224,13 +226,13 @@ class Work:
         if heirs := self._tools.heirs.take():
             several = True
             try:
-                await self._apply_batch(Batch(dirty=heirs), position, whole=whole, final=final, several=True)
+                await self._apply_batch(NetChanges(dirty=heirs), position, whole=whole, final=final, several=True)
             except (NewerReadError, OutOfOrderError):
                 self._tools.heirs.owe(heirs)  # what left rows to them has been written, and will not find them again
                 raise
         return not (several and self._now.outcome.failures)
 
-    async def _note_unwritten(self, part: Batch, rest: AsyncGenerator[tuple[Batch, bool]]) -> None:
+    async def _note_unwritten(self, part: NetChanges, rest: AsyncGenerator[tuple[NetChanges, bool]]) -> None:
         """What is not written because of earlier parts is written anew together with these, or it would be lost."""
         if self._now.parts is not None:
             self._now.parts.note(part)

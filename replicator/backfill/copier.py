@@ -59,7 +59,7 @@ class Copier:
         copied = 0
         while True:
             try:
-                with self.context.touches.window() as window:
+                with self.context.dirty_keys.window() as window:
                     async with aclosing(self._parts(chunk)) as parts:
                         async for read_at, rows, last in parts:
                             await self._copy_part(chunk, window, read_at, rows, last=last)
@@ -92,8 +92,8 @@ class Copier:
     ) -> None:
         derived, failures, taken = await self._derive(self.context.plan.sources[chunk.source], rows)
         await reach(Failpoint.CHUNK_READ)
-        async with self.context.exclusion.shared(chunk.source):
-            touched = self.context.touches.touched(chunk.source, window)
+        async with self.context.rw_lock.read(chunk.source):
+            touched = self.context.dirty_keys.touched(chunk.source, window)
             await self._write(chunk, read_at, dict(rows), derived, failures, taken, touched, last=last)
 
     async def _derive(

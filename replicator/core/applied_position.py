@@ -11,7 +11,7 @@ MOST_MESSAGES: Final = 1_000
 """Passed messages that are remembered, in case somebody comes to wait for them."""
 
 
-class Reached:
+class AppliedPosition:
     """A position that only grows, and the messages of ours that were passed on the way."""
 
     def __init__(self, position: LSN) -> None:

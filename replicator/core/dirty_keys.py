@@ -34,7 +34,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Some keys of a source that wait to be compared, as ``TouchLog.waiting`` returned them."""
+    """Some keys of a source that wait to be compared, as ``DirtyKeys.waiting`` returned them."""
 
     source: str
     touched: Mapping[Key, int]
@@ -62,7 +62,7 @@ class SourceTouches:
         self.all_at = at
 
 
-class TouchLog:
+class DirtyKeys:
     """Sequence-numbered touches per source; forgets what neither an open window nor verification still needs."""
 
     def __init__(self, capacity: int = CAPACITY, spilled_most: int = SPILLED_MOST) -> None:

@@ -8,7 +8,7 @@ from replicator.core.tables import Name
 
 
 @dataclass(frozen=True)
-class Places:
+class NameMap:
     """The tables that are not found where the migration's SQL names them. Mostly none."""
 
     moved: Mapping[Name, Name] = field(default_factory=dict)

@@ -9,24 +9,26 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 _Waiting = tuple[str | None, "asyncio.Future[None]"]
-"""For which source; None: to hold it alone."""
+"""A reader of this source; None: the writer."""
 
 
-class Exclusion:
-    """Shared by many or held by one, in the order of asking: a busy applier cannot starve the backfill, nor it the
-    applier."""
+class ReadWriteLock:
+    """A fair read-write lock: chunk writes are its readers, the applier is its writer.
+
+    Requests are granted in their order, so neither a busy applier nor the backfill can starve the other one.
+    """
 
     def __init__(self) -> None:
-        self._sharers = Counter[str]()
-        self._alone = False
+        self._readers = Counter[str]()
+        self._written = False
         self._kept_out: frozenset[str] | None = None
-        """While it is held alone: the sources whose sharers may not enter; None: no sharer may."""
+        """While it is held for writing: the sources whose readers may not enter; None: no reader may."""
         self._left = asyncio.Event()
         self._queue: deque[_Waiting] = deque()
 
     @asynccontextmanager
-    async def shared(self, source: str = "") -> AsyncIterator[None]:
-        """Hold it together with other sharers."""
+    async def read(self, source: str = "") -> AsyncIterator[None]:
+        """Hold it together with other readers, for the writing of a chunk of this source."""
         await self._enter(source)
         try:
             yield
@@ -35,8 +37,8 @@ class Exclusion:
             self._admit()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Hold it alone."""
+    async def write(self) -> AsyncIterator[None]:
+        """Hold it exclusively."""
         await self._enter(None)
         try:
             yield
@@ -45,13 +47,15 @@ class Exclusion:
             self._admit()
 
     async def narrow(self, sources: Collection[str]) -> None:
-        """Keep only sharers of these sources out, and of those named since it was taken; for who holds it alone.
+        """Let the readers of all other sources in. The caller holds the lock for writing.
 
-        To be called before anything is done that concerns them: waits until none of them is inside.
+        Calls add up: a source named once since the lock was taken stays excluded.
+
+        To be called before anything is done that concerns these sources: waits until none of their readers is inside.
         """
         self._kept_out = frozenset(sources) | (self._kept_out or frozenset())
         self._admit()
-        while any(self._sharers[source] for source in self._kept_out):
+        while any(self._readers[source] for source in self._kept_out):
             self._left.clear()
             await self._left.wait()
 
@@ -69,26 +73,27 @@ class Exclusion:
 
     def _leave(self, source: str | None) -> None:
         if source is None:
-            self._alone, self._kept_out = False, None
+            self._written, self._kept_out = False, None
         else:
-            self._sharers[source] -= 1
+            self._readers[source] -= 1
             self._left.set()
 
     def _admit(self) -> None:
-        """Let in whoever is first in the queue and may enter; those who have gone away are passed over.
+        """Admit the first in the queue that may enter; requests that were cancelled are removed.
 
-        While it is held alone, whoever is not kept out passes the others by: these wait for the holder anyhow.
+        While the lock is held for writing, readers that are not excluded overtake the others: these wait for the
+        holder in any case.
         """
         waiting: deque[_Waiting] = deque()
         while self._queue:
             source, admitted = self._queue.popleft()
             if admitted.cancelled():
                 continue
-            if waiting and not self._alone:  # somebody is before it
+            if waiting and not self._written:  # somebody is before it
                 waiting.append((source, admitted))
             elif self._may_enter(source):
-                self._alone |= source is None
-                self._sharers.update([source] if source is not None else [])
+                self._written |= source is None
+                self._readers.update([source] if source is not None else [])
                 admitted.set_result(None)
             else:
                 waiting.append((source, admitted))
@@ -96,5 +101,5 @@ class Exclusion:
 
     def _may_enter(self, source: str | None) -> bool:
         if source is None:
-            return not self._alone and not self._sharers.total()
-        return not self._alone or (self._kept_out is not None and source not in self._kept_out)
+            return not self._written and not self._readers.total()
+        return not self._written or (self._kept_out is not None and source not in self._kept_out)

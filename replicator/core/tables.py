@@ -121,7 +121,7 @@ class Table:
     """What the migration calls it, while a cutover has renamed it."""
 
     @property
-    def called(self) -> str:
+    def declared(self) -> str:
         """What the migration calls it, without schema."""
         return self.original or self.name.table
 

@@ -3,10 +3,10 @@
 import asyncio
 
 from replicator.pipeline.pipeline import Pipeline
-from replicator.postgres.control.rederivations import Redo, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_redo
 from replicator.postgres.session.connect import connection
 from replicator.runtime.log import get_logger
-from replicator.switchover.bidirectional import OPPOSITE, BothWays
+from replicator.switchover.bidirectional import OPPOSITE, Bidirectional
 from replicator.verify import Divergence
 
 log = get_logger("mending")
@@ -16,7 +16,7 @@ PAUSE_SECONDS = 5.0
 """Between two passes, where the first has found something."""
 
 
-async def mend(both: BothWays) -> None:
+async def mend(both: Bidirectional) -> None:
     """Compare all rows whenever something has changed past the log, either way. Never returns."""
     while True:
         for direction in OPPOSITE:
@@ -26,33 +26,33 @@ async def mend(both: BothWays) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _mend(both: BothWays, pipeline: Pipeline) -> None:
+async def _mend(both: Bidirectional, pipeline: Pipeline) -> None:
     """Until a pass finds nothing but what the application has written last on the other side."""
     await pipeline.verifier.open()
     while True:
-        noticed = pipeline.watch.definitions.noticed()
+        noticed = pipeline.monitor.definitions.noticed()
         for each in both.pipelines.values():
             await each.catch_up()  # else what is on its way would look as if it had been lost
         found = await both.not_theirs(pipeline, (await pipeline.verifier.full_pass()).divergences)
         if await _ground_is_wrong(both):
             return
         if not found:
-            await pipeline.watch.definitions.settle(noticed)
+            await pipeline.monitor.definitions.settle(noticed)
             return
         await _derive_again(both, pipeline, found)
         log.info("mending what had changed past the log", direction=pipeline.direction, rows=len(found))
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _ground_is_wrong(both: BothWays) -> bool:
+async def _ground_is_wrong(both: Bidirectional) -> bool:
     """Whether a table may be read as other than it is: a child's rows with its parent's, some rows not at all.
 
     What would be mended by it would go to the other side, and from there back into the table. So it waits.
     """
-    return any([await pipeline.watch.look_at_ground() for pipeline in both.pipelines.values()])
+    return any([await pipeline.monitor.look_at_ground() for pipeline in both.pipelines.values()])
 
 
-async def _derive_again(both: BothWays, pipeline: Pipeline, found: list[Divergence]) -> None:
+async def _derive_again(both: Bidirectional, pipeline: Pipeline, found: list[Divergence]) -> None:
     """As if it had been written before both sides took writes: all that the application has written since wins.
 
     It is only noted here: whoever takes both sides' turns does it, and can be ended without leaving it half-done.
@@ -61,7 +61,9 @@ async def _derive_again(both: BothWays, pipeline: Pipeline, found: list[Divergen
     if rolling is None:
         return
     entries = [
-        Redo(pipeline=pipeline.direction, what="source", name=each.source, key=each.source_key, dated=rolling.since)
+        Rederivation(
+            pipeline=pipeline.direction, what="source", name=each.source, key=each.source_key, dated=rolling.since
+        )
         for each in found
         if each.source is not None and each.source_key is not None
     ]

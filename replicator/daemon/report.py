@@ -130,23 +130,23 @@ class Reporter:
         document["direction"] = pipeline.direction
         document["plugin"] = pipeline.progress.plugin
         document["since"] = self._started
-        document["lag_bytes"], document["lag_seconds"] = pipeline.watch.lag.bytes, pipeline.watch.lag.seconds
+        document["lag_bytes"], document["lag_seconds"] = pipeline.monitor.lag.bytes, pipeline.monitor.lag.seconds
         document["applied_lsn"] = format_lsn(pipeline.position)
         document["received_lsn"] = format_lsn(pipeline.received)
-        document["slot_retained_bytes"] = pipeline.watch.retained_bytes
+        document["slot_retained_bytes"] = pipeline.monitor.retained_bytes
         progress = await backfill_progress(target, pipeline.direction)
         document["backfill"] = [
             {"table": each.source, "rows": each.rows, "expected": each.expected, "done": each.done} for each in progress
         ]
         document["backfill_seconds_remaining"] = self._remaining(progress)
-        targets = [table.called for table in pipeline.context.plan.targets]
+        targets = [table.declared for table in pipeline.context.plan.targets]
         document["divergence"] = summary(verifier.divergences, targets)  # type: ignore[typeddict-item]
         document["verify"] = {
             "text": verifier.standing.text,
             "passes": verifier.passes,
             "clean_at": verifier.clean_at.isoformat(timespec="seconds") if verifier.clean_at else None,
             "running": {"done": verifier.done, "total": verifier.total} if verifier.running else None,
-            "unsettled": pipeline.context.touches.waiting_count(),
+            "unsettled": pipeline.context.dirty_keys.waiting_count(),
         }
         standing = await count_entries(target, pipeline=pipeline.direction, state="standing")
         document["quarantined"] = [{"transform": name, "rows": rows} for name, rows in standing.items()]
@@ -181,8 +181,8 @@ class Stalled:
 
     def look(self, pipeline: Pipeline) -> None:
         """Look once more."""
-        at = (pipeline.direction, pipeline.position, pipeline.pieces)
-        if at != self._at or (pipeline.watch.lag.seconds or 0.0) < STALLED_SECONDS:
+        at = (pipeline.direction, pipeline.position, pipeline.batches_taken)
+        if at != self._at or (pipeline.monitor.lag.seconds or 0.0) < STALLED_SECONDS:
             self._at, self._since = at, monotonic()
         seconds = monotonic() - self._since
         changes = f"Nothing has been applied for {seconds:.0f} s, though changes wait: see the daemon's log."
@@ -191,11 +191,11 @@ class Stalled:
 
 def _add_opposite(document: StatusDocument, opposite: Pipeline) -> None:
     """While both schemas take writes: the lag is of the one that is further behind."""
-    if document["lag_bytes"] is not None and opposite.watch.lag.bytes is not None:
-        document["lag_bytes"] = max(document["lag_bytes"], opposite.watch.lag.bytes)
-    if document["lag_seconds"] is not None and opposite.watch.lag.seconds is not None:
-        document["lag_seconds"] = max(document["lag_seconds"], opposite.watch.lag.seconds)
-    document["slot_retained_bytes"] = max(document["slot_retained_bytes"] or 0, opposite.watch.retained_bytes)
+    if document["lag_bytes"] is not None and opposite.monitor.lag.bytes is not None:
+        document["lag_bytes"] = max(document["lag_bytes"], opposite.monitor.lag.bytes)
+    if document["lag_seconds"] is not None and opposite.monitor.lag.seconds is not None:
+        document["lag_seconds"] = max(document["lag_seconds"], opposite.monitor.lag.seconds)
+    document["slot_retained_bytes"] = max(document["slot_retained_bytes"] or 0, opposite.monitor.retained_bytes)
     counts = Counter(transform for transform, _ in opposite.context.quarantined)
     document["quarantined"] += [{"transform": name, "rows": rows} for name, rows in sorted(counts.items())]
 
@@ -215,7 +215,7 @@ async def report_on(session: "Session") -> None:
                 document = await session.reporter.look(
                     pipeline, session.phase, owner, settings, old if reverse else new, session.opposite
                 )
-                if (held_up := session.moves.held_up).in_the_way:
+                if (held_up := session.switchovers.held_up).in_the_way:
                     told = Wait(session=held_up.move, seconds=held_up.seconds, in_the_way=held_up.in_the_way)
                     document["waiting"].append(told)
             publish(document, metrics)

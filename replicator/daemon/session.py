@@ -10,7 +10,7 @@ from replicator.daemon.mending import mend
 from replicator.daemon.report import Reporter, report_on
 from replicator.daemon.requests import Commands
 from replicator.daemon.stages import until_follow, verify
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.daemon.validating import validate_edges
 from replicator.errors import ReplicatorError, unexpected
 from replicator.mapping.forgotten import refuse_forgotten
@@ -32,7 +32,7 @@ from replicator.runtime.failpoints import Failpoint, reach
 from replicator.runtime.log import get_logger
 from replicator.runtime.supervisor import Supervisor
 from replicator.settings import Settings
-from replicator.switchover.bidirectional import BothWays
+from replicator.switchover.bidirectional import Bidirectional
 from replicator.switchover.closing import close_again, close_as_before, keep_closed
 from replicator.switchover.handover import owner_now
 from replicator.switchover.phases import MOVING, Phase, check_transition
@@ -69,11 +69,11 @@ class Session:
         """The journal knows of it: it wants to know of its end too."""
         self.pipeline: Pipeline | None = None
         """The active one: forward before the cutover, reverse after it; forward while both schemas take writes."""
-        self.both: BothWays | None = None
+        self.both: Bidirectional | None = None
         """Set while both schemas take writes."""
         self.names = asyncio.Lock()
         """Held while tables are renamed, and while somebody needs that they are not."""
-        self.moves = Moves(self)
+        self.switchovers = Switchovers(self)
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor()
         self._epochs: dict[str, int] = {}
@@ -146,7 +146,7 @@ class Session:
         self.phase = Phase(stored) if stored else Phase.NEW
         await reach(Failpoint.RESUMING)
         if self.phase in MOVING:
-            await self.moves.settle()
+            await self.switchovers.settle()
         if self.phase == Phase.NEW:
             await self._set_up()
         elif self.phase != Phase.FINALIZED:
@@ -170,15 +170,15 @@ class Session:
         await set_up_slot(self.settings, plan)
         await self.enter_phase(Phase.BACKFILL)
 
-    async def open_both(self) -> BothWays:
+    async def open_both(self) -> Bidirectional:
         """Let both pipelines follow, each under an origin of its own."""
-        both = BothWays(self.settings)
+        both = Bidirectional(self.settings)
         await both.prepare()
         self.pipeline = await self.open_pipeline("forward", both.roll)
         await self.open_pipeline("reverse", both.roll)
         return both
 
-    async def start_rolling(self, both: BothWays) -> None:
+    async def start_rolling(self, both: Bidirectional) -> None:
         """Both schemas take writes from now on: new rows may hold what old ones cannot give."""
         self.both = both
         async with connection(self.settings.target, "rolling") as target:

@@ -18,11 +18,11 @@ from replicator.postgres.session.connect import connection
 from replicator.postgres.wire.slots import drop_publication, drop_slot
 from replicator.preflight.hanging import Strategy
 from replicator.runtime.failpoints import Failpoint, reach
-from replicator.switchover.bidirectional import OPPOSITE, BothWays
+from replicator.switchover.bidirectional import OPPOSITE, Bidirectional
 from replicator.switchover.cutover import Cutover, Report
 from replicator.switchover.handover import activate, announce, owner_now
 from replicator.switchover.held_up import HeldUp
-from replicator.switchover.phases import CutoverResult, Move, Phase
+from replicator.switchover.phases import CutoverResult, Phase, Transition
 from replicator.switchover.renaming import Renaming, RenamingCutover, planned_renaming
 from replicator.switchover.rolling import Ending, Opening, check_rolling, prepare_new_side
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from replicator.daemon.session import Session
 
 
-class Moves:
-    """Moves ownership for a session, and settles what a daemon that died in the middle has left."""
+class Switchovers:
+    """Switchovers ownership for a session, and settles what a daemon that died in the middle has left."""
 
     def __init__(self, session: "Session") -> None:
         self.session = session
@@ -49,7 +49,7 @@ class Moves:
 
     async def run(
         self,
-        move: Move,
+        move: Transition,
         report: Report,
         *,
         dry_run: bool = False,
@@ -57,7 +57,7 @@ class Moves:
         strategy: Strategy = "schema",
         bound: asyncio.Timeout | None = None,
     ) -> CutoverResult:
-        """Move ownership. The gates hold: the caller has looked.
+        """Transition ownership. The gates hold: the caller has looked.
 
         :param dry_run: go through all of it, and roll back.
         :param search_path_of: a role whose ``search_path`` moves too.
@@ -102,7 +102,7 @@ class Moves:
                 await switch_search_path(source, role, self.migration.old, self.migration.new)
 
     async def _run(
-        self, move: Move, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
+        self, move: Transition, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
     ) -> CutoverResult:
         opposite = self.session.pipelines.get(move.opposite) if move.from_both else None
         if opposite is None:
@@ -132,7 +132,7 @@ class Moves:
             result = replace(result, dependents=left)
         return result
 
-    def _cutover(self, move: Move, *arguments: Any, **options: Any) -> Cutover:
+    def _cutover(self, move: Transition, *arguments: Any, **options: Any) -> Cutover:
         both = self.session.both
         if self.renaming is not None:
             return RenamingCutover(self.settings, move, *arguments, renaming=self.renaming, **options)
@@ -141,7 +141,7 @@ class Moves:
         kind = Opening if move.opens_both else Ending
         return kind(self.settings, move, *arguments, both=both, **options)
 
-    async def _ask_hooks(self, move: Move, report: Report) -> None:
+    async def _ask_hooks(self, move: Transition, report: Report) -> None:
         if not self.session.hooks.given:
             return
         await report("asking the hooks")
@@ -155,7 +155,7 @@ class Moves:
             self._bound.reschedule(None)
         self.committing = True
 
-    async def _prepare_opposite(self, move: Move) -> Pipeline:
+    async def _prepare_opposite(self, move: Transition) -> Pipeline:
         plan = await read_plan(self.settings, self.migration, move.opposite)
         if move.opposite == "reverse":  # not before a rollback, which must not be held up by what a cutover would lose
             refuse_forgotten(await read_plan(self.settings, self.migration, "forward"))
@@ -171,11 +171,11 @@ class Moves:
         )
         if not move.opens_both:
             return await self.session.open_pipeline(move.opposite)
-        both = self.session.both = BothWays(self.settings)
+        both = self.session.both = Bidirectional(self.settings)
         await both.prepare()
         return await self.session.open_pipeline(move.opposite, both.roll)
 
-    async def _after_failure(self, move: Move, error: BaseException, rehearsed: bool) -> None:
+    async def _after_failure(self, move: Transition, error: BaseException, rehearsed: bool) -> None:
         """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
         self.taking_back = True
         try:
@@ -188,12 +188,12 @@ class Moves:
             self.taking_back = False
         self.session.fail(error)
 
-    async def _take_back(self, move: Move, *, rehearsed: bool) -> None:
+    async def _take_back(self, move: Transition, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
         active = self.session.pipelines.get(move.direction)
         if active is not None:  # else the session ends already: its own error is the one to be told
-            active.turns.thaw()
+            active.write_gate.resume()
         if self.renaming is not None:
             self.renaming.let_go()
         if not move.from_both:
@@ -207,7 +207,7 @@ class Moves:
             self.session.start_verifying()
 
     async def _after_commit(
-        self, move: Move, cutover: Cutover, result: CutoverResult, report: Report
+        self, move: Transition, cutover: Cutover, result: CutoverResult, report: Report
     ) -> tuple[str, ...]:
         """All that is due then; gives what goes on using the old tables."""
         active, opposite = cutover.pipeline, cutover.opposite
@@ -218,7 +218,7 @@ class Moves:
         await reach(Failpoint.ACTIVATED)
         await announce(self.settings)
         if self.session.both is not None:
-            active.turns.thaw()  # what the opposite pipeline writes is told by its origin
+            active.write_gate.resume()  # what the opposite pipeline writes is told by its origin
         if move.opens_both and self.session.both is not None:
             active.context.opposite = opposite.context.plan
             await self.session.start_rolling(self.session.both)
@@ -232,7 +232,7 @@ class Moves:
             self.session.start_verifying()
         return left
 
-    async def _leave(self, move: Move, active: Pipeline, opposite: Pipeline, report: Report) -> None:
+    async def _leave(self, move: Transition, active: Pipeline, opposite: Pipeline, report: Report) -> None:
         """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""
         if self.session.both is not None:
             await report("deciding what both sides have written")
@@ -270,7 +270,7 @@ class Moves:
         if ownership.settling:
             await self._settle_both()
         else:
-            await BothWays(self.settings).clear()  # of an opening that did not come to its commit
+            await Bidirectional(self.settings).clear()  # of an opening that did not come to its commit
         await self._retire(loser)
         await self.session.enter_phase(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from replicator.core.changes import Begin, Event, RelationDefinition
 from replicator.core.lsn import LSN, format_lsn
 from replicator.follow.decoder import Decoder
-from replicator.follow.inbox import Inbox
+from replicator.follow.transaction_buffer import TransactionBuffer
 from replicator.postgres.rows.context import Context
 from replicator.postgres.wire.feedback import keep_telling
 from replicator.postgres.wire.replication import Keepalive, ReplicationStream, XLogData
@@ -27,7 +27,7 @@ class Follower:
         context: Context,
         decoder: Decoder,
         slot: str,
-        inbox: Inbox,
+        inbox: TransactionBuffer,
         start: LSN,
         on_definition: Callable[[RelationDefinition], None],
     ) -> None:

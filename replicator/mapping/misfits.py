@@ -89,7 +89,7 @@ def _column_rule_problems(
     where: str, query: Query, table: Table, columns: tuple[str, ...], result: Mapping[str, Column]
 ) -> Iterable[str]:
     if len(columns) != len(query.key):
-        yield f"{where}: depends_on[{table.called!r}] names {len(columns)} columns, the key has {len(query.key)}"
+        yield f"{where}: depends_on[{table.declared!r}] names {len(columns)} columns, the key has {len(query.key)}"
     for name, key in zip_longest(columns, query.key):
         if name is None:
             continue

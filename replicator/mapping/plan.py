@@ -132,8 +132,8 @@ def taking_part(forward: Plan, reverse: Plan | None) -> dict[Literal["old", "new
 
 def identifying_columns(plan: Plan, table: Table) -> set[str]:
     """What the log must carry of a changed or deleted row's old version: the key, and what queries depend on."""
-    needed = set(table.key if plan.table_source(table.called) else ())
-    for dependency in plan.dependencies.get(table.called, ()):
+    needed = set(table.key if plan.table_source(table.declared) else ())
+    for dependency in plan.dependencies.get(table.declared, ()):
         needed.update(dependency.columns or ())
     return needed
 
@@ -145,7 +145,7 @@ def schemas_of(migration: Migration, direction: Direction) -> tuple[str, str]:
 
 def places_of(plan: Plan) -> dict[Name, Name]:
     """By source table, the target that takes its place: the one of its name, or the only one that it is read for."""
-    targets = {each.called: each.name for each in plan.targets}
+    targets = {each.declared: each.name for each in plan.targets}
     read: dict[str, dict[str, Name]] = {}
     for each in plan.migration.of(plan.direction):
         if each.table:
@@ -239,7 +239,7 @@ def _source(
     planned = tuple(
         # A target that several transforms own cannot be emptied by TRUNCATE; of a query that is read again
         # whole (ALL, or a TRUNCATE), only the memory knows which keys are gone.
-        replace(each, remembers=each.key is None or into.count(each.target.called) > 1 or query is not None)
+        replace(each, remembers=each.key is None or into.count(each.target.declared) > 1 or query is not None)
         for each in (_planned(each, name, columns, source_tables, target_tables) for each in transforms)
     )
     source = Source(

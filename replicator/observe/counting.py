@@ -1,7 +1,7 @@
 """Counts what a pipeline does."""
 
 from replicator.apply.outcome import Outcome
-from replicator.follow.inbox import Piece
+from replicator.follow.transaction_buffer import Batch
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
 from replicator.pipeline.pipeline import Observers
@@ -10,9 +10,9 @@ from replicator.pipeline.pipeline import Observers
 def count_into(metrics: Metrics, direction: Direction) -> Observers:
     """Observers that count into these metrics."""
 
-    def on_batch(outcome: Outcome, piece: Piece, seconds: float) -> None:
+    def on_batch(outcome: Outcome, batch: Batch, seconds: float) -> None:
         metrics.apply_seconds.observe(seconds)
-        metrics.transactions_applied_total.inc(piece.transactions)
+        metrics.transactions_applied_total.inc(batch.transactions)
         for (table, operation), count in outcome.changes.items():
             metrics.changes_total.labels(table, operation).inc(count)
         for (table, operation), count in outcome.written.items():

@@ -1,4 +1,4 @@
-"""Applies the stream piece by piece: each batch is one transaction, and ends where a transaction of the source ends."""
+"""Applies the stream batch by batch: each batch is one transaction, and ends where a transaction of the source ends."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,7 +6,7 @@ from replicator.apply.applier import Applier
 from replicator.apply.outcome import NewerReadError
 from replicator.core.lsn import format_lsn
 from replicator.errors import RetryableError
-from replicator.follow.inbox import Inbox, Piece
+from replicator.follow.transaction_buffer import Batch, TransactionBuffer
 from replicator.postgres.rows.context import Context
 from replicator.runtime.log import get_logger
 
@@ -22,46 +22,48 @@ EXTENDED_BYTES = 16 << 20
 class Batches:
     """One pipeline's."""
 
-    def __init__(self, context: Context, inbox: Inbox, applier: Applier, nudge: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, context: Context, inbox: TransactionBuffer, applier: Applier, nudge: Callable[[], Awaitable[None]]
+    ) -> None:
         self._context = context
         self._inbox = inbox
         self._applier = applier
         self._nudge = nudge
-        self.pieces = 0
+        self.batches_taken = 0
         """How many have been begun."""
 
-    async def apply(self, piece: Piece) -> Piece:
-        """Open the transaction and write a piece, with the rest of its last transaction; gives the piece that ends it.
+    async def apply(self, batch: Batch) -> Batch:
+        """Open the transaction and write a batch, with the rest of its last transaction; gives the batch that ends it.
 
         While both schemas take writes, the application's transactions may be in the way: give way, try again.
         """
-        whole = piece.end is not None
+        whole = batch.end is not None
         while True:
             await self._applier.begin()
             try:
-                return await self._apply_pieces(piece)
+                return await self._apply_batches(batch)
             except RetryableError as error:
                 if self._context.rolling is None or not whole:
                     raise
                 log.info("giving way to the application", direction=self._context.direction, error=error.problem)
                 await self._applier.rollback()
 
-    async def _apply_pieces(self, piece: Piece) -> Piece:
+    async def _apply_batches(self, batch: Batch) -> Batch:
         extensions = 0
         while True:
             # Only at a commit, and not for ever, can more of the stream help against a clash.
-            position = piece.end if extensions < EXTENSIONS else None
-            self.pieces += 1
+            position = batch.end if extensions < EXTENSIONS else None
+            self.batches_taken += 1
             try:
-                await self._applier.apply(piece.changes, position=position, whole=piece.end is not None)
+                await self._applier.apply(batch.changes, position=position, whole=batch.end is not None)
             except NewerReadError as clash:
-                extensions = extensions + 1 if await self._extend(piece, clash) else EXTENSIONS
+                extensions = extensions + 1 if await self._extend(batch, clash) else EXTENSIONS
                 continue
-            if piece.end is not None:
-                return piece
-            piece = await self._inbox.take(self._context.batch_rows)
+            if batch.end is not None:
+                return batch
+            batch = await self._inbox.take(self._context.batch_rows)
 
-    async def _extend(self, piece: Piece, clash: NewerReadError) -> bool:
+    async def _extend(self, batch: Batch, clash: NewerReadError) -> bool:
         """Take what the stream has up to the read that clashed into the same batch; gives whether there was room.
 
         If not, the row that clashes is quarantined until the stream has come to what was read. Where nothing may be
@@ -69,8 +71,8 @@ class Batches:
         """
         log.info("batch extended to a newer read", direction=self._context.direction, position=format_lsn(clash.lsn))
         await self._nudge()
-        while piece.end is None or piece.end < clash.lsn:
-            if piece.size > EXTENDED_BYTES and not self._context.halt_on_error:
+        while batch.end is None or batch.end < clash.lsn:
+            if batch.size > EXTENDED_BYTES and not self._context.halt_on_error:
                 return False
-            piece.extend(await self._inbox.take(self._context.batch_rows))
+            batch.extend(await self._inbox.take(self._context.batch_rows))
         return True

@@ -10,18 +10,18 @@ from functools import partial
 from replicator.apply.applier import Applier
 from replicator.apply.outcome import NewerReadError, Outcome
 from replicator.backfill import Backfill
-from replicator.core.applied_position import Reached
+from replicator.core.applied_position import AppliedPosition
 from replicator.core.lsn import LSN, ZERO, format_lsn
 from replicator.core.markers import epoch_of
 from replicator.errors import NotReadyError, RetryableError, RowError
 from replicator.follow.follower import Follower
-from replicator.follow.inbox import HEARTBEAT, Inbox, Piece
+from replicator.follow.transaction_buffer import HEARTBEAT, Batch, TransactionBuffer
 from replicator.mapping.plan import Plan
 from replicator.pipeline.batches import Batches
 from replicator.pipeline.setup import Ends, make_decoder, read_plan
 from replicator.pipeline.source_definitions import check_relation
-from replicator.pipeline.source_monitor import Watch, low_lag
-from replicator.pipeline.write_gate import Turns
+from replicator.pipeline.source_monitor import SourceMonitor, low_lag
+from replicator.pipeline.write_gate import WriteGate
 from replicator.postgres.control.ownership import settled_ownership
 from replicator.postgres.control.progress import Progress, backfill_progress, consistent_point, enter
 from replicator.postgres.rows.context import Context, Rolling
@@ -55,7 +55,7 @@ BETWEEN_LOOKS = 1.0
 class Observers:
     """What the pipeline tells those who count."""
 
-    on_batch: Callable[[Outcome, Piece, float], None] = lambda _outcome, _piece, _seconds: None
+    on_batch: Callable[[Outcome, Batch, float], None] = lambda _outcome, _piece, _seconds: None
     on_copied: Callable[[str, int], None] = lambda _source, _rows: None
     on_resumed: Callable[[str, int], None] = lambda _source, _rows: None
     on_verified: Callable[[str, int], None] = lambda _target, _rows: None
@@ -92,18 +92,18 @@ class Pipeline:
             workers=settings.workers,
             visibility=Visibility(progress.unseen),
         )
-        self.reached = Reached(progress.applied)
-        self.watch = Watch(self.context, progress, ends.publication, self.reached, low_lag(settings))
+        self.applied = AppliedPosition(progress.applied)
+        self.monitor = SourceMonitor(self.context, progress, ends.publication, self.applied, low_lag(settings))
         self.verifier = Verifier(self.context, self.wait_applied, self.observers.on_verified)
         self._settings = settings
         self._decoder = make_decoder(plan, progress.plugin, ends.publication)
-        self._inbox = Inbox(progress.applied)
+        self._inbox = TransactionBuffer(progress.applied)
         self._follower = Follower(
             self.context, self._decoder, progress.slot, self._inbox, progress.applied, partial(check_relation, plan)
         )
         self._applier = self.new_applier()
         self._batches = Batches(self.context, self._inbox, self._applier, self.nudge)
-        self.turns = Turns(self.context, self.watch, self._applier, self.verifier)
+        self.write_gate = WriteGate(self.context, self.monitor, self._applier, self.verifier)
         self._stored_at = float("-inf")
         self._began: float | None = None
         """When the batch that is under way was begun."""
@@ -114,12 +114,12 @@ class Pipeline:
     @property
     def position(self) -> LSN:
         """Everything up to here is applied."""
-        return self.reached.position
+        return self.applied.position
 
     @property
-    def pieces(self) -> int:
+    def batches_taken(self) -> int:
         """How many pieces of the stream have been taken up: it grows within a transaction too."""
-        return self._batches.pieces
+        return self._batches.batches_taken
 
     @property
     def received(self) -> LSN:
@@ -135,8 +135,8 @@ class Pipeline:
 
     async def open(self) -> None:
         """Connect, and make sure that the slot goes on where the progress ends. Raises SlotError."""
-        await self.watch.open()
-        self._decoder.prefix = self._inbox.prefix = await self.watch.message_prefix()
+        await self.monitor.open()
+        self._decoder.prefix = self._inbox.prefix = await self.monitor.message_prefix()
         async with connection(self.ends.target_dsn, "quarantine") as target, target.transaction():
             await enter(target, self.context.epoch)
             await self.context.quarantine.open(target, [each.name for each in self.context.plan.transforms])
@@ -146,7 +146,7 @@ class Pipeline:
     async def close(self) -> None:
         """Give all connections back; a transaction that is open is rolled back by that."""
         await self._applier.close()
-        await self.watch.close()
+        await self.monitor.close()
 
     async def follow(self) -> None:
         """Follow and apply. Never returns; raises the first error of any of its tasks."""
@@ -179,14 +179,14 @@ class Pipeline:
     @contextlib.asynccontextmanager
     async def kept_from_writing(self) -> AsyncIterator[None]:
         """Write nothing meanwhile; after it, work from a plan that knows the constraints there are then."""
-        async with self.context.exclusion.alone():
+        async with self.context.rw_lock.write():
             yield
             plan = await read_plan(self._settings, self.context.plan.migration, self.direction)
             self.context.plan = plan.reading_as(self.context.plan)
 
     async def wait_started(self) -> None:
         """Wait until the stream counts: until the start marker has come by."""
-        await self.reached.wait_until(lambda: not self.context.shadow)
+        await self.applied.wait_until(lambda: not self.context.shadow)
 
     async def verify(self, full_pass: Callable[[float], Awaitable[PassResult]]) -> None:
         """Verify round after round. The verifier is open. Never returns."""
@@ -198,19 +198,19 @@ class Pipeline:
         """Wait until everything up to a position of the source is applied."""
         if self.position < lsn:
             await self.nudge()
-        await self.reached.wait_position(lsn)
+        await self.applied.wait_position(lsn)
 
     async def catch_up(self) -> None:
         """Wait until everything that is in the source's log by now is applied."""
-        await self.wait_applied(await self.watch.position())
+        await self.wait_applied(await self.monitor.position())
 
     async def wait_message(self, message: str) -> None:
         """Wait until the transaction that carries a message of ours is applied, and with it all before it."""
-        await self.reached.wait_message(message)
+        await self.applied.wait_message(message)
 
     async def nudge(self, message: str = HEARTBEAT) -> None:
         """Send a message down the log, so that the stream moves."""
-        await self.watch.nudge(message)
+        await self.monitor.nudge(message)
 
     # ---- what it writes with
 
@@ -221,7 +221,7 @@ class Pipeline:
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[Applier]:
         """The applier with its transaction open, while nothing else writes; what it wrote, the caller commits."""
-        async with self.turns.turn():
+        async with self.write_gate.turn():
             await self._applier.begin()
             try:
                 yield self._applier
@@ -233,7 +233,7 @@ class Pipeline:
 
     async def roll(self, rolling: Rolling, opposite: OwnOrigin) -> None:
         """Write under an origin of its own, and do not take for the application's what the opposite pipeline writes."""
-        async with self.context.exclusion.alone():
+        async with self.context.rw_lock.write():
             await self._applier.write_under(rolling.origin.name)
             self._inbox.own_origins = opposite.signs
             self._inbox.keeps_own = any(each.remembers for each in self.context.plan.transforms)
@@ -241,7 +241,7 @@ class Pipeline:
 
     async def stop_rolling(self) -> None:
         """From now on the source alone counts."""
-        async with self.context.exclusion.alone():
+        async with self.context.rw_lock.write():
             if self.context.rolling is not None:
                 await self._applier.write_plainly()
             self._inbox.own_origins = frozenset()
@@ -252,27 +252,27 @@ class Pipeline:
     async def _apply_forever(self) -> None:
         while True:
             # What came during a slow batch is taken together: a wide lookup is then run once for all of it.
-            piece = await self._inbox.take(ALL_THAT_WAITS if self._took > SLOW_BATCH else self.context.batch_rows)
-            if piece.end is not None and not piece.transactions and not self._applier.owes(piece.end):
-                await self._idle(piece.end, piece.committed_at)
+            batch = await self._inbox.take(ALL_THAT_WAITS if self._took > SLOW_BATCH else self.context.batch_rows)
+            if batch.end is not None and not batch.transactions and not self._applier.owes(batch.end):
+                await self._idle(batch.end, batch.committed_at)
             else:
-                await self._apply(piece)
+                await self._apply(batch)
 
     async def _idle(self, position: LSN, committed_at: datetime | None) -> None:
         due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
-            async with self.turns.turn():
+            async with self.write_gate.turn():
                 await self._applier.begin()
                 await self._applier.commit(position)
                 await reach(Failpoint.IDLE_COMMITTED)
             self._confirm(position)
-        await self.reached.advance(position, committed_at=committed_at)
+        await self.applied.advance(position, committed_at=committed_at)
 
-    async def _apply(self, piece: Piece) -> None:
-        async with self.turns.turn():
+    async def _apply(self, batch: Batch) -> None:
+        async with self.write_gate.turn():
             began = self._began = asyncio.get_running_loop().time()
-            last = await self._batches.apply(piece)
-            if self.watch.definitions.met(self._applier.partitions_met()):
+            last = await self._batches.apply(batch)
+            if self.monitor.definitions.met(self._applier.partitions_met()):
                 self._applier.forget_relations()  # if it is gone before the next look, another one may have its name
             end = last.end or ZERO
             reached_start = await self._reaches_start(last)
@@ -284,7 +284,7 @@ class Pipeline:
                 log.info("start marker reached", direction=self.direction, position=format_lsn(end))
         self._confirm(end)
         await reach(Failpoint.CONFIRMED)
-        await self.reached.advance(end, last.messages, last.committed_at)
+        await self.applied.advance(end, last.messages, last.committed_at)
         now = asyncio.get_running_loop().time()
         took, self._began = now - began, None
         self._note(outcome, took, now)
@@ -293,10 +293,10 @@ class Pipeline:
             # In turn with batches that take a minute, chunks would be written at one a minute.
             await asyncio.sleep(min(took, LONGEST_BREAK))
 
-    async def _reaches_start(self, piece: Piece) -> bool:
+    async def _reaches_start(self, batch: Batch) -> bool:
         """Whether the stream counts from here on. A message alone is not believed: the state row must say so too."""
         marker = self.progress.start_marker
-        if marker is None or marker not in piece.messages or not self.context.shadow:
+        if marker is None or marker not in batch.messages or not self.context.shadow:
             return False
         async with connection(self.ends.source_dsn, "start marker") as source:
             moved = (await settled_ownership(source)).epoch >= epoch_of(marker)
@@ -325,41 +325,41 @@ class Pipeline:
         while True:
             began = clock()
             await self._look_if_changed()
-            await self.watch.definitions.remember()  # also what others than a look have noticed
+            await self.monitor.definitions.remember()  # also what others than a look have noticed
             took = clock() - began  # on a large catalogue, or a busy server: the looks are no load worth a word
             await asyncio.sleep(max(LOOK_SECONDS, min(MOST_BETWEEN_LOOKS, took * 10)))
 
     async def _look_if_changed(self) -> None:
-        reading = await self.watch.changed() if self._may_look() else None
+        reading = await self.monitor.changed() if self._may_look() else None
         if reading is not None and self._may_look():
             await self.look_at_definitions()
             if self._may_look():
-                await self.watch.look_at_ground()
-                self.watch.settle(reading)
+                await self.monitor.look_at_ground()
+                self.monitor.settle(reading)
 
     def _may_look(self) -> bool:
         """Else a cutover looks itself, and may rename the tables: one may begin between two steps of a look."""
-        return not self.turns.frozen and self.turns.holder is None
+        return not self.write_gate.paused and self.write_gate.holder is None
 
     async def look_at_definitions(self) -> None:
         """Whether what is read is still what it was. Raises DefinitionError; less is told by ``context.unseen``."""
-        if await self.watch.look_at_definitions(self.turns.holder):
+        if await self.monitor.look_at_definitions(self.write_gate.holder):
             self._applier.forget_relations()
             self._follower.forget_left_out()
 
     async def look_at_ground(self, target: Connection | None = None) -> None:
         """Look at every fact once more, before ownership moves. Raises NotReadyError for the first that is wrong."""
-        wrong = await self.watch.look_at_ground(self.turns.holder, target)
+        wrong = await self.monitor.look_at_ground(self.write_gate.holder, target)
         if wrong:
             raise NotReadyError(f"{wrong[0].problem} The writers went on.", wrong[0].remedy)
 
     def compare_all(self) -> None:
         """Shut the gate ``verified`` until all rows have been compared, and mended."""
-        self.watch.definitions.suspect()
+        self.monitor.definitions.suspect()
 
     async def _measure(self) -> None:
         while True:
-            await self.watch.measure()
+            await self.monitor.measure()
             await asyncio.sleep(1.0)
 
 

@@ -49,7 +49,7 @@ async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
     applier = pipeline.new_applier()
     try:
         await applier.open()
-        async with pipeline.context.exclusion.alone():
+        async with pipeline.context.rw_lock.write():
             await applier.begin()
             yield applier
             await reach(Failpoint.REDO_WRITTEN)
@@ -94,10 +94,10 @@ async def repair(
     for name, key in refused:
         dirty.setdefault(sources[name], set()).add(key)
     # A row that nothing gave may be given since: what has changed meanwhile is derived anew after the deletion.
-    changed = {each.source for each in pipeline.context.plan.transforms if each.target.called in extra}
+    changed = {each.source for each in pipeline.context.plan.transforms if each.target.declared in extra}
     async with repairing(pipeline) as applier:
         for source in changed:
-            dirty.setdefault(source, set()).update(pipeline.context.touches.waiting_keys(source))
+            dirty.setdefault(source, set()).update(pipeline.context.dirty_keys.waiting_keys(source))
         for target, keys in wrong.items():
             await applier.keep_rows(target, keys, why)
         deleted = await applier.delete_rows(extra)
@@ -130,11 +130,11 @@ async def compare(pipeline: Pipeline, pause: float = 0.0) -> PassResult:
     while True:
         # What was noticed may be gone since: then this is the last look that could tell, and the pass is after it.
         await pipeline.look_at_definitions()
-        noticed = pipeline.watch.definitions.noticed()
+        noticed = pipeline.monitor.definitions.noticed()
         result = await pipeline.verifier.full_pass(pause)
         if noticed:
             await _repair_unseen(pipeline, result.divergences, noticed.definitions)
-            await pipeline.watch.definitions.settle(noticed)
+            await pipeline.monitor.definitions.settle(noticed)
         if result.clean or not noticed:
             return result
 
@@ -147,7 +147,7 @@ async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tabl
         for name in plan.sources
         if name in tables or any(each.source == name for table in tables for each in plan.dependencies.get(table, ()))
     }
-    targets = {each.target.called for each in plan.transforms if each.source in sources}
+    targets = {each.target.declared for each in plan.transforms if each.source in sources}
     concerning = [
         each
         for each in divergences
@@ -155,7 +155,7 @@ async def _repair_unseen(pipeline: Pipeline, divergences: list[Divergence], tabl
     ]  # fmt: skip
     details: dict[str, object] = {"tables": sorted(tables)}
     # That many rows have gone is no surprise where a partition was detached or dropped.
-    emptying = bool(pipeline.watch.definitions.parted() & set(tables))
+    emptying = bool(pipeline.monitor.definitions.parted() & set(tables))
     try:
         details["rows"] = await repair(pipeline, concerning, "changed past the log", sources, emptying=emptying)
     except WouldEmptyError as error:  # what diverges keeps the gate shut, and is there for the operator to decide

@@ -127,9 +127,9 @@ class Definitions:
         Such a partition may be gone before the next look, with its rows, and then the catalogue says nothing of it.
         """
         young = {
-            table.called
+            table.declared
             for name, table in partitions.items()
-            if table.called in self._now and name not in self._now[table.called].partitions
+            if table.declared in self._now and name not in self._now[table.declared].partitions
         }
         if young:
             self._context.suspect(young)

@@ -5,12 +5,12 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from replicator.core.applied_position import Reached
+from replicator.core.applied_position import AppliedPosition
 from replicator.core.lag import LagMeter
 from replicator.core.lsn import LSN
 from replicator.errors import DefinitionError
 from replicator.follow.decoder import MESSAGE_PREFIX
-from replicator.follow.inbox import HEARTBEAT
+from replicator.follow.transaction_buffer import HEARTBEAT
 from replicator.mapping.forgotten import REMEDIES
 from replicator.pipeline.query_definitions import QueryDefinitions
 from replicator.pipeline.source_definitions import Definitions
@@ -53,11 +53,11 @@ def low_lag(settings: Settings) -> float:
     return settings.max_write_pause / 2
 
 
-class Watch:
+class SourceMonitor:
     """Opened once; what it does not find itself connected for, it leaves out."""
 
     def __init__(
-        self, context: Context, progress: Progress, publication: str, reached: Reached, low_lag: float
+        self, context: Context, progress: Progress, publication: str, reached: AppliedPosition, low_lag: float
     ) -> None:
         self._context = context
         self._progress = progress

@@ -42,7 +42,7 @@ class TargetDefinitions:
             self._known, self._guards = {}, {}  # the application writes there; the opposite pipeline watches them
             return
         plan = self._context.plan
-        tables = {each.called: each for each in plan.targets}
+        tables = {each.declared: each for each in plan.targets}
         now = await read_definitions(target, plan.target_schema, tables, "")
         guards = await guard_versions(target, [each.oid for each in now.values()])
         for name, each in now.items():
@@ -74,7 +74,7 @@ class TargetDefinitions:
     def _leading_to(self, targets: Iterable[str]) -> set[str]:
         """The source tables that give these targets' rows."""
         plan, names = self._context.plan, set(targets)
-        sources = {each.source for each in plan.transforms if each.target.called in names}
+        sources = {each.source for each in plan.transforms if each.target.declared in names}
         return {
             table
             for table in plan.watched

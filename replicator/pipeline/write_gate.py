@@ -1,21 +1,21 @@
-"""When a pipeline may write: one at a time, and not while it is frozen."""
+"""When a pipeline may write: one at a time, and not while it is paused."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 from replicator.apply.applier import Applier
-from replicator.pipeline.source_monitor import Watch
+from replicator.pipeline.source_monitor import SourceMonitor
 from replicator.postgres.rows.context import Context
 from replicator.postgres.session.connect import Connection
 from replicator.postgres.session.held import hold
 from replicator.verify import Verifier
 
 
-class Turns:
+class WriteGate:
     """Given to whoever wants to write on the target. A cutover freezes them."""
 
-    def __init__(self, context: Context, watch: Watch, applier: Applier, verifier: Verifier) -> None:
+    def __init__(self, context: Context, watch: SourceMonitor, applier: Applier, verifier: Verifier) -> None:
         self._context = context
         self._watch = watch
         self._applier = applier
@@ -25,7 +25,7 @@ class Turns:
         self._holder: Connection | None = None
 
     @property
-    def frozen(self) -> bool:
+    def paused(self) -> bool:
         """Whether nobody gets one."""
         return not self._going.is_set()
 
@@ -36,28 +36,28 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Alone on the target, and not frozen; while both schemas take writes, alone on both sides."""
+        """Alone on the target, and not paused; while both schemas take writes, alone on both sides."""
         while True:
             await self._going.wait()
-            async with self._context.exclusion.alone(), contextlib.AsyncExitStack() as stack:
+            async with self._context.rw_lock.write(), contextlib.AsyncExitStack() as stack:
                 if self._context.rolling is not None:
                     await stack.enter_async_context(self._context.rolling.turn)
-                if not self.frozen:
+                if not self.paused:
                     self._applier.read_through(self._holder)  # between two batches: one reads at one point only
                     yield
                     return
 
-    async def freeze(self) -> None:
+    async def pause(self) -> None:
         """Give none until ``thaw``; what is under way ends first.
 
         In a cutover, once drained: after its commit, what comes down this stream are the opposite pipeline's writes.
         To apply these would undo what the application has done since.
         """
         self._going.clear()
-        async with self._context.exclusion.alone(), self._watch.alone():
+        async with self._context.rw_lock.write(), self._watch.alone():
             pass  # what was under way has ended
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         """Go on: the cutover was given up."""
         if self._holder is not None:
             self._read_through(None)

@@ -121,7 +121,7 @@ class Foresight:
         return found
 
     async def _lost(self, old: Connection, new: Connection) -> list[NotCarried]:
-        places, targets = places_of(self.forward), {each.called: each.name for each in self.forward.targets}
+        places, targets = places_of(self.forward), {each.declared: each.name for each in self.forward.targets}
         into: dict[Name, list[Name]] = {}
         for source, target in successors(self.migration):
             name = self.forward.watched[source].name

@@ -228,7 +228,7 @@ class SchemaChecks:
                         raise MigrationError(f"The query {name} {another}.", "Rows may be missed otherwise.")
                     reads[name] = await read_query(reader, query)
             plan = placed(resolve(self.migration, direction, sources, targets, columns), places)
-            into = listed(table.called for table in plan.targets)
+            into = listed(table.declared for table in plan.targets)
             self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
             self.report.judge(direction, (copy_checks.copied_columns,), plan)
             return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.errors import NotReadyError
 from replicator.migration import Migration
@@ -32,12 +32,12 @@ COMMANDS: Final = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "
 class Pair:
     """An old table and a new one that gets its rows.
 
-    :param called: the old table's name in the migration.
+    :param declared: the old table's name in the migration.
     :param columns: the names of its columns that are others in the new one.
     :param lacks: what each role lacks to do with the new table what it may do with the old one.
     """
 
-    called: str
+    declared: str
     old: Protection
     new: Protection
     columns: Mapping[str, str]
@@ -95,20 +95,20 @@ def lost_row_security(pair: Pair) -> Iterator[Lost]:
     ):
         if was and not now:
             statement = f"ALTER TABLE {pair.new.quoted} {word} ROW LEVEL SECURITY"
-            yield Lost(name=f"{what} {pair.called}", said=f"{what} of {pair.old.quoted}", statements=(statement,))
+            yield Lost(name=f"{what} {pair.declared}", said=f"{what} of {pair.old.quoted}", statements=(statement,))
 
 
 def lost_policies(pair: Pair) -> Iterator[Lost]:
     """Policies of the old table that the new one has not; and, of a protected one, those that only the new one has."""
     if not pair.old.secured:
         return
-    names = {**pair.columns, pair.called: pair.new.quoted.rsplit(".", 1)[-1].strip('"')}
+    names = {**pair.columns, pair.declared: pair.new.quoted.rsplit(".", 1)[-1].strip('"')}
     wanted = {_meaning(each, names): each for each in pair.old.policies}
     there = {_meaning(each, {}): each for each in pair.new.policies}
     for meaning, each in wanted.items():
         if meaning not in there:
             yield Lost(
-                name=f"policy {pair.called}.{each.name}",
+                name=f"policy {pair.declared}.{each.name}",
                 said=f"the policy {each.quoted} of {pair.old.quoted} is not on {pair.new.quoted}",
                 statements=_statements(each, pair.new, names),
             )
@@ -116,7 +116,7 @@ def lost_policies(pair: Pair) -> Iterator[Lost]:
         if meaning not in wanted and each.permissive:
             drop = f"DROP POLICY {each.quoted} ON {pair.new.quoted}"
             yield Lost(
-                name=f"policy {pair.called}.{each.name}",
+                name=f"policy {pair.declared}.{each.name}",
                 said=f"the policy {each.quoted} of {pair.new.quoted} lets through what none of {pair.old.quoted} does",
                 statements=(drop,),
             )
@@ -128,7 +128,7 @@ def lost_grants(pair: Pair) -> Iterator[Lost]:
     for right, lacks in pair.lacks:
         role = right.role or "PUBLIC"
         for each in lacks:
-            name = f"usage {each.privilege}.{role}" if each.of == "schema" else f"grant {pair.called}.{role}"
+            name = f"usage {each.privilege}.{role}" if each.of == "schema" else f"grant {pair.declared}.{role}"
             said, statements = by_role.setdefault((name, role), ([], []))
             said.append(
                 {"table": f"{each.privilege} on {pair.new.quoted}"}.get(each.of, f"USAGE on {each.of} {each.privilege}")
@@ -243,7 +243,7 @@ async def security_subject(migration: Migration, old: Connection, new: Connectio
     return SecuritySubject(
         pairs=tuple(
             Pair(
-                called=source,
+                declared=source,
                 old=before[was[source]],
                 new=after[now[into]],
                 columns=_renamed(migration, source, into),
@@ -269,6 +269,6 @@ def _renamed(migration: Migration, source: str, into: str) -> dict[str, str]:
     return dict(copies[0].rename) if len(copies) == 1 else {}
 
 
-async def _oids(connection: Connection, places: Places, schema: str, tables: set[str]) -> dict[str, int]:
+async def _oids(connection: Connection, places: NameMap, schema: str, tables: set[str]) -> dict[str, int]:
     names = {places.now(Name(schema=schema, table=each)): each for each in sorted(tables)}
     return {names[name]: oid for name, oid in (await oids_by_name(connection, names)).items()}

@@ -170,10 +170,10 @@ def _not_in_log(relation: Relation, plugin: Plugin | None) -> list[str]:
 
 def _blurred_numbers(subject: TablesSubject) -> list[str]:
     return [
-        f"{table.called}.{column.name}"
+        f"{table.declared}.{column.name}"
         for table in subject.tables
         for column in table.columns
-        if table.called in subject.sources and column.kind in ("float", "numeric") and not column.not_null
+        if table.declared in subject.sources and column.kind in ("float", "numeric") and not column.not_null
     ]
 
 

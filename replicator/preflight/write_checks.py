@@ -82,7 +82,7 @@ def cascades(subject: TablesSubject) -> Verdict:
         f"{each.name} of {table.name} (to {each.parent})"
         for table in subject.tables
         for each in table.foreign_keys
-        if table.called in subject.written and each.acts
+        if table.declared in subject.written and each.acts
     ]
     if not found:
         return passed("no foreign key acts on what we write")
@@ -102,7 +102,7 @@ def circles(subject: TablesSubject) -> Verdict:
             if not each.deferrable and not each.detachable and each.parent != table.name
         }
         for table in subject.tables
-        if table.called in subject.written
+        if table.declared in subject.written
     }
     found = [
         name for table, parents in stiff.items() for parent, name in parents.items() if _leads(stiff, parent, table)
@@ -130,7 +130,7 @@ def _leads(edges: Mapping[Name, Mapping[Name, str]], start: Name, end: Name) -> 
 
 def too_early(subject: TablesSubject) -> Verdict:
     """While rows are copied, one may come before its parent, or hold a value that another still has: a clash."""
-    written = {table.name: table for table in subject.tables if table.called in subject.written}
+    written = {table.name: table for table in subject.tables if table.declared in subject.written}
     parents = [
         f"{each.name} of {table.name}" for table in written.values() for each in table.foreign_keys
         if each.parent in written

@@ -123,7 +123,7 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             )
         plan = await _plan(settings, migration, target, result)
         back = await plan_back(settings, migration, target) if migration.of("reverse") else None
-        result.retyped = retyped(plan.source_tables, {each.called: each for each in plan.targets})
+        result.retyped = retyped(plan.source_tables, {each.declared: each for each in plan.targets})
         async with _snapshot(settings.source) as reader:
             scratch = Scratch(target, plan.targets)
             await scratch.create()
@@ -136,7 +136,7 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
                 trial = _Trial(result, source, scratch)
                 await trial.run(reader, lambda rows: progress("rows", rows, total))
                 if source.table is not None:
-                    carried[source.table.called] = trial.carried if len(trial.carried) < MOST else None
+                    carried[source.table.declared] = trial.carried if len(trial.carried) < MOST else None
             result.seconds = perf_counter() - began
             await _leave_out_what_queries_read(settings, migration, plan, result)
             if sample is None:
@@ -267,7 +267,7 @@ class _Trial:
         self._read: set[str] = set()
         self._tables: dict[str, Table] = {each.name: each.target for each in source.transforms}
         self._tried = {
-            each.name: Tried(transform=each.name, source=source.name, target=each.target.called)
+            each.name: Tried(transform=each.name, source=source.name, target=each.target.declared)
             for each in source.transforms
         }
         result.transforms += self._tried.values()
@@ -353,4 +353,4 @@ async def _conflicts(result: DryRun, plan: Plan, scratch: Scratch, target: Conne
         result.notes.append("Foreign keys were not tried: in a sample, rows come without those that they refer to.")
     excluding = await exclusion_constraints(target, [table.name for table in plan.targets])
     if excluding:
-        result.notes.append(f"Exclusion constraints were not tried: {', '.join(excluding)}.")
+        result.notes.append(f"ReadWriteLock constraints were not tried: {', '.join(excluding)}.")

@@ -90,9 +90,9 @@ async def bring_back(
         with translated():
             for table in plan.targets:
                 await writer.stage(table).create(beside)
-        returning = {table.name: Returned(table=table.called) for table in plan.targets}
+        returning = {table.name: Returned(table=table.declared) for table in plan.targets}
         whole = True
-        came: dict[str, set[Key]] = {table.called: set() for table in plan.targets}
+        came: dict[str, set[Key]] = {table.declared: set() for table in plan.targets}
         for source in plan.sources.values():
             copied = await _of_copies(source, scratch, target, migration, found)
             if copied is None:

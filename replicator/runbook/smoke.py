@@ -39,7 +39,7 @@ async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Fi
         found += await _probes(migration, new)
         tell("writes")
         for table in (await read_plan(settings, migration, "forward")).targets:
-            found.append(_finding(f"write {table.called}", await _write(new, table)))
+            found.append(_finding(f"write {table.declared}", await _write(new, table)))
         tell("guards")
         found.append(_finding("guard", await _guards(settings, migration, old)))
         tell("the way back")

@@ -14,7 +14,7 @@ from replicator.migration import Direction
 from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.source_monitor import LONG_AGO
 from replicator.postgres.control.ownership import clock, rolling_since, write_settled
-from replicator.postgres.control.rederivations import Redo, clear_redo, read_redo, strike_redo
+from replicator.postgres.control.rederivations import Rederivation, clear_redo, read_redo, strike_redo
 from replicator.postgres.rows.context import Rolling
 from replicator.postgres.rows.versions import forget_deletions
 from replicator.postgres.session.connect import Connection, connection
@@ -29,7 +29,7 @@ TRIES = 5
 OPPOSITE: Mapping[Direction, Direction] = {"forward": "reverse", "reverse": "forward"}
 
 
-class BothWays:
+class Bidirectional:
     """Forward and reverse, side by side: each ignores what the other writes, and what collided is derived again."""
 
     def __init__(self, settings: Settings) -> None:
@@ -70,7 +70,7 @@ class BothWays:
 
     def _applied_through(self, direction: Direction) -> datetime:
         pipeline = self.pipelines.get(direction)
-        return pipeline.watch.applied_through if pipeline is not None else LONG_AGO
+        return pipeline.monitor.applied_through if pipeline is not None else LONG_AGO
 
     def _target(self, direction: Direction) -> str:
         return self.settings.target if direction == "forward" else self.settings.source
@@ -172,7 +172,7 @@ class BothWays:
         return [each for each in found if (each.target, each.key) not in theirs]
 
 
-async def _rederive(pipeline: Pipeline, entries: list[Redo]) -> None:
+async def _rederive(pipeline: Pipeline, entries: list[Rederivation]) -> None:
     """Derive again what is noted, in one transaction. It may be done twice."""
     for tries_left in reversed(range(TRIES)):
         try:

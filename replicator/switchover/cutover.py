@@ -52,7 +52,7 @@ from replicator.switchover.foreseen import Foreseen
 from replicator.switchover.handover import see_that_they_open
 from replicator.switchover.held_up import HeldUp
 from replicator.switchover.neighbours import places_by_oid, settle_beside, tables_beside
-from replicator.switchover.phases import CutoverResult, Move
+from replicator.switchover.phases import CutoverResult, Transition
 from replicator.verify import Divergence, advice, sentence
 
 log = get_logger("cutover")
@@ -69,7 +69,7 @@ Report = Callable[[str], Awaitable[None]]
 
 
 class Cutover:
-    """Moves ownership from the source of a pipeline to its target.
+    """Switchovers ownership from the source of a pipeline to its target.
 
     :param opposite: the pipeline of the other direction: the way back.
     :param tables: all tables of either schema that take part.
@@ -86,7 +86,7 @@ class Cutover:
     def __init__(
         self,
         settings: Settings,
-        move: Move,
+        move: Transition,
         pipeline: Pipeline,
         opposite: Pipeline,
         tables: Mapping[Owner, list[Name]],
@@ -226,7 +226,7 @@ class Cutover:
                     async with asyncio.timeout(self.settings.max_write_pause):
                         await self._lock_all(holder, together=together)
                         await self._drain()
-                        await self.pipeline.turns.freeze()
+                        await self.pipeline.write_gate.pause()
                         await self._drain_opposite()
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
@@ -296,7 +296,7 @@ class Cutover:
 
     async def _release(self, holder: Connection) -> None:
         if not self._in_doubt:
-            self.pipeline.turns.thaw()
+            self.pipeline.write_gate.resume()
         await holder.close()  # without a commit, this is the rollback
 
     async def _drain(self) -> None:

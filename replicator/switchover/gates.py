@@ -95,7 +95,7 @@ async def _backfill(pipeline: Pipeline, phase: Phase, target: Connection) -> Gat
 
 def _lag(pipeline: Pipeline, settings: Settings) -> Gate:
     """How long writers would wait until all is applied. The bytes of the log say nothing of that: most are others'."""
-    lag = pipeline.watch.lag
+    lag = pipeline.monitor.lag
     if lag.seconds is None or lag.age is None:
         return Gate(name="lag", ok=False, detail="not measured yet")
     if lag.age > GAP_SECONDS:
@@ -144,7 +144,7 @@ def _ground(pipeline: Pipeline) -> Gate:
 
 
 def _facts(pipeline: Pipeline, name: str, fine: str) -> Gate:
-    wrong = [each for each in pipeline.watch.wrong if each.gate == name]
+    wrong = [each for each in pipeline.monitor.wrong if each.gate == name]
     if not wrong:
         return Gate(name=name, ok=True, detail=fine)
     said = "; ".join(shortened(f"{each.problem} {each.remedy}", LONGEST) for each in wrong)

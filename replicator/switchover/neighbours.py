@@ -11,13 +11,13 @@ from replicator.postgres.ddl.switching import switch_tables
 from replicator.postgres.locking.trees import oids_by_name, oids_of
 from replicator.postgres.session.connect import Connection
 from replicator.runtime.log import get_logger
-from replicator.switchover.phases import Move
+from replicator.switchover.phases import Transition
 
 log = get_logger("cutover")
 
 
 async def tables_beside(
-    connection: Connection, plan: Plan, move: Move, tables: Mapping[Owner, Sequence[Name]], *, together: bool
+    connection: Connection, plan: Plan, move: Transition, tables: Mapping[Owner, Sequence[Name]], *, together: bool
 ) -> list[Name]:
     """Other tables that a move locks: for their foreign keys, or in statements of the author's.
 
@@ -44,7 +44,7 @@ async def places_by_oid(connection: Connection, plan: Plan) -> dict[int, int]:
 
 async def settle_beside(
     holder: Connection,
-    move: Move,
+    move: Transition,
     closing: Sequence[int],
     places: Mapping[int, int],
     seconds: float,

@@ -48,7 +48,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Move:
+class Transition:
     """Writes move from one schema to the other. All moves are one procedure: the source's writers are held."""
 
     name: Literal["cutover", "rollback"]
@@ -115,22 +115,22 @@ class CutoverResult:
     """Columns that prepared statements find of another type, in tables that have been renamed."""
 
 
-CUTOVER = Move(
+CUTOVER = Transition(
     name="cutover", before=Phase.FOLLOW, during=Phase.CUTOVER, after=Phase.SOAK, direction="forward", owner="new"
 )
-ROLLBACK = Move(
+ROLLBACK = Transition(
     name="rollback", before=Phase.SOAK, during=Phase.ROLLBACK, after=Phase.FOLLOW, direction="reverse", owner="old"
 )
-OPENING = Move(
+OPENING = Transition(
     name="cutover", before=Phase.FOLLOW, during=Phase.CUTOVER, after=Phase.ROLLING, direction="forward", owner="old",
     opens_both=True,
 )  # fmt: skip
 """``cutover --rolling``."""
-COMPLETION = Move(
+COMPLETION = Transition(
     name="cutover", before=Phase.ROLLING, during=Phase.CUTOVER, after=Phase.SOAK, direction="forward", owner="new"
 )
 """``cutover --complete``."""
-CLOSING = Move(
+CLOSING = Transition(
     name="rollback", before=Phase.ROLLING, during=Phase.ROLLBACK, after=Phase.FOLLOW, direction="reverse", owner="old"
 )
 """A rollback while both schemas take writes."""

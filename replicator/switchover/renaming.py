@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.retyped import retyped
 from replicator.core.tables import Name
 from replicator.errors import CheckError, NotReadyError, ReplicatorError, RetryableError, UsageError
@@ -34,7 +34,7 @@ from replicator.preflight.hanging import Strategy
 from replicator.settings import Settings
 from replicator.switchover.cutover import LOCK_SECONDS, Cutover
 from replicator.switchover.handover import owner_now
-from replicator.switchover.phases import CutoverResult, Move
+from replicator.switchover.phases import CutoverResult, Transition
 
 GRACE_SECONDS = 0.5
 """So much longer than the longest pause the writers may wait, when it is exceeded in the middle of a batch."""
@@ -49,7 +49,7 @@ class Renaming:
     """
 
     def __init__(
-        self, migration: Migration, move: Move, tables: Mapping[Owner, list[Name]], names: asyncio.Lock
+        self, migration: Migration, move: Transition, tables: Mapping[Owner, list[Name]], names: asyncio.Lock
     ) -> None:
         self.migration = migration
         self.move = move
@@ -113,7 +113,7 @@ class Renaming:
                     "Write tables with their schema, and not in strings.",
                 )
 
-    async def _queries_read(self, holder: Connection, places: Places) -> dict[str, set[int]]:
+    async def _queries_read(self, holder: Connection, places: NameMap) -> dict[str, set[int]]:
         return {
             which: await _reads(holder, which, rewritten(text, places))
             for which, text in queries(self.migration).items()
@@ -123,7 +123,7 @@ class Renaming:
 async def planned_renaming(
     settings: Settings,
     migration: Migration,
-    move: Move,
+    move: Transition,
     tables: Mapping[Owner, list[Name]],
     names: asyncio.Lock,
     strategy: Strategy,
@@ -199,21 +199,21 @@ class RenamingCutover(Cutover):
             return await super()._attempt(epoch)
         finally:
             if not self._in_doubt:
-                self.opposite.turns.thaw()
+                self.opposite.write_gate.resume()
                 self.renaming.let_go()
 
     async def _hold(self, holder: Connection, seconds: float) -> None:
-        await self.pipeline.turns.freeze()
+        await self.pipeline.write_gate.pause()
         self._seconds = seconds
         await lock_tables(holder, self.held, EVERYBODY, seconds, self._observing)
         self._holder = holder
-        self.pipeline.turns.go_on_through(holder)
+        self.pipeline.write_gate.go_on_through(holder)
 
     async def _release(self, holder: Connection) -> None:
         """A batch that reads through the holder fails with it, and this session too: a short one may end before."""
         if self._holder is not None and not self._in_doubt:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.pipeline.turns.freeze(), GRACE_SECONDS)
+                await asyncio.wait_for(self.pipeline.write_gate.pause(), GRACE_SECONDS)
         self._holder = None
         await super()._release(holder)
 
@@ -221,11 +221,11 @@ class RenamingCutover(Cutover):
         await super()._check(self._holder or target)  # any other connection would wait for this one
 
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
-        await self.opposite.turns.freeze()
+        await self.opposite.write_gate.pause()
         await super()._move(holder, epoch, together=together)
         self._step = "rename"
         await lock_more(holder, self.tables[self.move.owner], EVERYBODY, self._seconds, self._observing)
-        definitions = [each.watch.definitions for each in (self.pipeline, self.opposite)]
+        definitions = [each.monitor.definitions for each in (self.pipeline, self.opposite)]
         before = [await each.read(holder) for each in definitions]
         await self.renaming.rename(holder)
         # Else the daemon would take its own renaming for one past the log, and compare all rows on either way.

@@ -18,7 +18,7 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.wire.origins import lacking, tracks_commits
 from replicator.runtime.failpoints import Failpoint, reach
 from replicator.settings import Settings
-from replicator.switchover.bidirectional import BothWays
+from replicator.switchover.bidirectional import Bidirectional
 from replicator.switchover.cutover import Cutover, Report
 from replicator.verify import Divergence
 
@@ -95,7 +95,7 @@ async def _check_server(asking: Connection, side: str) -> None:
 class Opening(Cutover):
     """Into it: the old writers are held for the moment in which the new tables are opened too."""
 
-    def __init__(self, *arguments: Any, both: BothWays, **options: Any) -> None:
+    def __init__(self, *arguments: Any, both: Bidirectional, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.both = both
 
@@ -123,7 +123,7 @@ class Opening(Cutover):
 class Ending(Cutover):
     """Out of it, either way: the writers of one side are held, and refused from then on."""
 
-    def __init__(self, *arguments: Any, both: BothWays, **options: Any) -> None:
+    def __init__(self, *arguments: Any, both: Bidirectional, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.both = both
         # This move would take what the log has not told for wrong.

@@ -19,9 +19,9 @@ async def carried(opposite: Plan, dsn: str, table: Table, keys: Iterable[Key]) -
     :param dsn: of the database that the table is in.
     """
     wanted = list(keys)
-    source = opposite.table_source(table.called)
+    source = opposite.table_source(table.declared)
     if source is None:
-        return wanted if table.called in opposite.watched else []
+        return wanted if table.declared in opposite.watched else []
     found: set[Key] = set()
     async with (
         connection(dsn, "verify carried", text=True) as reader,

@@ -137,7 +137,7 @@ class Comparison:
             return []
         return [
             Divergence(
-                target=table.called,
+                target=table.declared,
                 kind=each.kind,
                 key=each.key,
                 source=source.name,
@@ -153,7 +153,7 @@ class Comparison:
             return []
         owners = dict(absent)
         return [
-            Divergence(target=table.called, kind="extra", key=key, source=source.name, source_key=owners.get(key))
+            Divergence(target=table.declared, kind="extra", key=key, source=source.name, source_key=owners.get(key))
             for key in await self._writer.present(table, await possible_keys(self._writer, table, owners))
         ]
 
@@ -161,7 +161,7 @@ class Comparison:
         if given.error is not None:
             derived.broken.append(
                 Divergence(
-                    target=transform.target.called,
+                    target=transform.target.declared,
                     kind="different",
                     key=key,
                     source=source.name,

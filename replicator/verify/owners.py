@@ -40,7 +40,7 @@ class Owners:
         """
         wanted = {(each.target, each.key) for each in lingering}
         youngest: dict[Place, Key] = {}
-        async for place, key in self._places(source, self._context.touches.youngest_first(source.name)):
+        async for place, key in self._places(source, self._context.dirty_keys.youngest_first(source.name)):
             if place in wanted:
                 youngest.setdefault(place, key)
         return [
@@ -61,10 +61,10 @@ class Owners:
         for each in lingering:
             wanted.setdefault(each.target, set()).add(each.key)
         return {
-            (table.called, key)
+            (table.declared, key)
             for table in self._context.plan.targets
-            if table.called in wanted
-            for key in await self._comparison.present(table, wanted[table.called])
+            if table.declared in wanted
+            for key in await self._comparison.present(table, wanted[table.declared])
         }
 
     async def _given(self, source: Source, wanted: Collection[Place]) -> set[Place]:
@@ -75,8 +75,8 @@ class Owners:
         async with aclosing(self._comparison.parts(source, candidates)) as parts:
             async for _, derived in parts:
                 for table in self._context.plan.targets:
-                    found |= {(table.called, row.key) for row in derived.rows.get(table.name, [])}
-                    found |= {(table.called, key) for key, _, _ in derived.excused.get(table.name, [])}
+                    found |= {(table.declared, row.key) for row in derived.rows.get(table.name, [])}
+                    found |= {(table.declared, key) for key, _, _ in derived.excused.get(table.name, [])}
         return found & set(wanted)
 
     async def _places(self, source: Source, keys: Sequence[Key]) -> AsyncIterator[tuple[Place, Key]]:
@@ -88,7 +88,7 @@ class Owners:
                 if not transform.remembers:
                     await pace.step()
                     for key, place in (await computed_keys(self._comparison.target, transform, source, part)).items():
-                        yield (transform.target.called, place), key
+                        yield (transform.target.declared, place), key
 
     # ---- rows that a full pass has not derived
 
@@ -103,7 +103,7 @@ class Owners:
                 left -= await self._remembered(source, transform, left)
             else:
                 async with read_point(self._comparison.reader, self._context.visibility):
-                    given = await self._given(source, {(table.called, key) for key in left})
+                    given = await self._given(source, {(table.declared, key) for key in left})
                 left -= {key for _, key in given}
         return sorted(left)
 
@@ -169,7 +169,7 @@ class Owners:
         named = " and ".join(f"{sources[name]} {list(source_key)} ({name})" for name, source_key in owners[:3])
         more = f" and {len(owners) - 3} more" if len(owners) > 3 else ""
         return Divergence(
-            target=table.called,
+            target=table.declared,
             kind="different",
             key=key,
             source=sources[owners[0][0]],

@@ -58,7 +58,7 @@ class Recheck:
         Of wide rows, not all are read at once: the others are left over.
         """
         wanted = set(keys)
-        with self._context.touches.window() as window:
+        with self._context.dirty_keys.window() as window:
             async with (
                 read_point(self._comparison.reader, self._context.visibility) as read_at,
                 aclosing(self._comparison.parts(source, wanted)) as parts,
@@ -67,7 +67,7 @@ class Recheck:
             await self._wait_applied(read_at)
             found = await self._comparison.compare(source, derived)
             try:
-                touched = self._context.touches.touched(source.name, window)
+                touched = self._context.dirty_keys.touched(source.name, window)
             except WindowSpoiled:
                 return Answer(moved=wanted)
             moved = {key for key in read if key in touched}
@@ -123,7 +123,7 @@ class Recheck:
         for table in self._context.plan.targets:
             for row in derived.rows.get(table.name, []):
                 place = row.transform, row.source_key
-                other = givers.setdefault((table.called, row.key), place)
+                other = givers.setdefault((table.declared, row.key), place)
                 if other != place:
                     self.collisions.append(self._owners.collision(table, row.key, (other, place)))
 
@@ -150,7 +150,7 @@ class Recheck:
         if source.name in self._searched:
             return [], keys
         self._searched.add(source.name)
-        touches = self._context.touches
+        touches = self._context.dirty_keys
         with touches.window() as window:
             async with read_point(self._comparison.reader, self._context.visibility) as read_at:
                 given = await self._owners.given(source, orphans)

@@ -9,8 +9,8 @@ from replicator.postgres.rows.listing import read_key_lists
 from replicator.postgres.rows.pass_keys import Shared
 from replicator.postgres.wire.snapshots import read_point
 from replicator.verify.comparison import Comparison
+from replicator.verify.discarded_rows import DiscardedRows
 from replicator.verify.findings import Findings
-from replicator.verify.given_up import GivenUp
 from replicator.verify.owners import Owners
 from replicator.verify.recheck import Recheck
 
@@ -37,7 +37,7 @@ class Settling:
         comparison: Comparison,
         recheck: Recheck,
         findings: Findings,
-        given_up: GivenUp,
+        given_up: DiscardedRows,
     ) -> None:
         self._context = context
         self._comparison = comparison
@@ -52,12 +52,12 @@ class Settling:
     def left(self) -> int:
         """How many source keys would have to be compared if the writers were held now."""
         whole = sum(self.rows.get(each, FINAL_KEYS + 1) for each in self.waiting_whole)
-        return self._context.touches.waiting_count() + len(self._findings) + whole
+        return self._context.dirty_keys.waiting_count() + len(self._findings) + whole
 
     @property
     def waiting_whole(self) -> list[str]:
         """The sources of which all rows wait to be compared."""
-        return [each for each in self._context.plan.sources if self._context.touches.waits_whole(each)]
+        return [each for each in self._context.plan.sources if self._context.dirty_keys.waits_whole(each)]
 
     async def touched(self, *, patient: bool) -> None:
         """Compare every key that has been touched until now, the oldest first; and look again at what diverged.
@@ -79,8 +79,8 @@ class Settling:
         if self._findings.collisions:
             await self._collisions()
         for source in self._context.plan.sources.values():
-            keys = {*self._context.touches.waiting_keys(source.name), *self._findings.keys_of(source.name)}
-            if self._context.touches.waits_whole(source.name):
+            keys = {*self._context.dirty_keys.waiting_keys(source.name), *self._findings.keys_of(source.name)}
+            if self._context.dirty_keys.waits_whole(source.name):
                 source.listing.failed = ""
                 async with read_point(self._comparison.reader, self._context.visibility):
                     async for listed in read_key_lists(self._comparison.reader, source):
@@ -102,7 +102,7 @@ class Settling:
 
     async def _glance(self, source: Source) -> set[Key]:
         """Settle what is equal at once; gives the keys that are not. When these are many, waits for them."""
-        touches = self._context.touches
+        touches = self._context.dirty_keys
         until, after, on_disk = touches.now, 0, touches.on_disk(source.name)
         differing: set[Key] = set()
         while on_disk > 0 and (waiting := touches.waiting_on_disk(source.name, KEYS_AT_ONCE)):
@@ -119,8 +119,8 @@ class Settling:
         differing = await self._recheck.glance(source, waiting.touched)
         self._findings.collided(self._recheck.collisions)
         self._findings.compared(source.name, waiting.touched.keys() - differing, [])
-        self._context.touches.settle(waiting, differing)
-        self._context.touches.touch(source.name, differing - waiting.touched.keys())  # others that these bring up
+        self._context.dirty_keys.settle(waiting, differing)
+        self._context.dirty_keys.touch(source.name, differing - waiting.touched.keys())  # others that these bring up
         return differing
 
     async def _not_too_many(self, source: Source, differing: set[Key]) -> set[Key]:
@@ -131,11 +131,11 @@ class Settling:
 
     async def _look_again(self, source: Source, keys: set[Key]) -> None:
         while keys:
-            waiting = self._context.touches.among(source.name, keys)
+            waiting = self._context.dirty_keys.among(source.name, keys)
             answer = await self._recheck.beyond_doubt(source, keys)
             found = await self._given_up.without(answer.divergences)
             self._findings.compared(source.name, keys - answer.moved - answer.left, found)
-            self._context.touches.settle(waiting, answer.moved | answer.left)
+            self._context.dirty_keys.settle(waiting, answer.moved | answer.left)
             keys = answer.left
 
     async def _collisions(self) -> None:
@@ -143,7 +143,7 @@ class Settling:
         before = self._findings.collisions
         found = []
         for table in self._context.plan.targets:
-            suspects = [Shared(key=each.key, owners=each.owners) for each in before if each.target == table.called]
+            suspects = [Shared(key=each.key, owners=each.owners) for each in before if each.target == table.declared]
             if suspects:
                 found += await self._owners.shared(table, suspects)
         self._findings.collisions_compared(found)
@@ -152,4 +152,4 @@ class Settling:
         for each in before:
             if (each.target, each.key) not in standing:
                 for transform, key in each.owners:
-                    self._context.touches.touch(sources[transform], [key])
+                    self._context.dirty_keys.touch(sources[transform], [key])

@@ -11,15 +11,15 @@ from replicator.mapping.plan import Source
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.groups import range_groups
 from replicator.postgres.rows.listing import estimate_rows, next_bound
-from replicator.postgres.rows.pass_keys import SeenKeys
+from replicator.postgres.rows.pass_keys import PassKeys
 from replicator.postgres.session.connect import Connection
 from replicator.postgres.trying.keyless import keyless, keyless_rows
 from replicator.postgres.wire.snapshots import read_point
 from replicator.runtime.log import get_logger
 from replicator.verify.carried import carried
 from replicator.verify.comparison import Comparison, Derived, Divergence
+from replicator.verify.discarded_rows import DiscardedRows
 from replicator.verify.findings import Findings
-from replicator.verify.given_up import GivenUp
 from replicator.verify.owners import Owners
 from replicator.verify.recheck import Recheck, WaitApplied
 from replicator.verify.result import PassResult
@@ -60,7 +60,7 @@ class Verifier:
         self._findings = Findings()
         self._comparison = Comparison(context)
         self._owners = Owners(context, self._comparison)
-        self._given_up = GivenUp(context)
+        self._given_up = DiscardedRows(context)
         self._recheck = Recheck(context, self._comparison, wait_applied)
         self._settling = Settling(context, self._comparison, self._recheck, self._findings, self._given_up)
         self._settled_at = 0.0
@@ -72,7 +72,7 @@ class Verifier:
         await self._comparison.close()
         await self._comparison.open()
         await self._given_up.load(self._comparison.reader)
-        self.context.touches.start_keeping()
+        self.context.dirty_keys.start_keeping()
 
     def read_through(self, connection: Connection | None) -> None:
         """Read the source on another connection, which gives text; with None, on its own again."""
@@ -121,10 +121,10 @@ class Verifier:
     async def _full_pass(self, pause: float) -> PassResult:
         started = datetime.now(UTC)
         plan = self.context.plan
-        seen = SeenKeys(self._comparison.target, plan.targets)
+        seen = PassKeys(self._comparison.target, plan.targets)
         await seen.begin()
         self.total = sum([await estimate_rows(self._comparison.reader, each) for each in plan.sources.values()])
-        rows = dict.fromkeys((table.called for table in plan.targets), 0)
+        rows = dict.fromkeys((table.declared for table in plan.targets), 0)
         last_read = ZERO
         for source in plan.sources.values():
             last_read = max(last_read, await self._sweep(source, seen, rows, pause))
@@ -138,12 +138,12 @@ class Verifier:
             log.error("divergence", direction=self.context.direction, rows=len(found))
         return PassResult(started_at=started, finished_at=datetime.now(UTC), rows=rows, divergences=found)
 
-    async def _sweep(self, source: Source, seen: SeenKeys | None, rows: dict[str, int], pause: float) -> LSN:
+    async def _sweep(self, source: Source, seen: PassKeys | None, rows: dict[str, int], pause: float) -> LSN:
         """Compare every row of a source, chunk by chunk; gives when the last chunk was read.
 
         :param seen: of a full pass: where to note what the rows give; with None, this is none.
         """
-        whole = self.context.touches.waits_whole(source.name)
+        whole = self.context.dirty_keys.waits_whole(source.name)
         source.listing.failed = ""
         lower: Key | None = None
         count = 0
@@ -162,11 +162,11 @@ class Verifier:
             await asyncio.sleep(pause * (asyncio.get_running_loop().time() - began))
         self._settling.rows[source.name] = count
         if not source.listing.failed:  # else rows may have been missed
-            self.context.touches.settle_whole(source.name, whole)
+            self.context.dirty_keys.settle_whole(source.name, whole)
         return read_at
 
     async def _compare_part(
-        self, source: Source, part: dict[Key, Row], seen: SeenKeys | None, rows: dict[str, int]
+        self, source: Source, part: dict[Key, Row], seen: PassKeys | None, rows: dict[str, int]
     ) -> None:
         derived = await self._comparison.derive(source, part)
         await self._compare_chunk(source, set(part), derived)
@@ -178,25 +178,25 @@ class Verifier:
         differing = {each.source_key for each in await self._comparison.compare(source, derived)}
         self._findings.compared(source.name, keys - differing, [])
         # Mostly, a change is on its way. As if the stream had touched them: they wait, and are looked at again.
-        self.context.touches.touch(source.name, [key for key in differing if key is not None])
+        self.context.dirty_keys.touch(source.name, [key for key in differing if key is not None])
 
-    async def _count(self, derived: Derived, seen: SeenKeys, rows: dict[str, int]) -> None:
+    async def _count(self, derived: Derived, seen: PassKeys, rows: dict[str, int]) -> None:
         for table in self.context.plan.targets:
             given = derived.rows.get(table.name, [])
             await seen.add(table, ((row.key, row.transform, row.source_key) for row in given))
             await seen.add(table, derived.excused.get(table.name, []))
-            rows[table.called] += len(given)
+            rows[table.declared] += len(given)
             if given:
-                self._on_rows(table.called, len(given))
+                self._on_rows(table.declared, len(given))
 
     async def _settle_meanwhile(self) -> None:
         """So that what is touched during a long pass does not pile up; it must not wait for a stream that lags."""
         now = asyncio.get_running_loop().time()
-        if self.context.touches.waiting_count() >= KEYS_AT_ONCE or now - self._settled_at > SETTLE_SECONDS:
+        if self.context.dirty_keys.waiting_count() >= KEYS_AT_ONCE or now - self._settled_at > SETTLE_SECONDS:
             await self._settling.touched(patient=False)
             self._settled_at = asyncio.get_running_loop().time()
 
-    async def _search(self, seen: SeenKeys) -> None:
+    async def _search(self, seen: PassKeys) -> None:
         """For rows that nothing gives, and for rows that several source rows give."""
         found: list[Divergence] = []
         for table in self.context.plan.targets:
@@ -218,13 +218,13 @@ class Verifier:
             return []
         return _of_all_targets(source, f"{source.name} cannot be read as a whole: {source.listing.failed}")
 
-    async def _extra(self, table: Table, seen: SeenKeys) -> list[Divergence]:
+    async def _extra(self, table: Table, seen: PassKeys) -> list[Divergence]:
         keys = await seen.extra(table)
         if keys and self.context.opposite is not None:
             keys = await carried(self.context.opposite, self.context.target_dsn, table, keys)
         # A key may have passed from a row that was not read yet to one that had been read already.
         keys = await self._owners.nobodys(table, keys) if keys else []
-        return [Divergence(target=table.called, kind="extra", key=key, source=None, source_key=None) for key in keys]
+        return [Divergence(target=table.declared, kind="extra", key=key, source=None, source_key=None) for key in keys]
 
     # ---- the keys touched since
 
@@ -276,7 +276,7 @@ class Verifier:
 
 def _of_all_targets(source: Source, note: str) -> list[Divergence]:
     """Nobody knows which rows are missing."""
-    targets = dict.fromkeys(each.target.called for each in source.transforms)
+    targets = dict.fromkeys(each.target.declared for each in source.transforms)
     return [
         Divergence(target=each, kind="missing", key=(), source=None, source_key=None, note=note) for each in targets
     ]  # fmt: skip

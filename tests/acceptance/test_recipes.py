@@ -418,7 +418,7 @@ async def test_a_recipe_there_and_back_and_there_again(database: Database, tmp_p
             await play.same(renamed=recipe.strategy == "rename")
             await running.clean()
             if not last:
-                await running.session.moves.run(ROLLBACK, running.report)
+                await running.session.switchovers.run(ROLLBACK, running.report)
                 await play.more()
                 await play.same()
                 await running.clean()

@@ -90,7 +90,7 @@ async def play(database: Database, migration: Migration, times: int) -> dict[str
     made = Engine(make_settings(database), migration)
     await made.set_up()
     try:
-        watch = (await made.start()).watch
+        watch = (await made.start()).monitor
         source, target = watch._ground_source, watch._ground_target
         assert source is not None
         assert target is not None

@@ -13,7 +13,7 @@ import pytest
 
 from replicator import Lookup, Query
 from replicator.errors import CheckError, DatabaseError, LeaseError
-from replicator.follow.inbox import Piece
+from replicator.follow.transaction_buffer import Batch
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control import lease, removal
 from replicator.postgres.control.control import daemon_alive, install
@@ -82,9 +82,9 @@ async def phases(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         held.set()
         await running.ready()
         yield "follow", running
-        await running.session.moves.run(OPENING, running.report)
+        await running.session.switchovers.run(OPENING, running.report)
         yield "rolling", running
-        await running.session.moves.run(COMPLETION, running.report)
+        await running.session.switchovers.run(COMPLETION, running.report)
         await running.clean()
         yield "soak", running
     await finalize(settings, migration, running.report, now=True)
@@ -300,10 +300,10 @@ def forge(roles: Roles, role: str, prefix: str, *contents: str) -> None:
 async def test_a_forged_message_does_nothing_at_no_cost(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    applied: list[Piece] = []
+    applied: list[Batch] = []
     apply = Pipeline._apply
 
-    async def counted(self: Pipeline, piece: Piece) -> None:
+    async def counted(self: Pipeline, piece: Batch) -> None:
         applied.append(piece)
         await apply(self, piece)
 
@@ -346,7 +346,7 @@ async def test_a_forged_start_does_not_open_the_way_back(roles: Roles, tmp_path:
             with roles.connect(roles.app) as app:
                 app.execute("UPDATE public.t SET v = 'written by the application'")
 
-        await running.session.moves.run(CUTOVER, report)
+        await running.session.switchovers.run(CUTOVER, report)
         assert forged
         await running.clean()
         with roles.connect(roles.app) as app:
@@ -539,7 +539,7 @@ async def test_a_cast_to_or_from_a_type_of_theirs_is_never_taken(database: Datab
                 app.execute("UPDATE public.t SET small = 8")  # the log leaves out what is unchanged and large
                 app.execute("UPDATE public.parents SET n = 3")
                 await running.until(lambda: names_of(roles, "SELECT n FROM shop.joined") == ["3"])
-                await running.session.moves.run(OPENING, running.report)
+                await running.session.switchovers.run(OPENING, running.report)
                 app.execute("DELETE FROM public.t WHERE id::pg_catalog.text = 'no such'")
                 app.execute("INSERT INTO public.t (id) VALUES ('bad'::public.mood)")
                 await running.until(lambda: names_of(roles, "SELECT id FROM shop.t WHERE id = 'bad'") == ["bad"])
@@ -562,7 +562,7 @@ async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writ
         settings, migration = roles.settings(), identity(tmp_path)
         async with daemon(settings, migration) as running:
             await running.ready()
-            await running.session.moves.run(OPENING, running.report)
+            await running.session.switchovers.run(OPENING, running.report)
             async with connection(settings.target, "test") as opened:
                 await install(opened, migration)  # takes back what was granted, but for this
             with roles.connect(roles.app) as app:

@@ -14,12 +14,12 @@ import pytest
 from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.apply import reading
 from replicator.apply.applier import Applier
-from replicator.apply.batch import Batch
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
+from replicator.apply.net_changes import NetChanges
 from replicator.backfill.copier import Copier
 from replicator.core.changes import Change
-from replicator.core.dirty_keys import TouchLog, WindowSpoiled
+from replicator.core.dirty_keys import DirtyKeys, WindowSpoiled
 from replicator.follow.decoder import MESSAGE_PREFIX
 from replicator.postgres.control.progress import Chunk
 from replicator.postgres.rows.looking_up import look_up
@@ -285,7 +285,7 @@ async def test_what_is_read_in_parts_comes_to_the_same(
 
 
 def test_touches_that_fill_the_log_spoil_the_windows_of_their_source_only() -> None:
-    log = TouchLog(capacity=10)
+    log = DirtyKeys(capacity=10)
     with log.window() as window:
         log.touch("narrow", [("a",)])
         log.touch("wide", [(str(number),) for number in range(100)])
@@ -331,7 +331,7 @@ async def test_chunks_of_other_sources_are_written_while_a_batch_is_applied(
     under_way, go_on = asyncio.Event(), asyncio.Event()
     effects = Deriver.effects
 
-    async def slow(self: Deriver, batch: Batch, *arguments: Any) -> Effects:
+    async def slow(self: Deriver, batch: NetChanges, *arguments: Any) -> Effects:
         if batch.rows:
             under_way.set()
             await go_on.wait()
@@ -417,7 +417,7 @@ async def test_a_wide_lookup_is_told_before_and_the_source_that_is_slow_meanwhil
         execute(database.dsn, ["UPDATE people SET name = 'q'"])
         await made.drain()
         assert "of which 100 rows were read again" in made.running.slow
-        await made.running.watch.measure()
+        await made.running.monitor.measure()
         assert "of which 100 rows were read again" in gates._lag(made.running, made.settings).detail
     finding = (await check(database, migration))["forward.lookups"]
     assert finding.outcome == "warn"
@@ -449,7 +449,7 @@ async def test_a_batch_is_not_extended_without_end(
     (tmp_path / "new" / "10_tables.sql").write_text(f"CREATE SCHEMA IF NOT EXISTS store; {unique};")
     async with engine(database, migration, batch_rows=1) as made:
         await made.backfill()
-        async with made.running.context.exclusion.alone():
+        async with made.running.context.rw_lock.write():
             execute(database.dsn, ["UPDATE docs SET n = 1 WHERE id = 1"])
             execute(database.dsn, ["UPDATE docs SET u = 'u3' WHERE id = 2"])
             execute(database.dsn, ["UPDATE docs SET u = 'u2' WHERE id = 1"])

@@ -144,7 +144,7 @@ async def test_what_is_lost_later_shuts_the_gate(database: Database, tmp_path: P
     async def shut(running: Running, *facts: str) -> None:
         pipeline = running.session.pipeline
         assert pipeline is not None
-        await running.until(lambda: {each.name for each in pipeline.watch.wrong} == set(facts))
+        await running.until(lambda: {each.name for each in pipeline.monitor.wrong} == set(facts))
 
     with roles(database, "web") as (web,):
         execute(database.dsn, [OLD])

@@ -69,16 +69,16 @@ async def test_a_partition_of_another_owner_keeps_nothing_else_open(database: Da
             roles.superuser("CREATE TABLE public.t_first PARTITION OF public.t FOR VALUES FROM (200) TO (300)")
             with roles.connect(roles.app) as app:
                 app.execute("CREATE TABLE public.t_then PARTITION OF public.t FOR VALUES FROM (300) TO (400)")
-            await running.until(lambda: of(running).watch.wrong)
+            await running.until(lambda: of(running).monitor.wrong)
             with roles.connect(roles.app) as app:
                 await running.until(lambda: one(database.dsn, GUARDED.format("t_then")) == 2)
                 assert await asyncio.to_thread(refusal, app, "TRUNCATE public.t_then") == "RP002"
-            (wrong,) = of(running).watch.wrong
+            (wrong,) = of(running).monitor.wrong
             assert wrong.name == "old_tables.ownership"
             assert "t_first" in wrong.problem
             with contextlib.suppress(psycopg.Error):
                 roles.superuser(*[line for line in wrong.remedy.splitlines() if line.endswith(";")])
-            await running.until(lambda: not of(running).watch.wrong)
+            await running.until(lambda: not of(running).monitor.wrong)
             with roles.connect(roles.app) as app:
                 await running.until(lambda: one(database.dsn, GUARDED.format("t_first")) == 2)
                 assert await asyncio.to_thread(refusal, app, "TRUNCATE public.t_first") == "RP002"

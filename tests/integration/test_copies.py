@@ -280,7 +280,7 @@ def alter_new(dsn: str, statement: str) -> None:
 
 def told(running: Any) -> str:
     """What shuts gates."""
-    return " ".join(each.problem for each in running.session.pipeline.watch.wrong)
+    return " ".join(each.problem for each in running.session.pipeline.monitor.wrong)
 
 
 async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database: Database, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database:
 async def discard_all(running: Any) -> None:
     """As the daemon does it."""
     context = running.session.pipeline.context
-    async with context.exclusion.alone(), connection(context.target_dsn, "test") as target:
+    async with context.rw_lock.write(), connection(context.target_dsn, "test") as target:
         ids = [each.id for each in await read_entries(target, state="standing")]
         async with target.transaction():
             await context.quarantine.discard(target, ids, by="me@here", because="a test account")

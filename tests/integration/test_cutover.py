@@ -12,7 +12,7 @@ from replicator import Migration
 from replicator.core.lsn import parse_lsn
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.observe.metrics import Metrics
 from replicator.postgres.control.ownership import same_database
@@ -20,7 +20,7 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.settings import Settings
 from replicator.switchover import handover
 from replicator.switchover.cutover import Cutover
-from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Move, Phase
+from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Phase, Transition
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.integration.test_pipeline import seed
@@ -54,10 +54,10 @@ class Running:
         self.steps.append(step)
 
     async def cut_over(self, **how: Any) -> CutoverResult:
-        return await self.session.moves.run(CUTOVER, self.report, **how)
+        return await self.session.switchovers.run(CUTOVER, self.report, **how)
 
     async def roll_back(self, *, dry_run: bool = False) -> CutoverResult:
-        return await self.session.moves.run(ROLLBACK, self.report, dry_run=dry_run)
+        return await self.session.switchovers.run(ROLLBACK, self.report, dry_run=dry_run)
 
     async def clean(self) -> None:
         """A full pass of the pipeline that is active now was clean."""
@@ -169,16 +169,16 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
     seed(database.dsn)
-    prepare = Moves._prepare_opposite
+    prepare = Switchovers._prepare_opposite
     with psycopg.connect(database.dsn) as writer:
 
-        async def prepare_then_hold(self: Moves, move: Move) -> Any:
+        async def prepare_then_hold(self: Switchovers, move: Transition) -> Any:
             """A transaction that holds its lock through all attempts; the slot is made before it begins."""
             made = await prepare(self, move)
             writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r1'")
             return made
 
-        monkeypatch.setattr(Moves, "_prepare_opposite", prepare_then_hold)
+        monkeypatch.setattr(Switchovers, "_prepare_opposite", prepare_then_hold)
         async with daemon(make_settings(database)) as running:
             await running.ready()
             with pytest.raises(CutoverError, match="2 attempts"):
@@ -199,15 +199,15 @@ async def test_what_would_keep_the_other_database_from_opening_leaves_the_writer
     monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.1)
     seed(database.dsn, 5)
-    prepare = Moves._prepare_opposite
+    prepare = Switchovers._prepare_opposite
     with psycopg.connect(other_database.dsn) as somebody:
 
-        async def prepare_then_lock(self: Moves, move: Move) -> Any:
+        async def prepare_then_lock(self: Switchovers, move: Transition) -> Any:
             made = await prepare(self, move)
             somebody.execute("LOCK TABLE party.requests IN SHARE UPDATE EXCLUSIVE MODE")
             return made
 
-        monkeypatch.setattr(Moves, "_prepare_opposite", prepare_then_lock)
+        monkeypatch.setattr(Switchovers, "_prepare_opposite", prepare_then_lock)
         async with daemon(make_settings(database, other_database)) as running:
             await running.ready()
             async with asyncio.timeout(SECONDS):
@@ -249,7 +249,7 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
     async with daemon(make_settings(database, max_write_pause=2)) as running:
         await running.ready()
         assert running.session.pipeline is not None
-        await running.session.pipeline.turns.freeze()
+        await running.session.pipeline.write_gate.pause()
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         with pytest.raises(CutoverError, match="'drain' took the time"):
             await running.cut_over()
@@ -273,7 +273,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
             ],
         )
         assert running.session.pipeline is not None
-        running.session.pipeline.context.touches.touch("requests", [("r5",)])
+        running.session.pipeline.context.dirty_keys.touch("requests", [("r5",)])
         with pytest.raises(NotReadyError, match="diverge"):
             await running.cut_over()
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
@@ -338,7 +338,7 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
         with pytest.raises(ConnectionLostError, match="the state row cannot be read"):
             await running.cut_over()
         assert sum("attempt" in step for step in running.steps) == 1
-        assert forward.turns.frozen
+        assert forward.write_gate.paused
         with pytest.raises(ReplicatorError):
             await running.task
     monkeypatch.undo()
@@ -364,8 +364,8 @@ async def test_a_daemon_that_died_in_the_cutover(
     async with daemon(make_settings(database)) as running:
         await running.ready()
         with monkeypatch.context() as patched:
-            patched.setattr(Moves, step, die)
-            patched.setattr(Moves, "_after_failure", nothing)
+            patched.setattr(Switchovers, step, die)
+            patched.setattr(Switchovers, "_after_failure", nothing)
             with pytest.raises(SystemError):
                 await running.cut_over()
         running.task.cancel()

@@ -134,7 +134,7 @@ def gate_is_open(made: Engine) -> bool:
 async def looked(made: Engine) -> None:
     """Wait until the engine has looked at all that there is now: a later reading of the catalogue finds nothing new."""
     unchanged = asyncio.Event()
-    changed = made.running.watch.changed
+    changed = made.running.monitor.changed
 
     async def noting() -> Reading | None:
         reading = await changed()
@@ -142,7 +142,7 @@ async def looked(made: Engine) -> None:
             unchanged.set()
         return reading
 
-    made.running.watch.changed = noting  # type: ignore[method-assign]
+    made.running.monitor.changed = noting  # type: ignore[method-assign]
     await made.within(unchanged.wait())
 
 

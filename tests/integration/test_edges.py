@@ -202,4 +202,4 @@ async def test_none_while_both_schemas_take_writes(database: Database, tmp_path:
     async with daemon(make_settings(database), orders(tmp_path)) as running:
         await running.ready()
         with pytest.raises(CheckError, match="Foreign keys join tables of the old schema with others"):
-            await running.session.moves.run(OPENING, running.report)
+            await running.session.switchovers.run(OPENING, running.report)

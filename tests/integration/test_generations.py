@@ -213,7 +213,7 @@ async def test_a_breach_during_a_pass_is_not_settled_by_it(database: Database, t
     create(database)
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        definitions = made.running.watch.definitions
+        definitions = made.running.monitor.definitions
         definitions.suspect()
         noticed = definitions.noticed()
         definitions.suspect()

@@ -209,7 +209,7 @@ def of(running: Running) -> Any:
 
 
 def named(running: Running, fact: str) -> Wrong | None:
-    return next((each for each in of(running).watch.wrong if each.name == fact), None)
+    return next((each for each in of(running).monitor.wrong if each.name == fact), None)
 
 
 async def gate(running: Running, settings: Settings, name: str = "ground") -> Any:
@@ -254,7 +254,7 @@ async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
         assert situation.says in shut.detail
         await asyncio.to_thread(each_alone, ground.dsn, situation.writes)
         await asyncio.to_thread(each_alone, ground.dsn, remedy(wrong))
-        await running.until(lambda: not of(running).watch.wrong)
+        await running.until(lambda: not of(running).monitor.wrong)
         assert (await gate(running, settings)).ok
         await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
         await asyncio.to_thread(each_alone, ground.dsn, ("UPDATE t SET v = 'after' WHERE id = 3",))
@@ -391,4 +391,4 @@ async def test_a_subscription_into_a_table(
         assert wrong is not None
         assert not (await gate(running, settings)).ok
         await asyncio.to_thread(each_alone, ground.dsn, remedy(wrong))
-        await running.until(lambda: not of(running).watch.wrong)
+        await running.until(lambda: not of(running).monitor.wrong)

@@ -218,7 +218,7 @@ async def test_what_is_written_in_its_place_waits_to_be_compared(database: Datab
         await made.running.verifier.open()
         execute(database.dsn, ["DELETE FROM orders WHERE id = 1"])
         await made.drain()
-        assert list(made.running.context.touches.waiting_keys("orders_archive")) == [("1",)]
+        assert list(made.running.context.dirty_keys.waiting_keys("orders_archive")) == [("1",)]
         assert (await made.running.verifier.full_pass()).clean
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
 from replicator.core.dirty_keys import Touched
-from replicator.core.rw_lock import Exclusion
+from replicator.core.rw_lock import ReadWriteLock
 from replicator.demo.embedded import Cluster
 from replicator.errors import ReplicatorError
 from replicator.postgres.wire.snapshots import Visibility
@@ -114,8 +114,8 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(*_: object) -> AsyncIterator[None]:
         yield
 
-    monkeypatch.setattr(Exclusion, "shared", at_once)
-    monkeypatch.setattr(Exclusion, "alone", at_once)
+    monkeypatch.setattr(ReadWriteLock, "shared", at_once)
+    monkeypatch.setattr(ReadWriteLock, "alone", at_once)
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:

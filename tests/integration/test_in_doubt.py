@@ -13,13 +13,13 @@ from psycopg import AsyncConnection
 
 from replicator.core.lsn import LSN, parse_lsn
 from replicator.daemon.session import Session
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.lease import Lease
 from replicator.postgres.session.connect import Connection, connection
 from replicator.switchover.cutover import Cutover
-from replicator.switchover.phases import Move, Phase
+from replicator.switchover.phases import Phase, Transition
 from tests.engine import SECONDS, Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
 from tests.integration.test_cutover import daemon, one
@@ -115,10 +115,10 @@ async def test_the_opposite_stream_writes_nothing_before_its_start(
 ) -> None:
     """What it brings until then was written by the stream before it: to write it back could undo a later change."""
     seed(database.dsn)
-    prepare = Moves._prepare_opposite
+    prepare = Switchovers._prepare_opposite
     written_by = "SELECT xmin::text FROM requests WHERE id = 'r1'"
 
-    async def write_meanwhile(self: Moves, move: Move) -> Pipeline:
+    async def write_meanwhile(self: Switchovers, move: Transition) -> Pipeline:
         opposite = await prepare(self, move)
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         before = one(database.dsn, written_by)
@@ -128,7 +128,7 @@ async def test_the_opposite_stream_writes_nothing_before_its_start(
         assert one(database.dsn, written_by) == before
         return opposite
 
-    monkeypatch.setattr(Moves, "_prepare_opposite", write_meanwhile)
+    monkeypatch.setattr(Switchovers, "_prepare_opposite", write_meanwhile)
     async with daemon(make_settings(database)) as running:
         await running.ready()
         await running.cut_over()

@@ -60,7 +60,7 @@ async def test_the_number_of_queries_does_not_grow(
         pipeline = made.running
         looks: dict[str, Callable[[], Awaitable[Any]]] = {
             "definitions": pipeline.look_at_definitions,
-            "ground": pipeline.watch.look_at_ground,
+            "ground": pipeline.monitor.look_at_ground,
             "plan": lambda: read_plan(made.settings, made.migration, "forward"),
         }
         counted: dict[str, list[int]] = {name: [] for name in looks}
@@ -199,7 +199,7 @@ async def test_no_look_reads_what_the_generation_does_not(
     async def measuring(_: Any) -> None:
         """Once a second: no look."""
 
-    monkeypatch.setattr("replicator.pipeline.source_monitor.Watch.measure", measuring)
+    monkeypatch.setattr("replicator.pipeline.source_monitor.SourceMonitor.measure", measuring)
     execute(database.dsn, [OLD])
     queries: list[tuple[str, Any]] = []
     looking = False
@@ -218,11 +218,11 @@ async def test_no_look_reads_what_the_generation_does_not(
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", noting)
     async with engine(database, twins(tmp_path)) as made:
         await made.backfill()
-        monkeypatch.setattr("replicator.pipeline.source_monitor.Watch.measure", rest)
+        monkeypatch.setattr("replicator.pipeline.source_monitor.SourceMonitor.measure", rest)
         execute(database.dsn, [ROLLING])
         made.running.context.rolling = object()  # type: ignore[assignment]
         looking = True
-        await made.running.watch.look_at_ground()
+        await made.running.monitor.look_at_ground()
         await made.running.look_at_definitions()
         await close_again(made.settings, lambda: None)
         looking = False
@@ -420,8 +420,8 @@ async def test_looks_are_made_when_something_has_changed(
         await made.backfill()
         looks: list[str] = []
         unchanged = 0
-        pipeline, changed = made.running, made.running.watch.changed
-        ground, found = pipeline.watch.look_at_ground, pipeline.look_at_definitions
+        pipeline, changed = made.running, made.running.monitor.changed
+        ground, found = pipeline.monitor.look_at_ground, pipeline.look_at_definitions
 
         async def at_ground(*given: Any) -> Any:
             looks.append("ground")
@@ -442,9 +442,9 @@ async def test_looks_are_made_when_something_has_changed(
             while unchanged < start + 5:
                 await asyncio.sleep(0.01)
 
-        monkeypatch.setattr(pipeline.watch, "look_at_ground", at_ground)
+        monkeypatch.setattr(pipeline.monitor, "look_at_ground", at_ground)
         monkeypatch.setattr(pipeline, "look_at_definitions", at_definitions)
-        monkeypatch.setattr(pipeline.watch, "changed", counting)
+        monkeypatch.setattr(pipeline.monitor, "changed", counting)
         await made.within(quiet())
         looks.clear()
         await made.within(quiet())

@@ -84,7 +84,7 @@ async def test_the_gate_is_shut_until_the_migration_accounts_for_a_new_column(
     async with daemon(settings, migration(tmp_path)) as running:
         await running.ready()
         each_alone(database.dsn, (f"ALTER TABLE {table} ADD COLUMN extra text", f"UPDATE {table} SET extra = 'x'"))
-        await running.until(lambda: of(running).watch.wrong)
+        await running.until(lambda: of(running).monitor.wrong)
         shut = await gate(running, settings, DEFINITIONS)
         assert (await gate(running, settings)).ok
         assert f"since the first start: public.{table}.extra." in shut.detail
@@ -111,7 +111,7 @@ async def test_of_an_empty_table(database: Database, tmp_path: Path) -> None:
     async with daemon(settings, migration(tmp_path)) as running:
         await running.ready()
         each_alone(database.dsn, ("ALTER TABLE t ADD COLUMN extra text",))
-        await running.until(lambda: of(running).watch.wrong)
+        await running.until(lambda: of(running).monitor.wrong)
     async with daemon(settings, migration(tmp_path)) as running:
         await running.ready()
         assert not (await gate(running, settings, DEFINITIONS)).ok
@@ -126,9 +126,9 @@ async def test_a_column_that_goes_again_opens_the_gate(database: Database, tmp_p
     async with daemon(settings, migration(tmp_path)) as running:
         await running.ready()
         each_alone(database.dsn, ("ALTER TABLE t ADD COLUMN extra text",))
-        await running.until(lambda: of(running).watch.wrong)
+        await running.until(lambda: of(running).monitor.wrong)
         each_alone(database.dsn, ("ALTER TABLE t DROP COLUMN extra",))
-        await running.until(lambda: not of(running).watch.wrong)
+        await running.until(lambda: not of(running).monitor.wrong)
 
 
 async def test_the_way_back_accounts_for_columns_too(database: Database, tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ async def test_the_way_back_accounts_for_columns_too(database: Database, tmp_pat
         await running.ready()
         await running.cut_over()
         each_alone(database.dsn, ("ALTER TABLE shop.t ADD COLUMN late text", "UPDATE shop.t SET late = 'x'"))
-        await running.until(lambda: of(running).watch.wrong)
+        await running.until(lambda: of(running).monitor.wrong)
         assert "shop.t.late" in (await gate(running, settings, DEFINITIONS)).detail

@@ -6,7 +6,7 @@ import pytest
 
 from replicator import Migration
 from replicator.errors import NotReadyError
-from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move
+from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Transition
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
@@ -134,6 +134,6 @@ async def test_two_databases_have_no_transaction_in_common(
     ("move", "kind"),
     [(CUTOVER, "cutover"), (ROLLBACK, "rollback"), (OPENING, None), (COMPLETION, "cutover"), (CLOSING, None)],
 )
-def test_when_they_run(move: Move, kind: str | None) -> None:
+def test_when_they_run(move: Transition, kind: str | None) -> None:
     """While both schemas take writes they have not run: then there is nothing to undo."""
     assert move.statements == kind

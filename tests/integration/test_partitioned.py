@@ -284,12 +284,12 @@ async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database
         pipeline = running.session.pipeline
         assert pipeline is not None
         await asyncio.to_thread(detach_half_way, dsn)
-        await running.until(lambda: [each.name for each in pipeline.watch.wrong] == ["old_tables.partitions"])
-        (wrong,) = pipeline.watch.wrong
+        await running.until(lambda: [each.name for each in pipeline.monitor.wrong] == ["old_tables.partitions"])
+        (wrong,) = pipeline.monitor.wrong
         await perform(dsn, ["INSERT INTO orders_1 VALUES (700, 40, 'in the log, and in no table')"])
         assert wrong.remedy.splitlines()[-1] == "ALTER TABLE public.orders DETACH PARTITION public.orders_1 FINALIZE;"
         await perform(dsn, [wrong.remedy.splitlines()[-1]])
-        await running.until(lambda: not pipeline.watch.wrong)
+        await running.until(lambda: not pipeline.monitor.wrong)
         await same(running, dsn, "orders", "shop.orders")
         await running.clean()
         await running.cut_over()

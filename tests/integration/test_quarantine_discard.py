@@ -37,7 +37,7 @@ def rows(dsn: str, query: str) -> list[tuple[object, ...]]:
 async def discard_all(made: Engine) -> None:
     """As the daemon does it."""
     running = made.running
-    async with running.context.exclusion.alone(), connection(made.target_dsn, "test") as target:
+    async with running.context.rw_lock.write(), connection(made.target_dsn, "test") as target:
         ids = [each.id for each in await read_entries(target, state="standing")]
         async with target.transaction():
             await running.context.quarantine.discard(target, ids, by="me@here", because="a test account")

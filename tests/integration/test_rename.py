@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from replicator import Migration
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CheckError, CutoverError, NotReadyError, UsageError
-from replicator.follow.inbox import Piece
+from replicator.follow.transaction_buffer import Batch
 from replicator.migration import Direction
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.catalog.catalog import live_rows
@@ -57,7 +57,7 @@ class Application:
 
     def __init__(self, dsn: str, number: int) -> None:
         self.written: dict[str, str] = {}
-        self.turns = 0
+        self.write_gate = 0
         self.failed: list[str] = []
         self._dsn, self._number = dsn, number
         self._stop = threading.Event()
@@ -66,8 +66,8 @@ class Application:
         try:
             with psycopg.connect(self._dsn, autocommit=True) as opened:
                 while not self._stop.is_set():
-                    self._write(opened, self.turns)
-                    self.turns += 1
+                    self._write(opened, self.write_gate)
+                    self.write_gate += 1
                     self._stop.wait(0.02)
         except psycopg.Error as error:
             self.failed.append(str(error))
@@ -165,8 +165,8 @@ def refusals(writers: list[Application]) -> list[str]:
 
 async def more(running: Running, writers: list[Application]) -> None:
     """Wait until the applications have done some more."""
-    done = sum(each.turns for each in writers)
-    await running.until(lambda: refusals(writers) or sum(each.turns for each in writers) > done + 20)
+    done = sum(each.write_gate for each in writers)
+    await running.until(lambda: refusals(writers) or sum(each.write_gate for each in writers) > done + 20)
     assert refusals(writers) == []
 
 
@@ -219,7 +219,7 @@ async def test_a_daemon_that_died(
         with monkeypatch.context() as patched:
             for module in ("switchover.cutover", "daemon.switchovers"):
                 patched.setattr(f"replicator.{module}.reach", dying(point))
-            patched.setattr(Moves, "_after_failure", nothing)
+            patched.setattr(Switchovers, "_after_failure", nothing)
             with pytest.raises(SystemError):
                 await (running.cut_over(strategy="rename") if move == "cutover" else running.roll_back())
         running.task.cancel()
@@ -302,7 +302,7 @@ async def test_the_way_back_knows_all_before_the_move(
     apply, hold, commit = Pipeline._apply, kind._hold, Cutover._commit
     known: list[int] = []
 
-    async def apply_slowly(self: Pipeline, piece: Piece) -> None:
+    async def apply_slowly(self: Pipeline, piece: Batch) -> None:
         await asyncio.sleep(0.3 if self.direction == "reverse" else 0)
         await apply(self, piece)
 
@@ -463,7 +463,7 @@ async def test_it_wants_one_database_and_one_owner(
         with pytest.raises(CheckError, match="in one database only"):
             await running.cut_over(strategy="rename")
         with pytest.raises(UsageError, match="exclude each other"):
-            await running.session.moves.run(OPENING, running.report, strategy="rename")
+            await running.session.switchovers.run(OPENING, running.report, strategy="rename")
         assert running.session.phase == Phase.FOLLOW
         await running.cut_over()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CutoverError, RetryableError
 from replicator.migration import Direction
 from replicator.postgres.control.mailbox import request
@@ -44,18 +44,18 @@ async def test_what_is_being_taken_back_is_not_cancelled(
     database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cutover has failed by itself; whoever asked for it loses patience just then."""
-    drop, cancelled = Moves.drop_pipeline, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
+    drop, cancelled = Switchovers.drop_pipeline, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
 
     async def no_drain(_: object) -> None:
         raise CutoverError("It does not drain.")
 
-    async def drop_when_cancelled(self: Moves, direction: Direction) -> None:
+    async def drop_when_cancelled(self: Switchovers, direction: Direction) -> None:
         await ask(database.dsn, "cancel", {"id": number})
         await running.until(lambda: one(database.dsn, cancelled))
         await drop(self, direction)
 
     monkeypatch.setattr("replicator.switchover.cutover.Cutover._drain", no_drain)
-    monkeypatch.setattr(Moves, "drop_pipeline", drop_when_cancelled)
+    monkeypatch.setattr(Switchovers, "drop_pipeline", drop_when_cancelled)
     number = await ask(database.dsn, "cutover", {"wait": True})
     await running.until(lambda: answer(database.dsn, number))
     assert answer(database.dsn, number)["error"] == "It does not drain."

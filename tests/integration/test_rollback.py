@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from replicator.daemon.requests.answers import current_gates
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import NotReadyError
 from replicator.postgres.ddl.search_path import moved
 from replicator.switchover.phases import Phase
@@ -123,8 +123,8 @@ async def test_a_daemon_that_died_in_the_rollback(
         await running.cut_over()
         await running.clean()
         with monkeypatch.context() as patched:
-            patched.setattr(Moves, step, die)
-            patched.setattr(Moves, "_after_failure", nothing)
+            patched.setattr(Switchovers, step, die)
+            patched.setattr(Switchovers, "_after_failure", nothing)
             with pytest.raises(SystemError):
                 await running.roll_back()
         running.task.cancel()

@@ -18,7 +18,7 @@ from replicator import Migration
 from replicator.core.tables import Name
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CheckError, NotReadyError
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
@@ -27,7 +27,7 @@ from replicator.pipeline.repair import repair
 from replicator.pipeline.setup import read_plan
 from replicator.runbook.finish import abort
 from replicator.settings import Settings
-from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, CutoverResult, Move, Phase
+from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, CutoverResult, Phase, Transition
 from replicator.switchover.rolling import check_rolling
 from tests.engine import Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
@@ -51,15 +51,15 @@ class Both(Running):
 
     async def open(self) -> CutoverResult:
         await self.ready()
-        result = await self.session.moves.run(OPENING, self.report)
+        result = await self.session.switchovers.run(OPENING, self.report)
         await self.until(lambda: not self.pipeline("reverse").context.shadow)
         return result
 
     async def complete(self) -> CutoverResult:
-        return await self.session.moves.run(COMPLETION, self.report)
+        return await self.session.switchovers.run(COMPLETION, self.report)
 
     async def close(self) -> CutoverResult:
-        return await self.session.moves.run(CLOSING, self.report)
+        return await self.session.switchovers.run(CLOSING, self.report)
 
     def pipeline(self, direction: Direction) -> Pipeline:
         return self.session.pipelines[direction]
@@ -69,7 +69,7 @@ class Both(Running):
         """These pipelines apply nothing meanwhile; their streams are read."""
         async with contextlib.AsyncExitStack() as stack:
             for direction in directions:
-                await stack.enter_async_context(self.pipeline(direction).context.exclusion.alone())
+                await stack.enter_async_context(self.pipeline(direction).context.rw_lock.write())
             yield
 
     async def quiet(self) -> None:
@@ -384,9 +384,9 @@ async def test_what_comes_over_and_is_changed_at_once_is_remembered(
         async with running.paused("reverse"):
             reverse = running.pipeline("reverse")
             await reverse.nudge("a batch by itself, which waits for its turn")
-            position = await reverse.watch.position()
+            position = await reverse.monitor.position()
             # it waits, or what was there before it, and it is with what comes after
-            await running.until(lambda: reverse.received >= position and bool(reverse.context.exclusion._queue))
+            await running.until(lambda: reverse.received >= position and bool(reverse.context.rw_lock._queue))
             execute(
                 old.dsn,
                 [
@@ -551,12 +551,12 @@ async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path
     settings = make_settings(database)
     async with rolling(settings, two_ways(tmp_path)) as running:
         await running.ready()
-        assert (await running.session.moves.run(OPENING, running.report, dry_run=True)).dry_run
+        assert (await running.session.switchovers.run(OPENING, running.report, dry_run=True)).dry_run
         assert refused(database.dsn, "UPDATE shop.customers SET name = 'x'")
         await running.clean()
         await running.open()
         for move in (COMPLETION, CLOSING):
-            assert (await running.session.moves.run(move, running.report, dry_run=True)).dry_run
+            assert (await running.session.switchovers.run(move, running.report, dry_run=True)).dry_run
             assert running.session.phase == Phase.ROLLING
         with pytest.raises(NotReadyError, match="Nothing is repaired"):
             await repair(running.pipeline("forward"), [], "test")
@@ -569,7 +569,7 @@ async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path
 
 @pytest.mark.parametrize("move", [COMPLETION, CLOSING])
 async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
-    database: Database, tmp_path: Path, move: Move
+    database: Database, tmp_path: Path, move: Transition
 ) -> None:
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
@@ -585,11 +585,11 @@ async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
                 return
 
             with (
-                patch.object(Moves, "_leave", die),
-                patch.object(Moves, "_after_failure", nothing),
+                patch.object(Switchovers, "_leave", die),
+                patch.object(Switchovers, "_after_failure", nothing),
                 pytest.raises(SystemError),
             ):
-                await running.session.moves.run(move, running.report)
+                await running.session.switchovers.run(move, running.report)
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
     async with rolling(running.settings, running.migration) as running:

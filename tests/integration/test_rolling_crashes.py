@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from replicator import Migration
-from replicator.daemon.switchovers import Moves
+from replicator.daemon.switchovers import Switchovers
 from replicator.runtime import failpoints
 from replicator.runtime.failpoints import Arming, Failpoint
 from replicator.settings import Settings
-from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Move, Phase
+from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Phase, Transition
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import one
@@ -65,15 +65,17 @@ async def nothing(*_: object) -> None:
     """Nor does a dead daemon clean up."""
 
 
-async def killed_at(running: Both, move: Move, point: Failpoint, passing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def killed_at(
+    running: Both, move: Transition, point: Failpoint, passing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Make a move, up to a failpoint; there all of the daemon ends."""
     failpoints._passed.clear()
     with monkeypatch.context() as patched:
         patched.setattr(failpoints, "_armed", lambda: {point: Arming(passing=passing, action="kill")})
         patched.setattr(failpoints, "_act", die)
-        patched.setattr(Moves, "_after_failure", nothing)
+        patched.setattr(Switchovers, "_after_failure", nothing)
         with pytest.raises(KilledError):
-            await running.session.moves.run(move, running.report)
+            await running.session.switchovers.run(move, running.report)
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
 
@@ -144,7 +146,9 @@ async def test_on_the_way_in(settings: Settings, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("move", [COMPLETION, CLOSING], ids=["complete", "rollback"])
-async def test_on_the_way_out(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: Move) -> None:
+async def test_on_the_way_out(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: Transition
+) -> None:
     migration = two_ways(tmp_path)
     async with rolling(settings, migration) as running:
         await running.open()

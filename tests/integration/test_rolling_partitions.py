@@ -144,11 +144,11 @@ async def test_a_trigger_that_appears_keeps_ownership_where_it_is(
             "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
             "CREATE TRIGGER late BEFORE INSERT ON shop.days_2 FOR EACH ROW EXECUTE FUNCTION public.f()",
         ])  # fmt: skip
-        await running.until(lambda: running.pipeline("forward").watch.wrong)
+        await running.until(lambda: running.pipeline("forward").monitor.wrong)
         with pytest.raises(NotReadyError, match=r"late on shop\.days_2"):
             await running.complete()
         execute(dsn, ["DROP TRIGGER late ON shop.days_2"])
-        await running.until(lambda: not running.pipeline("forward").watch.wrong)
+        await running.until(lambda: not running.pipeline("forward").monitor.wrong)
         await running.complete()
 
 

@@ -14,7 +14,7 @@ from replicator.apply import parts
 from replicator.apply.rederiving import rederiving
 from replicator.errors import DefinitionError, RetryableError
 from replicator.pipeline.repair import repair
-from replicator.postgres.control.rederivations import Redo
+from replicator.postgres.control.rederivations import Rederivation
 from replicator.postgres.session.connect import connection
 from tests.engine import Engine, differences, engine, execute, make_settings
 from tests.fix_postgres import Database
@@ -300,7 +300,7 @@ async def test_a_generated_column_that_fails_for_a_row(database: Database, tmp_p
         assert await standing(made) == keys(1, 3, 5)
         plan, at = made.running.context.plan, datetime(2026, 1, 1, tzinfo=UTC)
         entries_again = [
-            Redo(pipeline="forward", what="row", name="things", key=(str(key),), dated=at) for key in (1, 2, 3)
+            Rederivation(pipeline="forward", what="row", name="things", key=(str(key),), dated=at) for key in (1, 2, 3)
         ]  # fmt: skip
         async with connection(database.dsn, "test", text=True) as reader:
             again = await rederiving(entries_again, plan, reader)

@@ -128,10 +128,10 @@ async def test_nothing_that_the_application_plants_runs(roles: Roles, tmp_path: 
         await running.roll_back()
         await write(roles, "public")
         await running.clean()
-        await running.session.moves.run(OPENING, running.report)
+        await running.session.switchovers.run(OPENING, running.report)
         await write(roles, "shop")
         await write(roles, "public")
-        await running.session.moves.run(COMPLETION, running.report)
+        await running.session.switchovers.run(COMPLETION, running.report)
     assert not called()
 
 

@@ -106,7 +106,7 @@ async def test_what_stays_is_followed_until_the_cutover_and_never_touched(databa
         )
         await running.until(lambda: one(database.dsn, "SELECT total FROM orders_old WHERE id = 3") == 9)
         await running.clean()
-        await running.session.moves.run(ROLLBACK, running.report)
+        await running.session.switchovers.run(ROLLBACK, running.report)
         execute(database.dsn, ["UPDATE users SET name = 'Zora' WHERE id = 3"])
         await running.until(lambda: one(database.dsn, "SELECT buyer FROM shop.orders WHERE id = 3") == "Zora")
         await running.clean()
@@ -135,7 +135,7 @@ async def test_its_writers_wait_for_the_cutover(database: Database, tmp_path: Pa
 
         async with daemon(make_settings(database), migration) as running:
             await running.ready()
-            result = await running.session.moves.run(CUTOVER, report)
+            result = await running.session.switchovers.run(CUTOVER, report)
             assert result.attempts > 1
     assert any(step.startswith("given up") and "could not be locked" in step for step in steps), steps
     assert one(database.dsn, "SELECT buyer FROM shop.orders WHERE id = 2") == "Eve"

@@ -78,7 +78,7 @@ async def test_what_clashes_for_good_holds_a_busy_stream_up_no_more(database: Da
                            "INSERT INTO things VALUES (1, 1, 'x')"])  # fmt: skip
     async with engine(database, migrated(tmp_path), batch_rows=5) as made:
         await made.backfill()
-        pieces = made.running.pieces
+        pieces = made.running.batches_taken
         done = asyncio.Event()
 
         async def write() -> None:
@@ -89,7 +89,7 @@ async def test_what_clashes_for_good_holds_a_busy_stream_up_no_more(database: Da
 
         writing = asyncio.create_task(write())
         async with asyncio.timeout(SECONDS):
-            while made.running.pieces < pieces + 60:
+            while made.running.batches_taken < pieces + 60:
                 await asyncio.sleep(0.01)
         done.set()
         await writing
@@ -149,7 +149,7 @@ async def test_what_was_read_too_early_fits_once_the_stream_has_come_so_far(
                            "INSERT INTO things VALUES (1, 1, 'x'), (2, 1, 'y'), (3, 1, 'z')"])  # fmt: skip
     async with engine(database, migrated(tmp_path), batch_rows=2) as made:
         await made.backfill()
-        async with made.running.turns.turn():
+        async with made.running.write_gate.turn():
             execute(database.dsn, ["UPDATE things SET owner = 2 WHERE id = 2"])
             for _ in range(transactions):
                 execute(database.dsn, ["UPDATE busy SET n = n + 1"])

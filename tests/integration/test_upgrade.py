@@ -135,7 +135,7 @@ async def test_a_migration_goes_on_from_the_tables_in_one_schema(database: Datab
             async with daemon(settings, migration) as running:
                 await running.ready()
                 await running.clean()
-                await running.session.moves.run(CUTOVER, running.report)
+                await running.session.switchovers.run(CUTOVER, running.report)
                 assert app.execute("EXECUTE asked").fetchone() == ("shop",)
                 app.execute("INSERT INTO shop.t VALUES (21, 'new')")
                 await running.until(lambda: rows(database.dsn, "SELECT v FROM public.t WHERE id = 21") == [("new",)])

@@ -139,7 +139,7 @@ async def test_what_changed_since_is_compared_again(database: Database, tmp_path
         execute(database.dsn, ["UPDATE people SET name = 'later' WHERE id IN (5, 6)"])
         await made.drain()
         execute(database.dsn, [BEHIND, "UPDATE store.people SET name = 'spoiled' WHERE id = 5"])
-        assert Counter(made.running.context.touches.waiting_keys("people")) == Counter([("5",), ("6",)])
+        assert Counter(made.running.context.dirty_keys.waiting_keys("people")) == Counter([("5",), ("6",)])
         final = await made.running.verifier.final_check()
         assert found(final) == {("people", "different", ("5",))}
         await made.running.verifier.settle()
@@ -272,11 +272,11 @@ async def test_no_repair_empties_a_table_because_the_source_can_be_read_no_longe
         execute(database.dsn, [BEHIND, "UPDATE store.people SET name = 'spoiled'"])
         divergences = await full_pass(made)
         await made.drain()
-        await made.running.turns.freeze()  # what is deleted now is not applied before the repair
+        await made.running.write_gate.pause()  # what is deleted now is not applied before the repair
         execute(database.dsn, ["DELETE FROM people"])
         with pytest.raises(NotReadyError, match="would delete 30 of the rows of people"):
             await repair(made.running, divergences, "test")
-        made.running.turns.thaw()
+        made.running.write_gate.resume()
         await made.drain()
         assert await count(made, "store.people") == 0
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.core.dirty_keys import TouchLog
+from replicator.core.dirty_keys import DirtyKeys
 from replicator.verify import Verifier
 from replicator.verify import verifier as passes
 from tests.engine import SECONDS, Engine, differences, execute, make_settings
@@ -77,7 +77,7 @@ async def visits(
     await made.set_up()
     try:
         pipeline = await made.start()
-        pipeline.context.touches = TouchLog(capacity=capacity)
+        pipeline.context.dirty_keys = DirtyKeys(capacity=capacity)
         await made.backfill()
         await pipeline.verifier.open()
         yield made
@@ -138,7 +138,7 @@ async def test_a_row_that_passes_its_target_key_on_all_the_time_is_no_divergence
         await made.drain()
         # Only the last of the source keys that had a target key one after the other may still wait. It is asked when
         # nobody writes: what waits meanwhile hangs on how many rows are written between two looks.
-        await until(made, lambda: made.running.context.touches.waiting_count() < 600, verifier.settle)
+        await until(made, lambda: made.running.context.dirty_keys.waiting_count() < 600, verifier.settle)
         assert await verifier.final_check() == []
         assert await differences(made) == []
 
@@ -166,11 +166,11 @@ async def test_a_row_that_a_source_row_gives_which_was_compared_before_is_not_ex
     async with visits(database, visits_migration(tmp_path)) as made:
         verifier = made.running.verifier
         await made.within(verifier.full_pass())
-        made.running.context.touches.touch("visits", [("7", "12345")])  # as if it had given the row once
+        made.running.context.dirty_keys.touch("visits", [("7", "12345")])  # as if it had given the row once
         await made.within(verifier.settle())
         assert found(made) == set()
-        assert made.running.context.touches.waiting_count() == 0
-        made.running.context.touches.touch("visits", [("7", "12345")])
+        assert made.running.context.dirty_keys.waiting_count() == 0
+        made.running.context.dirty_keys.touch("visits", [("7", "12345")])
         assert await verifier.final_check() == []
 
 
@@ -230,7 +230,7 @@ async def test_what_memory_has_no_room_for_is_compared_all_the_same_while_writer
     database: Database, tmp_path: Path
 ) -> None:
     async with visits(database, visits_migration(tmp_path), capacity=40, chunk_rows=20) as made:
-        verifier, touches = made.running.verifier, made.running.context.touches
+        verifier, touches = made.running.verifier, made.running.context.dirty_keys
         execute(database.dsn, ["UPDATE visits SET place = place || '.'"])
         await made.drain()
         assert touches.on_disk("visits") > 200
@@ -251,7 +251,7 @@ async def test_a_pass_compares_what_is_touched_meanwhile_and_piles_nothing_up(
 ) -> None:
     monkeypatch.setattr(passes, "KEYS_AT_ONCE", 50)
     async with visits(database, visits_migration(tmp_path), chunk_rows=20) as made:
-        verifier, touches = made.running.verifier, made.running.context.touches
+        verifier, touches = made.running.verifier, made.running.context.dirty_keys
         most = 0
 
         def write(opened: psycopg.Connection[Any], number: int) -> None:

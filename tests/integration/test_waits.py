@@ -197,7 +197,7 @@ def migration(database: Database, tmp_path: Path) -> Migration:
 
 def bound(running: Running) -> asyncio.Timeout:
     """What keeps the time of a move."""
-    found = running.session.moves._bound
+    found = running.session.switchovers._bound
     assert found is not None
     return found
 

@@ -233,7 +233,8 @@ class Copying:
             reached = state._replace(delivered=number, unseen=state.unseen | (1 << number & state.hidden))
             if number <= state.applied and Guard.SKIP_STORED not in self.off:
                 skipped = Step(
-                    f"transaction {number} comes again and is skipped", "replicator.follow.inbox:Inbox._skip"
+                    f"transaction {number} comes again and is skipped",
+                    "replicator.follow.transaction_buffer:TransactionBuffer._skip",
                 )
                 yield skipped, reached._replace(taken=number)
             else:
@@ -458,7 +459,7 @@ def _pairs(rows: Rows) -> Pairs:
 
 
 def _window(number: int) -> Step:
-    return Step(f"the window of chunk {number} opens", "replicator.core.dirty_keys:TouchLog.window")
+    return Step(f"the window of chunk {number} opens", "replicator.core.dirty_keys:DirtyKeys.window")
 
 
 def _with(state: State, number: int, chunk: Chunk | None) -> State:

@@ -117,7 +117,9 @@ class Moving(Closed):
     def _cutover(self, state: State) -> Moves:
         owner, other = state.side, 1 - state.side
         if state.at == At.FOLLOWING and state.epoch < self.moves_of_ownership and not state.shadowed:
-            step = Step("the opposite stream is prepared", "replicator.daemon.switchovers:Moves._prepare_opposite")
+            step = Step(
+                "the opposite stream is prepared", "replicator.daemon.switchovers:Switchovers._prepare_opposite"
+            )
             yield step, self._prepared(state)
         if state.at == At.PREPARED:
             step = Step("what the way back must remember is read", "replicator.pipeline.pipeline:Pipeline.backfill")
@@ -125,7 +127,7 @@ class Moving(Closed):
         yield from self._attempt(state, owner, other)
         if state.at in (At.PREPARED, At.FILLED, *ATTEMPT):
             ended = state._replace(server=Server.NONE, locked=None, still=False)
-            step = Step("it takes too long and is given up", "replicator.daemon.switchovers:Moves._take_back")
+            step = Step("it takes too long and is given up", "replicator.daemon.switchovers:Switchovers._take_back")
             yield step, self._taken_back(ended, other)
             if state.at in ATTEMPT:
                 step = Step(
@@ -145,7 +147,7 @@ class Moving(Closed):
                 yield drained, state._replace(at=At.DRAINED, locked=lock)
             case At.DRAINED:
                 frozen = state._replace(at=At.FROZEN, still=Guard.STANDSTILL not in self.off)
-                yield Step("the stream stands still", "replicator.pipeline.write_gate:Turns.freeze"), frozen
+                yield Step("the stream stands still", "replicator.pipeline.write_gate:WriteGate.pause"), frozen
             case At.FROZEN if state.drained(other) or self.off & {Guard.DRAIN_OPPOSITE, Guard.DRAIN_OPPOSITE_LAST}:
                 ready = Step("the opposite stream is drained", "replicator.switchover.cutover:Cutover._drain_opposite")
                 yield ready, state._replace(at=At.READY)
@@ -188,7 +190,7 @@ class Moving(Closed):
             yield Step("the connection is lost"), state._replace(at=At.LOST)
         if state.at == At.LOST:
             if Guard.STATE_ROW in self.off:
-                step = Step("it is taken for a failure", "replicator.daemon.switchovers:Moves._take_back")
+                step = Step("it is taken for a failure", "replicator.daemon.switchovers:Switchovers._take_back")
                 yield step, self._taken_back(state, 1 - state.side)
             elif state.server == Server.NONE or Guard.STATE_ROW_SETTLED in self.off:
                 words = f"the state row says that ownership has {'' if moved else 'not '}moved"
@@ -220,7 +222,7 @@ class Moving(Closed):
         else:
             pipes = put(state.pipes, state.side, None)
             settled = state._replace(at=At.FOLLOWING, moving=False, still=False, pipes=pipes, side=owner)
-            yield Step("the old stream is dropped", "replicator.daemon.switchovers:Moves._retire"), settled
+            yield Step("the old stream is dropped", "replicator.daemon.switchovers:Switchovers._retire"), settled
 
     def _taken_back(self, state: State, other: int) -> State:
         pipes = put(state.pipes, other, None)
@@ -262,7 +264,7 @@ class Moving(Closed):
         if state.server != Server.NONE and Guard.CUTOVER_FENCE not in self.off:
             return
         resumes = "replicator.daemon.session:Session._resume"
-        settles = "replicator.daemon.switchovers:Moves.settle"
+        settles = "replicator.daemon.switchovers:Switchovers.settle"
         if not state.moving:
             yield Step("a new daemon starts", resumes), state._replace(at=At.FOLLOWING)
         elif state.owner != state.side:

@@ -185,7 +185,7 @@ class Verifying:
                 step = Step(words, "replicator.verify.verifier:Verifier._compare_chunk")
                 yield step, self._compared_in_pass(state._replace(look=None, chunk=state.chunk + 1), look)
             case "glance":
-                step = Step(f"row {look.key} waits no longer", "replicator.core.dirty_keys:TouchLog.settle")
+                step = Step(f"row {look.key} waits no longer", "replicator.core.dirty_keys:DirtyKeys.settle")
                 cleared = state._replace(look=None, found=state.found & ~(1 << look.key))
                 yield step, self._settled(cleared, look)
             case "differs":

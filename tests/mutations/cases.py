@@ -85,21 +85,21 @@ MUTATIONS: Final = (
     ),
     # whole transactions
     _m(
-        "follow/inbox.py",
+        "follow/transaction_buffer.py",
         "if commit.end_lsn <= self._applied:",
         "if commit.end_lsn < self._applied:",
         "the last transaction that was applied is applied again",
         "unit/test_inbox.py applied_already",
     ),
     _m(
-        "follow/inbox.py",
+        "follow/transaction_buffer.py",
         "while self._queue and not piece.messages:",
         "while self._queue:",
         "what comes behind a start marker is passed over with it",
         "unit/test_inbox.py message_ends",
     ),
     _m(
-        "follow/inbox.py",
+        "follow/transaction_buffer.py",
         "if self._open is not None or position <= self._applied:",
         "if position <= self._applied:",
         "a position inside a transaction counts as applied",
@@ -136,7 +136,7 @@ MUTATIONS: Final = (
         "integration/test_pipeline.py each_kind",
     ),
     _m(
-        "apply/batch.py",
+        "apply/net_changes.py",
         "touches.touch(name, state.rows)",
         "touches.touch(name, ())",
         "a chunk does not learn what the stream has removed (I3)",
@@ -205,7 +205,7 @@ MUTATIONS: Final = (
         "return not self._alone and not self._sharers.total()",
         "return not self._alone",
         "the applier does not wait for a chunk that is being written (I3)",
-        "unit/test_exclusion.py sharers_share",
+        "unit/test_rw_lock.py sharers_share",
     ),
     _m(
         "core/dirty_keys.py",

@@ -44,9 +44,9 @@ def test_what_the_glossary_names_is_there(place: str) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "pipeline.write_gate.Turns.stop",
+        "pipeline.write_gate.WriteGate.stop",
         "pipeline.write_gate.Turning",
-        "write_gate.Turns",
+        "write_gate.WriteGate",
         "_replicator.turns",
         "switchover.phases.Phase.NIGHT",
     ],

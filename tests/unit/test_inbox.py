@@ -8,7 +8,7 @@ import pytest
 from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
 from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
-from replicator.follow.inbox import BYTES_HELD, MOST_MESSAGES, Inbox, Piece
+from replicator.follow.transaction_buffer import BYTES_HELD, MOST_MESSAGES, Batch, TransactionBuffer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,12 +22,12 @@ def transaction(end: int, *numbers: int, message: str | None = None) -> list[Eve
     return [Begin(end, NOW), *changes(*numbers), *said, Commit(LSN(end), NOW)]
 
 
-def ids(piece: Piece) -> list[int]:
+def ids(piece: Batch) -> list[int]:
     return [int(str((change.new or {})["id"])) for change in piece.changes]
 
 
-async def filled(*transactions: list[Event], applied: int = 0) -> Inbox:
-    inbox = Inbox(LSN(applied))
+async def filled(*transactions: list[Event], applied: int = 0) -> TransactionBuffer:
+    inbox = TransactionBuffer(LSN(applied))
     for each in transactions:
         await inbox.put([(event, 10) for event in each], LSN(1))
     return inbox
@@ -102,7 +102,7 @@ async def test_no_idle_position_inside_a_transaction() -> None:
 
 
 async def test_a_full_inbox_makes_the_reader_wait() -> None:
-    inbox = Inbox(LSN(0))
+    inbox = TransactionBuffer(LSN(0))
     await inbox.put([(Begin(1, NOW), 0), (changes(1)[0], BYTES_HELD)], LSN(1))
     waiting = asyncio.create_task(inbox.put([(changes(2)[0], 1)], LSN(2)))
     await asyncio.sleep(0)
@@ -137,7 +137,7 @@ async def test_a_large_transaction_behind_a_mere_position_is_no_mere_position() 
 
 @pytest.mark.parametrize("keeps", [True, False])
 async def test_what_the_opposite_pipeline_wrote_is_marked_or_left_out(keeps: bool) -> None:
-    inbox = Inbox(LSN(0))
+    inbox = TransactionBuffer(LSN(0))
     inbox.own_origins, inbox.keeps_own = frozenset({"ours"}), keeps
     for end, origin in ((10, "ours"), (20, "somebody's"), (30, "ours")):
         begin, *rest = transaction(end, end)
@@ -174,7 +174,7 @@ async def test_of_a_transaction_of_messages_few_are_kept() -> None:
 @pytest.mark.parametrize("message", [None, "x"])
 async def test_any_number_of_small_transactions_fills_the_inbox(message: str | None) -> None:
     """What each costs beyond its bytes counts too."""
-    inbox = Inbox(LSN(0))
+    inbox = TransactionBuffer(LSN(0))
     number = [1] if message is None else []
 
     async def pour() -> None:
@@ -192,7 +192,7 @@ async def test_any_number_of_small_transactions_fills_the_inbox(message: str | N
 
 async def test_what_is_taken_counts_no_longer_whatever_its_size() -> None:
     """The changes of a transaction that is taken in parts may be of very different sizes."""
-    inbox = Inbox(LSN(0))
+    inbox = TransactionBuffer(LSN(0))
     sizes = (1, 1, 1_000_000)
     await inbox.put([(Begin(1, NOW), 0), *zip(changes(1, 2, 3), sizes, strict=True)], LSN(1))
     await inbox.take(2)

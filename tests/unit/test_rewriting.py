@@ -2,7 +2,7 @@
 
 import pytest
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.mapping.plan import Dependency, Plan
 from replicator.migration import Migration
@@ -14,7 +14,7 @@ def _name(text: str) -> Name:
     return Name(schema=schema, table=table)
 
 
-PLACES = Places({
+PLACES = NameMap({
     _name("public.people"): _name("public.people_old"),
     _name("public.Odd"): _name("public.Odd_old"),
     _name("public.user"): _name("public.user_old"),
@@ -67,7 +67,7 @@ PLACES = Places({
 )  # fmt: skip
 def test_tables_are_found_where_they_are(text: str, expected: str | None) -> None:
     assert rewritten(text, PLACES) == (text if expected is None else expected)
-    assert rewritten(text, Places()) == text
+    assert rewritten(text, NameMap()) == text
 
 
 def test_names_that_are_written_with_their_schema() -> None:

@@ -8,7 +8,7 @@ from typing import IO, Any
 import pytest
 
 from replicator.core import spill
-from replicator.core.dirty_keys import TouchLog
+from replicator.core.dirty_keys import DirtyKeys
 from replicator.core.spill import Spill
 from replicator.core.tables import Key
 
@@ -98,7 +98,7 @@ def test_a_full_disk_is_said_once_and_stands_in_no_ones_way(monkeypatch: pytest.
 
 def test_on_a_full_disk_the_whole_source_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch)
-    log = TouchLog(capacity=4)
+    log = DirtyKeys(capacity=4)
     log.start_keeping()
     for first in range(0, 50, 5):
         log.touch("t", keys(first, first + 5))

@@ -2,13 +2,13 @@
 
 import pytest
 
-from replicator.core.dirty_keys import TouchLog, Waiting, WindowSpoiled
+from replicator.core.dirty_keys import DirtyKeys, Waiting, WindowSpoiled
 
 A, B = ("a",), ("b",)
 
 
 def test_a_touch_inside_the_window_counts_and_one_before_it_does_not() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     with log.window() as outer:
         log.touch("t", [A])
         with log.window() as inner:
@@ -20,7 +20,7 @@ def test_a_touch_inside_the_window_counts_and_one_before_it_does_not() -> None:
 
 
 def test_the_last_touch_counts() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     with log.window():
         log.touch("t", [A])
         with log.window() as inner:
@@ -29,7 +29,7 @@ def test_the_last_touch_counts() -> None:
 
 
 def test_touching_all_touches_every_key_for_as_long_as_the_window_is_open() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     with log.window() as window:
         assert not log.touched("t", window).everything
         log.touch_all("t")
@@ -41,7 +41,7 @@ def test_touching_all_touches_every_key_for_as_long_as_the_window_is_open() -> N
 
 
 def test_nothing_is_remembered_for_nobody() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     log.touch("t", [A])
     assert log.waiting_count() == 0
     with log.window():
@@ -51,7 +51,7 @@ def test_nothing_is_remembered_for_nobody() -> None:
 
 
 def test_an_open_window_keeps_what_a_closing_one_no_longer_needs() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     with log.window() as outer:
         with log.window():
             log.touch("t", [A])
@@ -59,7 +59,7 @@ def test_an_open_window_keeps_what_a_closing_one_no_longer_needs() -> None:
 
 
 def test_too_many_keys_spoil_the_open_windows_and_no_later_one() -> None:
-    log = TouchLog(capacity=3)
+    log = DirtyKeys(capacity=3)
     with log.window() as window:
         log.touch("t", [(str(number),) for number in range(4)])
         with pytest.raises(WindowSpoiled):
@@ -70,14 +70,14 @@ def test_too_many_keys_spoil_the_open_windows_and_no_later_one() -> None:
             assert A in log.touched("t", later)
 
 
-def waiting(log: TouchLog, limit: int = 100) -> Waiting:
+def waiting(log: DirtyKeys, limit: int = 100) -> Waiting:
     found = log.waiting("t", limit)
     assert found is not None
     return found
 
 
 def test_a_key_waits_until_it_is_compared() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     log.start_keeping()
     log.touch("t", [A])
     log.touch("t", [B])
@@ -93,7 +93,7 @@ def test_a_key_waits_until_it_is_compared() -> None:
 
 
 def test_keys_that_were_touched_together_are_compared_together() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     log.start_keeping()
     log.touch("t", [A, B])
     log.touch("t", [("c",)])
@@ -103,7 +103,7 @@ def test_keys_that_were_touched_together_are_compared_together() -> None:
 
 
 def test_settling_does_not_blind_an_open_window() -> None:
-    log = TouchLog()
+    log = DirtyKeys()
     log.start_keeping()
     with log.window() as window:
         log.touch("t", [A])
@@ -117,7 +117,7 @@ def keys(first: int, last: int) -> list[tuple[str, ...]]:
 
 
 def test_keys_that_memory_has_no_room_for_wait_on_disk_and_none_is_lost() -> None:
-    log = TouchLog(capacity=10)
+    log = DirtyKeys(capacity=10)
     log.start_keeping()
     for first in range(0, 50, 5):
         log.touch("t", keys(first, first + 5))
@@ -137,7 +137,7 @@ def test_keys_that_memory_has_no_room_for_wait_on_disk_and_none_is_lost() -> Non
 
 
 def test_windows_that_are_younger_than_what_went_to_disk_are_not_spoiled() -> None:
-    log = TouchLog(capacity=10)
+    log = DirtyKeys(capacity=10)
     log.start_keeping()
     for first in range(10):
         log.touch("t", keys(first, first + 1))
@@ -149,7 +149,7 @@ def test_windows_that_are_younger_than_what_went_to_disk_are_not_spoiled() -> No
 
 
 def test_what_is_taken_from_disk_is_not_dropped_twice_when_all_was_touched_meanwhile() -> None:
-    log = TouchLog(capacity=4)
+    log = DirtyKeys(capacity=4)
     log.start_keeping()
     log.touch("t", keys(0, 5))
     before = log.waiting_on_disk("t", 100)
@@ -170,7 +170,7 @@ def test_what_neither_memory_nor_disk_takes_makes_the_whole_source_wait(
 
     if most:
         monkeypatch.setattr("replicator.core.spill.Spill.append", full)
-    log = TouchLog(capacity=4, spilled_most=most)
+    log = DirtyKeys(capacity=4, spilled_most=most)
     log.start_keeping()
     log.touch("t", keys(0, 5))
     assert log.waits_whole("t")

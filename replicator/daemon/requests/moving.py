@@ -12,7 +12,7 @@ from replicator.migration import NO_WAY_BACK, Migration
 from replicator.postgres.control import mailbox
 from replicator.postgres.control.mailbox import Command
 from replicator.postgres.session.connect import Connection
-from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Move, Phase
+from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, ROLLBACK, Phase, Transition
 from replicator.switchover.way_back import way_back
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5
 
 
 async def cutover(session: "Session", command: Command, own: Connection) -> Answer:
-    """Move ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
+    """Transition ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
     if session.phase == CUTOVER.after:
         raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
     _see_that_nobody_counts_on_a_rollback(session.migration, command)
@@ -61,7 +61,7 @@ def _see_that_nobody_counts_on_a_rollback(migration: Migration, command: Command
 
 
 async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
-    """Move ownership back to the old schema."""
+    """Transition ownership back to the old schema."""
     gates = await describe_gates(session)
     found = way_back(session.phase, declared=session.migration.way_back, gates=gates, differing=0)
     if not found.possible:
@@ -69,7 +69,7 @@ async def rollback(session: "Session", command: Command, own: Connection) -> Ans
     return await _move(session, command, own, CLOSING if session.phase == Phase.ROLLING else ROLLBACK)
 
 
-async def _move(session: "Session", command: Command, own: Connection, move: Move) -> Answer:
+async def _move(session: "Session", command: Command, own: Connection, move: Transition) -> Answer:
     """Wait for the time and for the gates if that is wanted, then move ownership.
 
     Arguments: ``wait``, ``timeout`` in seconds, ``dry_run``, ``at``, an ISO time, ``search_path_of``, a role, and
@@ -81,7 +81,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
     try:
         async with asyncio.timeout(timeout) as bound, progress.watched(bound):
             await _wait_for_gates(session, progress, move, wait=bool(command.arguments.get("wait")))
-            result = await session.moves.run(
+            result = await session.switchovers.run(
                 move,
                 progress.report,
                 dry_run=bool(command.arguments.get("dry_run")),
@@ -104,7 +104,7 @@ async def _move(session: "Session", command: Command, own: Connection, move: Mov
     }
 
 
-def _late(timeout: float | None, move: Move, progress: Progress) -> ReplicatorError:
+def _late(timeout: float | None, move: Transition, progress: Progress) -> ReplicatorError:
     if progress.shut:
         return shut(progress.shut)
     return CutoverError(
@@ -128,7 +128,7 @@ async def _wait_for_time(command: Command, own: Connection) -> None:
         await asyncio.sleep(min(left, LOOK_SECONDS))
 
 
-async def _wait_for_gates(session: "Session", progress: Progress, move: Move, *, wait: bool) -> None:
+async def _wait_for_gates(session: "Session", progress: Progress, move: Transition, *, wait: bool) -> None:
     while True:
         gates = await current_gates(session)
         names = [gate.name for gate in gates if not gate.ok]

@@ -60,7 +60,7 @@ async def discard(session: "Session", command: Command, own: Connection) -> Answ
     _refuse_missing(command.arguments.get("entries") or [], chosen)
     wanted = [each.id for each in chosen]
     quarantine = pipeline.context.quarantine
-    async with pipeline.context.exclusion.alone(), connection(pipeline.ends.target_dsn, "discard") as target:
+    async with pipeline.context.rw_lock.write(), connection(pipeline.ends.target_dsn, "discard") as target:
         async with target.transaction():
             await enter(target, pipeline.context.epoch)
             found = await quarantine.discard(

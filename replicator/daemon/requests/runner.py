@@ -97,7 +97,7 @@ class Commands:
         await self._answer(command, ExitCode.DONE, {})
 
     def _cancellable(self, task: asyncio.Task[None]) -> bool:
-        moves = self.session.moves
+        moves = self.session.switchovers
         return not (moves.committing or moves.taking_back or task.get_name().removeprefix(TASK) in TO_THE_END)
 
     async def _work(self, command: Command) -> None:
@@ -121,7 +121,7 @@ class Commands:
             self.session.end()
 
     def _cut_short(self, command: Command) -> tuple[Answer, int]:
-        if self.session.moves.committing:
+        if self.session.switchovers.committing:
             problem = "The daemon was stopped while ownership moved; the next one goes on from there."
             return {
                 "error": problem,

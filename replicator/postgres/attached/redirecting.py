@@ -7,7 +7,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.errors import ReplicatorError
 from replicator.postgres.attached.reader import attached_to
@@ -83,7 +83,7 @@ async def redirection(
 async def _statements(
     connection: Connection, dependent: Dependent, places: Mapping[Name, Name], *, renamed: bool
 ) -> Redirection | None:
-    found = Places(dict(places))
+    found = NameMap(dict(places))
     match dependent.kind:
         case "view" | "materialized view":
             return await _view(connection, dependent, found, renamed=renamed)
@@ -104,7 +104,7 @@ async def _statements(
     return None
 
 
-def _both(body: str, places: Places, *, renamed: bool) -> Redirection:
+def _both(body: str, places: NameMap, *, renamed: bool) -> Redirection:
     body = in_one_line(body)
     return Redirection(cutover=[body if renamed else rewritten(body, places)], rollback=[body])
 
@@ -122,7 +122,7 @@ async def _publication(connection: Connection, dependent: Dependent, place: Name
     return Redirection(why="it publishes partitions of the table by their own names")
 
 
-async def _view(connection: Connection, dependent: Dependent, places: Places, *, renamed: bool) -> Redirection:
+async def _view(connection: Connection, dependent: Dependent, places: NameMap, *, renamed: bool) -> Redirection:
     (row,) = await fetch_plain(connection, VIEW, oid=dependent.oid, identity=dependent.identity)
     body = in_one_line(row["body"].rstrip().rstrip(";"))
     turned = rewritten(body, places)

@@ -13,7 +13,7 @@ from replicator.postgres.session.connect import Connection, translated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Redo:
+class Rederivation:
     """One thing to derive again."""
 
     pipeline: Direction
@@ -36,11 +36,11 @@ class Redo:
     number: int = 0
 
     @property
-    def confirmation(self) -> "Redo | None":
+    def confirmation(self) -> "Rederivation | None":
         """What the opposite pipeline must do once this is done."""
         if self.lost is None or self.confirms:
             return None
-        return Redo(
+        return Rederivation(
             pipeline="reverse" if self.pipeline == "forward" else "forward",
             what="source",
             name=self.lost[0],
@@ -50,7 +50,7 @@ class Redo:
         )
 
 
-async def note_redo(connection: Connection, entries: Iterable[Redo]) -> None:
+async def note_redo(connection: Connection, entries: Iterable[Rederivation]) -> None:
     """Store entries in the caller's transaction."""
     with translated():
         async with connection.cursor() as cursor:
@@ -77,7 +77,7 @@ async def note_redo(connection: Connection, entries: Iterable[Redo]) -> None:
             )
 
 
-async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_000) -> list[Redo]:
+async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_000) -> list[Rederivation]:
     """The oldest entries of a pipeline."""
     with translated():
         cursor = await connection.execute(
@@ -86,7 +86,7 @@ async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_
             (pipeline, limit),
         )
         return [
-            Redo(
+            Rederivation(
                 pipeline=pipeline,
                 what=what,
                 name=name,
@@ -113,7 +113,7 @@ async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_
         ]
 
 
-async def strike_redo(connection: Connection, entries: Iterable[Redo]) -> None:
+async def strike_redo(connection: Connection, entries: Iterable[Rederivation]) -> None:
     """Strike what has been done; doing it twice does no harm."""
     with translated():
         await connection.execute(

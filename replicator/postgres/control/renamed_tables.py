@@ -1,6 +1,6 @@
 """Where a migration's tables are found now, as the control tables have it."""
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.postgres.session.connect import Connection, translated
 
@@ -12,17 +12,17 @@ READABLE = """
 """
 
 
-async def read_places(connection: Connection) -> Places:
+async def read_places(connection: Connection) -> NameMap:
     """The tables that a cutover has renamed, and not given back yet, in this database."""
     with translated():
         cursor = await connection.execute(READABLE)
         row = await cursor.fetchone()
         if row is None or not int(row[0]):
-            return Places()
+            return NameMap()
         cursor = await connection.execute(
             "SELECT from_schema, from_name, to_schema, to_name FROM _replicator.renames WHERE kind = 'table'"
         )
-        return Places({
+        return NameMap({
             Name(schema=schema, table=table): Name(schema=to_schema, table=to_table)
             for schema, table, to_schema, to_table in await cursor.fetchall()
         })  # fmt: skip

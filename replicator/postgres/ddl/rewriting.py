@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.mapping.plan import Plan
 from replicator.postgres.ddl.statements import TOKEN, after_block
@@ -41,7 +41,7 @@ class _Reference:
     wants_alias: bool
 
 
-def rewritten(text: str, places: Places) -> str:
+def rewritten(text: str, places: NameMap) -> str:
     """SQL with each table that is named with its schema found where it is now.
 
     A table that bears another name keeps its old one as an alias, where it has none of its own. Names without a
@@ -111,7 +111,7 @@ def named_anywhere(text: str, names: Collection[Name]) -> set[Name]:
     return found
 
 
-def placed(plan: Plan, places: Places) -> Plan:
+def placed(plan: Plan, places: NameMap) -> Plan:
     """A plan whose SQL finds the tables where they are now."""
     if not places.moved:
         return plan
@@ -119,7 +119,7 @@ def placed(plan: Plan, places: Places) -> Plan:
         name: replace(each, query=None if each.query is None else rewritten(each.query, places))
         for name, each in plan.sources.items()
     }
-    doubled = Places({_doubled(called): _doubled(now) for called, now in places.moved.items()})
+    doubled = NameMap({_doubled(called): _doubled(now) for called, now in places.moved.items()})
     dependencies = {
         table: tuple(
             replace(each, lookup=None if each.lookup is None else rewritten(each.lookup, doubled)) for each in found

@@ -6,7 +6,7 @@ from secrets import token_hex
 from typing import Final
 
 from replicator.core.copies import Copy
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import Name
 from replicator.errors import MigrationError, ReplicatorError
 from replicator.postgres.attached import Attached, Other, Piece, Text, rendered
@@ -70,7 +70,7 @@ class Bench:
                 Name(schema=self.old, table=each.copy.source): Name(schema=table.schema, table=each.copy.into)
                 for each in reversed(self.drafts)
             }
-            shown = rewritten(shown, Places(copied))
+            shown = rewritten(shown, NameMap(copied))
         return await try_statement(self.connection, shown) if shown else None
 
     def refusal(self, item: Attached, copy: Copy, error: ReplicatorError) -> Remark:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from replicator.core.dirty_keys import TouchLog
-from replicator.core.rw_lock import Exclusion
+from replicator.core.dirty_keys import DirtyKeys
+from replicator.core.rw_lock import ReadWriteLock
 from replicator.mapping.plan import Plan
 from replicator.migration import Direction
 from replicator.postgres.control.quarantine import Place, Quarantine
@@ -48,8 +48,8 @@ class Context:
     batch_rows: int = 5_000
     workers: int = 2
     visibility: Visibility = field(default_factory=Visibility)
-    touches: TouchLog = field(default_factory=TouchLog)
-    exclusion: Exclusion = field(default_factory=Exclusion)
+    dirty_keys: DirtyKeys = field(default_factory=DirtyKeys)
+    rw_lock: ReadWriteLock = field(default_factory=ReadWriteLock)
     copying: bool = False
     """Chunks are being copied."""
     rolling: Rolling | None = None

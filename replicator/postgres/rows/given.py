@@ -68,7 +68,7 @@ class GivenColumns:
         await self._learn(table, {name for row in listed for name in row.columns})
         # As it is now: while defaults are read, another task may learn of more columns. Of these nothing was written
         # yet when these rows were derived, so the rows need none of their defaults.
-        known = frozenset(self._known.get(table.called, ()))
+        known = frozenset(self._known.get(table.declared, ()))
         for name in {name for row in listed for name in known - row.columns.keys()}:
             if (table.name, name) not in self._defaults:
                 self._defaults[table.name, name] = await read_default(target, table, name)
@@ -89,19 +89,19 @@ class GivenColumns:
     async def _learn(self, table: Table, names: set[str]) -> None:
         """Committed before the rows are: whoever comes after us must know, and one too many does no harm."""
         names -= set(table.key)
-        if self._loaded and names <= self._known.get(table.called, set()):
+        if self._loaded and names <= self._known.get(table.declared, set()):
             return
         async with self._lock:
             await self._load()
-            fresh = names - self._known.setdefault(table.called, set())
+            fresh = names - self._known.setdefault(table.declared, set())
             if fresh and self._dsn is not None:
                 async with connection(self._dsn, f"{self._pipeline} columns") as opened:
                     await opened.execute(
                         "INSERT INTO _replicator.given (pipeline, target, column_name) "
                         "SELECT %s, %s, name FROM unnest(%s::text[]) AS name ON CONFLICT DO NOTHING",
-                        (self._pipeline, table.called, sorted(fresh)),
+                        (self._pipeline, table.declared, sorted(fresh)),
                     )
-            self._known[table.called] |= fresh
+            self._known[table.declared] |= fresh
 
     async def _load(self) -> None:
         if self._loaded or self._dsn is None:

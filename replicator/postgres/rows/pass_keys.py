@@ -28,7 +28,7 @@ class Shared:
     """Transform and source key."""
 
 
-class SeenKeys:
+class PassKeys:
     """One pass over the targets, on a connection of its own in autocommit mode."""
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from replicator.core.name_map import Places
+from replicator.core.name_map import NameMap
 from replicator.core.tables import ForeignKey, Key, Name, Table, decode_key, encode_key
 from replicator.errors import RowError
 from replicator.mapping.derive import TargetRow
@@ -74,7 +74,7 @@ class Scratch:
         if source.table is not None:
             place = self._places.get(source.table.name)
             return None if place is None else replace(source, table=replace(source.table, name=place))
-        return replace(source, query=rewritten(source.query or "", Places(self._places)))
+        return replace(source, query=rewritten(source.query or "", NameMap(self._places)))
 
     async def create(self) -> None:
         """Make them."""

@@ -1,4 +1,4 @@
-"""Assembles the stream's events into whole transactions, and hands them out in bounded pieces (invariant I5)."""
+"""Assembles the stream's events into whole transactions, and hands them out in bounded batches (invariant I5)."""
 
 import asyncio
 from collections import deque
@@ -23,10 +23,10 @@ HEARTBEAT = "heartbeat"
 
 
 @dataclass(kw_only=True)
-class Piece:
-    """Changes in commit order: several whole transactions, or a part of one that is larger than a piece.
+class Batch:
+    """Changes in commit order: several whole transactions, or a part of one that is larger than a batch.
 
-    ``end`` is None when the transaction goes on in the next piece.
+    ``end`` is None when the transaction goes on in the next batch.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -36,10 +36,10 @@ class Piece:
     size: int = 0
     """In bytes, as the inbox counts."""
     messages: list[str] = field(default_factory=list)
-    """Markers of ours that the piece's last transaction carries."""
+    """Markers of ours that the batch's last transaction carries."""
 
-    def extend(self, later: "Piece") -> None:
-        """Take a later piece in."""
+    def extend(self, later: "Batch") -> None:
+        """Take a later batch in."""
         self.changes += later.changes
         self.end, self.committed_at = later.end, later.committed_at
         self.transactions += later.transactions
@@ -61,7 +61,7 @@ class _Transaction:
     own: bool = False
 
 
-class Inbox:
+class TransactionBuffer:
     """Filled by the reader, emptied by the applier; holds a bounded part of the stream."""
 
     def __init__(self, applied: LSN) -> None:
@@ -99,13 +99,13 @@ class Inbox:
                 self._queue.append(_Transaction(end=position, idle=True))
             self._condition.notify_all()
 
-    async def take(self, rows: int) -> Piece:
-        """The next piece of about so many rows; waits until there is one."""
+    async def take(self, rows: int) -> Batch:
+        """The next batch of about so many rows; waits until there is one."""
         async with self._condition:
             await self._condition.wait_for(lambda: self._ready(rows))
-            piece = self._take(rows)
+            batch = self._take(rows)
             self._condition.notify_all()
-            return piece
+            return batch
 
     @property
     def empty(self) -> bool:
@@ -118,37 +118,37 @@ class Inbox:
         head = self._queue[0]
         return head.end is not None or len(head.changes) >= rows or self._size >= BYTES_HELD
 
-    def _take(self, rows: int) -> Piece:
-        piece = Piece()
-        while self._queue and not piece.messages:
+    def _take(self, rows: int) -> Batch:
+        batch = Batch()
+        while self._queue and not batch.messages:
             head = self._queue[0]
-            fits = len(piece.changes) + len(head.changes) <= rows
+            fits = len(batch.changes) + len(head.changes) <= rows
             if head.end is None or not fits:
-                if piece.end is None:  # else it would be a part that seems to end where the one before it ended
-                    self._split(head, piece, rows)
+                if batch.end is None:  # else it would be a part that seems to end where the one before it ended
+                    self._split(head, batch, rows)
                 break
             self._queue.popleft()
             self._size -= head.size
-            self._close(head, piece)
-        return piece
+            self._close(head, batch)
+        return batch
 
-    def _close(self, whole: _Transaction, piece: Piece) -> None:
-        piece.changes += whole.changes
-        piece.size += whole.size
-        piece.messages += whole.messages
-        piece.end, piece.committed_at = whole.end, whole.committed_at
-        piece.transactions += 0 if whole.idle else 1
+    def _close(self, whole: _Transaction, batch: Batch) -> None:
+        batch.changes += whole.changes
+        batch.size += whole.size
+        batch.messages += whole.messages
+        batch.end, batch.committed_at = whole.end, whole.committed_at
+        batch.transactions += 0 if whole.idle else 1
 
-    def _split(self, head: _Transaction, piece: Piece, rows: int) -> None:
-        """Take the front of a transaction that is too large for one piece, or not complete yet."""
-        piece.changes, head.changes = head.changes[:rows], head.changes[rows:]
+    def _split(self, head: _Transaction, batch: Batch, rows: int) -> None:
+        """Take the front of a transaction that is too large for one batch, or not complete yet."""
+        batch.changes, head.changes = head.changes[:rows], head.changes[rows:]
         taken, head.sizes = sum(head.sizes[:rows]), head.sizes[rows:]
         if head.end is not None and not head.changes:
             self._queue.popleft()
             self._size -= head.size
-            self._close(head, piece)
+            self._close(head, batch)
             return
-        piece.size += taken
+        batch.size += taken
         head.size -= taken
         self._size -= taken
 

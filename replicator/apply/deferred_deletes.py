@@ -8,7 +8,7 @@ from replicator.mapping.plan import Plan, PlannedTransform
 Deletions = dict[Name, dict[Key, tuple[PlannedTransform, Key]]]
 
 
-class Postponed:
+class DeferredDeletes:
     """Those of one transaction."""
 
     def __init__(self, plan: Plan) -> None:

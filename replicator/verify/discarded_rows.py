@@ -11,7 +11,7 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.verify.comparison import Divergence
 
 
-class GivenUp:
+class DiscardedRows:
     """Old rows, after the cutover; after a rollback the new tables have to become what the old ones give.
 
     Only those of tables and their copies: of a query's key nobody knows which rows it came from.
@@ -40,7 +40,7 @@ class GivenUp:
         excused: set[tuple[str, Key]] = set()
         async with connection(self._context.target_dsn, "discarded", text=True) as target:
             for table in self._context.plan.targets:
-                name = table.called
+                name = table.declared
                 keys = {each.key for each in suspects if each.target == name}
                 async with aclosing(key_groups(target, _as_source(table), keys)) as groups:
                     async for rows, _ in groups:
@@ -55,4 +55,4 @@ class GivenUp:
 
 
 def _as_source(table: Table) -> Source:
-    return Source(name=table.called, table=table, query=None, columns=table.columns, key=table.key, transforms=())
+    return Source(name=table.declared, table=table, query=None, columns=table.columns, key=table.key, transforms=())

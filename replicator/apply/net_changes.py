@@ -7,7 +7,7 @@ from datetime import datetime
 
 from replicator.apply.dates import Dates
 from replicator.core.changes import RelationName
-from replicator.core.dirty_keys import TouchLog
+from replicator.core.dirty_keys import DirtyKeys
 from replicator.core.lsn import LSN
 from replicator.core.tables import Key, Row, Table
 from replicator.mapping.plan import Dependency
@@ -34,7 +34,7 @@ class TableState:
 
 
 @dataclass
-class Batch:
+class NetChanges:
     """What a list of changes comes to."""
 
     tables: dict[str, TableState] = field(default_factory=dict)
@@ -77,14 +77,14 @@ class Batch:
             or (state is not None and (state.truncated or key in state.rows))
         )
 
-    def touch(self, touches: TouchLog) -> None:
+    def touch(self, dirty_keys: DirtyKeys) -> None:
         """Note the source keys that are the stream's now, for the windows that are open."""
         for name, state in self.tables.items():
             if state.truncated:
-                touches.touch_all(name)
-            touches.touch(name, state.rows)
+                dirty_keys.touch_all(name)
+            dirty_keys.touch(name, state.rows)
         for name, rows in self.rows.items():
             if name not in self.dirty_all:
-                touches.touch(name, rows)
+                dirty_keys.touch(name, rows)
         for name in self.dirty_all:
-            touches.touch_all(name)
+            dirty_keys.touch_all(name)

@@ -2,16 +2,16 @@
 
 import asyncio
 
-from replicator.core.rw_lock import Exclusion
+from replicator.core.rw_lock import ReadWriteLock
 
 
 class Holder:
-    """Takes the exclusion in a task, and lets it go when told."""
+    """Takes the rw_lock in a task, and lets it go when told."""
 
-    def __init__(self, exclusion: Exclusion, *, alone: bool) -> None:
+    def __init__(self, rw_lock: ReadWriteLock, *, alone: bool) -> None:
         self.entered = False
         self.leave = asyncio.Event()
-        self.task = asyncio.create_task(self._hold(exclusion.alone() if alone else exclusion.shared()))
+        self.task = asyncio.create_task(self._hold(rw_lock.write() if alone else rw_lock.read()))
 
     async def _hold(self, manager: object) -> None:
         async with manager:  # type: ignore[attr-defined]
@@ -25,11 +25,11 @@ async def settle() -> None:
 
 
 async def test_sharers_share_and_one_alone_waits_for_them() -> None:
-    exclusion = Exclusion()
-    first, second = Holder(exclusion, alone=False), Holder(exclusion, alone=False)
+    rw_lock = ReadWriteLock()
+    first, second = Holder(rw_lock, alone=False), Holder(rw_lock, alone=False)
     await settle()
-    alone = Holder(exclusion, alone=True)
-    late = Holder(exclusion, alone=False)
+    alone = Holder(rw_lock, alone=True)
+    late = Holder(rw_lock, alone=False)
     await settle()
     assert (first.entered, second.entered, alone.entered, late.entered) == (True, True, False, False)
     first.leave.set()
@@ -46,10 +46,10 @@ async def test_sharers_share_and_one_alone_waits_for_them() -> None:
 
 
 async def test_a_busy_applier_lets_sharers_in_between() -> None:
-    exclusion = Exclusion()
-    first = Holder(exclusion, alone=True)
+    rw_lock = ReadWriteLock()
+    first = Holder(rw_lock, alone=True)
     await settle()
-    sharer, again = Holder(exclusion, alone=False), Holder(exclusion, alone=True)
+    sharer, again = Holder(rw_lock, alone=False), Holder(rw_lock, alone=True)
     await settle()
     first.leave.set()
     await settle()
@@ -60,10 +60,10 @@ async def test_a_busy_applier_lets_sharers_in_between() -> None:
 
 
 async def test_who_gives_up_waiting_stands_in_nobodys_way() -> None:
-    exclusion = Exclusion()
-    first = Holder(exclusion, alone=True)
+    rw_lock = ReadWriteLock()
+    first = Holder(rw_lock, alone=True)
     await settle()
-    quitter, next_one = Holder(exclusion, alone=True), Holder(exclusion, alone=False)
+    quitter, next_one = Holder(rw_lock, alone=True), Holder(rw_lock, alone=False)
     await settle()
     quitter.task.cancel()
     first.leave.set()
@@ -74,10 +74,10 @@ async def test_who_gives_up_waiting_stands_in_nobodys_way() -> None:
 
 
 async def test_cancelled_in_the_moment_of_entering() -> None:
-    exclusion = Exclusion()
-    first = Holder(exclusion, alone=True)
+    rw_lock = ReadWriteLock()
+    first = Holder(rw_lock, alone=True)
     await settle()
-    unlucky, next_one = Holder(exclusion, alone=True), Holder(exclusion, alone=True)
+    unlucky, next_one = Holder(rw_lock, alone=True), Holder(rw_lock, alone=True)
     await settle()
     first.leave.set()
     await asyncio.sleep(0)  # the first leaves and admits the unlucky one, which has not run yet
@@ -87,30 +87,30 @@ async def test_cancelled_in_the_moment_of_entering() -> None:
     next_one.leave.set()
     unlucky.leave.set()
     await asyncio.gather(next_one.task, unlucky.task, return_exceptions=True)
-    async with asyncio.timeout(5), exclusion.alone():
+    async with asyncio.timeout(5), rw_lock.write():
         pass
 
 
 async def test_who_holds_it_alone_lets_in_those_whom_it_does_not_concern() -> None:
-    exclusion = Exclusion()
+    rw_lock = ReadWriteLock()
     inside: list[str] = []
 
     async def share(source: str, leave: asyncio.Event) -> None:
-        async with exclusion.shared(source):
+        async with rw_lock.read(source):
             inside.append(source)
             await leave.wait()
             inside.remove(source)
 
     leave = asyncio.Event()
-    async with exclusion.alone():
+    async with rw_lock.write():
         tasks = [asyncio.create_task(share(source, leave)) for source in ("a", "b")]
-        next_alone = Holder(exclusion, alone=True)
+        next_alone = Holder(rw_lock, alone=True)
         await settle()
         assert inside == []
-        await exclusion.narrow({"a"})
+        await rw_lock.narrow({"a"})
         await settle()
         assert inside == ["b"]
-        narrowing = asyncio.create_task(exclusion.narrow({"b"}))
+        narrowing = asyncio.create_task(rw_lock.narrow({"b"}))
         await settle()
         assert not narrowing.done(), "the holder must not go on to what another is at"
         leave.set()
@@ -126,11 +126,11 @@ async def test_who_holds_it_alone_lets_in_those_whom_it_does_not_concern() -> No
 
 
 async def test_who_holds_it_alone_after_that_lets_nobody_in() -> None:
-    exclusion = Exclusion()
-    async with exclusion.alone():
-        await exclusion.narrow({"a"})
-    async with exclusion.alone():
-        sharer = Holder(exclusion, alone=False)
+    rw_lock = ReadWriteLock()
+    async with rw_lock.write():
+        await rw_lock.narrow({"a"})
+    async with rw_lock.write():
+        sharer = Holder(rw_lock, alone=False)
         await settle()
         assert not sharer.entered
     sharer.leave.set()
