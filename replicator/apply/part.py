@@ -45,31 +45,23 @@ class PartWriter:
         self._now = now
 
     async def _effects(
-        self, batch: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool
+        self, net: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, *, last: bool
     ) -> Effects:
         """What the batch comes to, with what else gives rows that it would delete: this is read into it, or owed."""
         while True:
-            effects = await self._tools.deriver.effects(batch, skip, dates, self._now.moves)
+            effects = await self._tools.deriver.effects(net, skip, dates, self._now.moves)
             if self._context.shadow:
                 return effects
             reader = self._tools.reader if last else None
-            heirs = await self._tools.heirs.inherit(effects, batch, dates, reader)
+            heirs = await self._tools.heirs.inherit(effects, net, dates, reader)
             if reader is None:
                 self._tools.heirs.owe(heirs)
             if not heirs or reader is None:
                 return effects
-            await self._tools.heirs.read_into(batch, heirs, reader)
+            await self._tools.heirs.read_into(net, heirs, reader)
 
     async def apply(
-        self,
-        batch: NetChanges,
-        position: LSN | None,
-        *,
-        whole: bool,
-        in_order: bool,
-        halt: bool,
-        last: bool,
-        final: bool,
+        self, net: NetChanges, position: LSN | None, *, whole: bool, in_order: bool, halt: bool, last: bool, final: bool
     ) -> None:
         """Write it. Refused rows are left out and quarantined, unless more of the stream, or an order, may help.
 
@@ -82,8 +74,8 @@ class PartWriter:
         left_out = LeftOut(skip=set(self._now.hopeless))
         while True:  # ends: each time round, at least one more is left out
             conflicts = self.conflicts()
-            effects = await self._effects(batch, left_out.skip, self._now.dates if conflicts else None, last=last)
-            ahead = max(self._tools.ahead, batch.read_at or ZERO)
+            effects = await self._effects(net, left_out.skip, self._now.dates if conflicts else None, last=last)
+            ahead = max(self._tools.ahead, net.read_at or ZERO)
             self._now.read_to = max(self._now.read_to, ahead)
             effects.spared |= left_out.spared
             # Anew each time round: what failed because of another row may well be good without that one.
@@ -97,21 +89,21 @@ class PartWriter:
                 raise
             if not refusals:
                 if conflicts is not None:
-                    self._now.outcome.lost += await conflicts.store(effects, batch.overwritten)
+                    self._now.outcome.lost += await conflicts.store(effects, net.overwritten)
                 await self._keep(effects, failures, halt=halt and (final or not self._tools.heirs.owed))
-                self._written(batch, left_out.skip, ahead)
+                self._written(net, left_out.skip, ahead)
                 return
             self._judge(effects, refusals, newer=ahead if position is not None and position < ahead else None,
                         in_order=in_order)  # fmt: skip
             self._leave_out(effects, refusals, left_out)
             self._now.postponed.withdraw(left_out.skip)
 
-    def _written(self, batch: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
+    def _written(self, net: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
         # Before the commit, not after: a window that misses a touch would let a stale row through.
-        batch.touch(self._context.dirty_keys)
+        net.touch(self._context.dirty_keys)
         if self._now.parts is not None:
-            self._now.parts.note(batch)
-        self._note_newest(batch, skip, ahead)
+            self._now.parts.note(net)
+        self._note_newest(net, skip, ahead)
 
     def _judge(self, effects: Effects, refusals: list[Refusal], *, newer: LSN | None, in_order: bool) -> None:
         """Raise where a clash may be none: with more of the stream, or in the order in which the changes were made."""
@@ -141,10 +133,10 @@ class PartWriter:
                 self._context.suspect([refusal.transform.source])
                 log.error("a row outlived a TRUNCATE: all rows are compared", error=refusal.error.problem)
 
-    def _note_newest(self, batch: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
+    def _note_newest(self, net: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
         """Rows may be as new as ``ahead`` now, unless nothing that was read is written: else later clashes wait."""
-        transforms = {name: self._context.plan.sources[name].transforms for name in batch.rows}
-        if any((each.name, key) not in skip for name, rows in batch.rows.items() for each in transforms[name]
+        transforms = {name: self._context.plan.sources[name].transforms for name in net.rows}
+        if any((each.name, key) not in skip for name, rows in net.rows.items() for each in transforms[name]
                for key in rows):  # fmt: skip
             self._tools.ahead = ahead
 

@@ -93,7 +93,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "follow/transaction_buffer.py",
-        "while self._queue and not piece.messages:",
+        "while self._queue and not batch.messages:",
         "while self._queue:",
         "what comes behind a start marker is passed over with it",
         "unit/test_inbox.py message_ends",
@@ -137,7 +137,7 @@ MUTATIONS: Final = (
     ),
     _m(
         "apply/net_changes.py",
-        "touches.touch(name, state.rows)",
+        "dirty_keys.touch(name, state.rows)",
         "touches.touch(name, ())",
         "a chunk does not learn what the stream has removed (I3)",
         "integration/test_histories.py comes_back_without_i3",
@@ -202,8 +202,8 @@ MUTATIONS: Final = (
     ),
     _m(
         "core/rw_lock.py",
-        "return not self._alone and not self._sharers.total()",
-        "return not self._alone",
+        "return not self._written and not self._readers.total()",
+        "return not self._written",
         "the applier does not wait for a chunk that is being written (I3)",
         "unit/test_rw_lock.py sharers_share",
     ),

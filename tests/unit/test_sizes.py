@@ -27,7 +27,7 @@ LONG_FUNCTIONS = {
     "switchover/cutover.py:Cutover._attempt": 49,
     "runbook/finish.py:abort": 49,
     "migration.py:Migration.copy": 55,
-    "daemon/switchovers.py:Moves.run": 42,
+    "daemon/switchovers.py:Switchovers.run": 42,
     "observe/metrics.py:Metrics.__init__": 50,
     "pipeline/pipeline.py:Pipeline.__init__": 46,
     "postgres/rows/inserting.py:insert": 44,
