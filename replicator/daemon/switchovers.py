@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Switchovers:
-    """Switchovers ownership for a session, and settles what a daemon that died in the middle has left."""
+    """Moves ownership for a session, and settles what a daemon that died in the middle has left."""
 
     def __init__(self, session: "Session") -> None:
         self.session = session
@@ -57,7 +57,7 @@ class Switchovers:
         strategy: Strategy = "schema",
         bound: asyncio.Timeout | None = None,
     ) -> CutoverResult:
-        """Transition ownership. The gates hold: the caller has looked.
+        """Move ownership. The gates hold: the caller has looked.
 
         :param dry_run: go through all of it, and roll back.
         :param search_path_of: a role whose ``search_path`` moves too.

@@ -69,7 +69,7 @@ Report = Callable[[str], Awaitable[None]]
 
 
 class Cutover:
-    """Switchovers ownership from the source of a pipeline to its target.
+    """Moves ownership from the source of a pipeline to its target.
 
     :param opposite: the pipeline of the other direction: the way back.
     :param tables: all tables of either schema that take part.

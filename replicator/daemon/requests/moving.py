@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5
 
 
 async def cutover(session: "Session", command: Command, own: Connection) -> Answer:
-    """Transition ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
+    """Move ownership to the new schema; with ``rolling`` open it too, with ``complete`` end that."""
     if session.phase == CUTOVER.after:
         raise NotReadyError("The new schema owns the data already.", "There is nothing left to cut over.")
     _see_that_nobody_counts_on_a_rollback(session.migration, command)
@@ -61,7 +61,7 @@ def _see_that_nobody_counts_on_a_rollback(migration: Migration, command: Command
 
 
 async def rollback(session: "Session", command: Command, own: Connection) -> Answer:
-    """Transition ownership back to the old schema."""
+    """Move ownership back to the old schema."""
     gates = await describe_gates(session)
     found = way_back(session.phase, declared=session.migration.way_back, gates=gates, differing=0)
     if not found.possible:
