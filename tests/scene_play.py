@@ -145,17 +145,17 @@ class Daemon:
     @property
     def pipeline(self) -> Pipeline:
         """The active one."""
-        assert self._running.session.pipeline is not None
-        return self._running.session.pipeline
+        assert self._running.active is not None
+        return self._running.active
 
     @property
     def phase(self) -> Phase:
-        return self._running.session.phase
+        return self._running.session.phase.now
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition; raises what ends the daemon."""
         async with asyncio.timeout(SECONDS):
-            while self._restarted() or self._running.session.pipeline is None or not condition():
+            while self._restarted() or self._running.active is None or not condition():
                 await asyncio.sleep(0.01)
 
     async def drain(self) -> None:
@@ -195,7 +195,7 @@ class Daemon:
         await asyncio.gather(self._running.task, return_exceptions=True)
 
     def _other(self, pipeline: Pipeline) -> bool:
-        return self._running.session.pipeline is not pipeline
+        return self._running.active is not pipeline
 
     def _restarted(self) -> bool:
         if not self._running.task.done():

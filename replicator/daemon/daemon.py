@@ -90,8 +90,8 @@ async def _run_and_retry(
             error = await _explained(settings, migration, met)
             reporter.failed(error)
             metrics.errors_total.labels(error.kind).inc()
-            tries = 0 if session.was_up else tries + 1
-            shown = reporter if session.was_up and not isinstance(error, LeaseError) else None
+            tries = 0 if session.up.is_set() else tries + 1
+            shown = reporter if session.up.is_set() and not isinstance(error, LeaseError) else None
             await _tell(settings, session, {"reason": error.problem, "kind": error.kind}, shown)
             if not error.transient or (tries > len(RETRY_SECONDS) and not state.ever_up):
                 raise error from (None if error is met else met)

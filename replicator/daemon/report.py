@@ -7,11 +7,14 @@ import socket
 from collections import Counter
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from replicator.core.lsn import format_lsn
+from replicator.daemon.current_phase import CurrentPhase
+from replicator.daemon.pipelines import Pipelines
 from replicator.daemon.waiting import Waiting
 from replicator.errors import ReplicatorError
+from replicator.migration import Migration
+from replicator.observe.metrics import Metrics
 from replicator.observe.status import (
     Daemon,
     ErrorEntry,
@@ -34,12 +37,10 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.settings import Settings
 from replicator.switchover.gates import Gate, look_at_gates
 from replicator.switchover.handover import latest
+from replicator.switchover.held_up import HeldUp
 from replicator.switchover.phases import Phase
 from replicator.switchover.way_back import way_back
 from replicator.verify import summary
-
-if TYPE_CHECKING:
-    from replicator.daemon.session import Session
 
 ERRORS_KEPT = 10
 STATUS_SECONDS = 1.0
@@ -200,22 +201,33 @@ def _add_opposite(document: StatusDocument, opposite: Pipeline) -> None:
     document["quarantined"] += [{"transform": name, "rows": rows} for name, rows in sorted(counts.items())]
 
 
-async def report_on(session: "Session") -> None:
-    """Look, publish and store, once a second. Never returns."""
+async def report_on(
+    settings: Settings,
+    migration: Migration,
+    metrics: Metrics,
+    reporter: Reporter,
+    phase: CurrentPhase,
+    pipelines: Pipelines,
+    held_up: HeldUp,
+    up: asyncio.Event,
+) -> None:
+    """Look, publish and store, once a second. Never returns.
+
+    :param up: the first look waits for it, but not for long.
+    """
     with contextlib.suppress(TimeoutError):  # a start that takes long is told of: it may wait for somebody
-        await asyncio.wait_for(session.up.wait(), START_SECONDS)
-    settings, migration, metrics = session.settings, session.migration, session.metrics
+        await asyncio.wait_for(up.wait(), START_SECONDS)
     async with connection(settings.source, "status") as old, connection(settings.target, "status") as new:
         await unreplicated(new)
         while True:
             owner = latest(await read_ownership(old), await read_ownership(new)).owner
-            async with session.names:
-                pipeline = session.pipeline  # another one may become active while this one is looked at
-                reverse = pipeline is not None and pipeline.direction == "reverse"
-                document = await session.reporter.look(
-                    pipeline, session.phase, owner, settings, old if reverse else new, session.opposite
+            async with pipelines.names:
+                active = pipelines.active  # another one may become active while this one is looked at
+                reverse = active is not None and active.direction == "reverse"
+                document = await reporter.look(
+                    active, phase.now, owner, settings, old if reverse else new, pipelines.opposite
                 )
-                if (held_up := session.switchovers.held_up).in_the_way:
+                if held_up.in_the_way:
                     told = Wait(session=held_up.move, seconds=held_up.seconds, in_the_way=held_up.in_the_way)
                     document["waiting"].append(told)
             publish(document, metrics)

@@ -1,23 +1,25 @@
 """The cutover and the rollback, as a session goes about them: the way back first, then the move, then what is left."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from replicator.core.markers import new_marker
-from replicator.daemon.hooks import Moment
+from replicator.daemon.current_phase import CurrentPhase
+from replicator.daemon.hooks import Hooks, Moment
+from replicator.daemon.pipelines import Pipelines
 from replicator.errors import CheckError, NotReadyError, ReplicatorError
 from replicator.mapping.forgotten import refuse_forgotten
-from replicator.migration import Direction
+from replicator.migration import Direction, Migration
 from replicator.pipeline.pipeline import Pipeline
-from replicator.pipeline.setup import Ends, all_tables, read_plan, set_up_slot
+from replicator.pipeline.setup import all_tables, read_plan, set_up_slot
 from replicator.postgres.control.ownership import same_database
-from replicator.postgres.control.progress import drop_progress
 from replicator.postgres.ddl.search_path import switch_search_path
 from replicator.postgres.session.connect import connection
-from replicator.postgres.wire.slots import drop_publication, drop_slot
 from replicator.preflight.hanging import Strategy
 from replicator.runtime.failpoints import Failpoint, reach
+from replicator.settings import Settings
 from replicator.switchover.bidirectional import OPPOSITE, Bidirectional
 from replicator.switchover.cutover import Cutover, Report
 from replicator.switchover.handover import activate, announce, owner_now
@@ -26,17 +28,28 @@ from replicator.switchover.phases import CutoverResult, Phase, Transition
 from replicator.switchover.renaming import Renaming, RenamingCutover, planned_renaming
 from replicator.switchover.rolling import Ending, Opening, check_rolling, prepare_new_side
 
-if TYPE_CHECKING:
-    from replicator.daemon.session import Session
-
 
 class Switchovers:
     """Moves ownership for a session, and settles what a daemon that died in the middle has left."""
 
-    def __init__(self, session: "Session") -> None:
-        self.session = session
-        self.settings = session.settings
-        self.migration = session.migration
+    def __init__(
+        self,
+        settings: Settings,
+        migration: Migration,
+        pipelines: Pipelines,
+        phase: CurrentPhase,
+        hooks: Hooks,
+        *,
+        paused: Callable[[float], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.settings = settings
+        self.migration = migration
+        self._pipelines = pipelines
+        self._phase = phase
+        self._hooks = hooks
+        self._paused = paused
+        self._fail = fail
         self.committing = False
         """A commit is on its way: it can no longer be cancelled."""
         self.taking_back = False
@@ -68,19 +81,19 @@ class Switchovers:
         :raises ReplicatorError: as ``Cutover.run``; then nothing has moved.
         """
         self._bound, self._report = bound, report
-        active = self.session.pipelines.get(move.direction)
-        if active is None or self.session.phase != move.before:
-            raise CheckError(f"There is no {move.name} in the phase {self.session.phase}.")
+        active = self._pipelines.get(move.direction)
+        if active is None or self._phase.now != move.before:
+            raise CheckError(f"There is no {move.name} in the phase {self._phase.now}.")
         await active.look_at_ground()  # the way back could not be prepared on tables that are not as they must be
         tables = await all_tables(self.settings, self.migration)
-        names = self.session.names
+        names = self._pipelines.names
         self.renaming = await planned_renaming(self.settings, self.migration, move, tables, names, strategy)
         if move.opens_both:
             plans = [await read_plan(self.settings, self.migration, direction) for direction in OPPOSITE]
             await check_rolling(self.settings, tables, plans)
         if search_path_of is not None:
             await self._see_that_it_moves(search_path_of)
-        await self.session.enter_phase(move.during, rehearsed=dry_run)
+        await self._phase.enter(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
             if dry_run:
@@ -104,7 +117,7 @@ class Switchovers:
     async def _run(
         self, move: Transition, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
     ) -> CutoverResult:
-        opposite = self.session.pipelines.get(move.opposite) if move.from_both else None
+        opposite = self._pipelines.get(move.opposite) if move.from_both else None
         if opposite is None:
             await report("preparing the way back: its slot waits for the transactions that run now")
             opposite = await self._prepare_opposite(move)
@@ -115,11 +128,11 @@ class Switchovers:
         if move.opens_both:
             await prepare_new_side(self.settings, active, opposite, report)
             await opposite.verifier.open()
-        await self.session.stop_verifying()
+        await self._pipelines.stop_verifying()
         await active.verifier.open()
         tables = await all_tables(self.settings, self.migration)
         cutover = self._cutover(move, active, opposite, tables, report,
-            epoch=self.session.epoch_on(active.ends.source_dsn),
+            epoch=self._pipelines.epoch_on(active.ends.source_dsn),
             on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
         )  # fmt: skip
         if not dry_run:
@@ -133,7 +146,7 @@ class Switchovers:
         return result
 
     def _cutover(self, move: Transition, *arguments: Any, **options: Any) -> Cutover:
-        both = self.session.both
+        both = self._pipelines.both
         if self.renaming is not None:
             return RenamingCutover(self.settings, move, *arguments, renaming=self.renaming, **options)
         if both is None:
@@ -142,11 +155,11 @@ class Switchovers:
         return kind(self.settings, move, *arguments, both=both, **options)
 
     async def _ask_hooks(self, move: Transition, report: Report) -> None:
-        if not self.session.hooks.given:
+        if not self._hooks.given:
             return
         await report("asking the hooks")
         moment = Moment.of(move.during, move.after, await owner_now(self.settings))
-        await self.session.hooks.before(f"before_{move.name}", moment)
+        await self._hooks.before(f"before_{move.name}", moment)
 
     def _commits(self) -> None:
         if self._bound is not None:
@@ -170,10 +183,10 @@ class Switchovers:
             tell=self._report,
         )
         if not move.opens_both:
-            return await self.session.open_pipeline(move.opposite)
-        both = self.session.both = Bidirectional(self.settings)
+            return await self._pipelines.open(move.opposite)
+        both = self._pipelines.both = Bidirectional(self.settings)
         await both.prepare()
-        return await self.session.open_pipeline(move.opposite, both.roll)
+        return await self._pipelines.open(move.opposite, both.roll)
 
     async def _after_failure(self, move: Transition, error: BaseException, rehearsed: bool) -> None:
         """Go on as before if nothing has moved; else end this session: the next one reads the state row."""
@@ -186,76 +199,69 @@ class Switchovers:
             error = second
         finally:
             self.taking_back = False
-        self.session.fail(error)
+        self._fail(error)
 
     async def _take_back(self, move: Transition, *, rehearsed: bool) -> None:
         self.committing = False
         await reach(Failpoint.TAKING_BACK)
-        active = self.session.pipelines.get(move.direction)
+        active = self._pipelines.get(move.direction)
         if active is not None:  # else the session ends already: its own error is the one to be told
             active.write_gate.resume()
         if self.renaming is not None:
             self.renaming.let_go()
         if not move.from_both:
-            await self.session.close_pipeline(move.opposite)
-            await self._forget_both(self.session.pipelines.get(move.direction))
-            await self.drop_pipeline(move.opposite)
-        await self.session.enter_phase(move.before, rehearsed=rehearsed)
+            await self._pipelines.close(move.opposite)
+            await self._pipelines.forget_both(self._pipelines.get(move.direction))
+            await self._pipelines.drop(move.opposite)
+        await self._phase.enter(move.before, rehearsed=rehearsed)
         if move.from_both:
-            self.session.start_mending()
+            self._pipelines.start_mending()
         else:
-            self.session.start_verifying()
+            self._pipelines.start_verifying()
 
     async def _after_commit(
         self, move: Transition, cutover: Cutover, result: CutoverResult, report: Report
     ) -> tuple[str, ...]:
         """All that is due then; gives what goes on using the old tables."""
         active, opposite = cutover.pipeline, cutover.opposite
-        self.session.paused(result.write_pause_seconds)
+        self._paused(result.write_pause_seconds)
         await reach(Failpoint.ACTIVATING)
         tables = await all_tables(self.settings, self.migration)
         await activate(self.settings, tables, await owner_now(self.settings))
         await reach(Failpoint.ACTIVATED)
         await announce(self.settings)
-        if self.session.both is not None:
+        if self._pipelines.both is not None:
             active.write_gate.resume()  # what the opposite pipeline writes is told by its origin
-        if move.opens_both and self.session.both is not None:
+        if move.opens_both and self._pipelines.both is not None:
             active.context.opposite = opposite.context.plan
-            await self.session.start_rolling(self.session.both)
-            self.session.start_mending()
+            await self._pipelines.start_rolling(self._pipelines.both)
+            self._pipelines.start_mending()
         else:
             await self._leave(move, active, opposite, report)
-        await self.session.enter_phase(move.after)
+        await self._phase.enter(move.after)
         left = await cutover.left_behind()
         self.committing = False
         if not move.opens_both:
-            self.session.start_verifying()
+            self._pipelines.start_verifying()
         return left
 
     async def _leave(self, move: Transition, active: Pipeline, opposite: Pipeline, report: Report) -> None:
         """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""
-        if self.session.both is not None:
+        if self._pipelines.both is not None:
             await report("deciding what both sides have written")
-            await self.session.both.settle()
+            await self._pipelines.both.settle()
         if self.renaming is not None:  # what these two know by name is called otherwise now
-            await self.session.close_pipeline(active.direction)
-            await self.session.close_pipeline(move.opposite)
-            opposite = await self.session.open_pipeline(move.opposite)
-        self.session.pipeline = opposite
+            await self._pipelines.close(active.direction)
+            await self._pipelines.close(move.opposite)
+            opposite = await self._pipelines.open(move.opposite)
+        self._pipelines.active = opposite
         if self.renaming is not None:
             self.renaming.let_go()
-        await self.session.stop_verifying()
-        await self.session.stop_rolling()
-        await self.session.close_pipeline(active.direction)
-        await self._forget_both(opposite)
+        await self._pipelines.stop_verifying()
+        await self._pipelines.stop_rolling()
+        await self._pipelines.close(active.direction)
+        await self._pipelines.forget_both(opposite)
         await self._retire(move.direction)
-
-    async def _forget_both(self, stays: Pipeline | None) -> None:
-        both, self.session.both = self.session.both, None
-        if both is not None:
-            if stays is not None:
-                await stays.stop_rolling()
-            await both.clear()
 
     async def settle(self) -> None:
         """A move was under way when the last daemon ended: the state row says whether it has happened."""
@@ -264,7 +270,7 @@ class Switchovers:
         await activate(self.settings, await all_tables(self.settings, self.migration), ownership)
         await announce(self.settings)  # the last daemon may not have come to it
         if ownership.rolling:
-            await self.session.enter_phase(Phase.ROLLING)
+            await self._phase.enter(Phase.ROLLING)
             return
         loser: Direction = "forward" if ownership.owner == "new" else "reverse"
         if ownership.settling:
@@ -272,32 +278,23 @@ class Switchovers:
         else:
             await Bidirectional(self.settings).clear()  # of an opening that did not come to its commit
         await self._retire(loser)
-        await self.session.enter_phase(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
+        await self._phase.enter(Phase.SOAK if ownership.owner == "new" else Phase.FOLLOW)
 
     async def _settle_both(self) -> None:
         """Both schemas took writes until then: let both pipelines run until nothing is left to decide."""
-        both = await self.session.open_both()
-        await self.session.start_rolling(both)
+        both = await self._pipelines.open_both()
+        await self._pipelines.start_rolling(both)
         await both.settle()
-        await self.session.stop_rolling()
+        await self._pipelines.stop_rolling()
         for direction in OPPOSITE:
-            await self.session.close_pipeline(direction)
-        await self._forget_both(None)
+            await self._pipelines.close(direction)
+        await self._pipelines.forget_both(None)
 
     async def _retire(self, direction: Direction) -> None:
         """What was the source is a target now: its slot must not keep WAL for ever."""
         await reach(Failpoint.RETIRING)
-        await self.drop_pipeline(direction)
+        await self._pipelines.drop(direction)
         await reach(Failpoint.RETIRED)
-
-    async def drop_pipeline(self, direction: Direction) -> None:
-        """Remove a pipeline's slot and publication, and all that it has stored."""
-        ends = Ends.of(self.settings, direction)
-        async with connection(ends.source_dsn, "clean up") as source:
-            await drop_slot(source, ends.slot)
-            await drop_publication(source, ends.publication)
-        async with connection(ends.target_dsn, "clean up") as target:
-            await drop_progress(target, direction, keep_discarded=True)
 
 
 async def _tell_nobody(_: str) -> None:

@@ -77,7 +77,7 @@ async def phases(roles: Roles, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Pipeline, "backfill", late)
     settings, migration = roles.settings(), identity(folder)
     async with daemon(settings, migration) as running:
-        await running.until(lambda: running.session.phase == Phase.BACKFILL)
+        await running.until(lambda: running.session.phase.now == Phase.BACKFILL)
         yield "backfill", running
         held.set()
         await running.ready()
@@ -314,7 +314,7 @@ async def test_a_forged_message_does_nothing_at_no_cost(
         applied.clear()
         for role in (roles.stranger, roles.app):
             forge(roles, role, "replicator", *FORGED)
-        for pipeline in running.session.pipelines.values():
+        for pipeline in running.session.pipelines:
             await pipeline.catch_up()
             assert not set(pipeline.reached._messages) & set(FORGED), phase
         assert not [each for each in applied if set(each.messages) & set(FORGED)], phase
@@ -340,7 +340,8 @@ async def test_a_forged_start_does_not_open_the_way_back(roles: Roles, tmp_path:
                 )
             forge(roles, roles.stranger, prefix, marker)
             forged.append(marker)
-            reverse = running.session.pipelines["reverse"]
+            reverse = running.session.pipelines.get("reverse")
+            assert reverse is not None
             await reverse.catch_up()
             assert reverse.context.shadow
             with roles.connect(roles.app) as app:
@@ -527,7 +528,7 @@ async def test_a_cast_to_or_from_a_type_of_theirs_is_never_taken(database: Datab
         )
         migration.transform(source=joined, into="joined", name="joined", key=lambda row: row["id"])(dict)
         async with daemon(roles.settings(), migration) as running:
-            await running.until(lambda: running.session.pipeline is not None)
+            await running.until(lambda: running.active is not None)
             with roles.connect(roles.app) as app:
                 made = ("mood", "mood[]", "pair", "pair[]", "span", "span[]", "small[]")
                 pairs = [(given, f"public.{each}") for each in made for given in ("text", "text[]")]

@@ -142,7 +142,7 @@ async def test_what_is_lost_later_shuts_the_gate(database: Database, tmp_path: P
     """A policy or a role that comes after the check; a condition that is changed is seen by the cutover itself."""
 
     async def shut(running: Running, *facts: str) -> None:
-        pipeline = running.session.pipeline
+        pipeline = running.active
         assert pipeline is not None
         await running.until(lambda: {each.name for each in pipeline.monitor.wrong} == set(facts))
 

@@ -280,7 +280,7 @@ def alter_new(dsn: str, statement: str) -> None:
 
 def told(running: Any) -> str:
     """What shuts gates."""
-    return " ".join(each.problem for each in running.session.pipeline.monitor.wrong)
+    return " ".join(each.problem for each in running.active.monitor.wrong)
 
 
 async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database: Database, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ async def test_a_column_that_comes_later_stops_nothing_but_the_cutover(database:
 
 async def discard_all(running: Any) -> None:
     """As the daemon does it."""
-    context = running.session.pipeline.context
+    context = running.active.context
     async with context.rw_lock.write(), connection(context.target_dsn, "test") as target:
         ids = [each.id for each in await read_entries(target, state="standing")]
         async with target.transaction():
@@ -332,7 +332,7 @@ async def test_a_row_that_is_given_up_is_in_nobodys_way_after_the_cutover(databa
     migration = made(tmp_path, table("id bigint PRIMARY KEY, n integer CHECK (n > 0), at timestamptz"))
     migration.copy("t", into="t", cast={"id": "bigint", "n": "integer USING n::integer"} | ZONE)
     async with daemon(make_settings(database), migration) as running:
-        await running.until(lambda: running.session.phase == "follow")
+        await running.until(lambda: running.session.phase.now == "follow")
         await running.until(lambda: one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 2)
         await discard_all(running)
         await running.clean()

@@ -10,11 +10,13 @@ import pytest
 
 from replicator import Migration
 from replicator.core.lsn import parse_lsn
+from replicator.daemon.hooks import Hooks
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
 from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.observe.metrics import Metrics
+from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.ownership import same_database
 from replicator.postgres.session.connect import Connection, connection
 from replicator.settings import Settings
@@ -31,8 +33,9 @@ pytestmark = pytest.mark.two_servers
 class Running:
     """A session of the daemon inside the test."""
 
-    def __init__(self, settings: Settings, migration: Migration) -> None:
-        self.session = Session(settings, migration, Metrics(), Reporter(migration.name))
+    def __init__(self, settings: Settings, migration: Migration, hooks: Hooks | None = None) -> None:
+        self.settings = settings
+        self.session = Session(settings, migration, Metrics(), Reporter(migration.name), hooks=hooks)
         self.stop = asyncio.Event()
         self.task = asyncio.create_task(self.session.run(self.stop))
         self.steps: list[str] = []
@@ -45,10 +48,15 @@ class Running:
                     self.task.result()
                 await asyncio.sleep(0.01)
 
+    @property
+    def active(self) -> Pipeline | None:
+        """The active pipeline, once there is one."""
+        return self.session.pipelines.active
+
     async def ready(self) -> None:
         """All gates but the lag's patience."""
-        await self.until(lambda: self.session.phase == Phase.FOLLOW)
-        await self.until(lambda: self.session.pipeline is not None and self.session.pipeline.verifier.clean)
+        await self.until(lambda: self.session.phase.now == Phase.FOLLOW)
+        await self.until(lambda: self.active is not None and self.active.verifier.clean)
 
     async def report(self, step: str) -> None:
         self.steps.append(step)
@@ -61,12 +69,14 @@ class Running:
 
     async def clean(self) -> None:
         """A full pass of the pipeline that is active now was clean."""
-        await self.until(lambda: self.session.pipeline is not None and self.session.pipeline.verifier.clean)
+        await self.until(lambda: self.active is not None and self.active.verifier.clean)
 
 
 @contextlib.asynccontextmanager
-async def daemon(settings: Settings, migration: Migration | None = None) -> AsyncIterator[Running]:
-    running = Running(settings, migration or reference())
+async def daemon(
+    settings: Settings, migration: Migration | None = None, hooks: Hooks | None = None
+) -> AsyncIterator[Running]:
+    running = Running(settings, migration or reference(), hooks)
     try:
         yield running
     finally:
@@ -114,7 +124,7 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
         assert one(database.dsn, "SELECT count(*) FROM admins WHERE username = 'new@example.org'") == 1
         assert one(database.dsn, "SELECT string_agg(key, ',' ORDER BY key) FROM settings") == "fresh,target_device_id"
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
-        reverse = running.session.pipeline
+        reverse = running.active
         assert reverse is not None
         assert reverse.direction == "reverse"
         await running.until(lambda: reverse.verifier.clean)
@@ -134,7 +144,7 @@ async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytes
     original = handover.activate
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        forward = running.session.pipeline
+        forward = running.active
         assert forward is not None
 
         async def linger(*arguments: Any) -> None:
@@ -149,7 +159,7 @@ async def test_the_way_back_is_not_echoed(database: Database, monkeypatch: pytes
 
         monkeypatch.setattr("replicator.daemon.switchovers.activate", linger)
         await running.cut_over()
-        assert running.session.phase == Phase.SOAK
+        assert running.session.phase.now == Phase.SOAK
 
 
 async def test_two_databases(database: Database, other_database: Database) -> None:
@@ -184,7 +194,7 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
             with pytest.raises(CutoverError, match="2 attempts"):
                 await running.cut_over()
             assert sum("attempt" in step for step in running.steps) == 2
-            assert running.session.phase == Phase.FOLLOW
+            assert running.session.phase.now == Phase.FOLLOW
             writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r2'")
             writer.commit()
             assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
@@ -233,7 +243,7 @@ async def test_over_the_pause_everything_is_as_before(database: Database, monkey
             patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
             with pytest.raises(CutoverError, match="longer than 3 s"):
                 await running.cut_over()
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
@@ -248,8 +258,8 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
     seed(database.dsn)
     async with daemon(make_settings(database, max_write_pause=2)) as running:
         await running.ready()
-        assert running.session.pipeline is not None
-        await running.session.pipeline.write_gate.pause()
+        assert running.active is not None
+        await running.active.write_gate.pause()
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         with pytest.raises(CutoverError, match="'drain' took the time"):
             await running.cut_over()
@@ -264,7 +274,7 @@ async def test_the_final_check_stops_it(database: Database) -> None:
         await running.until(
             lambda: one(database.dsn, "SELECT status FROM party.requests WHERE legacy->>'id' = 'r5'") == "played"
         )
-        await running.session.stop_verifying()
+        await running.session.pipelines.stop_verifying()
         execute(
             database.dsn,
             [
@@ -272,8 +282,8 @@ async def test_the_final_check_stops_it(database: Database) -> None:
                 "UPDATE party.requests SET status = 'pending' WHERE legacy->>'id' = 'r5'",
             ],
         )
-        assert running.session.pipeline is not None
-        running.session.pipeline.context.dirty_keys.touch("requests", [("r5",)])
+        assert running.active is not None
+        running.active.context.dirty_keys.touch("requests", [("r5",)])
         with pytest.raises(NotReadyError, match="diverge"):
             await running.cut_over()
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
@@ -303,7 +313,7 @@ async def test_the_lost_reply_is_read_from_the_state_row(database: Database, mon
         await running.ready()
         result = await running.cut_over()
         assert result.epoch == 1
-        assert running.session.phase == Phase.SOAK
+        assert running.session.phase.now == Phase.SOAK
 
 
 async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
@@ -332,7 +342,7 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
 
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        forward = running.session.pipeline
+        forward = running.active
         assert forward is not None
         monkeypatch.setattr(Cutover, "_commit", commit)
         with pytest.raises(ConnectionLostError, match="the state row cannot be read"):
@@ -343,8 +353,8 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
             await running.task
     monkeypatch.undo()
     async with daemon(make_settings(database)) as running:
-        await running.until(lambda: running.session.was_up)
-        assert running.session.phase == Phase.SOAK
+        await running.until(running.session.up.is_set)
+        assert running.session.phase.now == Phase.SOAK
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -372,8 +382,8 @@ async def test_a_daemon_that_died_in_the_cutover(
         await asyncio.gather(running.task, return_exceptions=True)
     assert one(database.dsn, "SELECT phase FROM _replicator.state") == "cutover"
     async with daemon(make_settings(database)) as running:
-        await running.until(lambda: running.session.was_up)
-        assert running.session.phase == (Phase.SOAK if committed else Phase.FOLLOW)
+        await running.until(running.session.up.is_set)
+        assert running.session.phase.now == (Phase.SOAK if committed else Phase.FOLLOW)
         owner = "new" if committed else "old"
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == owner
         table = "party.requests" if committed else "public.requests"
@@ -404,7 +414,7 @@ async def test_a_copy_of_a_data_folder_is_another_database(database: Database) -
 async def test_a_second_daemon_is_refused(database: Database) -> None:
     seed(database.dsn, 5)
     async with daemon(make_settings(database)) as running:
-        await running.until(lambda: running.session.was_up)
+        await running.until(running.session.up.is_set)
         second = Session(make_settings(database), reference(), Metrics(), Reporter("party"))
         with pytest.raises(ReplicatorError, match="Another daemon"):
             await second.run(asyncio.Event())

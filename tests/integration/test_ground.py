@@ -204,8 +204,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(running: Running) -> Any:
-    assert running.session.pipeline is not None
-    return running.session.pipeline
+    assert running.active is not None
+    return running.active
 
 
 def named(running: Running, fact: str) -> Wrong | None:

@@ -119,7 +119,7 @@ async def test_what_comes_later_is_closed_too(
         with database.connect() as opened:
             for each in ("TRUNCATE t_late", "INSERT INTO u_child VALUES (1)", "TRUNCATE u_child", "DELETE FROM u"):
                 assert refusal(opened, each) == "RP002", each
-        await running.until(lambda: running.session.pipeline is not None and running.session.pipeline.context.unseen)
+        await running.until(lambda: running.active is not None and running.active.context.unseen)
 
 
 async def test_guards_of_an_earlier_version_let_the_daemon_pass(database: Database, tmp_path: Path) -> None:

@@ -237,8 +237,7 @@ async def test_a_session_tells_of_each_phase_and_asks_before_it_moves(database: 
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listening())
         made = await stack.enter_async_context(opened(database, command, listener.url))
-        running = await stack.enter_async_context(daemon(make_settings(database)))
-        running.session.hooks = made.hooks
+        running = await stack.enter_async_context(daemon(make_settings(database), hooks=made.hooks))
         await running.ready()
         await made.hooks.finish()
         begun = ["backfill", "build", "follow"]
@@ -252,7 +251,7 @@ async def test_a_session_tells_of_each_phase_and_asks_before_it_moves(database: 
             (tmp_path / "freeze").touch()
             with pytest.raises(NotReadyError, match="frozen"):
                 await move()
-            assert running.session.phase == before
+            assert running.session.phase.now == before
             assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == owner
             (tmp_path / "freeze").unlink()
             await running.clean()
@@ -283,8 +282,7 @@ async def test_the_end_is_told_before_the_daemon_ends(database: Database, tmp_pa
     command = (
         f'test "$REPLICATOR_HOOK_EVENT" != finalized || sleep 0.5; echo "$REPLICATOR_HOOK_EVENT" >> {tmp_path}/told'
     )
-    async with opened(database, command) as made, daemon(make_settings(database)) as running:
-        running.session.hooks = made.hooks
+    async with opened(database, command) as made, daemon(make_settings(database), hooks=made.hooks) as running:
         await running.ready()
         await running.cut_over()
         async with connection(database.dsn, "test") as asking:

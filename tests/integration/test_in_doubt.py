@@ -12,7 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from replicator.core.lsn import LSN, parse_lsn
-from replicator.daemon.session import Session
+from replicator.daemon.pipelines import Pipelines
 from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError
 from replicator.pipeline.pipeline import Pipeline
@@ -122,8 +122,8 @@ async def test_the_opposite_stream_writes_nothing_before_its_start(
         opposite = await prepare(self, move)
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         before = one(database.dsn, written_by)
-        assert running.session.pipeline is not None
-        await running.session.pipeline.wait_applied(here(database.dsn))
+        assert running.active is not None
+        await running.active.wait_applied(here(database.dsn))
         await opposite.wait_applied(here(database.dsn))
         assert one(database.dsn, written_by) == before
         return opposite
@@ -168,7 +168,7 @@ async def test_a_daemon_that_has_lost_its_lease_does_not_cut_over(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(database.dsn)
-    monkeypatch.setattr(Session, "epoch_on", lambda _self, _dsn: -1)
+    monkeypatch.setattr(Pipelines, "epoch_on", lambda _self, _dsn: -1)
     async with daemon(make_settings(database)) as running:
         await running.ready()
         with pytest.raises(Exception, match="Another daemon has taken"):
@@ -214,7 +214,7 @@ async def test_a_commit_still_under_way_when_its_reply_is_lost_is_waited_for(
         await late[0]
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "new"
         assert (await cutting_over).epoch == 1
-        assert running.session.phase == Phase.SOAK
+        assert running.session.phase.now == Phase.SOAK
 
 
 async def test_a_statement_sees_what_came_of_the_lock_it_waited_for(database: Database) -> None:

@@ -206,7 +206,7 @@ async def test_odd_names_through_the_whole_way(database: Database, tmp_path: Pat
                 return asked[0] if asked else None
 
         await running.until(lambda: answer(counted) == "a3 d3 e3")
-        forward = running.session.pipeline
+        forward = running.active
         assert forward is not None
         await (
             forward.look_at_definitions()
@@ -236,7 +236,7 @@ async def test_odd_names_through_the_whole_way(database: Database, tmp_path: Pat
         run(database.dsn, f"TRUNCATE {quoted(NEW, TABLES[1])} CASCADE")
         await running.until(same)
         assert answer("SELECT replicator.active_schema()") == NEW
-        reverse = running.session.pipeline
+        reverse = running.active
         assert reverse is not None
         assert reverse.direction == "reverse"
         await running.clean()

@@ -92,8 +92,8 @@ async def right(running: Running, dsn: str, number: int, *places: str) -> None:
         wrong = f"SELECT count(*) FROM {posts} p WHERE n <> (SELECT count(*) FROM {comments} c WHERE c.post = p.id)"
         await running.until(lambda query=wrong: one(dsn, query) == 0)
     await running.clean()
-    assert running.session.pipeline is not None
-    assert not running.session.pipeline.verifier.divergences
+    assert running.active is not None
+    assert not running.active.verifier.divergences
 
 
 @pytest.mark.parametrize("strategy", ["rename", "schema"])
@@ -179,7 +179,7 @@ async def test_a_trigger_that_appears_later_is_laid_to_rest(
     execute(database.dsn, [COUNTER])
     async with daemon(make_settings(database), counting(tmp_path)) as running:
         await running.ready()
-        pipeline = running.session.pipeline
+        pipeline = running.active
         assert pipeline is not None
         execute(database.dsn, [
             "CREATE TRIGGER late AFTER INSERT ON shop.comments FOR EACH ROW EXECUTE FUNCTION public.count_comment()",
@@ -239,11 +239,11 @@ async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
             patched.setattr(cutover, "reach", at)
             with pytest.raises(NotReadyError, match=f"Not closed to others was: {named}|changed past the log.*a guard"):
                 await running.cut_over()
-        pipeline = running.session.pipeline
+        pipeline = running.active
         assert suspected or (pipeline is not None and pipeline.context.unseen)
         monkeypatch.setattr(session, "close_again", looks)
         await running.until(lambda: one(database.dsn, ENABLED.format("shop.comments")) == "countsD")
-        await running.until(lambda: running.session.pipeline and not running.session.pipeline.context.unseen)
+        await running.until(lambda: running.active and not running.active.context.unseen)
         await cut_over_in_the_end(running)
 
 

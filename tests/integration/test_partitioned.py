@@ -233,7 +233,7 @@ async def test_rows_that_go_with_a_partition_of_a_closed_table(
     await perform(dsn, [create_old({"orders": (PLAIN, NARROW)})])
     async with daemon(make_settings(database), same_rows(tmp_path, {"orders": (PLAIN, NARROW)})) as running:
         await running.ready()
-        pipeline = running.session.pipeline
+        pipeline = running.active
         assert pipeline is not None
         for change in CHANGED_TREES:
             if "young" in change:
@@ -243,7 +243,7 @@ async def test_rows_that_go_with_a_partition_of_a_closed_table(
             await perform(dsn, [change])
             with pytest.raises(NotReadyError, match=r"Not closed to others|changed past the log"):
                 await running.cut_over()
-            await close_again(running.session.settings, pipeline.compare_all)
+            await close_again(running.settings, pipeline.compare_all)
             await same(running, dsn, "orders", "shop.orders")
             await running.clean()
         await running.cut_over()
@@ -281,7 +281,7 @@ async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database
             await perform(dsn, change.split("; "))
             await same(running, dsn, "orders", "shop.orders")
         await running.clean()
-        pipeline = running.session.pipeline
+        pipeline = running.active
         assert pipeline is not None
         await asyncio.to_thread(detach_half_way, dsn)
         await running.until(lambda: [each.name for each in pipeline.monitor.wrong] == ["old_tables.partitions"])

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
-from replicator.daemon.requests.quarantining import discard
+from replicator.daemon.requests.quarantining import Resolution
 from replicator.errors import RowError, UsageError
 from replicator.pipeline.repair import repairing
 from replicator.postgres.control.mailbox import Command
@@ -279,8 +279,9 @@ async def test_all_are_discarded_or_those_of_a_transform(database: Database, tmp
             arguments = {"because": "tests", "by": "me@here", **which}
             command = Command(id=1, command="discard", arguments=arguments, started_at=None, progress=None,
                               finished_at=None, exit_code=None, result=None)  # fmt: skip
-            session: Any = SimpleNamespace(pipeline=made.running, settings=made.settings)
-            return [each["key"] for each in (await discard(session, command, own))["discarded"]]
+            pipelines: Any = SimpleNamespace(active=made.running)
+            resolution = Resolution(settings=made.settings, pipelines=pipelines)
+            return [each["key"] for each in (await resolution.discard(command, own))["discarded"]]
 
         assert await ask(entries=None, transform="tags") == []
         with pytest.raises(UsageError, match="There is no transform nobody"):

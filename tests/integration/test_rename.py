@@ -112,7 +112,7 @@ def migration(database: Database, tmp_path: Path) -> Migration:
 
 async def equal(running: Running, migration: Migration) -> None:
     """What either side gives, the other holds."""
-    pipeline = running.session.pipeline
+    pipeline = running.active
     assert pipeline is not None
     await pipeline.wait_started()
     marker = f"equal {id(object())}"
@@ -120,7 +120,7 @@ async def equal(running: Running, migration: Migration) -> None:
     await asyncio.wait_for(pipeline.wait_message(marker), 60)
     directions: tuple[Direction, Direction] = ("forward", "reverse")
     for direction in directions:
-        made = Engine(running.session.settings, migration, direction)
+        made = Engine(running.settings, migration, direction)
         assert (direction, await differences(made)) == (direction, [])
 
 
@@ -133,7 +133,7 @@ async def test_there_and_back_and_there_again(database: Database, migration: Mig
             for turn in range(2):
                 result = await running.cut_over(strategy="rename")
                 assert (result.epoch, result.dependents) == (2 * turn + 1, ())
-                assert running.session.phase == Phase.SOAK
+                assert running.session.phase.now == Phase.SOAK
                 assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
                 assert one(database.dsn, "SELECT replicator.use_new_schema()") is True
                 assert one(database.dsn, "SELECT to_regclass('shop.people') IS NULL") is True
@@ -231,8 +231,8 @@ async def test_a_daemon_that_died(
     execute(database.dsn, changes)
     assert await failing(make_settings(database), migration) == {}
     async with daemon(make_settings(database), migration) as running:
-        await running.until(lambda: running.session.was_up)
-        assert running.session.phase == (Phase.SOAK if renamed else Phase.FOLLOW)
+        await running.until(running.session.up.is_set)
+        assert running.session.phase.now == (Phase.SOAK if renamed else Phase.FOLLOW)
         other = "notes_old" if renamed else "shop.notes"
         await running.until(lambda: one(database.dsn, f"SELECT body FROM {other} WHERE code = 'c1'") == "meanwhile")
         await running.until(lambda: one(database.dsn, f"SELECT body FROM {other} WHERE code = 'c2'") is None)
@@ -255,7 +255,7 @@ async def test_readers_hold_it_up_and_nobody_else(
                     with pytest.raises(CutoverError, match="2 attempts"):
                         await running.cut_over(strategy="rename")
                     await more(running, writers)
-                assert running.session.phase == Phase.FOLLOW
+                assert running.session.phase.now == Phase.FOLLOW
                 assert one(database.dsn, "SELECT count(*) FROM _replicator.renames") == 0
         monkeypatch.undo()
         await running.clean()
@@ -342,7 +342,7 @@ async def test_over_the_pause_all_is_as_before(
                 patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
                 with pytest.raises(CutoverError, match="longer than 2 s"):
                     await running.cut_over(strategy="rename")
-            assert running.session.phase == Phase.FOLLOW
+            assert running.session.phase.now == Phase.FOLLOW
             await more(running, writers)
             await running.clean()
             await running.cut_over(strategy="rename")
@@ -426,7 +426,7 @@ async def test_what_cannot_be_renamed(database: Database, migration: Migration, 
         execute(database.dsn, statements)
         with pytest.raises(CheckError, match=problem):
             await running.cut_over(strategy="rename")
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
 
 
 async def test_a_query_that_would_read_another_table(
@@ -435,13 +435,13 @@ async def test_a_query_that_would_read_another_table(
     create_old(database.dsn)
     problem = r"The query query \(forward\) does not name these tables with their schema: public.addresses"
     async with daemon(make_settings(database), same_names(tmp_path, people=IN_A_STRING)) as running:
-        await running.until(lambda: running.session.phase == Phase.FOLLOW)
+        await running.until(lambda: running.session.phase.now == Phase.FOLLOW)
         with pytest.raises(CheckError, match=problem):
             await running.cut_over(strategy="rename")
         monkeypatch.setattr(Renaming, "check", nothing)
         with pytest.raises(NotReadyError, match=r"would read other tables|cannot be followed"):
             await running.cut_over(strategy="rename")
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         assert one(database.dsn, "SELECT to_regclass('people_old') IS NULL") is True
 
 
@@ -464,7 +464,7 @@ async def test_it_wants_one_database_and_one_owner(
             await running.cut_over(strategy="rename")
         with pytest.raises(UsageError, match="exclude each other"):
             await running.session.switchovers.run(OPENING, running.report, strategy="rename")
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         await running.cut_over()
 
 

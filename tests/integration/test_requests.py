@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replicator.daemon.switchovers import Switchovers
+from replicator.daemon.pipelines import Pipelines
 from replicator.errors import CutoverError, RetryableError
 from replicator.migration import Direction
 from replicator.postgres.control.mailbox import request
@@ -44,22 +44,22 @@ async def test_what_is_being_taken_back_is_not_cancelled(
     database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cutover has failed by itself; whoever asked for it loses patience just then."""
-    drop, cancelled = Switchovers.drop_pipeline, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
+    drop, cancelled = Pipelines.drop, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
 
     async def no_drain(_: object) -> None:
         raise CutoverError("It does not drain.")
 
-    async def drop_when_cancelled(self: Switchovers, direction: Direction) -> None:
+    async def drop_when_cancelled(self: Pipelines, direction: Direction) -> None:
         await ask(database.dsn, "cancel", {"id": number})
         await running.until(lambda: one(database.dsn, cancelled))
         await drop(self, direction)
 
     monkeypatch.setattr("replicator.switchover.cutover.Cutover._drain", no_drain)
-    monkeypatch.setattr(Switchovers, "drop_pipeline", drop_when_cancelled)
+    monkeypatch.setattr(Pipelines, "drop", drop_when_cancelled)
     number = await ask(database.dsn, "cutover", {"wait": True})
     await running.until(lambda: answer(database.dsn, number))
     assert answer(database.dsn, number)["error"] == "It does not drain."
-    assert running.session.phase == Phase.FOLLOW
+    assert running.session.phase.now == Phase.FOLLOW
     assert one(database.dsn, SLOTS) == 1
     monkeypatch.undo()
     await running.clean()
@@ -114,7 +114,7 @@ async def test_a_finalize_that_fails_leaves_the_soak_as_it_was(
         raise RetryableError("A deadlock.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("replicator.daemon.session.write_phase", refuse)
+        patched.setattr("replicator.daemon.current_phase.write_phase", refuse)
         number = await ask(database.dsn, "finalize", {"now": True})
         await running.until(lambda: answer(database.dsn, number))
     assert answer(database.dsn, number)["error"] == "A deadlock."
@@ -132,4 +132,4 @@ async def test_a_session_that_finds_the_migration_over_ends(database: Database, 
     await finalize(make_settings(database), reference(), silent, now=True)
     async with daemon(make_settings(database)) as again:
         await asyncio.wait_for(again.task, SECONDS)
-        assert again.session.phase == Phase.FINALIZED
+        assert again.session.phase.now == Phase.FINALIZED

@@ -6,7 +6,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.daemon.requests.answers import current_gates
 from replicator.daemon.switchovers import Switchovers
 from replicator.errors import NotReadyError
 from replicator.postgres.ddl.search_path import moved
@@ -54,7 +53,7 @@ async def test_there_and_back_and_there_again(database: Database) -> None:
             await running.clean()
             result = await running.roll_back()
             assert result.epoch == 2 * turn + 2
-            assert running.session.phase == Phase.FOLLOW
+            assert running.session.phase.now == Phase.FOLLOW
             assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
             assert refused(database.dsn, "UPDATE party.requests SET status = 'played'")
             assert refused(database.dsn, "DELETE FROM party.admins")
@@ -131,8 +130,8 @@ async def test_a_daemon_that_died_in_the_rollback(
         await asyncio.gather(running.task, return_exceptions=True)
     assert one(database.dsn, "SELECT phase FROM _replicator.state") == "rollback"
     async with daemon(make_settings(database)) as running:
-        await running.until(lambda: running.session.was_up)
-        assert running.session.phase == (Phase.FOLLOW if committed else Phase.SOAK)
+        await running.until(running.session.up.is_set)
+        assert running.session.phase.now == (Phase.FOLLOW if committed else Phase.SOAK)
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == ("old" if committed else "new")
         table, other = ("public", "party") if committed else ("party", "public")
         execute(database.dsn, [f"UPDATE {table}.requests SET status = 'played'"])
@@ -182,10 +181,10 @@ async def test_what_belongs_to_one_side_only_is_left_alone(database: Database, t
                 "INSERT INTO people VALUES (99, 'left behind', '1')",
             ],
         )
-        assert running.session.pipeline is not None
-        await running.session.stop_verifying()
-        await running.session.pipeline.verifier.open()
-        found = (await running.session.pipeline.verifier.full_pass()).divergences
+        assert running.active is not None
+        await running.session.pipelines.stop_verifying()
+        await running.active.verifier.open()
+        found = (await running.active.verifier.full_pass()).divergences
         assert [(each.target, each.kind, each.key) for each in found] == [("people", "extra", ("99",))]
 
 
@@ -273,5 +272,5 @@ async def test_the_gates_of_the_way_back_are_those_of_its_own_database(
         await running.cut_over()
         execute(other_database.dsn, ["INSERT INTO store.people (id, name) VALUES (2000, 'too much')"])
         await running.until(lambda: one(database.dsn, "SELECT count(*) FROM _replicator.quarantine") == 1)
-        shut = [gate.name for gate in await current_gates(running.session) if not gate.ok]
+        shut = [gate.name for gate in await running.session.gates.current() if not gate.ok]
         assert "quarantine" in shut

@@ -62,7 +62,9 @@ class Both(Running):
         return await self.session.switchovers.run(CLOSING, self.report)
 
     def pipeline(self, direction: Direction) -> Pipeline:
-        return self.session.pipelines[direction]
+        found = self.session.pipelines.get(direction)
+        assert found is not None
+        return found
 
     @contextlib.asynccontextmanager
     async def paused(self, *directions: Direction) -> AsyncIterator[None]:
@@ -74,7 +76,7 @@ class Both(Running):
 
     async def quiet(self) -> None:
         """All that is committed by now is applied, both ways, and what collided is decided."""
-        both = self.session.both
+        both = self.session.pipelines.both
         assert both is not None
         task = asyncio.create_task(both.settle())
         await self.until(task.done)
@@ -180,7 +182,7 @@ async def test_completed_it_is_as_after_a_cutover(sides: tuple[Database, Databas
         execute(old.dsn, ["UPDATE people SET name = 'old one' WHERE id = 1"])
         execute(new.dsn, ["UPDATE shop.customers SET name = 'new two' WHERE id = 2"])
         await running.complete()
-        assert running.session.phase == Phase.SOAK
+        assert running.session.phase.now == Phase.SOAK
         assert one(old.dsn, "SELECT replicator.active_schema()") == "shop"
         assert refused(old.dsn, "UPDATE people SET name = 'x'")
         assert one(new.dsn, "SELECT name FROM shop.customers WHERE id = 1") == "old one"
@@ -203,7 +205,7 @@ async def test_given_up_only_the_old_schema_takes_writes(database: Database, tmp
         execute(old.dsn, ["UPDATE people SET name = 'old one' WHERE id = 1"])
         execute(new.dsn, ["UPDATE shop.customers SET name = 'new two' WHERE id = 2"])
         await running.close()
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         assert one(old.dsn, "SELECT name FROM people WHERE id = 2") == "new two"
         assert refused(new.dsn, "UPDATE shop.customers SET name = 'x'")
         execute(old.dsn, ["UPDATE people SET name = 'old three' WHERE id = 3"])
@@ -486,11 +488,11 @@ async def test_both_sides_are_equal_when_the_writes_stop(
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
             running = await stack.enter_async_context(rolling(running.settings, running.migration))
-            await running.until(lambda: running.session.was_up)
-            assert running.session.phase == Phase.ROLLING
+            await running.until(running.session.up.is_set)
+            assert running.session.phase.now == Phase.ROLLING
         transactions = sum(await asyncio.gather(*writers))
         await running.quiet()
-        quarantined = [each.context.quarantined for each in running.session.pipelines.values()]
+        quarantined = [each.context.quarantined for each in running.session.pipelines]
         assert (await running.unequal(), quarantined) == ([], [set(), set()])
         conflicts = sum(running.conflicts().values())
         logging.getLogger(__name__).info("%s transactions, %s conflicts in %s s", transactions, conflicts, SECONDS)
@@ -557,7 +559,7 @@ async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path
         await running.open()
         for move in (COMPLETION, CLOSING):
             assert (await running.session.switchovers.run(move, running.report, dry_run=True)).dry_run
-            assert running.session.phase == Phase.ROLLING
+            assert running.session.phase.now == Phase.ROLLING
         with pytest.raises(NotReadyError, match="Nothing is repaired"):
             await repair(running.pipeline("forward"), [], "test")
         with pytest.raises(NotReadyError, match="Both schemas take writes"):
@@ -593,8 +595,8 @@ async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)
     async with rolling(running.settings, running.migration) as running:
-        await running.until(lambda: running.session.was_up)
-        assert running.session.phase == move.after
+        await running.until(running.session.up.is_set)
+        assert running.session.phase.now == move.after
         await running.clean()
         assert await running.unequal() == []
         assert one(database.dsn, OLD_NAME) == one(database.dsn, NEW_NAME) == "new"

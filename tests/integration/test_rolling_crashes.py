@@ -83,14 +83,14 @@ async def killed_at(
 @contextlib.asynccontextmanager
 async def next_life(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
     async with rolling(settings, migration) as running:
-        await running.until(lambda: running.session.was_up)
+        await running.until(running.session.up.is_set)
         yield running
 
 
 async def look(running: Both, phase: Phase, number: int) -> None:
     """The phase, who may write where, and that what is written arrives."""
     old, new = running.settings.source, running.settings.target
-    assert running.session.phase == phase
+    assert running.session.phase.now == phase
     both, owner = phase == Phase.ROLLING, "shop" if phase == Phase.SOAK else "public"
     for dsn in (old, new):
         assert one(dsn, "SELECT replicator.active_schema()") == owner

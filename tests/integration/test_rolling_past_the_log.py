@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from replicator.daemon.requests.answers import current_gates
 from replicator.errors import NotReadyError
 from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
@@ -31,9 +30,9 @@ async def test_of_the_old_tables(database: Database, tmp_path: Path, monkeypatch
             await running.complete()
         assert "`replicator rollback`" in refusal.value.remedy
         # How long the lag has been low is a matter of time alone.
-        assert {gate.name for gate in await current_gates(running.session) if not gate.ok} <= {"lag"}
+        assert {gate.name for gate in await running.session.gates.current() if not gate.ok} <= {"lag"}
         await running.close()
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         await running.clean()
         assert one(database.dsn, "SELECT bool_and(body LIKE '% again') FROM shop.notes") is True
         await running.open()
@@ -52,7 +51,7 @@ async def test_of_the_new_tables(database: Database, tmp_path: Path, monkeypatch
             await running.close()
         assert "`replicator cutover --complete`" in refusal.value.remedy
         await running.complete()
-        assert running.session.phase == Phase.SOAK
+        assert running.session.phase.now == Phase.SOAK
         await running.clean()
         assert one(database.dsn, "SELECT bool_and(body LIKE '% again') FROM notes") is True
         await running.roll_back()
@@ -68,7 +67,7 @@ async def test_of_a_child_that_comes_and_goes(
     create_old(database.dsn)
     async with rolling(make_settings(database), two_ways(tmp_path)) as running:
         await running.open()
-        running.session.start_mending()
+        running.session.pipelines.start_mending()
         execute(database.dsn, ["CREATE TABLE child () INHERITS (notes)", "INSERT INTO child VALUES (-1, 'c-1', 'b')"])
         passes = running.pipeline("forward").verifier.passes
         await running.until(lambda: running.pipeline("forward").verifier.passes >= passes + 3)

@@ -120,7 +120,7 @@ async def test_each_fault(
         broken.unlink()
 
         # A row that the old tables refuse: the way back flows, and a rollback would be refused.
-        assert running.session.pipeline is not None
+        assert running.active is not None
         quarantine(database.dsn)
         await running.until(lambda: running.session.reporter.document["quarantined"])
         findings = await found(settings, migration)

@@ -56,8 +56,8 @@ def made(folder: Path, declare: Callable[[Migration], None] = as_it_is, new: str
 
 
 def of(running: Running) -> Any:
-    assert running.session.pipeline is not None
-    return running.session.pipeline
+    assert running.active is not None
+    return running.active
 
 
 def rows(database: Database, query: str) -> Any:
@@ -177,7 +177,7 @@ async def test_a_query_that_returns_two_rows_for_a_key_from_the_start(database: 
     execute(database.dsn, [OLD, *OTHERS, "INSERT INTO o VALUES (3, 'two'), (3, 'three'), (20, 'two')"])
     settings = make_settings(database, ready_for=0.0)
     async with daemon(settings, made(tmp_path, joined)) as running:
-        await running.until(lambda: running.session.phase == Phase.FOLLOW)
+        await running.until(lambda: running.session.phase.now == Phase.FOLLOW)
         keys = {key for _, key in of(running).context.quarantined}
         assert keys == {("3",), ("20",)}
         assert one(database.dsn, "SELECT count(*) FROM shop.t") == 18

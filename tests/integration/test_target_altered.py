@@ -91,8 +91,8 @@ def rows(database: Database, schema: str) -> Any:
 
 
 def of(running: Running) -> Any:
-    assert running.session.pipeline is not None
-    return running.session.pipeline
+    assert running.active is not None
+    return running.active
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ async def test_another_table_stops_the_daemon(seeded: Database, tmp_path: Path, 
     assert "replicator check" in stopped.value.remedy
     if name == "another table":
         async with daemon(make_settings(seeded), migration(tmp_path)) as running:
-            await running.until(lambda: running.session.pipeline is not None and of(running).verifier.passes)
+            await running.until(lambda: running.active is not None and of(running).verifier.passes)
             assert not of(running).verifier.standing.ok
             with pytest.raises(psycopg.Error) as refused:
                 await asyncio.to_thread(execute, seeded.dsn, ["DELETE FROM shop.t"])

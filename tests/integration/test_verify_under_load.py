@@ -300,8 +300,8 @@ async def test_all_rows_of_a_source_wait_when_even_the_disk_takes_nothing_and_th
 
 
 def verifier_of(running: Running) -> Verifier:
-    assert running.session.pipeline is not None
-    return running.session.pipeline.verifier
+    assert running.active is not None
+    return running.active.verifier
 
 
 def days_migration(folder: Path) -> Migration:

@@ -233,7 +233,7 @@ async def test_a_prepared_transaction_in_the_way_of_the_slot(database: Database,
         assert code == 3
         assert f"ROLLBACK PREPARED '{gid}'" in result
         assert "within 300 s (--timeout)" in result
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         assert one(database.dsn, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
         with psycopg.connect(database.dsn, autocommit=True) as ending:
             ending.execute(f"ROLLBACK PREPARED '{gid}'".encode())
@@ -256,7 +256,7 @@ async def test_a_reader_in_the_way_of_the_renaming(
             code, result = await answered(running, database.dsn, number)
             assert code == 3
             assert named in result
-        assert running.session.phase == Phase.FOLLOW
+        assert running.session.phase.now == Phase.FOLLOW
         why = "SELECT details ->> 'why' FROM _replicator.journal WHERE event = 'attempt' ORDER BY id LIMIT 1"
         assert named in one(database.dsn, why)
 

@@ -102,7 +102,7 @@ async def test_what_differs_shuts_the_gate_indeed(database: Database, tmp_path: 
     async with daemon(make_settings(database), migration_of(tmp_path)) as running:
         await running.ready()
         await running.cut_over()
-        reverse = running.session.pipeline
+        reverse = running.active
         assert reverse is not None
         await running.until(lambda: len(reverse.verifier.divergences) == 5)
 

@@ -1,28 +1,38 @@
 """The request ``finalize``."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from replicator.daemon.current_phase import CurrentPhase
+from replicator.daemon.pipelines import Pipelines
 from replicator.daemon.requests.answers import Answer
+from replicator.migration import Migration
 from replicator.postgres.control import mailbox
 from replicator.postgres.control.mailbox import Command
 from replicator.postgres.session.connect import Connection
 from replicator.runbook.finish import check_soaked, finalize_now
+from replicator.settings import Settings
 from replicator.switchover.phases import Phase
 
-if TYPE_CHECKING:
-    from replicator.daemon.session import Session
 
+@dataclass(frozen=True, kw_only=True)
+class Finalization:
+    """Ends the soak: the way back is given up, and the daemon ends."""
 
-async def finalize(session: "Session", command: Command, own: Connection) -> Answer:
-    """End the soak: the way back is given up, and the daemon ends."""
-    await check_soaked(session.settings, now=bool(command.arguments.get("now")))
+    settings: Settings
+    migration: Migration
+    phase: CurrentPhase
+    pipelines: Pipelines
 
-    async def report(step: str) -> None:
-        await mailbox.report_progress(own, command.id, {"step": step})
+    async def finalize(self, command: Command, own: Connection) -> Answer:
+        """Argument: ``now``, before the end of the soak."""
+        await check_soaked(self.settings, now=bool(command.arguments.get("now")))
 
-    await report("stopping the way back")
-    if session.phase != Phase.FINALIZED:
-        await session.enter_phase(Phase.FINALIZED)  # before that, what goes wrong leaves all as it is
-    await session.stop_verifying()
-    await session.close_pipeline("reverse")
-    return (await finalize_now(session.settings, session.migration, report)).as_answer()
+        async def report(step: str) -> None:
+            await mailbox.report_progress(own, command.id, {"step": step})
+
+        await report("stopping the way back")
+        if self.phase.now != Phase.FINALIZED:
+            await self.phase.enter(Phase.FINALIZED)  # before that, what goes wrong leaves all as it is
+        await self.pipelines.stop_verifying()
+        await self.pipelines.close("reverse")
+        return (await finalize_now(self.settings, self.migration, report)).as_answer()

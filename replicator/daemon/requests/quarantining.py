@@ -1,9 +1,10 @@
 """The requests ``retry`` and ``discard``: rows in quarantine, tried again or given up."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from replicator.core.tables import Key
+from replicator.daemon.pipelines import Pipelines
 from replicator.daemon.requests.answers import Answer
 from replicator.errors import ExitCode, NotReadyError, UsageError
 from replicator.pipeline.pipeline import Pipeline
@@ -14,9 +15,7 @@ from replicator.postgres.control.progress import enter
 from replicator.postgres.control.quarantine import Entry, read_entries
 from replicator.postgres.session.connect import Connection, connection
 from replicator.runtime.log import get_logger
-
-if TYPE_CHECKING:
-    from replicator.daemon.session import Session
+from replicator.settings import Settings
 
 log = get_logger("commands")
 
@@ -24,60 +23,65 @@ AT_ONCE = 1_000
 SHOWN = 20
 
 
-async def retry(session: "Session", command: Command, own: Connection) -> Answer:
-    """Derive rows in quarantine anew, as they are in the source now; parents first.
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """How rows leave the quarantine of the active pipeline."""
 
-    The arguments are ``entries`` (numbers; None: all that stand) and ``transform`` (None: any).
-    """
-    pipeline = _pipeline(session)
-    chosen = await _chosen(pipeline, command)
-    sources = {each.name: each.source for each in pipeline.context.plan.transforms}
-    for start in range(0, len(chosen), AT_ONCE):
-        dirty: dict[str, set[Key]] = {}
-        for each in chosen[start : start + AT_ONCE]:
-            dirty.setdefault(sources[each.transform], set()).add(each.source_key)
-        async with repairing(pipeline) as applier:
-            await applier.redo(dirty)
-        tried = {"done": min(start + AT_ONCE, len(chosen)), "total": len(chosen), "what": "trying rows again"}
-        await mailbox.report_progress(own, command.id, tried)
-    left = await _entries(pipeline, [each.id for each in chosen])
-    log.info("retried", rows=len(chosen), resolved=len(chosen) - len(left))
-    return {
-        "tried": len(chosen),
-        "resolved": len(chosen) - len(left),
-        "failing": [_said(each) for each in left[:SHOWN]],
-        "exit_code": ExitCode.FAILED if left else ExitCode.DONE,
-    }
+    settings: Settings
+    pipelines: Pipelines
 
+    async def retry(self, command: Command, own: Connection) -> Answer:
+        """Derive rows in quarantine anew, as they are in the source now; parents first.
 
-async def discard(session: "Session", command: Command, own: Connection) -> Answer:
-    """Note that rows need not be in the target as they are: they no longer keep ownership from moving.
+        The arguments are ``entries`` (numbers; None: all that stand) and ``transform`` (None: any).
+        """
+        pipeline = self._pipeline()
+        chosen = await _chosen(pipeline, command)
+        sources = {each.name: each.source for each in pipeline.context.plan.transforms}
+        for start in range(0, len(chosen), AT_ONCE):
+            dirty: dict[str, set[Key]] = {}
+            for each in chosen[start : start + AT_ONCE]:
+                dirty.setdefault(sources[each.transform], set()).add(each.source_key)
+            async with repairing(pipeline) as applier:
+                await applier.redo(dirty)
+            tried = {"done": min(start + AT_ONCE, len(chosen)), "total": len(chosen), "what": "trying rows again"}
+            await mailbox.report_progress(own, command.id, tried)
+        left = await _entries(pipeline, [each.id for each in chosen])
+        log.info("retried", rows=len(chosen), resolved=len(chosen) - len(left))
+        return {
+            "tried": len(chosen),
+            "resolved": len(chosen) - len(left),
+            "failing": [_said(each) for each in left[:SHOWN]],
+            "exit_code": ExitCode.FAILED if left else ExitCode.DONE,
+        }
 
-    The arguments are ``entries`` and ``transform``, as ``retry`` has them, ``because`` and ``by``.
-    """
-    pipeline = _pipeline(session)
-    chosen = [each for each in await _chosen(pipeline, command) if each.discarded_at is None]
-    _refuse_missing(command.arguments.get("entries") or [], chosen)
-    wanted = [each.id for each in chosen]
-    quarantine = pipeline.context.quarantine
-    async with pipeline.context.rw_lock.write(), connection(pipeline.ends.target_dsn, "discard") as target:
-        async with target.transaction():
-            await enter(target, pipeline.context.epoch)
-            found = await quarantine.discard(
-                target, wanted, by=str(command.arguments["by"]), because=str(command.arguments["because"])
-            )
-        await quarantine.load(target)
-    if pipeline.ends.target_dsn != session.settings.target:  # the journal that is read is the new database's
-        details = {"pipeline": pipeline.direction, **command.arguments, "entries": wanted}
-        await control.journal(own, "discarded", details)
-    log.info("discarded", rows=len(found))
-    return {"discarded": [_said(each) for each in found]}
+    async def discard(self, command: Command, own: Connection) -> Answer:
+        """Note that rows need not be in the target as they are: they no longer keep ownership from moving.
 
+        The arguments are ``entries`` and ``transform``, as ``retry`` has them, ``because`` and ``by``.
+        """
+        pipeline = self._pipeline()
+        chosen = [each for each in await _chosen(pipeline, command) if each.discarded_at is None]
+        _refuse_missing(command.arguments.get("entries") or [], chosen)
+        wanted = [each.id for each in chosen]
+        quarantine = pipeline.context.quarantine
+        async with pipeline.context.rw_lock.write(), connection(pipeline.ends.target_dsn, "discard") as target:
+            async with target.transaction():
+                await enter(target, pipeline.context.epoch)
+                found = await quarantine.discard(
+                    target, wanted, by=str(command.arguments["by"]), because=str(command.arguments["because"])
+                )
+            await quarantine.load(target)
+        if pipeline.ends.target_dsn != self.settings.target:  # the journal that is read is the new database's
+            details = {"pipeline": pipeline.direction, **command.arguments, "entries": wanted}
+            await control.journal(own, "discarded", details)
+        log.info("discarded", rows=len(found))
+        return {"discarded": [_said(each) for each in found]}
 
-def _pipeline(session: "Session") -> Pipeline:
-    if session.pipeline is None:
-        raise NotReadyError("The daemon is still starting.", "Try again in a moment.")
-    return session.pipeline
+    def _pipeline(self) -> Pipeline:
+        if self.pipelines.active is None:
+            raise NotReadyError("The daemon is still starting.", "Try again in a moment.")
+        return self.pipelines.active
 
 
 async def _chosen(pipeline: Pipeline, command: Command) -> list[Entry]:

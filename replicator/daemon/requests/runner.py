@@ -2,39 +2,28 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
-from replicator.daemon.requests.answers import Answer, GateShutError, describe_gates
-from replicator.daemon.requests.finishing import finalize
-from replicator.daemon.requests.moving import cutover, rollback
-from replicator.daemon.requests.quarantining import discard, retry
-from replicator.daemon.requests.verifying import verify
+from replicator.daemon.current_phase import CurrentPhase
+from replicator.daemon.pipelines import Pipelines
+from replicator.daemon.requests.answers import Answer, Gates, GateShutError, Handler
+from replicator.daemon.requests.finishing import Finalization
+from replicator.daemon.requests.moving import Moving
+from replicator.daemon.requests.quarantining import Resolution
+from replicator.daemon.requests.verifying import Verification
+from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ExitCode, NotReadyError, ReplicatorError, UsageError, unexpected
+from replicator.migration import Migration
 from replicator.postgres.control import control, mailbox
 from replicator.postgres.control.mailbox import Command
 from replicator.postgres.session.connect import Connection, connection
 from replicator.runtime.log import get_logger
+from replicator.settings import Settings
 from replicator.switchover.phases import Phase
-
-if TYPE_CHECKING:
-    from replicator.daemon.session import Session
 
 log = get_logger("commands")
 
 POLL_SECONDS = 0.2
 TASK = "command "
-
-Handler = Callable[["Session", Command, Connection], Awaitable[Answer]]
-"""Does what a request wants, and gives the answer; its connection leads to the target, in autocommit mode."""
-
-HANDLERS: dict[str, Handler] = {
-    "verify": verify,
-    "cutover": cutover,
-    "rollback": rollback,
-    "finalize": finalize,
-    "retry": retry,
-    "discard": discard,
-}
 
 BESIDE = {"discard"}
 """Requests that do not wait for their turn: a cutover may be waiting for just that."""
@@ -47,13 +36,42 @@ TO_THE_END = {"finalize"}
 class Commands:
     """Takes requests one after the other, save for ``BESIDE``; ``cancel`` reaches the one that is at work."""
 
-    def __init__(self, session: "Session") -> None:
-        self.session = session
+    def __init__(
+        self,
+        settings: Settings,
+        migration: Migration,
+        phase: CurrentPhase,
+        pipelines: Pipelines,
+        switchovers: Switchovers,
+        gates: Gates,
+        *,
+        refused: Callable[[ReplicatorError], None],
+        over: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._phase = phase
+        self._switchovers = switchovers
+        self._refused = refused
+        self._over = over
+        self._gates = gates
         self._current: tuple[int, asyncio.Task[None]] | None = None
+        moving = Moving(
+            settings=settings, migration=migration, phase=phase, gates=gates, switchovers=switchovers
+        )  # fmt: skip
+        resolution = Resolution(settings=settings, pipelines=pipelines)
+        ending = Finalization(settings=settings, migration=migration, phase=phase, pipelines=pipelines)
+        self._handlers: dict[str, Handler] = {
+            "verify": Verification(phase=phase, pipelines=pipelines).verify,
+            "cutover": moving.cutover,
+            "rollback": moving.rollback,
+            "finalize": ending.finalize,
+            "retry": resolution.retry,
+            "discard": resolution.discard,
+        }
 
     async def run(self) -> None:
         """Never returns. Raises an error group if a request cannot even be answered."""
-        async with connection(self.session.settings.target, "commands") as home:
+        async with connection(self._settings.target, "commands") as home:
             self._home = home
             await control.unreplicated(home)
             await self._drop_leftovers()
@@ -97,14 +115,14 @@ class Commands:
         await self._answer(command, ExitCode.DONE, {})
 
     def _cancellable(self, task: asyncio.Task[None]) -> bool:
-        moves = self.session.switchovers
+        moves = self._switchovers
         return not (moves.committing or moves.taking_back or task.get_name().removeprefix(TASK) in TO_THE_END)
 
     async def _work(self, command: Command) -> None:
         """Do it, and answer in any case: a request without an answer would be taken up again."""
         code = int(ExitCode.FAILED)
         try:
-            async with connection(self.session.settings.target, f"command {command.command}") as own:
+            async with connection(self._settings.target, f"command {command.command}") as own:
                 await control.unreplicated(own)
                 answer = await self._do(command, own)
             code = int(answer.pop("exit_code", ExitCode.DONE))
@@ -116,12 +134,11 @@ class Commands:
             log.exception("command failed", command=command.command)
             answer = {"error": f"The daemon met an {unexpected(error)}.", "remedy": "See its log."}
         await self._answer(command, code, answer)
-        if self.session.phase == Phase.FINALIZED:
-            await self.session.hooks.finish()
-            self.session.end()
+        if self._phase.now == Phase.FINALIZED:
+            await self._over()
 
     def _cut_short(self, command: Command) -> tuple[Answer, int]:
-        if self.session.switchovers.committing:
+        if self._switchovers.committing:
             problem = "The daemon was stopped while ownership moved; the next one goes on from there."
             return {
                 "error": problem,
@@ -136,18 +153,17 @@ class Commands:
 
     async def _refusal(self, error: ReplicatorError) -> Answer:
         if not isinstance(error, NotReadyError | UsageError):  # else nothing is wrong, and whoever asked is told
-            self.session.reporter.failed(error)
-            self.session.metrics.errors_total.labels(error.kind).inc()
+            self._refused(error)
         answer: Answer = {"error": error.problem, "remedy": error.remedy, "kind": error.kind}
         if isinstance(error, GateShutError):
-            answer["gates"] = await describe_gates(self.session)
+            answer["gates"] = await self._gates.described()
         return answer
 
     async def _do(self, command: Command, own: Connection) -> Answer:
-        handler = HANDLERS.get(command.command)
+        handler = self._handlers.get(command.command)
         if handler is None:
             raise ReplicatorError(f"This daemon does not know the command {command.command}.", "Run the same version.")
-        return await handler(self.session, command, own)
+        return await handler(command, own)
 
     async def _answer(self, command: Command, code: int, answer: Answer) -> None:
         await mailbox.finish_command(self._home, command.id, int(code), answer)
