@@ -109,6 +109,7 @@ class Applier:
         visibility = self.context.visibility
         if visibility:
             await look(self._tools.reader, visibility)  # so that few are left to be stored
+        # mutation: unseen-stored
         await write_applied(
             self._connection, self.context.direction, end, unseen=visibility.unseen, started=started
         )  # fmt: skip

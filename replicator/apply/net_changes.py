@@ -82,7 +82,7 @@ class NetChanges:
         for name, state in self.tables.items():
             if state.truncated:
                 dirty_keys.touch_all(name)
-            dirty_keys.touch(name, state.rows)
+            dirty_keys.touch(name, state.rows)  # mutation: stream-touches
         for name, rows in self.rows.items():
             if name not in self.dirty_all:
                 dirty_keys.touch(name, rows)

@@ -131,6 +131,8 @@ class Copier:
         last: bool,
     ) -> None:
         """Under the exclusion: nothing of this pipeline is applied between the look at the touches and the commit."""
+        # The stream may have deleted the row since the chunk was read: it would come back (I3).
+        # mutation: touched-rows-dropped
         kept = {place: row for place, row in derived.items() if row.source_key not in touched}
         errors = {place: error for place, error in failures.items() if place[1] not in touched}
         with translated():

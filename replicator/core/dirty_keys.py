@@ -82,7 +82,8 @@ class DirtyKeys:
             return
         touches = self._sources.setdefault(source, SourceTouches())
         for key in keys:
-            touches.keys.pop(key, None)  # the youngest goes last
+            # The youngest goes last: what is forgotten for want of room is the oldest. mutation: youngest-last
+            touches.keys.pop(key, None)
             touches.keys[key] = self._clock
         while sum(len(each.keys) for each in self._sources.values()) > self._capacity:
             self._overflow()
@@ -106,6 +107,8 @@ class DirtyKeys:
 
     def touched(self, source: str, window: Window) -> "Touched":
         """What the stream has touched of a source since the window opened. Raises WindowSpoiled."""
+        # Keys were forgotten for want of room: rows that the stream deleted would be written again (I3).
+        # mutation: window-spoiled
         if window.opened < self._spoiled_before.get(source, 0):
             raise WindowSpoiled
         touches = self._sources.get(source, SourceTouches())

@@ -101,5 +101,7 @@ class ReadWriteLock:
 
     def _may_enter(self, source: str | None) -> bool:
         if source is None:
+            # A batch would be applied between a chunk's look at the dirty keys and its commit (I3).
+            # mutation: writer-alone
             return not self._written and not self._readers.total()
         return not self._written or (self._kept_out is not None and source not in self._kept_out)

@@ -160,6 +160,8 @@ def _origin(payload: bytes) -> list[Event]:
 
 
 def _commit(payload: bytes) -> list[Event]:
+    # The commit's end, not its own position: a stream from there would bring this transaction again (I2).
+    # mutation: pgoutput-commit-end
     _, end_lsn, microseconds = _COMMIT.unpack(payload)
     return [Commit(LSN(end_lsn), _moment(microseconds))]
 
@@ -196,6 +198,7 @@ def _old_row(data: bytes, at: int, count: int, relation: _Relation, marker: int)
     if marker not in (_KEY, _OLD):
         raise ValueError
     image, at = _row(data, at, count, relation)
+    # Else every column outside the key would be taken for NULL. mutation: pgoutput-key-only
     if marker == _KEY:
         image = {name: value for name, value in image.items() if name in relation.key}
     return image, at
@@ -217,6 +220,7 @@ def _row(data: bytes, at: int, count: int, relation: _Relation) -> tuple[Image, 
             image[name] = None
             at += 1
         elif kind == _UNCHANGED:
+            # Not None: the value on the target would become NULL. mutation: pgoutput-unchanged
             image[name] = Missing.UNCHANGED
             at += 1
         else:
@@ -225,5 +229,6 @@ def _row(data: bytes, at: int, count: int, relation: _Relation) -> tuple[Image, 
 
 
 def _expect_end(payload: bytes, end: int) -> None:
+    # Bytes that are left over mean a format that is not understood. mutation: pgoutput-overlong
     if end != len(payload):
         raise ValueError

@@ -91,6 +91,8 @@ class TransactionBuffer:
         """The server says that all up to this position has been sent."""
         async with self._condition:
             self.received = max(self.received, position)
+            # A position inside a transaction would be confirmed before its rows are written (I2).
+            # mutation: idle-inside-transaction
             if self._open is not None or position <= self._applied:
                 return
             if self._queue and self._queue[-1].idle:
@@ -120,6 +122,7 @@ class TransactionBuffer:
 
     def _take(self, rows: int) -> Batch:
         batch = Batch()
+        # What follows a start marker is to be applied, and would be skipped with it. mutation: message-ends-batch
         while self._queue and not batch.messages:
             head = self._queue[0]
             fits = len(batch.changes) + len(head.changes) <= rows
@@ -196,6 +199,8 @@ class TransactionBuffer:
         # In one database our own progress comes back as an empty transaction: to store progress for it would go on
         # for ever.
         done.idle = not done.changes and not done.messages
+        # After a reconnect the server sends again what was not confirmed: it would be applied twice.
+        # mutation: applied-already
         if commit.end_lsn <= self._applied:
             self._skip(done)
         elif done.idle and len(self._queue) > 1 and self._queue[-2].idle:

@@ -80,6 +80,7 @@ def _escaped(name: str) -> str:
 # ---- the documents
 
 
+# As text: a float would lose digits of numeric and bigint values. mutation: wal2json-digits
 _JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
@@ -109,6 +110,8 @@ def _origin(document: Document) -> list[Event]:
 
 
 def _commit(document: Document) -> Event:
+    # The commit's end, not its own position: a stream from there would bring this transaction again (I2).
+    # mutation: wal2json-commit-end
     end = parse_lsn(_text(document, "nextlsn"))
     if not 0 <= end < 1 << 64:
         raise ValueError
@@ -129,6 +132,7 @@ def _insert(document: Document) -> Event:
 def _update(document: Document) -> Event:
     new = _image(document["columns"])
     old = _image(document["identity"])
+    # Else a changed key would leave the old row on the target. mutation: wal2json-key-change
     if old.items() <= new.items():
         return Change(_relation(document), "update", new)  # the identity was taken from the new row, or might have been
     return Change(_relation(document), "update", new, old)

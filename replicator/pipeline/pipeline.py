@@ -85,7 +85,7 @@ class Pipeline:
             target_dsn=ends.target_dsn,
             epoch=epoch,
             opposite=opposite,
-            shadow=progress.start_marker is not None,
+            shadow=progress.start_marker is not None,  # mutation: opposite-shadow
             halt_on_error=settings.on_error == "halt",
             chunk_rows=settings.chunk_rows,
             batch_rows=settings.batch_rows,
@@ -277,7 +277,7 @@ class Pipeline:
             end = last.end or ZERO
             reached_start = await self._reaches_start(last)
             await reach(Failpoint.BATCH_WRITTEN)
-            outcome = await self._applier.commit(end, started=reached_start)
+            outcome = await self._applier.commit(end, started=reached_start)  # mutation: confirm-after-commit
             await reach(Failpoint.BATCH_COMMITTED)
             if reached_start:
                 self.context.shadow = False

@@ -218,7 +218,7 @@ class Cutover:
                 together = await same_database(holder, target)
                 with translated():
                     await holder.execute("BEGIN")
-                await enter(holder, self.epoch)
+                await enter(holder, self.epoch)  # mutation: cutover-epoch
                 await limit_transaction(holder, self.settings.max_write_pause + 1)
                 await reach(Failpoint.CUTOVER_BEGUN)
                 began = clock()
@@ -409,4 +409,4 @@ class Cutover:
 async def _drain(pipeline: Pipeline) -> None:
     marker = f"drained {uuid4()}"
     await pipeline.nudge(marker)
-    await pipeline.wait_message(marker)
+    await pipeline.wait_message(marker)  # mutation: drained

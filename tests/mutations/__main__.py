@@ -1,4 +1,4 @@
-"""Breaks the engine on purpose, one line at a time, and runs the tests that see it: `python -m tests.mutations`.
+"""Breaks the engine on purpose, one place at a time, and runs the tests that see it: `python -m tests.mutations`.
 
 Each is made in a copy of the tree. With `--write`, the table goes into README.md here. One that no test sees is an
 error.
@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.mutations.cases import MUTATIONS, Mutation, mutated
+from tests.mutations.breaking import marked_places
+from tests.mutations.cases import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "replicator"
 PAGE: Final = Path(__file__).parent / "README.md"
 COPIED: Final = ("replicator", "transforms", "sql", "tests", "pyproject.toml", "README.md", "docs")
 SECONDS: Final = 400
+TABLE: Final = ("| marker | file | change | what is wrong then | seen by | seconds |", "|---|---|---|---|---|---|")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Outcome:
     """What came of one."""
 
     mutation: Mutation
+    file: str
     caught: bool
     by: str
     seconds: float
@@ -35,9 +39,8 @@ class Outcome:
 
 def attempt(tree: Path, mutation: Mutation) -> Outcome:
     """Break a copy of the tree, run the test, and mend the copy."""
-    path = tree / mutation.file
-    sound = path.read_text()
-    path.write_text(mutated(sound, mutation))
+    path, marked = marked_places(tree / "replicator")[mutation.marker]
+    path.write_text(mutation.done(marked))
     began = time.monotonic()
     file, _, words = mutation.test.partition(" ")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{file}"]
@@ -52,19 +55,20 @@ def attempt(tree: Path, mutation: Mutation) -> Outcome:
     except subprocess.TimeoutExpired:
         output, code = "", "none in time"
     finally:
-        path.write_text(sound)
+        path.write_text(marked.text)
     failed = [line.split(" ")[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     caught = code == "1" and bool(failed)
     by = failed[0].removeprefix("tests/") if caught else f"{mutation.test}: exit {code}"
-    return Outcome(mutation=mutation, caught=caught, by=by, seconds=time.monotonic() - began)
+    name = path.relative_to(tree / "replicator").as_posix()
+    return Outcome(mutation=mutation, file=name, caught=caught, by=by, seconds=time.monotonic() - began)
 
 
 def line_of(outcome: Outcome) -> str:
     """A line of the table."""
-    name = outcome.mutation.file.removeprefix("replicator/")
     by = f"`{outcome.by}`" if outcome.caught else f"**nothing** ({outcome.by})"
-    change = f"`{_short(outcome.mutation.line)}` → `{_short(outcome.mutation.instead)}`"
-    return f"| {name} | {change} | {outcome.mutation.wrong} | {by} | {outcome.seconds:.0f} |"
+    mutation = outcome.mutation
+    done = _short(str(mutation.done))
+    return f"| {mutation.marker} | {outcome.file} | {done} | {mutation.wrong} | {by} | {outcome.seconds:.0f} |"
 
 
 def _short(text: str) -> str:
@@ -75,10 +79,12 @@ def main() -> int:
     """Run all, or those whose file or test has some words in it."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the table into tests/mutations/README.md")
-    parser.add_argument("only", nargs="?", default="", help="words of the file's or the test's name, or of the line")
+    parser.add_argument("only", nargs="?", default="", help="words of the marker's, the file's or the test's name")
     arguments = parser.parse_args()
-    chosen = [each for each in MUTATIONS if arguments.only in f"{each.file} {each.test} {each.line}"]
-    lines = ["| file | change | what is wrong then | seen by | seconds |", "|---|---|---|---|---|"]
+    files = {name: path.as_posix() for name, (path, _) in marked_places(PACKAGE).items()}
+    chosen = [each for each in MUTATIONS if arguments.only in f"{each.marker} {files[each.marker]} {each.test}"]
+    head, _, table = PAGE.read_text().partition("\n" + "\n".join(TABLE) + "\n")
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}  # the others stay as they are
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
@@ -91,12 +97,12 @@ def main() -> int:
         for mutation in chosen:
             outcome = attempt(tree, mutation)
             survived += not outcome.caught
-            lines.append(line_of(outcome))
-            sys.stdout.write(lines[-1] + "\n")
+            rows[mutation.marker] = line_of(outcome)
+            sys.stdout.write(rows[mutation.marker] + "\n")
             sys.stdout.flush()
     if arguments.write:
-        head = PAGE.read_text().split("\n| file |")[0]
-        PAGE.write_text(f"{head}\n" + "\n".join(lines) + "\n")
+        written = [rows[each.marker] for each in MUTATIONS if each.marker in rows]
+        PAGE.write_text("\n".join([head, *TABLE, *written, ""]))
     sys.stdout.write(f"{len(chosen)} mutations, {survived} not seen by any test\n")
     return 1 if survived else 0
 

@@ -35,6 +35,8 @@ async def read_ownership(connection: Connection) -> Ownership:
 
 async def settled_ownership(connection: Connection) -> Ownership:
     """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
+    # Waits for the row's lock: a commit under way would be taken for one that failed (I8).
+    # mutation: settled-ownership
     return await _read_ownership(connection, sql.SQL("FOR SHARE"))
 
 

@@ -132,7 +132,7 @@ async def write_applied(
         await connection.execute(
             "UPDATE _replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), unseen = %s::bigint[], "
             "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
-            (format_lsn(applied), sorted(unseen), started, pipeline),
+            (format_lsn(applied), sorted(unseen), started, pipeline),  # mutation: start-reached
         )
 
 
@@ -248,7 +248,10 @@ async def consistent_point(connection: Connection, pipeline: Direction) -> LSN |
         return None
     with translated():
         cursor = await connection.execute(
-            "SELECT coalesce(max(read_lsn), '0/0')::text FROM _replicator.chunks WHERE pipeline = %s", (pipeline,)
+            # The last read: before the stream has come there, copied rows may be newer than their neighbours (I1).
+            # mutation: consistent-point
+            "SELECT coalesce(max(read_lsn), '0/0')::text FROM _replicator.chunks WHERE pipeline = %s",
+            (pipeline,),
         )
         row = await cursor.fetchone()
         return parse_lsn(row[0]) if row else None

@@ -40,6 +40,7 @@ def parse_frame(message: bytes | memoryview) -> Frame:
             return XLogData(LSN(start), LSN(end), bytes(message[_XLOG_DATA.size :]))
         if message[:1] == b"k":
             end, _, reply = _KEEPALIVE.unpack(message)
+            # A server that gets no reply ends the connection (wal_sender_timeout). mutation: keepalive-reply
             return Keepalive(LSN(end), reply != 0)
     except struct.error:
         pass

@@ -134,6 +134,7 @@ def check_slot(slot: Slot | None, progress: Progress, system_id: str, timeline: 
             f"The server has removed WAL that the slot {name} needed (max_slot_wal_keep_size).",
             f"Raise that limit. {AGAIN}",
         )
+    # What lies between has been read by somebody else, and would be missing (I2). mutation: slot-ahead
     if slot.confirmed > progress.applied:
         raise SlotError(
             f"The slot {name} is at {format_lsn(slot.confirmed)}, ahead of what is stored "

@@ -44,6 +44,8 @@ class Snapshot:
     def sees(self, xid: int) -> bool:
         """Whether a committed transaction, by its 32-bit id, is visible."""
         full = self._full(xid)
+        # One that runs while the snapshot is taken is not in it, whatever its number (I4).
+        # mutation: snapshot-in-progress
         return full < self.xmin or (full < self.xmax and full not in self.in_progress)
 
     def _full(self, xid: int) -> int:
@@ -69,6 +71,8 @@ class Visibility:
     def admits(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot sees all that was delivered. What it sees is forgotten: later ones see it too."""
         self._delivered = {xid for xid in self._delivered if not snapshot.sees(xid)}
+        # A read that misses a deletion which the stream has delivered brings the row back (I4).
+        # mutation: snapshot-admits
         return not self._delivered
 
     @property
