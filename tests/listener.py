@@ -11,10 +11,13 @@ from typing import Any
 class Listener:
     """What came, and what is answered: ``statuses`` one after the other, the last one from then on."""
 
-    def __init__(self, *statuses: int, said: str = "") -> None:
+    def __init__(self, *statuses: int, said: str = "", location: str = "") -> None:
         self.statuses = list(statuses) or [200]
         self.said = said
+        self.location = location
         self.got: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.asked = Event()
         self.silent = False
         self.let_go = Event()
@@ -26,17 +29,21 @@ class Listener:
 
 
 @contextlib.contextmanager
-def listening(*statuses: int, said: str = "") -> Iterator[Listener]:
+def listening(*statuses: int, said: str = "", location: str = "") -> Iterator[Listener]:
     """A server on this machine, as long as the context is open."""
-    listener = Listener(*statuses, said=said)
+    listener = Listener(*statuses, said=said, location=location)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             listener.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            listener.headers.append(dict(self.headers))
+            listener.paths.append(self.path)
             listener.asked.set()
             if listener.silent:
                 listener.let_go.wait()
             self.send_response(listener.answer())
+            if listener.location:
+                self.send_header("Location", listener.location)
             self.end_headers()
             with contextlib.suppress(OSError):  # a client that has gone
                 self.wfile.write(listener.said.encode())

@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from replicator.daemon import posting
 from replicator.errors import HookError, NotReadyError, ReplicatorError
 from replicator.migration import Migration
 from replicator.observe.metrics import Metrics
@@ -266,20 +267,13 @@ async def post(url: str, event: str, body: bytes) -> None:
     :raises HookError: it could not be reached (transient), or answered with another status than 2xx (transient where
         the server says that it is busy or broken).
     """
-    import aiohttp  # noqa: PLC0415  # takes a second to load, and few need it
-
     try:
-        async with (
-            aiohttp.ClientSession(trust_env=True) as session,
-            session.post(url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False) as answer,
-        ):
-            said = await answer.content.read(SAID_BYTES)
-    except (aiohttp.ClientError, OSError) as error:  # their texts may hold the URL, which may hold a token
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise HookError(f"The hook {event} (url) could not be called: {reason}.", transient=True) from None
-    if not HTTP_OK <= answer.status < HTTP_OK + 100:
-        problem = _problem(event, "url", f"was answered with {answer.status}", said)
-        raise HookError(problem, transient=answer.status in HTTP_BUSY or answer.status >= HTTP_BROKEN)
+        status, said = await posting.post(url, body, read=SAID_BYTES)
+    except posting.UnreachableError as error:
+        raise HookError(f"The hook {event} (url) could not be called: {error}.", transient=error.transient) from None
+    if not HTTP_OK <= status < HTTP_OK + 100:
+        problem = _problem(event, "url", f"was answered with {status}", said)
+        raise HookError(problem, transient=status in HTTP_BUSY or status >= HTTP_BROKEN)
 
 
 def _problem(event: str, way: str, how: str, said: bytes) -> str:

@@ -1,8 +1,10 @@
 """Hooks: real commands and a real HTTP server, that succeed, fail, hang and are ended."""
 
 import asyncio
+import base64
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +174,47 @@ async def test_a_url_that_is_none_is_not_named_either(url: str) -> None:
     with pytest.raises(HookError, match="could not be called") as failed:
         await post(url, "soak", BODY)
     assert "secret" not in str(failed.value)
+
+
+async def test_a_redirection_is_not_followed() -> None:
+    with listening(200) as other, listening(307, location=other.url) as listener:
+        with pytest.raises(HookError, match="answered with 307"):
+            await post(listener.url, "soak", BODY)
+        assert other.got == []
+
+
+async def test_a_user_in_the_url_is_the_servers_and_other_letters_are_quoted() -> None:
+    with listening() as listener:
+        url = listener.url.replace("http://", "http://me:p%40ss@").replace("a-secret-token", "%7Eé?a=b c")
+        await post(url, "soak", BODY)
+    assert listener.headers[0]["Authorization"] == f"Basic {base64.b64encode(b'me:p@ss').decode()}"
+    assert listener.headers[0]["Host"] == listener.url.split("/")[2]
+    assert listener.headers[0]["Content-Type"] == "application/json"
+    assert listener.paths == ["/%7E%C3%A9?a=b%20c"]
+
+
+async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        await post("http://hooks.invalid/soak", "soak", BODY)
+        assert proxy.paths == ["http://hooks.invalid/soak"]
+        monkeypatch.setenv("no_proxy", "hooks.invalid")
+        with pytest.raises(HookError, match="could not be called"):
+            await post("http://hooks.invalid/soak", "soak", BODY)
+
+
+async def test_a_call_that_is_cancelled_returns_at_once() -> None:
+    with listening() as listener:
+        listener.silent = True
+        calling = asyncio.create_task(post(listener.url, "soak", BODY))
+        await until(listener.asked.is_set)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert not listener.let_go.is_set()
+        assert [each.daemon for each in threading.enumerate() if each.name == "hook"] == [True]
+    await until(lambda: not any(each.name == "hook" for each in threading.enumerate()))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
