@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from replicator.core.copies import Carrying
+from replicator.core.ordering import by_foreign_keys
 from replicator.core.tables import Column, Name, Table
 from replicator.errors import MigrationError
 from replicator.mapping.carrying import bound, with_key
@@ -197,30 +198,12 @@ def resolve(
         source_schema=source_schema,
         target_schema=target_schema,
         sources=sources,
-        targets=tuple(parents_first(targets.values())),
+        targets=tuple(by_foreign_keys(targets.values())),
         watched={name: source_tables[name] for name in sorted(watched)},
         dependencies=_dependencies(declared),
         source_tables=source_tables,
         target_tables=target_tables,
     )
-
-
-def parents_first(tables: Iterable[Table]) -> list[Table]:
-    """Order tables so that a foreign key's parent comes before its child; a cycle is broken where it is met."""
-    by_name = {table.name: table for table in tables}
-    ordered: dict[Name, Table] = {}
-
-    def visit(table: Table, path: frozenset[Name]) -> None:
-        if table.name in ordered or table.name in path:
-            return
-        for foreign_key in table.foreign_keys:
-            if foreign_key.parent in by_name:
-                visit(by_name[foreign_key.parent], path | {table.name})
-        ordered[table.name] = table
-
-    for table in by_name.values():
-        visit(table, frozenset())
-    return list(ordered.values())
 
 
 def _source(

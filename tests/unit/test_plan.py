@@ -1,16 +1,17 @@
 """A migration that does not fit its tables is refused at the start, with the transform and the column by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
+from replicator.core.ordering import by_foreign_keys
 from replicator.core.tables import Column, ForeignKey, Name, Table
 from replicator.errors import MigrationError, ShapeError, TransformError
 from replicator.mapping.derive import TargetRow, derive
-from replicator.mapping.plan import Plan, parents_first, resolve
+from replicator.mapping.plan import Plan, resolve
 from replicator.values import Kind
 
 KINDS: dict[str, Kind] = {"id": "integer", "uid": "uuid", "document": "json", "name": "text"}
@@ -111,17 +112,39 @@ def test_dependencies_by_table() -> None:
     assert (pets.lookup, pets.everything) == ("SELECT %(owner)s", False)
 
 
-def test_parents_come_first_and_a_cycle_does_no_harm() -> None:
-    def child_of(name: str, parent: str) -> Table:
-        foreign_key = ForeignKey(
-            name="f", columns=("id",), parent=Name(schema="new", table=parent), parent_columns=("id",),
-            deferrable=True, acts=False,
-        )  # fmt: skip
-        return table("new", name, "id", foreign_keys=(foreign_key,))
+def child_of(name: str, *parents: str, loose: bool = False) -> Table:
+    """A table with a foreign key to each parent; ``loose``: its columns may be NULL."""
+    foreign_keys = tuple(
+        ForeignKey(
+            name=f"to_{parent}", columns=("id",), parent=Name(schema="new", table=parent), parent_columns=("id",),
+            deferrable=False, acts=False, detachable=("id",) if loose else (),
+        )
+        for parent in parents
+    )  # fmt: skip
+    return table("new", name, "id", foreign_keys=foreign_keys)
 
-    found = parents_first([child_of("c", "b"), child_of("b", "a"), table("new", "a", "id")])
-    assert [each.name.table for each in found] == ["a", "b", "c"]
-    assert len(parents_first([child_of("x", "y"), child_of("y", "x")])) == 2
+
+@pytest.mark.parametrize(
+    ("tables", "order"),
+    [
+        ([child_of("c", "b"), child_of("b", "a"), child_of("a")], "abc"),
+        ([child_of("d"), child_of("c", "a"), child_of("b"), child_of("a", "elsewhere")], "dbac"),
+        ([child_of("a", "a")], "a"),
+        # A circle is broken where a row can be written before its parent, whatever was declared first.
+        ([child_of("teams", "players", loose=True), child_of("players", "teams")], ["teams", "players"]),
+        ([child_of("players", "teams"), child_of("teams", "players", loose=True)], ["teams", "players"]),
+        ([child_of("a", "c"), child_of("b", "a"), child_of("c", "b", loose=True), child_of("d", "c")], "cadb"),
+        ([child_of("a", "b"), child_of("b", "a")], "ba"),
+        ([child_of("a", "b", "c"), child_of("b", "a", loose=True), child_of("c", "a", loose=True)], "bca"),
+    ],
+)
+def test_parents_come_first_and_a_circle_does_no_harm(tables: list[Table], order: Sequence[str]) -> None:
+    assert [each.name.table for each in by_foreign_keys(tables)] == list(order)
+
+
+def test_a_long_line_of_parents_does_no_harm() -> None:
+    tables = [child_of(f"t{number}", f"t{number + 1}") for number in range(2000)]
+    assert by_foreign_keys(tables) == tables[::-1]
 
 
 # ---- what a transform may return

@@ -14,7 +14,6 @@ LONG_MODULES = {
     "runbook/dry_run.py": 356,
     "daemon/switchovers.py": 305,
     "pipeline/pipeline.py": 368,
-    "mapping/plan.py": 302,
     "preflight/migration_checks.py": 318,
 }
 """Those that are longer still, and how long they may be. What has become short goes from here; nothing is added."""

@@ -3,12 +3,12 @@
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from psycopg import sql
 from psycopg.rows import class_row
 
+from replicator.core.ordering import parents_first
 from replicator.core.tables import Name
 from replicator.postgres.session.connect import Connection, comma, identifier, translated
 
@@ -125,11 +125,7 @@ async def read_old_tables(connection: Connection, schema: str, names: Iterable[s
     """Those of these tables that exist, parents first."""
     found = await _rows(connection, OldTable, TABLES, {"schema": schema, "names": sorted(names)})
     by_name = {each.name: each for each in found}
-    try:
-        order = list(TopologicalSorter({each.name: each.parents for each in found}).static_order())
-    except CycleError:
-        return found
-    return [by_name[name] for name in order if name in by_name]
+    return [by_name[name] for name in parents_first({each.name: each.parents for each in found})]
 
 
 async def dependents(connection: Connection, tables: Sequence[OldTable]) -> list[str]:
