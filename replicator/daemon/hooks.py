@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
-
 from replicator.daemon import posting
 from replicator.errors import HookError, NotReadyError, ReplicatorError
 from replicator.migration import Migration
@@ -21,6 +19,7 @@ from replicator.postgres.control.control import Owner, journal
 from replicator.postgres.control.ownership import Ownership
 from replicator.postgres.session.connect import connection
 from replicator.runtime.log import get_logger
+from replicator.runtime.retrying import retry
 from replicator.settings import Settings
 from replicator.switchover.phases import Phase
 
@@ -30,6 +29,8 @@ SECONDS = 10.0
 """The longest that one call may take."""
 TRIES = 3
 """How often a URL is called that does not answer, or answers that it is busy; a command is run once."""
+FIRST_PAUSE = 0.5
+"""Seconds; each further one is twice as long."""
 SAID_BYTES = 4_000
 SAID_LINES = 3
 SAID_CHARACTERS = 400
@@ -154,14 +155,13 @@ class Hooks:
         clock = asyncio.get_running_loop().time
         began, event, error = clock(), str(document["event"]), None
         try:
-            async for attempt in AsyncRetrying(
-                stop=stop_after_attempt(tries),
-                wait=wait_exponential(multiplier=0.5),
-                retry=retry_if_exception(lambda each: isinstance(each, HookError) and each.transient),
-                reraise=True,
-            ):
-                with attempt:
-                    await self._try(way, document)
+            await retry(
+                lambda: self._try(way, document),
+                on=HookError,
+                when=lambda each: each.transient,
+                tries=tries,
+                pause=lambda tried: FIRST_PAUSE * 2 ** (tried - 1),
+            )
         except HookError as failure:
             error = failure
         except Exception as failure:  # noqa: BLE001  # a hook must not end the daemon, whatever it does

@@ -17,6 +17,7 @@ from replicator.postgres.ddl.statements import shortened, split
 from replicator.postgres.session.connect import Connection, identifier, translated
 from replicator.postgres.session.pins import pin
 from replicator.runtime.failpoints import Failpoint, reach
+from replicator.runtime.retrying import retry
 
 Part = Literal["tables", "indexes", "constraints"]
 PARTS: tuple[Part, ...] = ("tables", "indexes", "constraints")
@@ -132,35 +133,36 @@ async def _execute_in_the_end(
     connection: Connection, statement: str, report: Callable[[str], None], writer: Writer | None
 ) -> None:
     """Once a foreign key is there, though not valid, the writer breaks it no more: so waiting once is enough for it."""
-    for tries_left in reversed(range(CLASH_TRIES)):
-        try:
-            await _execute(connection, statement, writer)
-        except RowError as error:
-            if writer is None or not tries_left or error.sqlstate not in CLASHES:
-                raise
-            report("rows clash: again, when the stream has caught up")
+
+    async def catch_up(_: RowError) -> None:
+        report("rows clash: again, when the stream has caught up")
+        if writer is not None:
             await writer.catch_up()
-            await _drop_invalid(connection, statement)
-        else:
-            return
+        await _drop_invalid(connection, statement)
+
+    await retry(
+        lambda: _execute(connection, statement, writer),
+        on=RowError,
+        when=lambda error: writer is not None and error.sqlstate in CLASHES,
+        tries=CLASH_TRIES,
+        between=catch_up,
+    )
 
 
 async def _execute(connection: Connection, statement: str, writer: Writer | None) -> None:
     """Wait for locks in short turns only: whoever waits for a lock holds up everybody behind it."""
     with translated():
         await connection.execute("SET lock_timeout = '2s'")
+
+    async def execute() -> None:
+        async with writer.kept_off() if writer and DISTURBING.match(statement) else nullcontext():
+            with translated():
+                await connection.execute(statement.encode())
+
     try:
-        for attempt in range(LOCK_TRIES):
-            try:
-                async with writer.kept_off() if writer and DISTURBING.match(statement) else nullcontext():
-                    with translated():
-                        await connection.execute(statement.encode())
-            except RetryableError:
-                if attempt == LOCK_TRIES - 1:
-                    raise
-                await _drop_invalid(connection, statement)
-            else:
-                return
+        await retry(
+            execute, on=RetryableError, tries=LOCK_TRIES, between=lambda _: _drop_invalid(connection, statement)
+        )
     finally:
         if not connection.closed:
             await pin(connection)  # a statement of the author's may have set something for the session

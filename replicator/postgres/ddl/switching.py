@@ -20,6 +20,7 @@ from replicator.postgres.ddl.rewriting import named_anywhere
 from replicator.postgres.ddl.statements import ends_transaction, shortened
 from replicator.postgres.locking.locks import BETWEEN_TRIES, lockable
 from replicator.postgres.session.connect import Connection, translated
+from replicator.runtime.retrying import retry
 
 Kind = Literal["cutover", "rollback"]
 KINDS: Final[tuple[Kind, ...]] = ("cutover", "rollback")
@@ -122,18 +123,14 @@ async def _run(connection: Connection, each: Statement, in_time: Callable[[], bo
 
     Who writes to that table may be waiting for us already: it would be told of a deadlock.
     """
-    while True:
-        try:
-            with translated():
-                async with connection.transaction():
-                    await connection.execute(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'")
-                    await connection.execute(each.text.encode())
-        except RetryableError:
-            if not in_time():
-                raise
-            await asyncio.sleep(BETWEEN_TRIES)
-        else:
-            return
+
+    async def run() -> None:
+        with translated():
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'")
+                await connection.execute(each.text.encode())
+
+    await retry(run, on=RetryableError, when=lambda _: in_time(), pause=BETWEEN_TRIES)
 
 
 async def try_switching(

@@ -20,6 +20,7 @@ from replicator.postgres.locking.blockers import Blocker, listed, who_blocks, wh
 from replicator.postgres.locking.trees import oids_by_name
 from replicator.postgres.session.connect import Connection, another, comma, identifier, of_a_list, translated
 from replicator.postgres.session.server import fetch, fetch_plain
+from replicator.runtime.retrying import retry
 
 T = TypeVar("T")
 Mode = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
@@ -115,19 +116,23 @@ async def lock_more(
         return
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
-    while True:
-        try:
-            async with connection.transaction():
-                await _lock(connection, tables, mode, nowait=True)
-        except DatabaseError as error:
-            if error.sqlstate not in GAVE_UP:
-                raise
-            if clock() > deadline:
-                seen = await who_holds(observer, tables, HARMLESS[mode], connection.info.backend_pid)
-                raise LockedOutError(_named(tables), seconds, seen, error.sqlstate) from error
-            await asyncio.sleep(BETWEEN_TRIES)
-        else:
-            return
+
+    async def lock() -> None:
+        async with connection.transaction():
+            await _lock(connection, tables, mode, nowait=True)
+
+    try:
+        await retry(
+            lock,
+            on=DatabaseError,
+            when=lambda error: error.sqlstate in GAVE_UP and clock() <= deadline,
+            pause=BETWEEN_TRIES,
+        )
+    except DatabaseError as error:
+        if error.sqlstate not in GAVE_UP:
+            raise
+        seen = await who_holds(observer, tables, HARMLESS[mode], connection.info.backend_pid)
+        raise LockedOutError(_named(tables), seconds, seen, error.sqlstate) from error
 
 
 async def send_vacuum_away(connection: Connection, tables: Sequence[Name]) -> None:
@@ -161,17 +166,13 @@ async def in_turns(
     :param tell: is told who was in the way.
     :raises RetryableError: the last one.
     """
-    for attempt in range(1, tries + 1):
-        try:
-            return await work()
-        except RetryableError as error:
-            if attempt == tries:
-                raise
-            await tell(error.problem)
-            if gives_way(error):
-                await send_vacuum_away(observer, tables)
-            await asyncio.sleep(BETWEEN_TURNS)
-    raise AssertionError(tries)
+
+    async def make_way(error: RetryableError) -> None:
+        await tell(error.problem)
+        if gives_way(error):
+            await send_vacuum_away(observer, tables)
+
+    return await retry(work, on=RetryableError, tries=tries, pause=BETWEEN_TURNS, between=make_way)
 
 
 async def patiently(
@@ -189,19 +190,22 @@ async def patiently(
     :raises LockedOutError: the last one.
     """
     async with AsyncExitStack() as stack:
-        observer: Connection | None = None
-        for attempt in range(1, tries + 1):
-            try:
-                return await _briefly(connection, work, what, observer)
-            except RetryableError as error:
-                if attempt == tries:
-                    raise
-                if tell is not None and observer is not None:
-                    await tell(error.problem)
-                if observer is None:  # mostly nobody is in the way, and no second connection is needed
-                    observer = await stack.enter_async_context(another(connection, "watch"))
-            await asyncio.sleep(BETWEEN_TRIES if attempt == 1 else BETWEEN_TURNS)
-    raise AssertionError(tries)
+        observer: Connection | None = None  # mostly nobody is in the way, and no second connection is needed
+
+        async def look_from_now_on(error: RetryableError) -> None:
+            nonlocal observer
+            if observer is None:
+                observer = await stack.enter_async_context(another(connection, "watch"))
+            elif tell is not None:
+                await tell(error.problem)
+
+        return await retry(
+            lambda: _briefly(connection, work, what, observer),
+            on=RetryableError,
+            tries=tries,
+            pause=lambda tried: BETWEEN_TRIES if tried == 1 else BETWEEN_TURNS,
+            between=look_from_now_on,
+        )
 
 
 async def _briefly(

@@ -26,6 +26,7 @@ from replicator.postgres.session.dsn import describe
 from replicator.postgres.session.pins import STARTUP, pin
 from replicator.postgres.session.trust import refuse_strangers
 from replicator.postgres.session.wording import raised, said
+from replicator.runtime.retrying import retry
 
 Connection = AsyncConnection[Any]
 
@@ -70,19 +71,18 @@ async def _opened(conninfo: str, *, text: bool) -> Connection:
     A connection that is closed while it is cancelled leaves its number with the loop: the next socket that gets it
     fails, and that takes the number away.
     """
-    for last in (False, True):
-        try:
-            return await AsyncConnection.connect(
-                conninfo,
-                autocommit=True,
-                context=_TextContext() if text else None,
-                # What reads the source must not fail with "cached plan must not change result type".
-                prepare_threshold=None if text else 5,
-            )
-        except psycopg.OperationalError as error:
-            if last or str(error) != "connection socket closed":
-                raise
-    raise AssertionError(conninfo)
+    return await retry(
+        lambda: AsyncConnection.connect(
+            conninfo,
+            autocommit=True,
+            context=_TextContext() if text else None,
+            # What reads the source must not fail with "cached plan must not change result type".
+            prepare_threshold=None if text else 5,
+        ),
+        on=psycopg.OperationalError,
+        when=lambda error: str(error) == "connection socket closed",
+        tries=2,
+    )
 
 
 @asynccontextmanager

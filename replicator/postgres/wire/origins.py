@@ -1,11 +1,12 @@
 """Replication origins: what our own writes are told by, while both schemas take writes."""
 
-import asyncio
 from dataclasses import dataclass
+from typing import LiteralString
 
 from replicator.errors import CheckError, DatabaseError
 from replicator.postgres.control.owned import forget, note, noted, taken
 from replicator.postgres.session.connect import Connection, translated
+from replicator.runtime.retrying import retry
 
 IN_USE = "55006"
 TRIES = 100
@@ -87,20 +88,17 @@ async def write_under(connection: Connection, name: str) -> None:
 
     :raises CheckError: when another session holds it, or the server has no room for one more.
     """
-    for _ in range(TRIES):
-        try:
-            with translated():
-                await connection.execute("SELECT pg_replication_origin_session_setup(%s)", (name,))
-        except DatabaseError as error:
-            if error.sqlstate != IN_USE:
-                raise CheckError(
-                    f"The replication origin {name} cannot be used: {error.problem}",
-                    "Raise max_replication_slots (from Postgres 18 on max_active_replication_origins).",
-                ) from error
-        else:
-            return
-        await asyncio.sleep(PAUSE)
-    raise CheckError(f"Another session writes under the replication origin {name}.", "Stop that one first.")
+    try:
+        await _once_free(connection, "SELECT pg_replication_origin_session_setup(%s)", name)
+    except DatabaseError as error:
+        if _is_in_use(error):
+            raise CheckError(
+                f"Another session writes under the replication origin {name}.", "Stop that one first."
+            ) from error
+        raise CheckError(
+            f"The replication origin {name} cannot be used: {error.problem}",
+            "Raise max_replication_slots (from Postgres 18 on max_active_replication_origins).",
+        ) from error
 
 
 async def write_plainly(connection: Connection) -> None:
@@ -116,14 +114,24 @@ async def drop_origin(connection: Connection, name: str) -> None:
         number = await _number(connection, name)
     if number is None or ours.get(name) != number:
         return
-    for _ in range(TRIES):
-        try:
-            with translated():
-                await connection.execute("SELECT pg_replication_origin_drop(%s)", (name,))
-        except DatabaseError as error:
-            if error.sqlstate != IN_USE:
-                raise
-        else:
-            await forget(connection, "origin", name)
-            return
-        await asyncio.sleep(PAUSE)
+    try:
+        await _once_free(connection, "SELECT pg_replication_origin_drop(%s)", name)
+    except DatabaseError as error:
+        if not _is_in_use(error):
+            raise
+    else:
+        await forget(connection, "origin", name)
+
+
+async def _once_free(connection: Connection, statement: LiteralString, name: str) -> None:
+    """Execute what one session at a time can do with an origin. Raises DatabaseError, also when it stays in use."""
+
+    async def execute() -> None:
+        with translated():
+            await connection.execute(statement, (name,))
+
+    await retry(execute, on=DatabaseError, when=_is_in_use, tries=TRIES, pause=PAUSE)
+
+
+def _is_in_use(error: DatabaseError) -> bool:
+    return error.sqlstate == IN_USE

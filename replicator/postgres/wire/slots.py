@@ -8,13 +8,18 @@ from psycopg import sql
 
 from replicator.core.lsn import LSN, ZERO, format_lsn, parse_lsn
 from replicator.core.tables import Table
-from replicator.errors import ConnectionLostError, SlotError
+from replicator.errors import ConnectionLostError, DatabaseError, SlotError
 from replicator.postgres.control.owned import foreign_publications, forget, note, noted, taken
 from replicator.postgres.control.progress import Progress
 from replicator.postgres.session.connect import Connection, comma, identifier, translated
+from replicator.runtime.retrying import retry
 
 """The prefix goes from the table into the log: no statement's text holds it, for others to read in pg_stat_activity."""
 
+IN_USE = "55006"
+TRIES = 100
+PAUSE = 0.05
+"""Seconds. A session that is ended needs a moment."""
 AGAIN = "Start the migration anew: see docs/operator/troubleshooting.md, Starting anew."
 
 
@@ -91,19 +96,16 @@ async def _drop_slot(connection: Connection, name: str) -> None:
             "WHERE slot_name = %s AND database = current_database() AND active_pid IS NOT NULL",
             (name,),
         )
-        for attempt in range(100):
-            try:
-                await connection.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
-                    "WHERE slot_name = %s AND database = current_database()",
-                    (name,),
-                )
-            except Exception as error:
-                if getattr(error, "sqlstate", None) != "55006" or attempt == 99:
-                    raise
-                await connection.execute("SELECT pg_sleep(0.05)")
-            else:
-                return
+
+    async def drop() -> None:
+        with translated():
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                "WHERE slot_name = %s AND database = current_database()",
+                (name,),
+            )
+
+    await retry(drop, on=DatabaseError, when=lambda error: error.sqlstate == IN_USE, tries=TRIES, pause=PAUSE)
 
 
 def check_slot(slot: Slot | None, progress: Progress, system_id: str, timeline: int) -> None:
