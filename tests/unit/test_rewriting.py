@@ -40,6 +40,7 @@ PLACES = NameMap({
         ("SELECT * FROM Public . People", 'SELECT * FROM "public"."people_old" AS "people"'),
         ('SELECT * FROM public."Odd", x', 'SELECT * FROM "public"."Odd_old" AS "Odd", x'),
         ("SELECT * FROM public.odd", "SELECT * FROM public.odd"),
+        ("SELECT 1 UNION TABLE public.people", 'SELECT 1 UNION TABLE "public"."people_old"'),
         ("SELECT public.user.id FROM public.User", 'SELECT "user".id FROM "public"."user_old" AS "user"'),
         (
             "SELECT * FROM public.people JOIN shop.profiles USING (id)",
@@ -89,6 +90,25 @@ def test_a_lookup_has_its_percent_signs_twice() -> None:
     )
     (found,) = placed(plan, PLACES).dependencies["t"]
     assert found.lookup == 'SELECT id FROM "public"."50%%_old" AS "50%%" WHERE a = %(a)s'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SELECT id FROM people", "SELECT id FROM people"),  # without its schema, a name is not looked up
+        ("SELECT 'public.people'::regclass", "SELECT 'public.people'::regclass"),
+        ("SELECT $$public.people$$", "SELECT $$public.people$$"),
+        # What is called as a schema of the migration, and has a column that is called as a table that has moved.
+        ("SELECT shop.people FROM items AS shop", 'SELECT "public"."people" FROM items AS shop'),
+        # The star of old that means ONLY's contrary, behind which the alias belongs.
+        ("SELECT * FROM public.people*", 'SELECT * FROM "public"."people_old" AS "people"*'),
+        # Statements that write: no alias where a keyword of theirs follows, and nothing before a list of columns.
+        ("UPDATE public.people SET a = 1", 'UPDATE "public"."people_old" SET a = 1'),
+        ("INSERT INTO public.people(a) SELECT 1", "INSERT INTO public.people(a) SELECT 1"),
+    ],
+)
+def test_what_is_not_understood(text: str, expected: str) -> None:
+    assert rewritten(text, PLACES) == expected
 
 
 @pytest.mark.parametrize(

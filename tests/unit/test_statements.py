@@ -14,6 +14,10 @@ from replicator.postgres.ddl.statements import shortened, split
         ("SELECT ';', 'it''s;'; SELECT 2", ["SELECT ';', 'it''s;'", "SELECT 2"]),
         (r"SELECT 'a\'; SELECT 2", [r"SELECT 'a\'", "SELECT 2"]),
         (r"SELECT E'a\';', e'\\'; SELECT 2", [r"SELECT E'a\';', e'\\'", "SELECT 2"]),
+        (
+            "SELECT E'a' -- one\n  -- two\n 'b\\';' || 'c\\'; SELECT 2",
+            ["SELECT E'a' -- one\n  -- two\n 'b\\';' || 'c\\'", "SELECT 2"],
+        ),
         (r'SELECT "a\"; SELECT "b"";--"', [r'SELECT "a\"', 'SELECT "b"";--"']),
         ("SELECT 1 -- one; it's\n, 2", ["SELECT 1  \n, 2"]),
         ("SELECT 1 /* a; /* 'b */ c; */ + 2; SELECT 3", ["SELECT 1   + 2", "SELECT 3"]),
@@ -32,6 +36,13 @@ from replicator.postgres.ddl.statements import shortened, split
                 "SELECT 3",
             ],
         ),
+        (
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS end, a.case, 2 AS case; SELECT 2; END; SELECT 3",
+            [
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS end, a.case, 2 AS case; SELECT 2; END",
+                "SELECT 3",
+            ],
+        ),
         ("BEGIN; SELECT CASE WHEN true THEN 1 END; END", ["BEGIN", "SELECT CASE WHEN true THEN 1 END", "END"]),
         ('CREATE TABLE "ü; x" (é text); SELECT 1', ['CREATE TABLE "ü; x" (é text)', "SELECT 1"]),
     ],
@@ -43,3 +54,26 @@ def test_statements(text: str, statements: list[str]) -> None:
 def test_a_long_statement_ends_with_a_whole_word() -> None:
     assert shortened("SELECT 1,\n    2") == "SELECT 1, 2"
     assert shortened("CREATE INDEX names_idx ON names (name)", 30) == "CREATE INDEX names_idx ON …"
+
+
+def test_a_long_line_of_dashes_takes_no_time() -> None:
+    assert split("SELECT E'a' " + "-" * 20_000 + "x; SELECT 2") == ["SELECT E'a'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        # With standard_conforming_strings off, the string would go on.
+        (r"SELECT 'a'; SELECT '", [r"SELECT 'a'", "SELECT '"]),
+        # Commands and variables of psql, and data for COPY, are taken for SQL.
+        ("SELECT 1 \\gset\nSELECT :'name'; SELECT 2", ["SELECT 1 \\gset\nSELECT :'name'", "SELECT 2"]),
+        ("COPY t FROM stdin;\n1;2\n\\.\n", ["COPY t FROM stdin", "1", "2\n\\."]),
+        # As for psql, END ends a body even where it is the name of a column, without AS.
+        (
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 end; SELECT 2; END",
+            ["CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 end", "SELECT 2", "END"],
+        ),
+    ],
+)
+def test_what_is_not_understood(text: str, statements: list[str]) -> None:
+    assert split(text) == statements

@@ -1,4 +1,16 @@
-"""The migration's SQL while its tables bear other names than it knows: names with their schema are put right."""
+"""The migration's SQL while its tables bear other names than it knows: names with their schema are put right.
+
+It is for queries, which only read. All else in the text stays as it is, comments too. ``statements`` says why no parser
+is used. What is not understood:
+
+- names without a schema, and those in strings and in the bodies of functions: they stay as they are;
+- an alias that is called as a schema of the migration, before a column that is called as a table which has moved;
+- the old ``table*``: its alias would have to follow the star;
+- statements that write: a keyword after the table is taken for an alias, a list of columns for a call.
+
+A cutover that renames asks the server, in its own transaction, whether each query still reads the tables that it read
+before; if not, it is refused and nothing has moved.
+"""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -163,14 +175,16 @@ def _references(tokens: list[_Token], *, calls: bool = False) -> Iterator[_Refer
         before, after = _at(tokens, telling, number - 1), _at(tokens, telling, number + 3)
         if before.text == "." or (after.text == "(" and not calls):
             continue
-        cast = before.text == ":" or (before.kind == "name" and before.named == "as")
+        bare = before.text == ":" or (
+            before.kind == "name" and before.named in {"as", "table"}
+        )  # casts, and TABLE name
         alias = after.kind == "name" and (after.text.startswith('"') or after.named not in NO_ALIAS)
         yield _Reference(
             begin=begin,
             end=telling[number + 2] + 1,
             name=Name(schema=first.named, table=second.named),
             of_column=after.text == ".",
-            wants_alias=not cast and not alias,
+            wants_alias=not bare and not alias,
         )
 
 

@@ -1,4 +1,17 @@
-"""Takes SQL text apart into statements, as Postgres' own lexer sees them: by quotes, comments, brackets and bodies."""
+r"""Takes SQL text apart into statements, as Postgres' own lexer sees them: by quotes, comments, brackets and bodies.
+
+Postgres' parser as a library, ``pglast``, would do this too. The tests hold this module against it
+(``test_sql_like_postgres``), but the program does not use it: its licence is the GPL, this program's is the Apache
+License; it has 33 MB; it knows the grammar of one version of Postgres, so a statement of a later server could not be
+run; it reads no text with parameters such as ``%(id)s``; and to keep the author's layout and comments, names would be
+replaced by their place in the text with it as well.
+
+What is not understood:
+
+- ``standard_conforming_strings = off``: a backslash before a quote is taken for a character, as by default;
+- psql: its commands (``\gset``), its variables (``:name``), and data below ``COPY ... FROM stdin``;
+- ``END`` or ``CASE`` as a column's name without ``AS``, in a body that begins with ``BEGIN ATOMIC`` (nor does psql).
+"""
 
 import re
 import textwrap
@@ -7,7 +20,8 @@ TOKEN = re.compile(
     r"""
     (?P<comment> --[^\n]* )
     | (?P<block> /\* )
-    | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" )
+    | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*' (?: (?:[^\S\n]|--[^\n]*+)*\n (?:\s|--[^\n]*+\n)* '(?:[^'\\]|\\.|'')*' )*
+                | '(?:[^']|'')*' | "(?:[^"]|"")*" )
     | (?P<body> (?P<tag> \$ (?:[A-Za-z_\u0080-\U0010ffff] [0-9A-Za-z_\u0080-\U0010ffff]*)? \$ ) .*? (?P=tag) )
     | (?P<word> [A-Za-z_\u0080-\U0010ffff] [0-9A-Za-z_$\u0080-\U0010ffff]* )
     | (?P<other> . )
@@ -68,25 +82,30 @@ class _Statements:
         self._brackets = 0
         self._blocks = 0
         """BEGIN ATOMIC, and CASE within it: each has its END."""
-        self._last_word = ""
+        self._last = ""
+        """The word or the symbol before."""
 
     def add(self, part: str) -> None:
         self._parts.append(part)
 
     def word(self, word: str) -> None:
         lower = word.lower()
-        opens_body = lower == "atomic" and self._last_word == "begin"
-        if self._blocks and lower == "end":
+        opens_body = lower == "atomic" and self._last == "begin"
+        if self._last in {"as", "."}:  # a name, which may be a reserved word there
+            pass
+        elif self._blocks and lower == "end":
             self._blocks -= 1
         elif (self._blocks and lower == "case") or (opens_body and CREATES_ROUTINE.match("".join(self._parts))):
             self._blocks += 1
-        self._last_word = lower
+        self._last = lower
         self.add(word)
 
     def symbol(self, symbol: str) -> None:
         if symbol == ";" and not self._brackets and not self._blocks:
             self._end()
             return
+        if not symbol.isspace():
+            self._last = symbol
         self._brackets = max(0, self._brackets + {"(": 1, ")": -1}.get(symbol, 0))
         self.add(symbol)
 
@@ -98,4 +117,4 @@ class _Statements:
         statement = "".join(self._parts).strip()
         if statement:
             self._done.append(statement)
-        self._parts, self._brackets, self._blocks, self._last_word = [], 0, 0, ""
+        self._parts, self._brackets, self._blocks, self._last = [], 0, 0, ""
