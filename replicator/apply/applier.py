@@ -109,7 +109,9 @@ class Applier:
         visibility = self.context.visibility
         if visibility:
             await look(self._tools.reader, visibility)  # so that few are left to be stored
-        # mutation: unseen-stored
+        # The next daemon's reads must see what this one's stream has delivered, or deleted rows come back (I4).
+        # In the rows' transaction: after a crash, the rows would be applied twice. guard: PROGRESS_WITH_ROWS
+        # guard: SIGHT_KEPT; mutation: unseen-stored
         await write_applied(
             self._connection, self.context.direction, end, unseen=visibility.unseen, started=started
         )  # fmt: skip

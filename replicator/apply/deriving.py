@@ -76,6 +76,7 @@ class Deriver:
     ) -> None:
         effects.rows.setdefault(source.name, {}).update(rows)
         for transform in source.transforms if rows else ():
+            # In shadow, what a row produces is remembered: its deletion, later, must find it (I8). guard: LEARNING
             if self._context.shadow and not transform.remembers:
                 continue
             produced = await self._remembered(transform, rows) if transform.remembers else None

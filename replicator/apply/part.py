@@ -95,6 +95,7 @@ class PartWriter:
                 return
             self._judge(effects, refusals, newer=ahead if position is not None and position < ahead else None,
                         in_order=in_order)  # fmt: skip
+            # All others are written: the progress passes the changes to these too (I7). guard: ONE_ROW
             self._leave_out(effects, refusals, left_out)
             self._now.postponed.withdraw(left_out.skip)
 
@@ -170,7 +171,7 @@ class PartWriter:
     async def _try_write(self, effects: Effects, conflicts: Conflicts | None, *, whole: bool) -> list[Refusal]:
         """Write inside a savepoint; gives the refused rows, none when all is written."""
         if self._context.shadow:
-            return []
+            return []  # before its start marker, the stream carries what this side's owner has written. guard: SHADOW
         await self._tools.execute("SAVEPOINT batch")
         written, refusals = await self._write_undisputed(effects, conflicts, whole=whole)
         if refusals:
@@ -191,8 +192,10 @@ class PartWriter:
         for name, pairs in effects.remembered.items():
             await remember(self._tools.connection, self._context.direction, name, pairs)
         if refused:
-            await quarantine.keep(self._tools.connection, refused)
+            # With the progress: after a crash, a row would be neither applied nor in quarantine (I7).
+            await quarantine.keep(self._tools.connection, refused)  # guard: QUARANTINED_WITH_PROGRESS
             self._now.outcome.failures += refused
+        # A row whose next version is written is as it should be: what stays here shuts the gate. guard: RELEASED
         await quarantine.release(
             self._tools.connection, [place for place in effects.good if place in quarantine and place not in failures]
         )

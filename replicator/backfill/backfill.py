@@ -36,6 +36,7 @@ class Backfill:
         self.sources = [
             each
             for each in context.plan.sources.values()
+            # What was there before the slot is remembered too, or its deletion would delete nothing. guard: FILLING
             if not context.shadow or any(transform.remembers for transform in each.transforms)
         ]
         self._on_rows = on_rows

@@ -59,6 +59,7 @@ class Copier:
         copied = 0
         while True:
             try:
+                # Before the read: what the stream deletes between the two would be written again. guard: WINDOW_FIRST
                 with self.context.dirty_keys.window() as window:
                     async with aclosing(self._parts(chunk)) as parts:
                         async for read_at, rows, last in parts:
@@ -92,6 +93,7 @@ class Copier:
     ) -> None:
         derived, failures, taken = await self._derive(self.context.plan.sources[chunk.source], rows)
         await reach(Failpoint.CHUNK_READ)
+        # Until the commit: a batch applied in between would delete a row before the chunk inserts it. guard: EXCLUSION
         async with self.context.rw_lock.read(chunk.source):
             touched = self.context.dirty_keys.touched(chunk.source, window)
             await self._write(chunk, read_at, dict(rows), derived, failures, taken, touched, last=last)
@@ -132,7 +134,7 @@ class Copier:
     ) -> None:
         """Under the exclusion: nothing of this pipeline is applied between the look at the touches and the commit."""
         # The stream may have deleted the row since the chunk was read: it would come back (I3).
-        # mutation: touched-rows-dropped
+        # guard: TOUCHES; mutation: touched-rows-dropped
         kept = {place: row for place, row in derived.items() if row.source_key not in touched}
         errors = {place: error for place, error in failures.items() if place[1] not in touched}
         with translated():
@@ -144,6 +146,8 @@ class Copier:
                 # What is taken, too: it is written once the other row lets go of the key.
                 await self._remember([*written.values(), *(row for row in taken if row.source_key not in touched)])
                 await self._quarantine(chunk.source, rows, errors | refused)
+                # In the rows' transaction: a chunk marked as done whose rows were rolled back would never be copied.
+                # guard: DONE_WITH_ROWS
                 if last:
                     await finish_chunk(self._connection, self.context.direction, chunk, read_at, len(rows))
                 else:
@@ -167,6 +171,7 @@ class Copier:
     async def _insert(self, derived: Derived) -> tuple[Derived, dict[Place, str]]:
         """Insert what Postgres takes, of each source row all that a transform gives or nothing; gives what went in."""
         refused: dict[Place, str] = {}
+        # In shadow nothing is written: the application owns this side. guard: SHADOW
         while not self.context.shadow:
             try:
                 async with self._connection.transaction():

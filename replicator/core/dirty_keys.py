@@ -78,12 +78,13 @@ class DirtyKeys:
     def touch(self, source: str, keys: Iterable[Key]) -> None:
         """Note that the stream has written or removed what these source keys produce."""
         self._clock += 1
-        if not self._windows and not self._keep_for_check:
+        if not self._windows and not self._keep_for_check:  # else a key waits until it is compared. guard: WAITS
             return
         touches = self._sources.setdefault(source, SourceTouches())
         for key in keys:
             # The youngest goes last: what is forgotten for want of room is the oldest. mutation: youngest-last
             touches.keys.pop(key, None)
+            # Also one that waits on disk: there it may be compared before this change. guard: SPILLED_AGAIN
             touches.keys[key] = self._clock
         while sum(len(each.keys) for each in self._sources.values()) > self._capacity:
             self._overflow()
@@ -108,7 +109,7 @@ class DirtyKeys:
     def touched(self, source: str, window: Window) -> "Touched":
         """What the stream has touched of a source since the window opened. Raises WindowSpoiled."""
         # Keys were forgotten for want of room: rows that the stream deleted would be written again (I3).
-        # mutation: window-spoiled
+        # guard: WINDOW_SPOILED; mutation: window-spoiled
         if window.opened < self._spoiled_before.get(source, 0):
             raise WindowSpoiled
         touches = self._sources.get(source, SourceTouches())
@@ -184,8 +185,11 @@ class DirtyKeys:
         for key, at in waiting.touched.items():
             if key in kept:
                 touches.keys.setdefault(key, self._clock)
+            # Touched again since: what was compared is an older version. guard: SETTLED_AS_TOUCHED
             elif at and touches.keys.get(key) == at and at <= floor:
                 del touches.keys[key]
+        # Only what came from disk: a key of memory may have gone there since, and was touched again before.
+        # guard: SETTLED_WHERE_FOUND
         if waiting.spilled and waiting.cleared == touches.spill.cleared:  # else the whole source was touched meanwhile
             touches.spill.drop(waiting.spilled, waiting.behind)
 
@@ -202,7 +206,7 @@ class DirtyKeys:
         for key, _ in oldest:
             del touches.keys[key]
         if self._keep_for_check:
-            self._spill(touches, [key for key, _ in oldest])
+            self._spill(touches, [key for key, _ in oldest])  # forgotten, they would never be compared. guard: SPILLED
 
     def _spill(self, touches: SourceTouches, keys: list[Key]) -> None:
         try:

@@ -11,6 +11,8 @@ def new_marker(epoch: int) -> str:
 
     :param epoch: of the state row that this transaction writes.
     """
+    # Anybody may write messages into the log: a marker that can be guessed would end the shadow early (I8).
+    # guard: MARKER_SECRET
     return f"activated {epoch} {token_hex(16)}"
 
 

@@ -43,6 +43,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow. Raises ConnectionLostError, SlotError, ProtocolError or DefinitionError."""
+        # From what is stored: what the server has as confirmed may lag behind, and comes again. guard: START_STORED
         stream = await ReplicationStream.start(
             self._context.source_dsn, self._slot, self._flushed, self._decoder.options(), self._is_followed
         )

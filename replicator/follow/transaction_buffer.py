@@ -200,7 +200,7 @@ class TransactionBuffer:
         # for ever.
         done.idle = not done.changes and not done.messages
         # After a reconnect the server sends again what was not confirmed: it would be applied twice.
-        # mutation: applied-already
+        # guard: SKIP_STORED; mutation: applied-already
         if commit.end_lsn <= self._applied:
             self._skip(done)
         elif done.idle and len(self._queue) > 1 and self._queue[-2].idle:

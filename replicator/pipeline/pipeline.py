@@ -299,7 +299,7 @@ class Pipeline:
         if marker is None or marker not in batch.messages or not self.context.shadow:
             return False
         async with connection(self.ends.source_dsn, "start marker") as source:
-            moved = (await settled_ownership(source)).epoch >= epoch_of(marker)
+            moved = (await settled_ownership(source)).epoch >= epoch_of(marker)  # guard: MARKER_CHECKED
         if not moved:
             log.warning("a start marker that the state row knows nothing of is passed over", direction=self.direction)
         return moved

@@ -115,7 +115,7 @@ async def set_up_slot(
         created = await create_slot(source, ends.slot, plugin)
         await reach(Failpoint.SLOT_MADE)
         # One may be in the log before the slot's position and not be visible yet: in neither the stream nor a read.
-        await wait_for_running(source, tell or _log_wait)  # mutation: slot-waits-for-running
+        await wait_for_running(source, tell or _log_wait)  # guard: SIGHT_AT_SLOT; mutation: slot-waits-for-running
         identity = await identify_system(ends.source_dsn)
         progress = Progress(
             slot=ends.slot,

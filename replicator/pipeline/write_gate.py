@@ -53,7 +53,7 @@ class WriteGate:
         In a cutover, once drained: after its commit, what comes down this stream are the opposite pipeline's writes.
         To apply these would undo what the application has done since.
         """
-        self._going.clear()  # mutation: old-stream-stands
+        self._going.clear()  # guard: STANDSTILL; mutation: old-stream-stands
         async with self._context.rw_lock.write(), self._watch.alone():
             pass  # what was under way has ended
 

@@ -127,7 +127,7 @@ def _verified(pipeline: Pipeline) -> Gate:
 
 async def _quarantine(pipeline: Pipeline, target: Connection) -> Gate:
     counts = await count_entries(target, pipeline=pipeline.direction, state="standing")
-    if counts:
+    if counts:  # these rows are not as they should be, and a cutover would make that final. guard: QUARANTINE_SHUTS
         listed = ", ".join(f"{transform}: {count:,}" for transform, count in counts.items())
         return Gate(name="quarantine", ok=False, detail=f"{listed}; see `replicator quarantine list`")
     discarded = sum((await count_entries(target, pipeline=pipeline.direction, state="discarded")).values())

@@ -64,12 +64,14 @@ class Recheck:
                 aclosing(self._comparison.parts(source, wanted)) as parts,
             ):
                 read, derived = await anext(parts)
+            # Before, the target may lack what was read: each change on its way would diverge. guard: READ_APPLIED
             await self._wait_applied(read_at)
             found = await self._comparison.compare(source, derived)
             try:
                 touched = self._context.dirty_keys.touched(source.name, window)
-            except WindowSpoiled:
+            except WindowSpoiled:  # one of these keys may have been touched, and forgotten. guard: LOOK_SPOILED
                 return Answer(moved=wanted)
+            # The target may have a later version than what was read. guard: WINDOW
             moved = {key for key in read if key in touched}
         answer = Answer(divergences=[each for each in found if each.source_key not in moved], moved=moved)
         answer = await self._without_owners(source, answer)

@@ -69,7 +69,7 @@ class Settling:
             await self._collisions()
         for source in self._context.plan.sources.values():
             differing = await self._glance(source)
-            if patient:
+            if patient:  # a first look takes each change that is on its way for a divergence. guard: LOOKED_AGAIN
                 await self._look_again(source, {*differing, *self._findings.keys_of(source.name, KEYS_AT_ONCE)})
 
     async def final(self) -> None:
@@ -79,6 +79,7 @@ class Settling:
         if self._findings.collisions:
             await self._collisions()
         for source in self._context.plan.sources.values():
+            # Those on disk too: a row written wrongly may have been pushed out of memory. guard: FINAL_ON_DISK
             keys = {*self._context.dirty_keys.waiting_keys(source.name), *self._findings.keys_of(source.name)}
             if self._context.dirty_keys.waits_whole(source.name):
                 source.listing.failed = ""

@@ -40,6 +40,7 @@ def standing(
         )
     if divergences:
         return _shut(advice(divergences))
+    # Of a pass that another daemon made, nobody knows what has been touched since. guard: PASS_ANEW
     if clean_at is None and progress is not None:
         return _shut(f"no full pass has ended yet: {progress[0]:,} of about {progress[1]:,} rows are compared")
     if clean_at is None:

@@ -72,7 +72,7 @@ class Verifier:
         await self._comparison.close()
         await self._comparison.open()
         await self._given_up.load(self._comparison.reader)
-        self.context.dirty_keys.start_keeping()
+        self.context.dirty_keys.start_keeping()  # before the pass: it has read some keys already. guard: KEEPING
 
     def read_through(self, connection: Connection | None) -> None:
         """Read the source on another connection, which gives text; with None, on its own again."""
@@ -177,7 +177,7 @@ class Verifier:
     async def _compare_chunk(self, source: Source, keys: set[Key], derived: Derived) -> None:
         differing = {each.source_key for each in await self._comparison.compare(source, derived)}
         self._findings.compared(source.name, keys - differing, [])
-        # Mostly, a change is on its way. As if the stream had touched them: they wait, and are looked at again.
+        # Mostly a change is on its way: they wait, as if touched, and are compared again. guard: DIFFERING_WAITS
         self.context.dirty_keys.touch(source.name, [key for key in differing if key is not None])
 
     async def _count(self, derived: Derived, seen: PassKeys, rows: dict[str, int]) -> None:
@@ -264,7 +264,7 @@ class Verifier:
         :raises NotReadyError: more is left than may be compared while writers wait.
         """
         async with self.lock:
-            await self._settling.final()
+            await self._settling.final()  # what has changed since the last comparison, or is still wrong. guard: FINAL
             return self._findings.all()
 
     def _note_clean(self) -> None:

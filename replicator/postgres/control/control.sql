@@ -372,7 +372,8 @@ CREATE OR REPLACE FUNCTION _replicator.enter(expected bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOCK TABLE _replicator.lease IN ROW SHARE MODE;
-    -- A daemon that was cut off would go on writing beside its successor (I6). mutation: lease-epoch
+    -- A daemon that was cut off would go on writing beside its successor (I6).
+    -- guard: EPOCH; mutation: lease-epoch
     IF (SELECT epoch FROM _replicator.lease) IS DISTINCT FROM expected THEN
         RAISE EXCEPTION 'another daemon has taken over' USING ERRCODE = 'RP001';
     END IF;

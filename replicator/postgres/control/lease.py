@@ -104,7 +104,8 @@ async def _next_epoch_once(connection: Connection) -> int | None:
     async with connection.transaction():
         await limit_lock(connection, FENCE_SECONDS)
         with translated():
-            # Every write transaction holds ROW SHARE, see `_replicator.enter`.
+            # Waits for a dead daemon's last write, which could commit beside ours: each write transaction holds
+            # ROW SHARE, see `_replicator.enter` (I6). guard: FENCE
             await connection.execute("LOCK TABLE _replicator.lease IN EXCLUSIVE MODE")
         if await _holder(connection) is not None:
             return None

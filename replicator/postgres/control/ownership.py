@@ -36,7 +36,7 @@ async def read_ownership(connection: Connection) -> Ownership:
 async def settled_ownership(connection: Connection) -> Ownership:
     """The state row once no transaction is about to change it: waits for the commit of one whose reply was lost."""
     # Waits for the row's lock: a commit under way would be taken for one that failed (I8).
-    # mutation: settled-ownership
+    # guard: STATE_ROW_SETTLED; mutation: settled-ownership
     return await _read_ownership(connection, sql.SQL("FOR SHARE"))
 
 
@@ -107,6 +107,7 @@ async def write_ownership(
             "rolling_since = CASE WHEN %s THEN clock_timestamp() END, settling_since = rolling_since",
             (owner, epoch, rolling),
         )
+        # With the opening: what is written before the marker is not carried back (I8). guard: MARKER_WITH_OPENING
         if marker is not None:
             await emit_message(connection, marker)
 

@@ -85,7 +85,8 @@ async def guard(
                 "new_schema = EXCLUDED.new_schema",
                 (*told, oids),
             )
-        await lay_to_rest(connection, oids)
+        # In one transaction with the guards: else a trigger acts on the daemon's writes, or misses the application's.
+        await lay_to_rest(connection, oids)  # guard: RESTING, RESTING_WITH_GUARDS
         await let_make_partitions(connection, REFUSE_WRITE, oids)
         await _refuse(connection, await _members(connection, oids), told)
 
@@ -122,7 +123,7 @@ async def guard_rest(connection: Connection, seconds: float, noted: Callable[[],
         # What stays open keeps the gate shut; it is no reason to compare all again and again. Nor is a new partition,
         # which has refused rows from the first: that it came, or was truncated, its table's definition tells.
         if open_to_others or not (found or stuck):
-            noted()
+            noted()  # all rows are compared; later, a cutover could come first. guard: CLOSED_AGAIN, CLOSED_NOTED
     return found
 
 
@@ -157,7 +158,7 @@ async def open_to_writers(connection: Connection, tables: Iterable[Name]) -> Non
             if each.has_row_guard and not each.partition
         ]
         await _execute(connection, statements)
-        await give_back(connection, oids)
+        await give_back(connection, oids)  # with the opening, or the first write misses them. guard: AWAKE_WITH_OPENING
 
 
 async def guarded_tables(connection: Connection) -> list[Name]:

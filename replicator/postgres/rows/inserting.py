@@ -44,7 +44,7 @@ def insert(
     updated = [name for name in columns if name not in table.key or name in shown]
     action = (
         sql.SQL("DO NOTHING")
-        if absent_only or not updated  # mutation: chunk-absent-only
+        if absent_only or not updated  # guard: ABSENT; mutation: chunk-absent-only
         else sql.SQL("DO UPDATE SET {}").format(
             comma([sql.SQL("{0} = EXCLUDED.{0}").format(identifier(name)) for name in updated])
         )

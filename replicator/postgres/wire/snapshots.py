@@ -72,7 +72,7 @@ class Visibility:
         """Whether the snapshot sees all that was delivered. What it sees is forgotten: later ones see it too."""
         self._delivered = {xid for xid in self._delivered if not snapshot.sees(xid)}
         # A read that misses a deletion which the stream has delivered brings the row back (I4).
-        # mutation: snapshot-admits
+        # guard: SIGHT; mutation: snapshot-admits
         return not self._delivered
 
     @property
