@@ -62,7 +62,7 @@ def _note(
     state = batch.tables.setdefault(source.name, TableState())
     dirty = batch.dirty.setdefault(source.name, set())
     if change.operation == "truncate":
-        state.truncated = True  # mutation: truncate
+        state.truncated = True  # the log names none of its rows: all that they gave goes. mutation: truncate
         batch.dates.note_all(source.name, at)
         state.rows.clear()
         state.moves.clear()
@@ -83,7 +83,7 @@ def _note(
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
     _note_overwriting(batch, source, new_key, change)
     batch.dates.note(source.name, new_key, at)
-    # mutation: key-change-leaves
+    # What the old key gave has no row any more: it would stay on the target. mutation: key-change-leaves
     if old_key is not None and old_key != new_key:
         batch.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
@@ -95,7 +95,7 @@ def _note(
     else:
         _put(state, dirty, new_key, row)
         if change.own:
-            state.copies.setdefault(new_key, []).append(row)  # mutation: copied-over
+            state.copies.setdefault(new_key, []).append(row)  # what it gave is here already. mutation: copied-over
 
 
 def _note_overwriting(batch: NetChanges, source: Source, key: Key, change: Change) -> None:
@@ -126,7 +126,7 @@ def complete_row(table: Table, change: Change, *, nulls_are_ambiguous: bool) -> 
         if text is Missing.UNCHANGED:
             text = old.get(name, Missing.UNCHANGED)
         if text is None:
-            # mutation: ambiguous-null
+            # wal2json writes NULL for NaN and infinity: the row is read again. mutation: ambiguous-null
             if nulls_are_ambiguous and column.kind in ("float", "numeric"):
                 return None
             row[name] = None

@@ -114,7 +114,7 @@ class Effects:
             # Remembered, so that it is written once the other row lets go of the key.
             self.remembered.setdefault(transform.name, []).extend((key, each) for each in now - produced)
             raise
-        # mutation: no-longer-produced
+        # Nothing else ever deletes them: the row's later versions do not give them. mutation: no-longer-produced
         for gone in (produced | there) - now:
             self._delete(transform, key, gone)
         self._memory(transform, key, now, produced)

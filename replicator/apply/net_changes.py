@@ -82,7 +82,8 @@ class NetChanges:
         for name, state in self.tables.items():
             if state.truncated:
                 dirty_keys.touch_all(name)
-            dirty_keys.touch(name, state.rows)  # mutation: stream-touches
+            # A chunk that has read an older version drops it (I3). mutation: stream-touches
+            dirty_keys.touch(name, state.rows)
         for name, rows in self.rows.items():
             if name not in self.dirty_all:
                 dirty_keys.touch(name, rows)

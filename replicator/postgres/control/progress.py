@@ -132,7 +132,9 @@ async def write_applied(
         await connection.execute(
             "UPDATE _replicator.progress SET applied_lsn = %s, applied_at = clock_timestamp(), unseen = %s::bigint[], "
             "start_marker = CASE WHEN %s THEN NULL ELSE start_marker END WHERE pipeline = %s",
-            (format_lsn(applied), sorted(unseen), started, pipeline),  # mutation: start-reached
+            # A marker that has come by does not come again: the next daemon would wait for it for ever.
+            # mutation: start-reached
+            (format_lsn(applied), sorted(unseen), started, pipeline),
         )
 
 

@@ -44,6 +44,7 @@ PINS: Final[Mapping[str, str]] = {
     "client_min_messages": "warning",
     # A statement that has waited for a lock sees what came of it.
     "default_transaction_deferrable": "off",
+    # Of the lease too: a snapshot of before the wait would hide that another daemon has it (I6).
     # mutation: read-committed
     "default_transaction_isolation": "read committed",
     # None of our sessions is ended; every limit that we want is set where it is wanted.
