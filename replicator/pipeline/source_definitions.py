@@ -1,6 +1,7 @@
 """Whether source tables are still what they were: what cannot be gone on with stops the daemon, the rest is told."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from replicator.core.changes import RelationDefinition, RelationName
@@ -8,11 +9,11 @@ from replicator.core.tables import Table
 from replicator.errors import BeginAgainError, DefinitionError
 from replicator.mapping.plan import Plan, identifying_columns
 from replicator.postgres.catalog.fingerprints import (
-    ColumnDefinition,
     Definition,
     account_for,
     accounted_columns,
     as_planned,
+    may_have_changed,
     read_definitions,
     store_definitions,
     stored_definitions,
@@ -55,6 +56,8 @@ class Definitions:
         """Columns that the migration accounts for since this start: stored when all rows have been compared."""
         self._remembered: set[str] = set()
         """The tables that are stored as to be compared."""
+        self._in_doubt = False
+        """A fact of the ground is wrong."""
         self._told: set[tuple[str, int]] = set()
         """How often something has changed past the log that no definition shows."""
 
@@ -95,12 +98,27 @@ class Definitions:
 
     async def remember(self) -> None:
         """Store which tables are to be compared: the next daemon may find them as they were, and would not know."""
-        new = self._context.unseen - self._remembered
-        if new:
+        await self._remember(self._context.unseen)
+
+    async def _remember(self, tables: AbstractSet[str]) -> None:
+        if new := tables - self._remembered:
             async with connection(self._context.target_dsn, "definitions") as target:
                 suspected = {name: replace(self._known[name], generation=SUSPECTED) for name in new}
                 await store_definitions(target, self._context.direction, suspected)
             self._remembered |= new
+
+    async def doubt(self, *, wrong: bool) -> None:
+        """Have all rows compared again when no fact of the ground is wrong any more.
+
+        Meanwhile rows may be read, or hidden, that no definition shows afterwards: those of a child that has
+        inherited from a table and is gone, for one. That it was so is stored: the next daemon may find all well.
+        """
+        if wrong:
+            self._in_doubt = True
+            await self._remember(self._now.keys())
+        elif self._in_doubt:
+            self._in_doubt = False
+            self.suspect()
 
     def unaccounted(self) -> list[str]:
         """The columns that have come since the first start, and that the migration says nothing about."""
@@ -143,14 +161,15 @@ class Definitions:
         """All rows of these tables have been compared and mended since they were noticed so."""
         known = as_planned(self._plan, noticed.definitions)
         async with connection(self._context.target_dsn, "definitions") as target:
-            await store_definitions(target, self._context.direction, known)
+            if not self._in_doubt:
+                await store_definitions(target, self._context.direction, known)
+                self._remembered -= known.keys()
             newly = {name: columns for name, columns in self._newly.items() if name in known}
             await account_for(target, self._context.direction, newly)
         for name, columns in newly.items():
             self._accounted.setdefault(name, set()).update(columns)
             del self._newly[name]
         self._known |= known
-        self._remembered -= known.keys()
         if noticed.breaches == self._context.breaches:  # else rows may have changed that had been compared already
             self._context.unseen -= {name for name, each in noticed.definitions.items() if each == self._now[name]}
 
@@ -240,22 +259,6 @@ def _check_types(table: Table, known: Definition, now: Definition) -> None:
     for column in now.columns.values():
         if column.name in table.by_name and table.by_name[column.name].type_oid != column.type_oid:
             raise _type_changed(table, column.name)  # another column has its name now
-
-
-def may_have_changed(known: Definition, now: Definition) -> bool:
-    """Whether rows may have changed, come or gone past the log: storage made anew, partitions, other meanings.
-
-    What was changed and changed back counts: the log meanwhile had other names, or nothing.
-    """
-    return (known.files, known.generation) != (now.files, now.generation) or any(
-        _means_otherwise(was, now.columns.get(number)) for number, was in known.columns.items()
-    )
-
-
-def _means_otherwise(was: ColumnDefinition, now: ColumnDefinition | None) -> bool:
-    if now is None or (was.name, was.expression, was.generation) != (now.name, now.expression, now.generation):
-        return True
-    return any(now.labels.get(oid) != label for oid, label in was.labels.items())
 
 
 def check_relation(plan: Plan, definition: RelationDefinition) -> None:

@@ -178,6 +178,7 @@ class SourceMonitor:
         for name in {each.gate for each in self.wrong} - {each.gate for each in found}:
             log.info("a gate is open again", gate=name)
         self.wrong = found
+        await self.definitions.doubt(wrong=any(each.gate == "ground" for each in found))
         return found
 
     async def _triggers(self, source: Connection, target: Connection) -> list[Wrong]:

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from replicator.core.tables import Table
 from replicator.errors import DefinitionError
-from replicator.pipeline.source_definitions import may_have_changed
-from replicator.postgres.catalog.fingerprints import Definition, read_definitions
+from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions
 from replicator.postgres.guarding.guarded import guard_versions
 from replicator.postgres.rows.context import Context
 from replicator.postgres.session.connect import Connection

@@ -14,9 +14,9 @@ import pytest
 from replicator import ALL, Migration, Query, Row
 from replicator.errors import DefinitionError, ProtocolError, ReplicatorError
 from replicator.pipeline.repair import compare, repair_unseen
-from replicator.pipeline.source_definitions import SUSPECTED, may_have_changed
+from replicator.pipeline.source_definitions import SUSPECTED
 from replicator.postgres.catalog.catalog_version import Reading
-from replicator.postgres.catalog.fingerprints import Definition, read_definitions, stored_definitions
+from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions, stored_definitions
 from replicator.postgres.session.connect import connection
 from replicator.verify import PassResult
 from tests.engine import SECONDS, Engine, differences, engine, execute

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.pipeline.source_definitions import may_have_changed
-from replicator.postgres.catalog.fingerprints import Definition, read_definitions
+from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions
 from replicator.postgres.session.connect import connection
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database

@@ -263,6 +263,40 @@ async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
         await running.cut_over()
 
 
+CHILD = ("CREATE TABLE elsewhere.child () INHERITS (t)", "INSERT INTO elsewhere.child VALUES (99, 'of the child')")
+
+
+@pytest.mark.two_servers
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_wrong_for_a_while_has_all_rows_compared_when_it_is_right_again(
+    ground: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """A child comes and goes between two looks at the definitions, which show nothing of it; a pass reads its row."""
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_PASSES", 0.3)
+    settings, migration = make_settings(ground), twins(tmp_path)
+    async with daemon(settings, migration) as running:
+        await running.ready()
+        # The first look comes by itself, right after the start: that of the definitions must not see the child.
+        await running.until(lambda: of(running).monitor._generations._known is not None)
+        await asyncio.to_thread(each_alone, ground.dsn, CHILD)
+        await of(running).monitor.look_at_ground()
+        assert named(running, "old_tables.inheritance")
+        assert not of(running).context.unseen
+        if not restarted:
+            await asyncio.to_thread(each_alone, ground.dsn, ("DROP TABLE elsewhere.child",))
+            await of(running).monitor.look_at_ground()
+            assert "t" in of(running).context.unseen
+            await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
+    if restarted:
+        each_alone(ground.dsn, ("DROP TABLE elsewhere.child",))
+        async with daemon(settings, migration) as running:
+            await running.ready()
+    compared = "SELECT details->'tables' FROM _replicator.journal WHERE event = 'changed past the log'"
+    assert "t" in (one(ground.dsn, compared) or [])
+    assert rows(ground.dsn, "public") == rows(ground.dsn, "shop")
+
+
 @pytest.mark.two_servers
 @pytest.mark.parametrize("name", SITUATIONS)
 async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(

@@ -211,6 +211,22 @@ def _definition(
     )
 
 
+def may_have_changed(known: Definition, now: Definition) -> bool:
+    """Whether rows may have changed, come or gone past the log: storage made anew, partitions, other meanings.
+
+    What was changed and changed back counts: the log meanwhile had other names, or nothing.
+    """
+    return (known.files, known.generation) != (now.files, now.generation) or any(
+        _means_otherwise(was, now.columns.get(number)) for number, was in known.columns.items()
+    )
+
+
+def _means_otherwise(was: ColumnDefinition, now: ColumnDefinition | None) -> bool:
+    if now is None or (was.name, was.expression, was.generation) != (now.name, now.expression, now.generation):
+        return True
+    return any(now.labels.get(oid) != label for oid, label in was.labels.items())
+
+
 def as_planned(plan: Plan, definitions: Mapping[str, Definition]) -> dict[str, Definition]:
     """Without the columns that the plan does not know: whoever compares with it is to see that they are new."""
     known = {name: plan.watched[name].by_name for name in definitions}
