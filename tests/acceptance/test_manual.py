@@ -125,7 +125,7 @@ def said() -> str:
                 texts.append(
                     "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
                 )
-    control = (ROOT / "replicator" / "postgres" / "control.sql").read_text()
+    control = (ROOT / "replicator" / "postgres" / "control" / "control.sql").read_text()
     control = re.sub(r"--.*", "", control)  # an apostrophe in a comment ends no text
     texts += [each.replace("%.%", "…").replace("%", "…") for each in re.findall(r"'([^']+)'", control)]
     return re.sub(r"…(\.…)+", "…", "\n".join(texts))  # a dotted name is one thing
@@ -189,7 +189,7 @@ def test_every_name_of_ours_is_known(name: str) -> None:
     page = MANUAL[name]
     settings = {setting for setting, _, _ in describe_settings()} | {"REPLICATOR_HOOK_EVENT", "REPLICATOR_"}
     assert set(re.findall(r"\bREPLICATOR_[A-Z_]*", page)) <= settings
-    control = (ROOT / "replicator" / "postgres" / "control.sql").read_text()
+    control = (ROOT / "replicator" / "postgres" / "control" / "control.sql").read_text()
     named = re.findall(r"\b(_replicator\.\w+|replicator\.(?:active_schema|use_new_schema|\w+(?=\(\))))", page)
     assert [each for each in named if not re.search(rf"{re.escape(each)}\b", control)] == []
     exposed = "\n".join(family.name for family in Metrics().registry.collect())

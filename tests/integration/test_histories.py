@@ -114,8 +114,8 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(*_: object) -> AsyncIterator[None]:
         yield
 
-    monkeypatch.setattr(ReadWriteLock, "shared", at_once)
-    monkeypatch.setattr(ReadWriteLock, "alone", at_once)
+    monkeypatch.setattr(ReadWriteLock, "read", at_once)
+    monkeypatch.setattr(ReadWriteLock, "write", at_once)
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
