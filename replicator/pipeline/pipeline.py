@@ -282,7 +282,7 @@ class Pipeline:
             if reached_start:
                 self.context.shadow = False
                 log.info("start marker reached", direction=self.direction, position=format_lsn(end))
-        self._confirm(end)
+        self._confirm(end)  # after the commit, or a crash in between loses the batch (I2). guard: CONFIRM_LATE
         await reach(Failpoint.CONFIRMED)
         await self.applied.advance(end, last.messages, last.committed_at)
         now = asyncio.get_running_loop().time()

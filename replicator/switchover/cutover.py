@@ -218,16 +218,16 @@ class Cutover:
                 together = await same_database(holder, target)
                 with translated():
                     await holder.execute("BEGIN")
-                await enter(holder, self.epoch)  # mutation: cutover-epoch
+                await enter(holder, self.epoch)  # or two would judge it. guard: CUTOVER_FENCE; mutation: cutover-epoch
                 await limit_transaction(holder, self.settings.max_write_pause + 1)
                 await reach(Failpoint.CUTOVER_BEGUN)
                 began = clock()
                 try:
                     async with asyncio.timeout(self.settings.max_write_pause):
-                        await self._lock_all(holder, together=together)
-                        await self._drain()
+                        await self._lock_all(holder, together=together)  # until the commit. guard: LOCK, LOCK_HELD
+                        await self._drain()  # the last writes have come by. guard: DRAIN
                         await self.pipeline.write_gate.pause()
-                        await self._drain_opposite()
+                        await self._drain_opposite()  # what we wrote until now, too. guard: DRAIN_OPPOSITE_LAST
                         await reach(Failpoint.CUTOVER_DRAINED)
                         await self._check(target)
                         if not together and not self.move.from_both:
@@ -286,7 +286,7 @@ class Cutover:
         """Switch the guards off. Raises LockedOutError: who is in the way of that keeps the writers waiting."""
         self._step = "lock on the tables that open"
         await lock_more(holder, tables, WRITERS, LOCK_SECONDS, self._observing)
-        await self._see_that_all_is_closed(holder)  # nobody can write there any more; until now somebody could
+        await self._see_that_all_is_closed(holder)  # until now somebody could write. guard: CLOSED_UNDER_LOCK
         await open_to_writers(holder, tables)
 
     async def _send_vacuum_away(self) -> None:
@@ -305,7 +305,7 @@ class Cutover:
 
     async def _drain_opposite(self) -> None:
         """Until then it reads rows again that nobody else writes; after the move they may have gone, unremembered."""
-        if self.opposite.context.shadow:
+        if self.opposite.context.shadow:  # guard: DRAIN_OPPOSITE
             self._step = "drain the way back"
             await _drain(self.opposite)
 
@@ -317,7 +317,7 @@ class Cutover:
         self._step = "ground"
         await self.pipeline.look_at_ground(target)
         self._step = "final check"
-        divergences = await self._diverging()
+        divergences = await self._diverging()  # the writers are held: nothing follows. guard: FINAL_HELD, FINDINGS
         if divergences:
             raise NotReadyError(
                 f"The final check found {len(divergences)} rows that diverge; the writers went on.",
@@ -339,11 +339,11 @@ class Cutover:
         What waits to be compared is asked for last: what was closed again in this moment had been noted before.
         """
         try:
-            await see_that_all_is_closed(connection)
+            await see_that_all_is_closed(connection)  # guard: CLOSED_FIRST
         except NotReadyError:
             self.pipeline.compare_all()
             raise
-        if self.pipeline.context.unseen:
+        if self.pipeline.context.unseen:  # what somebody wrote there would become final. guard: SUSPECT_SHUTS
             raise NotReadyError(
                 "Rows may have changed past the log: a table was rewritten or truncated, a partition came or went, or "
                 "a guard was switched off. The writers went on.",
@@ -355,6 +355,7 @@ class Cutover:
 
     async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
         self._step = "guards"
+        # With the state row: else both sides take writes for a moment, or neither. guard: GUARDS_WITH_ROW
         await guard(holder, self.plan.migration, self.move.held, self.tables[self.move.held], self._new_schema)
         if together:
             await self._open(holder, self.tables[self.move.owner])
@@ -381,8 +382,8 @@ class Cutover:
         except DatabaseError:  # the server says that it was rolled back
             self._in_doubt = False
             raise
-        except ConnectionLostError:
-            found = await self._settled()
+        except ConnectionLostError:  # it may have been committed: the application writes to the new side then
+            found = await self._settled()  # guard: STATE_ROW
             if found.epoch != epoch or not self.move.happened(found):
                 self._in_doubt = False
                 raise CutoverError(

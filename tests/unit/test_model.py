@@ -2,19 +2,22 @@
 
 import functools
 import importlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.model.__main__ import PAGE, guard_line, scope_line
-from tests.model.cases import SCOPES, WITHOUT, Scope, Without
+from tests.model.cases import ALL_GUARDS, SCOPES, WITHOUT, Scope, Without
 from tests.model.closed import Guard
 from tests.model.kinds import Kind
 from tests.model.moving import Moving
 from tests.model.search import Result, Step, search
 from tests.model.verifying import Verifying
 
+PACKAGE = Path(__file__).parents[2] / "replicator"
 QUICK = [scope for scope in SCOPES if scope.quick]
 
 
@@ -60,6 +63,18 @@ def test_each_step_names_a_function_that_is_there() -> None:
     for where in sorted(named):
         module, name = where.split(":")
         assert callable(functools.reduce(getattr, name.split("."), importlib.import_module(module))), where
+
+
+def test_each_guard_is_named_where_it_stands_in_the_code() -> None:
+    comments = [
+        match[1]
+        for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.sql")]
+        for match in re.finditer(
+            r"(?:#|--) (?:.*\s)?guard: ([A-Z_]+(?:, [A-Z_]+)*)(?:;|$)", path.read_text(), re.MULTILINE
+        )
+    ]
+    named = {name for each in comments for name in each.split(", ")}
+    assert named == {guard.name for guard in ALL_GUARDS}
 
 
 @functools.cache
