@@ -353,4 +353,4 @@ async def _conflicts(result: DryRun, plan: Plan, scratch: Scratch, target: Conne
         result.notes.append("Foreign keys were not tried: in a sample, rows come without those that they refer to.")
     excluding = await exclusion_constraints(target, [table.name for table in plan.targets])
     if excluding:
-        result.notes.append(f"ReadWriteLock constraints were not tried: {', '.join(excluding)}.")
+        result.notes.append(f"Exclusion constraints were not tried: {', '.join(excluding)}.")

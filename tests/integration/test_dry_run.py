@@ -19,11 +19,16 @@ UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS people_lower ON store.p
 
 
 async def tried(
-    database: Database, tmp_path: Path, *statements: str, sample: int | None = None, target: Database | None = None
+    database: Database,
+    tmp_path: Path,
+    *statements: str,
+    sample: int | None = None,
+    target: Database | None = None,
+    indexes: str = UNIQUE,
 ) -> DryRun:
     create_small(database.dsn, GOOD, *statements)
     migration = small_migration(tmp_path)
-    (tmp_path / "new" / "20_indexes.sql").write_text(UNIQUE)
+    (tmp_path / "new" / "20_indexes.sql").write_text(indexes)
     told: list[tuple[str, int, int]] = []
     result = await dry_run(make_settings(database, target), migration, sample, lambda *step: told.append(step))
     assert told[-1][1] == result.rows
@@ -108,6 +113,14 @@ async def test_columns_that_nobody_reads(database: Database, tmp_path: Path) -> 
     result = await tried(database, tmp_path, "ALTER TABLE people ADD shoe_size integer")
     assert result.unread == {"people": ["shoe_size"]}
     assert result.ok, "it may be meant"
+
+
+async def test_an_exclusion_constraint_is_said_not_to_be_tried(database: Database, tmp_path: Path) -> None:
+    apart = "ALTER TABLE store.people ADD CONSTRAINT people_apart EXCLUDE (name WITH =);"
+    result = await tried(database, tmp_path, indexes=apart)
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith("Exclusion constraints were not tried: ")
+    assert "people_apart" in result.notes[0]
 
 
 async def test_a_sample(database: Database, tmp_path: Path) -> None:

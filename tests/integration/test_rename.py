@@ -57,7 +57,7 @@ class Application:
 
     def __init__(self, dsn: str, number: int) -> None:
         self.written: dict[str, str] = {}
-        self.write_gate = 0
+        self.turns = 0
         self.failed: list[str] = []
         self._dsn, self._number = dsn, number
         self._stop = threading.Event()
@@ -66,8 +66,8 @@ class Application:
         try:
             with psycopg.connect(self._dsn, autocommit=True) as opened:
                 while not self._stop.is_set():
-                    self._write(opened, self.write_gate)
-                    self.write_gate += 1
+                    self._write(opened, self.turns)
+                    self.turns += 1
                     self._stop.wait(0.02)
         except psycopg.Error as error:
             self.failed.append(str(error))
@@ -165,8 +165,8 @@ def refusals(writers: list[Application]) -> list[str]:
 
 async def more(running: Running, writers: list[Application]) -> None:
     """Wait until the applications have done some more."""
-    done = sum(each.write_gate for each in writers)
-    await running.until(lambda: refusals(writers) or sum(each.write_gate for each in writers) > done + 20)
+    done = sum(each.turns for each in writers)
+    await running.until(lambda: refusals(writers) or sum(each.turns for each in writers) > done + 20)
     assert refusals(writers) == []
 
 

@@ -6,7 +6,7 @@ from replicator.core.rw_lock import ReadWriteLock
 
 
 class Holder:
-    """Takes the rw_lock in a task, and lets it go when told."""
+    """Takes the lock in a task, and lets it go when told."""
 
     def __init__(self, rw_lock: ReadWriteLock, *, alone: bool) -> None:
         self.entered = False

@@ -14,8 +14,6 @@ from replicator.postgres.control.progress import Progress
 from replicator.postgres.session.connect import Connection, comma, identifier, translated
 from replicator.runtime.retrying import retry
 
-"""The prefix goes from the table into the log: no statement's text holds it, for others to read in pg_stat_activity."""
-
 IN_USE = "55006"
 TRIES = 100
 PAUSE = 0.05
