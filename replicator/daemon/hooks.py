@@ -6,10 +6,10 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Self, cast
 
 from replicator.daemon import posting
 from replicator.errors import HookError, NotReadyError, ReplicatorError
@@ -40,6 +40,9 @@ HTTP_OK, HTTP_BROKEN = 200, 500
 HTTP_BUSY = (408, 429)
 OURS = ("REPLICATOR_", "PG")
 """Variables that may hold connection strings and passwords: no command gets them."""
+
+Document = dict[str, object]
+"""What a hook is told, by name; it is sent as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class Hooks:
         self._metrics = metrics
         self._on_failure = on_failure
         self._ways = [name for name, given in (("command", settings.hook_command), ("url", settings.hook_url)) if given]
-        self._due: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._due: asyncio.Queue[Document] = asyncio.Queue()
         self._unfinished: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -123,7 +126,7 @@ class Hooks:
         """Wait until all that has been noted is called."""
         await self._due.join()
 
-    def _document(self, event: str, moment: Moment) -> dict[str, Any]:
+    def _document(self, event: str, moment: Moment) -> Document:
         names = {"old": self._migration.old, "new": self._migration.old if moment.renamed else self._migration.new}
         return {
             "event": event,
@@ -150,7 +153,7 @@ class Hooks:
             self._unfinished.pop(0)
             self._due.task_done()
 
-    async def _call(self, way: str, document: dict[str, Any], tries: int) -> HookError | None:
+    async def _call(self, way: str, document: Document, tries: int) -> HookError | None:
         """Call one hook and note how it went; gives what was wrong."""
         clock = asyncio.get_running_loop().time
         began, event, error = clock(), str(document["event"]), None
@@ -174,8 +177,8 @@ class Hooks:
         await self._journal({"event": event, "way": way, "outcome": outcome, "seconds": seconds})
         return error
 
-    async def _try(self, way: str, document: dict[str, Any]) -> None:
-        event = document["event"]
+    async def _try(self, way: str, document: Document) -> None:
+        event = str(document["event"])
         secret = self._settings.hook_command if way == "command" else self._settings.hook_url
         where, body = secret.get_secret_value() if secret else "", json.dumps(document).encode()
         try:
@@ -184,7 +187,7 @@ class Hooks:
         except TimeoutError:
             raise HookError(f"The hook {event} ({way}) did not end within {SECONDS:g} s.", outcome="timeout") from None
 
-    async def _journal(self, details: dict[str, Any]) -> None:
+    async def _journal(self, details: Mapping[str, object]) -> None:
         try:
             async with connection(self._settings.target, "hook") as target:
                 await journal(target, "hook", details)

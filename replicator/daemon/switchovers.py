@@ -3,30 +3,30 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from replicator.core.markers import new_marker
 from replicator.daemon.current_phase import CurrentPhase
 from replicator.daemon.hooks import Hooks, Moment
 from replicator.daemon.pipelines import Pipelines
-from replicator.errors import CheckError, NotReadyError, ReplicatorError
+from replicator.errors import CheckError, ReplicatorError
 from replicator.mapping.forgotten import refuse_forgotten
 from replicator.migration import Direction, Migration
 from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.setup import all_tables, read_plan, set_up_slot
-from replicator.postgres.control.ownership import same_database
-from replicator.postgres.ddl.search_path import switch_search_path
-from replicator.postgres.session.connect import connection
 from replicator.preflight.hanging import Strategy
 from replicator.runtime.failpoints import Failpoint, reach
 from replicator.settings import Settings
+from replicator.switchover.attempts import try_until_locked
+from replicator.switchover.beforehand import see_that_it_may_begin
 from replicator.switchover.bidirectional import OPPOSITE, Bidirectional
-from replicator.switchover.cutover import Cutover, Report
+from replicator.switchover.cutover import Cutover
 from replicator.switchover.handover import activate, announce, owner_now
 from replicator.switchover.held_up import HeldUp
 from replicator.switchover.phases import CutoverResult, Phase, Transition
-from replicator.switchover.renaming import Renaming, RenamingCutover, planned_renaming
-from replicator.switchover.rolling import Ending, Opening, check_rolling, prepare_new_side
+from replicator.switchover.renaming import Renaming, RenamingStrategy, planned_renaming
+from replicator.switchover.request import Report, SwitchoverRequest
+from replicator.switchover.rolling import EndingStrategy, OpeningStrategy, prepare_new_side
+from replicator.switchover.strategy import PlainStrategy, SwitchoverStrategy
 
 
 class Switchovers:
@@ -88,11 +88,7 @@ class Switchovers:
         tables = await all_tables(self.settings, self.migration)
         names = self._pipelines.names
         self.renaming = await planned_renaming(self.settings, self.migration, move, tables, names, strategy)
-        if move.opens_both:
-            plans = [await read_plan(self.settings, self.migration, direction) for direction in OPPOSITE]
-            await check_rolling(self.settings, tables, plans)
-        if search_path_of is not None:
-            await self._see_that_it_moves(search_path_of)
+        await see_that_it_may_begin(self.settings, self.migration, move, tables, search_path_of)
         await self._phase.enter(move.during, rehearsed=dry_run)
         try:
             result = await self._run(move, active, report, dry_run=dry_run, search_path_of=search_path_of)
@@ -102,17 +98,6 @@ class Switchovers:
             await self._after_failure(move, error, dry_run)
             raise
         return result
-
-    async def _see_that_it_moves(self, role: str) -> None:
-        """Whether a role's search_path can be moved, before anybody waits. Raises NotReadyError."""
-        async with (
-            connection(self.settings.source, "search_path") as source,
-            connection(self.settings.target, "search_path") as target,
-        ):
-            if not await same_database(source, target):
-                raise NotReadyError("A search_path cannot lead to another database.", "Leave --set-search-path out.")
-            async with source.transaction(force_rollback=True):
-                await switch_search_path(source, role, self.migration.old, self.migration.new)
 
     async def _run(
         self, move: Transition, active: Pipeline, report: Report, *, dry_run: bool, search_path_of: str | None
@@ -130,34 +115,40 @@ class Switchovers:
             await opposite.verifier.open()
         await self._pipelines.stop_verifying()
         await active.verifier.open()
-        tables = await all_tables(self.settings, self.migration)
-        cutover = self._cutover(move, active, opposite, tables, report,
+        request = SwitchoverRequest(
+            settings=self.settings,
+            move=move,
+            pipeline=active,
+            opposite=opposite,
+            tables=await all_tables(self.settings, self.migration),
             epoch=self._pipelines.epoch_on(active.ends.source_dsn),
-            on_commit=self._commits, dry_run=dry_run, search_path_of=search_path_of,
-        )  # fmt: skip
+            report=report,
+            on_commit=self._commits,
+            dry_run=dry_run,
+            search_path_of=search_path_of,
+        )
+        cutover = Cutover(request, self._strategy(move))
         if not dry_run:
-            await self._ask_hooks(move, report)
-        cutover.held_up = self.held_up
+            await self._ask_hooks(request)
         with self.held_up.during(move.name):
-            result = await cutover.run()
+            result = await try_until_locked(cutover, self.held_up)
         if not dry_run:
-            left = await self._after_commit(move, cutover, result, report)
-            result = replace(result, dependents=left)
+            result = replace(result, dependents=await self._after_commit(cutover, result))
         return result
 
-    def _cutover(self, move: Transition, *arguments: Any, **options: Any) -> Cutover:
+    def _strategy(self, move: Transition) -> SwitchoverStrategy:
         both = self._pipelines.both
         if self.renaming is not None:
-            return RenamingCutover(self.settings, move, *arguments, renaming=self.renaming, **options)
+            return RenamingStrategy(self.renaming)
         if both is None:
-            return Cutover(self.settings, move, *arguments, **options)
-        kind = Opening if move.opens_both else Ending
-        return kind(self.settings, move, *arguments, both=both, **options)
+            return PlainStrategy()
+        return OpeningStrategy(both) if move.opens_both else EndingStrategy(both)
 
-    async def _ask_hooks(self, move: Transition, report: Report) -> None:
+    async def _ask_hooks(self, request: SwitchoverRequest) -> None:
         if not self._hooks.given:
             return
-        await report("asking the hooks")
+        await request.report("asking the hooks")
+        move = request.move
         moment = Moment.of(move.during, move.after, await owner_now(self.settings))
         await self._hooks.before(f"before_{move.name}", moment)
 
@@ -219,11 +210,10 @@ class Switchovers:
         else:
             self._pipelines.start_verifying()
 
-    async def _after_commit(
-        self, move: Transition, cutover: Cutover, result: CutoverResult, report: Report
-    ) -> tuple[str, ...]:
-        """All that is due then; gives what goes on using the old tables."""
-        active, opposite = cutover.pipeline, cutover.opposite
+    async def _after_commit(self, cutover: Cutover, result: CutoverResult) -> tuple[str, ...]:
+        """All that is due then; returns what goes on using the old tables."""
+        request = cutover.request
+        move, active, opposite = request.move, request.pipeline, request.opposite
         self._paused(result.write_pause_seconds)
         await reach(Failpoint.ACTIVATING)
         tables = await all_tables(self.settings, self.migration)
@@ -237,7 +227,7 @@ class Switchovers:
             await self._pipelines.start_rolling(self._pipelines.both)
             self._pipelines.start_mending()
         else:
-            await self._leave(move, active, opposite, report)
+            await self._leave(request)
         await self._phase.enter(move.after)
         left = await cutover.left_behind()
         self.committing = False
@@ -245,10 +235,11 @@ class Switchovers:
             self._pipelines.start_verifying()
         return left
 
-    async def _leave(self, move: Transition, active: Pipeline, opposite: Pipeline, report: Report) -> None:
+    async def _leave(self, request: SwitchoverRequest) -> None:
         """The source of the pipeline that was active takes no writes any more: the opposite one goes on alone."""
+        move, active, opposite = request.move, request.pipeline, request.opposite
         if self._pipelines.both is not None:
-            await report("deciding what both sides have written")
+            await request.report("deciding what both sides have written")
             await self._pipelines.both.settle()
         if self.renaming is not None:  # what these two know by name is called otherwise now
             await self._pipelines.close(active.direction)

@@ -34,9 +34,9 @@ from replicator.postgres.session.connect import Connection, connection, translat
 from replicator.postgres.wire.origins import drop_origin, origin_of
 from replicator.postgres.wire.slots import drop_publication, drop_slot, read_slot
 from replicator.settings import Settings
-from replicator.switchover.cutover import Report
 from replicator.switchover.handover import owner_now
 from replicator.switchover.phases import Phase
+from replicator.switchover.request import Report
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from replicator.postgres.control.renamed_tables import read_places
 from replicator.postgres.locking.taken import held_locks
 from replicator.postgres.session.connect import Connection
 from replicator.preflight.consequences import Consequences, Foresight, Lock, still_hanging
-from replicator.preflight.hanging import Hanging, read_hanging
+from replicator.preflight.hanging import Hanging, Strategy, read_hanging
+from replicator.switchover.request import SwitchoverRequest
 
 
 class Foreseen:
@@ -74,6 +75,20 @@ class Foreseen:
         found.refuse, found.take, found.dropped = (
             _named(each, now) for each in (found.refuse, found.take, found.dropped)
         )
+
+
+def foresight_of(request: SwitchoverRequest, strategy: Strategy, *, together: bool) -> Foresight | None:
+    """For what is told of a switchover; None where no old table is closed."""
+    if request.move.owner != "new" or request.move.opens_both:
+        return None
+    return Foresight(
+        migration=request.plan.migration,
+        forward=request.plan,
+        reverse=request.opposite.context.plan,
+        together=together,
+        strategy=strategy,
+        most_seconds=request.settings.max_write_pause,
+    )
 
 
 def _named(names: Iterable[str], now: Mapping[str, str]) -> list[str]:

@@ -6,9 +6,7 @@ The rollback gives all names back. Whoever works by names must learn them anew: 
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from replicator.core.name_map import NameMap
 from replicator.core.retyped import retyped
@@ -32,9 +30,11 @@ from replicator.postgres.locking.trees import oids_by_name
 from replicator.postgres.session.connect import Connection, connection
 from replicator.preflight.hanging import Strategy
 from replicator.settings import Settings
-from replicator.switchover.cutover import LOCK_SECONDS, Cutover
 from replicator.switchover.handover import owner_now
-from replicator.switchover.phases import CutoverResult, Transition
+from replicator.switchover.phases import Transition
+from replicator.switchover.request import Attempt, SwitchoverRequest
+from replicator.switchover.strategy import SwitchoverStrategy
+from replicator.switchover.transfer import transfer
 
 GRACE_SECONDS = 0.5
 """So much longer than the longest pause the writers may wait, when it is exceeded in the middle of a batch."""
@@ -172,62 +172,67 @@ async def _reads(asking: Connection, which: str, text: str) -> set[int]:
         ) from error
 
 
-class RenamingCutover(Cutover):
+class RenamingStrategy(SwitchoverStrategy):
     """Holds readers too, from the start: one that went on to write would keep the tables from being renamed.
 
     So it reads the source itself, for the pipeline. The opposite one stands still when the names change.
     """
 
+    name: Strategy = "rename"
     holder_gives_text = True
-    strategy: Strategy = "rename"
 
-    def __init__(self, *arguments: Any, renaming: Renaming, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.renaming = renaming
-        self._holder: Connection | None = None
-        self._seconds = LOCK_SECONDS
-        if not renaming.back:
-            self._new_schema = renaming.migration.old
+    def __init__(self, renaming: Renaming) -> None:
+        self._renaming = renaming
+        self._reads_through_holder = False
 
-    async def run(self) -> CutoverResult:
-        """As any cutover, and tells what prepared statements meet."""
-        return replace(await super().run(), retyped=tuple(self.renaming.retyped))
+    @property
+    def retyped(self) -> Sequence[str]:
+        """What prepared statements meet."""
+        return self._renaming.retyped
 
-    async def _attempt(self, epoch: int) -> float:
-        await self.renaming.hold()
-        try:
-            return await super()._attempt(epoch)
-        finally:
-            if not self._in_doubt:
-                self.opposite.write_gate.resume()
-                self.renaming.let_go()
+    async def begin(self) -> None:
+        """Let nobody else work by the tables' names."""
+        await self._renaming.hold()
 
-    async def _hold(self, holder: Connection, seconds: float) -> None:
-        await self.pipeline.write_gate.pause()
-        self._seconds = seconds
-        await lock_tables(holder, self.held, EVERYBODY, seconds, self._observing)
-        self._holder = holder
-        self.pipeline.write_gate.go_on_through(holder)
+    async def hold(self, attempt: Attempt, tables: Sequence[Name]) -> None:
+        """Keep everybody waiting, and let the pipeline go on through the holder: no other session may read.
 
-    async def _release(self, holder: Connection) -> None:
-        """A batch that reads through the holder fails with it, and this session too: a short one may end before."""
-        if self._holder is not None and not self._in_doubt:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.pipeline.write_gate.pause(), GRACE_SECONDS)
-        self._holder = None
-        await super()._release(holder)
+        :raises LockedOutError: the lock does not come in time.
+        """
+        write_gate = attempt.request.pipeline.write_gate
+        await write_gate.pause()
+        await lock_tables(attempt.holder, tables, EVERYBODY, attempt.hold_seconds, attempt.observer)
+        self._reads_through_holder = True
+        write_gate.go_on_through(attempt.holder)
 
-    async def _check(self, target: Connection) -> None:
-        await super()._check(self._holder or target)  # any other connection would wait for this one
+    def looks_through(self, attempt: Attempt) -> Connection:
+        """Any other connection would wait for this one."""
+        return attempt.holder
 
-    async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
-        await self.opposite.write_gate.pause()
-        await super()._move(holder, epoch, together=together)
-        self._step = "rename"
-        await lock_more(holder, self.tables[self.move.owner], EVERYBODY, self._seconds, self._observing)
-        definitions = [each.monitor.definitions for each in (self.pipeline, self.opposite)]
+    async def move(self, attempt: Attempt) -> None:
+        """Write guards and state row, then rename. Raises NotReadyError or LockedOutError."""
+        request, holder = attempt.request, attempt.holder
+        await request.opposite.write_gate.pause()
+        migration = self._renaming.migration
+        await transfer(attempt, migration.new if self._renaming.back else migration.old)
+        attempt.at("rename")
+        opens = request.tables[request.move.owner]
+        await lock_more(holder, opens, EVERYBODY, attempt.hold_seconds, attempt.observer)
+        definitions = [each.monitor.definitions for each in (request.pipeline, request.opposite)]
         before = [await each.read(holder) for each in definitions]
-        await self.renaming.rename(holder)
+        await self._renaming.rename(holder)
         # Else the daemon would take its own renaming for one past the log, and compare all rows on either way.
         for each, was in zip(definitions, before, strict=True):
             await each.carry(holder, was)
+
+    async def before_rollback(self, request: SwitchoverRequest) -> None:
+        """A batch that reads through the holder fails with it, and this session too: a short one may end before."""
+        if self._reads_through_holder:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(request.pipeline.write_gate.pause(), GRACE_SECONDS)
+        self._reads_through_holder = False
+
+    def end(self, request: SwitchoverRequest) -> None:
+        """The names are as before: whoever works by them may go on."""
+        request.opposite.write_gate.resume()
+        self._renaming.let_go()

@@ -1,7 +1,6 @@
 """The moves into the time when both schemas take writes, and out of it; and what it needs."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from replicator.core.tables import Name
 from replicator.errors import CheckError, NotReadyError
@@ -19,7 +18,9 @@ from replicator.postgres.wire.origins import lacking, tracks_commits
 from replicator.runtime.failpoints import Failpoint, reach
 from replicator.settings import Settings
 from replicator.switchover.bidirectional import Bidirectional
-from replicator.switchover.cutover import Cutover, Report
+from replicator.switchover.request import Attempt, Report, SwitchoverRequest
+from replicator.switchover.strategy import SwitchoverStrategy
+from replicator.switchover.transfer import open_tables, start_marker
 from replicator.verify import Divergence
 
 SEQUENCE_MARGIN = 1_000_000
@@ -92,56 +93,48 @@ async def _check_server(asking: Connection, side: str) -> None:
         )
 
 
-class Opening(Cutover):
+class OpeningStrategy(SwitchoverStrategy):
     """Into it: the old writers are held for the moment in which the new tables are opened too."""
 
-    def __init__(self, *arguments: Any, both: Bidirectional, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.both = both
+    def __init__(self, both: Bidirectional) -> None:
+        self._both = both
 
-    async def _check(self, target: Connection) -> None:
-        await super()._check(target)
-        self._target = target
-        if self.pipeline.context.rolling is None:
-            await self.both.roll(self.pipeline, await clock(target))
+    async def checked(self, attempt: Attempt) -> None:
+        """The pipeline writes under its origin from now on: the application's rows must be told from its own."""
+        pipeline = attempt.request.pipeline
+        if pipeline.context.rolling is None:
+            await self._both.roll(pipeline, await clock(attempt.target))
 
-    async def _move(self, holder: Connection, epoch: int, *, together: bool) -> None:
-        self._step = "sequences"
-        await set_sequences(self._target, self.plan.targets, SEQUENCE_MARGIN)
-        self._step = "triggers"
-        await note_deletions(holder, self.opposite.context.plan.targets, self.plan.watched.values())
-        if together:
-            await self._open(holder, self.tables["new"])
+    async def move(self, attempt: Attempt) -> None:
+        """Nothing is closed, so nothing is guarded. Raises NotReadyError or LockedOutError."""
+        request, holder = attempt.request, attempt.holder
+        opposite = request.opposite.context
+        attempt.at("sequences")
+        await set_sequences(attempt.target, request.plan.targets, SEQUENCE_MARGIN)
+        attempt.at("triggers")
+        await note_deletions(holder, opposite.plan.targets, request.plan.watched.values())
+        if attempt.together:
+            await open_tables(attempt, request.tables["new"])
         await reach(Failpoint.CUTOVER_GUARDED)
-        if self.opposite.context.rolling is not None:
-            self.opposite.context.rolling.since = await clock(holder)
-        self._step = "state row"
-        marker = self.opposite.progress.start_marker if together else None
-        await write_ownership(holder, "old", epoch, marker, rolling=True)
+        if opposite.rolling is not None:
+            opposite.rolling.since = await clock(holder)
+        attempt.at("state row")
+        await write_ownership(holder, "old", attempt.epoch, start_marker(attempt), rolling=True)
 
 
-class Ending(Cutover):
+class EndingStrategy(SwitchoverStrategy):
     """Out of it, either way: the writers of one side are held, and refused from then on."""
 
-    def __init__(self, *arguments: Any, both: Bidirectional, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.both = both
-        # This move would take what the log has not told for wrong.
-        other, then = {
-            "cutover": ("`replicator rollback`", "Then all rows are compared; cut over again when they are."),
-            "rollback": ("`replicator cutover --complete`", "Then all rows are compared; roll back when they are."),
-        }[self.move.name]
-        self.when_unseen = (
-            "All rows of it are compared again, and mended; then try again. "
-            f"Or let the schema that it is of own the data: {other}. {then}"
-        )
+    def __init__(self, both: Bidirectional) -> None:
+        self._both = both
 
-    async def _diverging(self) -> list[Divergence]:
-        return await self.both.final_check(self.pipeline.direction)
+    async def diverging(self, request: SwitchoverRequest) -> list[Divergence]:
+        """What differs, save for what the other side has written last: that is right there."""
+        return await self._both.final_check(request.pipeline.direction)
 
-    async def _check(self, target: Connection) -> None:
-        await super()._check(target)
-        if any(each.context.quarantined for each in self.both.pipelines.values()):
+    async def checked(self, attempt: Attempt) -> None:  # noqa: ARG002  # it is of no single attempt
+        """Raise NotReadyError when either pipeline keeps a row in quarantine: both end here."""
+        if any(each.context.quarantined for each in self._both.pipelines.values()):
             raise NotReadyError("A row went into quarantine; the writers went on.", "See `replicator status`.")
 
 

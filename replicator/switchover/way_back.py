@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from replicator.migration import NO_WAY_BACK
 from replicator.switchover.phases import Phase
@@ -33,7 +33,7 @@ class WayBack:
         return self.state in ("open", "waits", "shut")
 
 
-def way_back(phase: str, *, declared: bool, gates: Sequence[Mapping[str, Any]], differing: int) -> WayBack:
+def way_back(phase: str, *, declared: bool, gates: Sequence[Mapping[str, object]], differing: int) -> WayBack:
     """What a rollback asked for now would meet.
 
     :param phase: as it is stored.

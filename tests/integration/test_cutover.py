@@ -176,7 +176,7 @@ async def test_two_databases(database: Database, other_database: Database) -> No
 async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
     seed(database.dsn)
     prepare = Switchovers._prepare_opposite
@@ -206,7 +206,7 @@ async def test_what_would_keep_the_other_database_from_opening_leaves_the_writer
     database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the commit neither side would take writes until that ends: a VACUUM, an index in the making."""
-    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.1)
     seed(database.dsn, 5)
     prepare = Switchovers._prepare_opposite

@@ -281,7 +281,8 @@ async def test_all_are_discarded_or_those_of_a_transform(database: Database, tmp
                               finished_at=None, exit_code=None, result=None)  # fmt: skip
             pipelines: Any = SimpleNamespace(active=made.running)
             resolution = Resolution(settings=made.settings, pipelines=pipelines)
-            return [each["key"] for each in (await resolution.discard(command, own))["discarded"]]
+            answer: Any = await resolution.discard(command, own)
+            return [each["key"] for each in answer["discarded"]]
 
         assert await ask(entries=None, transform="tags") == []
         with pytest.raises(UsageError, match="There is no transform nobody"):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from replicator import Migration
+from replicator.core.tables import Name
 from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CheckError, CutoverError, NotReadyError, UsageError
 from replicator.follow.transaction_buffer import Batch
@@ -31,7 +32,9 @@ from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
 from replicator.switchover.cutover import Cutover
 from replicator.switchover.phases import CUTOVER, OPENING, Phase
-from replicator.switchover.renaming import Renaming, RenamingCutover
+from replicator.switchover.renaming import Renaming, RenamingStrategy
+from replicator.switchover.request import Attempt
+from replicator.switchover.strategy import SwitchoverStrategy
 from tests.engine import Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
 from tests.integration.test_cutover import Running, daemon, one
@@ -243,9 +246,9 @@ async def test_a_daemon_that_died(
 async def test_readers_hold_it_up_and_nobody_else(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
-    monkeypatch.setattr("replicator.switchover.cutover.BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr("replicator.switchover.attempts.BACKOFF_SECONDS", 0.05)
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
         for table in ("people", "shop.people"):
@@ -298,17 +301,17 @@ async def test_the_way_back_knows_all_before_the_move(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
 ) -> None:
     """What it would read again later may be gone by then."""
-    kind = RenamingCutover if strategy == "rename" else Cutover
-    apply, hold, commit = Pipeline._apply, kind._hold, Cutover._commit
+    kind = RenamingStrategy if strategy == "rename" else SwitchoverStrategy
+    apply, hold, commit = Pipeline._apply, kind.hold, Cutover._commit
     known: list[int] = []
 
     async def apply_slowly(self: Pipeline, piece: Batch) -> None:
         await asyncio.sleep(0.3 if self.direction == "reverse" else 0)
         await apply(self, piece)
 
-    async def write_and_hold(self: Any, holder: Any, seconds: float) -> None:
+    async def write_and_hold(self: Any, attempt: Attempt, tables: Sequence[Name]) -> None:
         execute(database.dsn, ["INSERT INTO notes (code, body) VALUES ('last', '')"])
-        await hold(self, holder, seconds)
+        await hold(self, attempt, tables)
 
     async def look_and_commit(self: Cutover, holder: Any, epoch: int) -> None:
         memory = "SELECT count(*) FROM _replicator.produced WHERE pipeline = 'reverse' AND source_key = '[\"last\"]'"
@@ -316,7 +319,7 @@ async def test_the_way_back_knows_all_before_the_move(
         await commit(self, holder, epoch)
 
     monkeypatch.setattr(Pipeline, "_apply", apply_slowly)
-    monkeypatch.setattr(kind, "_hold", write_and_hold)
+    monkeypatch.setattr(kind, "hold", write_and_hold)
     monkeypatch.setattr(Cutover, "_commit", look_and_commit)
     new, old = ("public.notes", "notes_old") if strategy == "rename" else ("shop.notes", "public.notes")
     async with daemon(make_settings(database), migration) as running:

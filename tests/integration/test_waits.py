@@ -246,7 +246,7 @@ async def test_a_reader_in_the_way_of_the_renaming(
     database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is named in the progress, the error and the journal."""
-    monkeypatch.setattr("replicator.switchover.cutover.ATTEMPTS", 2)
+    monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     async with daemon(make_settings(database, ready_for=0), migration) as running:
         await running.ready()
         with session(database.dsn, "SELECT FROM notes") as reader:

@@ -149,17 +149,17 @@ class Moving(Closed):
                 frozen = state._replace(at=At.FROZEN, still=Guard.STANDSTILL not in self.off)
                 yield Step("the stream stands still", "replicator.pipeline.write_gate:WriteGate.pause"), frozen
             case At.FROZEN if state.drained(other) or self.off & {Guard.DRAIN_OPPOSITE, Guard.DRAIN_OPPOSITE_LAST}:
-                ready = Step("the opposite stream is drained", "replicator.switchover.cutover:Cutover._drain_opposite")
+                ready = Step("the opposite stream is drained", "replicator.switchover.cutover:Cutover.drain_opposite")
                 yield ready, state._replace(at=At.READY)
             case At.READY if self.lapses:
                 if not self.first_obstacle(state):
                     looked = Step(
-                        "the closed side is locked, and looked at", "replicator.switchover.cutover:Cutover._open"
+                        "the closed side is locked, and looked at", "replicator.switchover.transfer:open_tables"
                     )
                     yield looked, state._replace(at=At.LOOKED)
             case At.READY | At.LOOKED if not (self.lapses and self.second_obstacle(state)):
                 moved = state._replace(at=At.MOVED, server=Server.WRITTEN)
-                yield Step("guards and state row are written", "replicator.switchover.cutover:Cutover._move"), moved
+                yield Step("guards and state row are written", "replicator.switchover.transfer:transfer"), moved
             case At.MOVED:
                 sent = Step("the commit is sent", "replicator.switchover.cutover:Cutover._commit")
                 yield sent, state._replace(at=At.SENT, server=Server.COMMITTING)

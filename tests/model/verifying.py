@@ -233,7 +233,7 @@ class Verifying:
         if not state.locked:
             if self._gate(state):
                 locked = state._replace(locked=True)
-                yield Step("the writers are held", "replicator.switchover.cutover:Cutover._hold"), locked
+                yield Step("the writers are held", "replicator.switchover.strategy:SwitchoverStrategy.hold"), locked
         elif state.drained and state.look is None:
             keys = {*state.memory, *(() if Guard.FINAL_ON_DISK in self.off else state.disk)}
             differing = [key for key in keys if state.source[key] != state.target[key]]

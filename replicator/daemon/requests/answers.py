@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from replicator.daemon.current_phase import CurrentPhase
 from replicator.daemon.pipelines import Pipelines
@@ -13,7 +12,7 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.settings import Settings
 from replicator.switchover.gates import Gate, look_at_gates
 
-Answer = dict[str, Any]
+Answer = dict[str, object]
 
 Handler = Callable[[Command, Connection], Awaitable[Answer]]
 """Does what a request asks, and returns the answer; its connection leads to the target, in autocommit mode."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.postgres.control import mailbox
@@ -75,7 +74,7 @@ class Progress:
                         await self._write()
 
     async def _write(self) -> None:
-        told: dict[str, Any] = {"step": self.step}
+        told: dict[str, object] = {"step": self.step}
         if self.in_the_way:
             told["in_the_way"] = self.in_the_way
         if self._gates:

@@ -125,7 +125,8 @@ class Commands:
             async with connection(self._settings.target, f"command {command.command}") as own:
                 await control.unreplicated(own)
                 answer = await self._do(command, own)
-            code = int(answer.pop("exit_code", ExitCode.DONE))
+            given = answer.pop("exit_code", ExitCode.DONE)
+            code = given if isinstance(given, int) else code
         except asyncio.CancelledError:
             answer, code = self._cut_short(command)
         except ReplicatorError as error:
