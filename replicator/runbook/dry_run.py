@@ -1,35 +1,28 @@
 """Every row through every transform into temporary copies of the new tables; nothing of it stays."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from replicator.core.retyped import retyped
 from replicator.core.tables import Key, Row, Table
-from replicator.errors import DatabaseError, MigrationError, NotReadyError, RowError, TransformError
+from replicator.errors import MigrationError, RowError, TransformError
 from replicator.mapping.derive import TargetRow, UnreadableRow
-from replicator.mapping.plan import Plan, PlannedTransform, Source, queries_of, resolve
+from replicator.mapping.plan import Plan, PlannedTransform, Source, queries_of
 from replicator.migration import Migration
-from replicator.postgres.catalog.catalog import read_tables
-from replicator.postgres.catalog.inspect import tables_with_rows
-from replicator.postgres.control.control import daemon_alive
 from replicator.postgres.control.ownership import same_database
-from replicator.postgres.control.renamed_tables import read_places
-from replicator.postgres.ddl.ddl import Part, part_statements
-from replicator.postgres.ddl.statements import shortened
 from replicator.postgres.ddl.switching import try_switching
 from replicator.postgres.rows.derived import derive_all
 from replicator.postgres.rows.given import GivenColumns
 from replicator.postgres.rows.groups import range_groups
 from replicator.postgres.rows.listing import estimate_rows
-from replicator.postgres.session.connect import Connection, connection, translated
-from replicator.postgres.trying.described import describe_query
+from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.trying.keyless import keyless, keyless_rows
-from replicator.postgres.trying.rehearsal import read_query, rehearsal, try_as_run
-from replicator.postgres.trying.scratch import Conflict, Scratch, exclusion_constraints, locks_in
+from replicator.postgres.trying.rehearsal import read_query, rehearsal
+from replicator.postgres.trying.scratch import Conflict, Scratch, exclusion_constraints
 from replicator.preflight.consequences import Consequences, Foresight
 from replicator.preflight.traced import TracedRow
+from replicator.runbook.rehearsed_plan import rehearsed_plan, snapshot
 from replicator.runbook.round_trip import MOST, WayBack, bring_back, plan_back
 from replicator.settings import Settings
 
@@ -38,7 +31,6 @@ TRACED = 20_000
 EXAMPLES = 5
 MOST_REFUSED = 1_000
 """Rows of one transform that Postgres refuses before the rest of them is left out."""
-ALREADY_THERE = ("42P07", "42710")
 
 Progress = Callable[[str, int, int], None]
 """Is told what is done, how many rows, and of about how many."""
@@ -117,14 +109,10 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
     """
     result = DryRun(sample=sample)
     async with connection(settings.target, "dry run") as target, rehearsal(target):
-        if (await read_places(target)).moved:
-            raise NotReadyError(
-                "A cutover has renamed the tables: there is nothing left to try.", "See `replicator status`."
-            )
-        plan = await _plan(settings, migration, target, result)
+        plan = await rehearsed_plan(settings, migration, target, result.notes)
         back = await plan_back(settings, migration, target) if migration.of("reverse") else None
         result.retyped = retyped(plan.source_tables, {each.declared: each for each in plan.targets})
-        async with _snapshot(settings.source) as reader:
+        async with snapshot(settings.source) as reader:
             scratch = Scratch(target, plan.targets)
             await scratch.create()
             estimates = [await estimate_rows(reader, each) for each in plan.sources.values()]
@@ -192,63 +180,6 @@ async def _leave_out_what_queries_read(settings: Settings, migration: Migration,
                     read = reads.columns[table.name]
                     result.unread[name] = [] if read is None else [each for each in unread if each not in read]
     result.unread = {name: unread for name, unread in result.unread.items() if unread}
-
-
-@asynccontextmanager
-async def _snapshot(dsn: str) -> AsyncIterator[Connection]:
-    """One snapshot for all: else what is written meanwhile would look like a child without its parent."""
-    async with connection(dsn, "dry run read", text=True) as reader:
-        with translated():
-            await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        yield reader
-
-
-# ---- the new tables
-
-
-async def _plan(settings: Settings, migration: Migration, target: Connection, result: DryRun) -> Plan:
-    await _rehearse(migration, target, result)
-    async with connection(settings.source, "dry run catalogue") as source:
-        queries = queries_of(migration, "forward")
-        return resolve(
-            migration,
-            "forward",
-            await read_tables(source, migration.old),
-            await read_tables(target, migration.new),
-            {name: await describe_query(source, name, query) for name, query in queries.items()},
-        )
-
-
-async def _rehearse(migration: Migration, target: Connection, result: DryRun) -> None:
-    """Make what is not there yet of the new schema, in the transaction that is rolled back."""
-    wanted = {each.into for each in migration.of("forward")}
-    there = wanted & set(await read_tables(target, migration.new))
-    if wanted - there:
-        await _run(migration, "tables", target, result)
-    if await daemon_alive(target) or await tables_with_rows(target, migration.new, sorted(there)):
-        result.notes.append("The new tables are in use: indexes and constraints that they lack yet were not tried.")
-        return
-    for part in ("indexes", "constraints"):
-        await _run(migration, part, target, result)
-
-
-class _LocksError(Exception):
-    """The statement would lock an old table for as long as the dry run takes."""
-
-
-async def _run(migration: Migration, part: Part, target: Connection, result: DryRun) -> None:
-    for statement in part_statements(migration, part):
-        shown = shortened(statement)
-        try:
-            async with target.transaction():
-                error = await try_as_run(target, statement)
-                if error is None and await locks_in(target, migration.old):
-                    raise _LocksError
-        except _LocksError:
-            result.notes.append(f"Not tried, for it locks an old table: {shown}")
-            continue
-        if error is not None and not (isinstance(error, DatabaseError) and error.sqlstate in ALREADY_THERE):
-            raise MigrationError(f"The statement {shown!r} in sql/new fails: {error.problem}", "Mend it.")
 
 
 # ---- the rows

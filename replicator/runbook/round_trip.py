@@ -1,7 +1,7 @@
 """What the way back would make of the old rows: reverse(forward(old)) beside old, as verification would see it."""
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -83,23 +83,16 @@ async def bring_back(
         return found
     plan = await plan_back(settings, migration, target)
     give_text(target)
-    async with AsyncExitStack() as stack:
-        beside = await stack.enter_async_context(connection(settings.source, "dry run back"))
-        await _see_the_same(beside, reader)
-        writer = TargetWriter(beside, plan.targets)
-        with translated():
-            for table in plan.targets:
-                await writer.stage(table).create(beside)
+    async with beside(settings, plan, reader) as writer:
         returning = {table.name: Returned(table=table.declared) for table in plan.targets}
         whole = True
         came: dict[str, set[Key]] = {table.declared: set() for table in plan.targets}
         for source in plan.sources.values():
-            copied = await _of_copies(source, scratch, target, migration, found)
+            copied = await of_copies(source, scratch, target, migration, found.notes)
             if copied is None:
                 whole = False
                 continue
             whole = await _through(copied, target, writer, returning, came) and whole
-        await _roll_back(beside)
     for each in returning.values():
         keys = carried.get(each.table)
         if whole and keys is not None:
@@ -124,30 +117,35 @@ async def plan_back(settings: Settings, migration: Migration, target: Connection
         )
 
 
-async def _see_the_same(beside: Connection, reader: Connection) -> None:
-    with translated():
-        cursor = await reader.execute("SELECT pg_export_snapshot()")
-        (snapshot,) = await cursor.fetchone() or ("",)
-        await beside.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        await beside.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+@asynccontextmanager
+async def beside(settings: Settings, plan: Plan, reader: Connection) -> AsyncIterator[TargetWriter]:
+    """What compares rows that come back with the old tables, as the reader's snapshot shows them; writes nothing."""
+    async with connection(settings.source, "try back") as opened:
+        with translated():
+            cursor = await reader.execute("SELECT pg_export_snapshot()")
+            (snapshot,) = await cursor.fetchone() or ("",)
+            await opened.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            await opened.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+        writer = TargetWriter(opened, plan.targets)
+        with translated():
+            for table in plan.targets:
+                await writer.stage(table).create(opened)
+        yield writer
+        with translated():
+            await opened.execute("ROLLBACK")
 
 
-async def _roll_back(beside: Connection) -> None:
-    with translated():
-        await beside.execute("ROLLBACK")
-
-
-async def _of_copies(
-    source: Source, scratch: Scratch, target: Connection, migration: Migration, found: WayBack
+async def of_copies(
+    source: Source, scratch: Scratch, target: Connection, migration: Migration, notes: list[str]
 ) -> Source | None:
-    """The source as it reads the copies; None when it cannot."""
+    """The source as it reads the copies; None when it cannot, and a note says so."""
     copied = scratch.in_place(source)
     if copied is not None and source.query is not None:
         read = (await read_query(target, copied.query or "")).columns
         if any(name.schema == migration.new for name in read):
             copied = None
     if copied is None:
-        found.notes.append(f"The way back through {source.name} was not tried: it reads more than the copies.")
+        notes.append(f"The way back through {source.name} was not tried: it reads more than the copies.")
     return copied
 
 
