@@ -18,6 +18,10 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator check", "before the first start, and after each change to a server"),
         ("replicator check --json", "the same for a pipeline; exit code 1 when something fails"),
     ],
+    "try": [
+        ("replicator try users 42", "one row of an old table, what becomes of it, and what comes back"),
+        ("replicator try line_items 7 3 --json", "a key of two columns; values and all as JSON"),
+    ],
     "dry-run": [
         ("replicator dry-run --sample 10000", "the first rows of each source: soon done"),
         ("replicator dry-run", "every row; takes about as long as the backfill"),

@@ -46,6 +46,7 @@ COMMANDS = tuple(commands())
 ARGUMENTS = {
     "schema": "schema tables",
     "cutover": "cutover --wait",
+    "try": "try people 1",
     "quarantine show": "quarantine show 7",
     "quarantine retry": "quarantine retry all",
     "quarantine discard": "quarantine discard 7 --because why",

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.string import TextLoader
@@ -140,9 +140,9 @@ def _load_text(adapters: AdaptersMap) -> None:
     adapters.register_loader(0, TextLoader)
 
 
-def give_text(connection: Connection) -> None:
-    """Let the connection return every value as the text that Postgres prints, from now on."""
-    _load_text(connection.adapters)
+def give_text(of: Connection | AsyncCursor[Any]) -> None:
+    """Let a connection, or one cursor of it, return every value as the text that Postgres prints, from now on."""
+    _load_text(of.adapters)
 
 
 @contextmanager

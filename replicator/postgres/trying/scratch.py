@@ -14,7 +14,8 @@ from replicator.mapping.plan import Source
 from replicator.postgres.catalog.operators import refers
 from replicator.postgres.ddl.rewriting import rewritten
 from replicator.postgres.rows.refusals import refusing
-from replicator.postgres.session.connect import Connection, comma, identifier, translated
+from replicator.postgres.rows.selecting import having_key, source_as
+from replicator.postgres.session.connect import Connection, comma, give_text, identifier, translated
 from replicator.postgres.session.server import fetch
 
 ORIGIN = "replicator_origin"
@@ -114,6 +115,26 @@ class Scratch:
             for row in rows:
                 origin = encode_key((row.transform, *row.source_key))
                 await copy.write_row([*(row.columns[name] for name in columns), origin])
+
+    async def printed(self, table: Table, key: Key) -> dict[str, str | None]:
+        """The copy with this key as Postgres prints it, defaults and generated columns included; empty without one."""
+        source = Source(
+            name=table.declared,
+            table=replace(table, name=self._places[table.name]),
+            query=None,
+            columns=table.columns,
+            key=table.key,
+            transforms=(),
+        )
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            comma([identifier("q", each.name) for each in table.columns]), source_as(source), having_key(source)
+        )
+        async with self.connection.cursor() as cursor:
+            give_text(cursor)
+            with translated():
+                await cursor.execute(query, list(key))
+                row = await cursor.fetchone() or ()
+        return dict(zip((each.name for each in table.columns), row, strict=bool(row)))
 
     async def analyze(self) -> None:
         """Let the planner know how large they are."""
