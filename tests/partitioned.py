@@ -27,6 +27,7 @@ NARROW = """ PARTITION BY RANGE (day);
 
 REST = """ PARTITION BY RANGE (day);
     CREATE TABLE IF NOT EXISTS {t}_rest PARTITION OF {t} DEFAULT"""
+SHAPES = {"orders": (PLAIN, HASH), "events": (WIDE, NARROW)}
 
 
 def table(schema: str, name: str, divided: str) -> str:

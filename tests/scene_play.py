@@ -27,9 +27,9 @@ from replicator.settings import Settings
 from replicator.switchover.phases import CUTOVER, ROLLBACK, Phase
 from tests.engine import SECONDS, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running
 from tests.scene_catalogue import ALL_SCENES
 from tests.scenes import SCHEMAS, Scene, Side, on_side
+from tests.sessions import Running
 
 Finding = tuple[str, ...]
 Transaction = Sequence[str]

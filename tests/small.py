@@ -28,6 +28,13 @@ HOMES = """
 SELECT owner, array_agg(pets.name ORDER BY pets.id) AS pets
 FROM public.pets JOIN public.people ON people.id = pets.owner GROUP BY owner
 """
+GOOD = "INSERT INTO people SELECT i, 'p' || i, i::text, '#t' || i FROM generate_series(1, 100) i"
+BAD_ROWS = {
+    "transform": ("INSERT INTO people VALUES (500, 'boom', '1')", "raised LookupError"),
+    "not null": ("INSERT INTO people VALUES (500, NULL, '1')", '"name"'),
+    "check": ("INSERT INTO people VALUES (500, 'old', '999')", "check constraint"),
+    "value": ("INSERT INTO people VALUES (500, 'odd', 'twelve')", "column age"),
+}
 
 
 def small_migration(folder: Path, *, constraints: bool = True) -> Migration:
@@ -67,3 +74,15 @@ def create_small(dsn: str, *statements: str) -> None:
     with psycopg.connect(dsn) as old:
         for statement in (OLD, *statements):
             old.execute(statement.encode())
+
+
+def entries(dsn: str) -> list[tuple[str, str, str]]:
+    with psycopg.connect(dsn) as target:
+        return target.execute(
+            "SELECT transform, source_key, error FROM _replicator.quarantine ORDER BY transform, source_key"
+        ).fetchall()
+
+
+def people(dsn: str) -> set[int]:
+    with psycopg.connect(dsn) as target:
+        return {row[0] for row in target.execute("SELECT id FROM store.people")}

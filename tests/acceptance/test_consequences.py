@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.acceptance.test_bad_input import House, house
+from tests.acceptance.house import House, house
 
 __all__ = ["house"]
 

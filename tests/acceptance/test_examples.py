@@ -16,8 +16,8 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from replicator.demo.embedded import Cluster, installed_binaries
+from tests.acceptance.example import Shop, succeeds
 from tests.acceptance.terminal import ROOT, Daemon
-from tests.acceptance.test_readme import Shop, succeeds
 from tests.pages import block, section
 
 EXAMPLES = ROOT / "deploy" / "examples"

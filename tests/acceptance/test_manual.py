@@ -17,11 +17,11 @@ from replicator.observe.metrics import Metrics
 from replicator.preflight.server_checks import OLDEST
 from replicator.settings import describe_settings
 from replicator.switchover.phases import Phase
+from tests.acceptance.manual import COMMANDS, options, said
 from tests.acceptance.terminal import ROOT
-from tests.command_line import commands, split
+from tests.command_line import split
 from tests.pages import MANUAL, PAGES, README, anchors, broken, code, links, prose, section, tables
 
-COMMANDS = commands()
 TEXT = "\n".join(MANUAL.values())
 
 
@@ -76,10 +76,6 @@ def test_the_oldest_server() -> None:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def options(command: str) -> set[str]:
-    return {name for each in COMMANDS[command].params for name in each.opts if name.startswith("--")} - {"--help"}
-
-
 def test_every_command_with_every_option() -> None:
     rows = tables(section("Commands"))[0]
     shown = {split(row[0].replace("`", "").split()[1:])[0]: set(re.findall(r"--[\w-]+", row[0])) for row in rows}
@@ -112,23 +108,6 @@ def test_every_command_that_is_shown_exists() -> None:
 
 
 # --- sentences and links ----------------------------------------------------------------------------------------------
-
-
-def said() -> str:
-    """Every text in the program, with … for what it fills in; and the errors of its SQL."""
-    texts = []
-    for file in (ROOT / "replicator").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                texts.append(
-                    "".join(str(each.value) if isinstance(each, ast.Constant) else "…" for each in node.values)
-                )
-    control = (ROOT / "replicator" / "postgres" / "control" / "control.sql").read_text()
-    control = re.sub(r"--.*", "", control)  # an apostrophe in a comment ends no text
-    texts += [each.replace("%.%", "…").replace("%", "…") for each in re.findall(r"'([^']+)'", control)]
-    return re.sub(r"…(\.…)+", "…", "\n".join(texts))  # a dotted name is one thing
 
 
 def sentences() -> list[str]:

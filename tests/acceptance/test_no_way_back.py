@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from replicator.migration import NO_WAY_BACK
-from tests.acceptance.test_bad_input import TRANSFORMS, House, house
+from tests.acceptance.house import TRANSFORMS, House, house
 
 __all__ = ["house"]
 

@@ -11,15 +11,13 @@ import pytest
 
 from tests.acceptance.terminal import Terminal
 from tests.fix_postgres import Database
-from tests.partitioned import HASH, NARROW, PLAIN, WIDE, create_old, same_rows
+from tests.partitioned import SHAPES, create_old, same_rows
 
 pytestmark = [pytest.mark.one_server, pytest.mark.timeout(300)]
 
-SHAPES = {"orders": (PLAIN, HASH), "events": (WIDE, NARROW)}
 MODULE = """
 from pathlib import Path
-from tests.acceptance.test_partitioned_rename import SHAPES
-from tests.partitioned import same_rows
+from tests.partitioned import SHAPES, same_rows
 migration = same_rows(Path(__file__).parent / "sql", SHAPES)
 """
 HELD = "SELECT id, day, note FROM {} WHERE id >= 10000 ORDER BY id"

@@ -21,8 +21,9 @@ from replicator.switchover.phases import ROLLBACK
 from tests.checking import check, outcomes
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
 from tests.pages import MANUAL, section
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = [pytest.mark.one_server, pytest.mark.timeout(300)]
 

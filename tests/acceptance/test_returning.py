@@ -6,7 +6,7 @@ import pytest
 
 from replicator.switchover.phases import Phase
 from replicator.switchover.way_back import way_back
-from tests.acceptance.test_bad_input import House, house
+from tests.acceptance.house import House, house
 
 __all__ = ["house"]
 

@@ -7,8 +7,8 @@ import yaml
 
 from replicator.settings import describe_settings
 from replicator.switchover.phases import Phase
+from tests.acceptance.manual import options, said
 from tests.acceptance.terminal import ROOT
-from tests.acceptance.test_manual import options, said
 from tests.command_line import split
 from tests.pages import tables
 

@@ -23,7 +23,6 @@ from tests.partitioned import same_rows
 
 MODULE = """
 from pathlib import Path
-from tests.benchmarks.partitions import days
 from tests.partitioned import same_rows
 migration = same_rows(Path(__file__).parent / "sql", {"orders": ("", days(NEW))})
 """

@@ -12,7 +12,7 @@ from replicator.daemon import daemon
 from replicator.settings import Settings
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import MakeCluster, Server
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
 
 pytestmark = pytest.mark.two_servers
 

@@ -29,8 +29,9 @@ from replicator.switchover.phases import COMPLETION, CUTOVER, OPENING, Phase
 from tests.checking import follow_remedy
 from tests.engine import Engine
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon
 from tests.roles import Roles, identity, readme_roles
+from tests.sessions import daemon
+from tests.statements import ORIGINS, OURS
 
 pytestmark = pytest.mark.two_servers
 
@@ -41,10 +42,6 @@ def roles(database: Database) -> Iterator[Roles]:
         yield made
 
 
-ORIGINS: Final = (
-    "pg_replication_origin_create(text)", "pg_replication_origin_drop(text)", "pg_replication_origin_oid(text)",
-    "pg_replication_origin_session_setup(text)", "pg_replication_origin_session_reset()",
-)  # fmt: skip
 FOR_ALL: Final = {"active_schema", "use_new_schema"}
 """What PUBLIC may call in our schemas."""
 
@@ -105,7 +102,6 @@ def names_of(roles: Roles, query: str) -> list[str]:
         return [str(row[0]) for row in opened.execute(query.encode()).fetchall()]
 
 
-OURS: Final = "SELECT oid FROM pg_namespace WHERE nspname IN ('_replicator', 'replicator')"
 TABLES: Final = f"SELECT oid::regclass FROM pg_class WHERE relnamespace IN ({OURS}) AND relkind IN ('r', 'v')"
 SEQUENCES: Final = f"SELECT oid::regclass FROM pg_class WHERE relnamespace IN ({OURS}) AND relkind = 'S'"
 ROUTINES: Final = (

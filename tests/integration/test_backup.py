@@ -27,7 +27,8 @@ from replicator.settings import Settings
 from tests.checking import one_database
 from tests.engine import make_settings
 from tests.fix_postgres import Database, Running
-from tests.integration.test_cli_status import SECRET, Program, heeded_signals, until, with_secret
+from tests.programs import SECRET, Program, heeded_signals, with_secret
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 

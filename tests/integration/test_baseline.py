@@ -17,8 +17,8 @@ from tests.acceptance.terminal import Terminal
 from tests.checking import one_database
 from tests.engine import create_old_tables, make_settings, reference
 from tests.fix_postgres import Database, Running
-from tests.integration.test_cli_status import replicator
-from tests.integration.test_pipeline import seed
+from tests.programs import replicator
+from tests.reference import seed
 
 pytestmark = pytest.mark.two_servers
 

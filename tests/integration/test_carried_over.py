@@ -11,8 +11,8 @@ from replicator.errors import MigrationError, NotReadyError
 from tests.checking import Found, check, outcomes, statements
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon
-from tests.integration.test_hanging import NEW, OLD, shop
+from tests.sessions import Running, daemon
+from tests.shop import NEW, OLD, shop
 
 pytestmark = pytest.mark.one_server
 

@@ -31,7 +31,7 @@ from tests.acceptance.terminal import Terminal
 from tests.checking import one_database
 from tests.engine import make_settings, reference
 from tests.fix_postgres import Database, Running
-from tests.integration.test_finish import soaking
+from tests.sessions import soaking
 
 pytestmark = pytest.mark.two_servers
 

@@ -7,29 +7,25 @@ import pty
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
-from replicator import Migration
 from replicator.observe.status import blank
 from replicator.postgres.control import control, mailbox
-from replicator.postgres.control.lease import Lease
 from replicator.postgres.control.mailbox import Command
 from replicator.postgres.session.connect import Connection, connection
-from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
+from tests.daemon import ROOT
+from tests.fix_postgres import Database
+from tests.mailbox import Daemon, Take, daemon, database, never
+from tests.programs import MIGRATION, Program, environment, heeded_signals, replicator
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
+__all__ = ["database", "heeded_signals"]
 
-ROOT = Path(__file__).parents[2]
-MIGRATION = Migration("party", old="public", new="party")
-SECRET = "geheim-4711"
 GATES = [
     {"name": "lag", "ok": True, "detail": "below 1.0 MB for 5 s"},
     {"name": "verify", "ok": False, "detail": "no clean pass yet"},
@@ -58,79 +54,12 @@ DIVERGENT = {
 CUT_OVER = {"write_pause_seconds": 0.0123, "attempts": 2, "epoch": 1, "dry_run": False}
 CANCELLED = {"error": "The cutover was cancelled.", "remedy": ""}
 
-Take = Callable[["Daemon", Command], Awaitable[None]]
-
 
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Program:
-    """The program as a process, with what it has printed so far."""
-
-    process: asyncio.subprocess.Process
-    out: str = ""
-    err: str = ""
-    readers: list[asyncio.Task[None]] = field(default_factory=list)
-
-    @classmethod
-    async def start(cls, database: Database, *arguments: str) -> "Program":
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "replicator", *arguments),
-            env=environment(database),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        program = cls(process)
-        program.readers = [asyncio.create_task(program._read(name)) for name in ("out", "err")]
-        return program
-
-    async def _read(self, name: str) -> None:
-        stream = self.process.stdout if name == "out" else self.process.stderr
-        assert stream is not None
-        while data := await stream.read(4096):
-            setattr(self, name, getattr(self, name) + data.decode())
-
-    async def end(self) -> tuple[int, str, str]:
-        """Wait for it; gives the exit code and what it printed."""
-        code = await self.process.wait()
-        await asyncio.gather(*self.readers)
-        assert SECRET not in self.out + self.err
-        assert "Traceback" not in self.err
-        return code, self.out, self.err
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-
-def environment(database: Database) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")}
-    return {**kept, "REPLICATOR_SOURCE_DSN": with_secret(database.dsn), "PYTHONUNBUFFERED": "1"}
-
-
-def with_secret(dsn: str) -> str:
-    """The DSN, with a password if it has none: the server does not ask for it."""
-    if conninfo_to_dict(dsn).get("password"):
-        return dsn
-    return dsn.replace("@", f":{SECRET}@", 1) if dsn.startswith("postgres") else f"{dsn} password={SECRET}"
-
-
-async def replicator(database: Database, *arguments: str) -> tuple[int, str, str]:
-    return await (await Program.start(database, *arguments)).end()
-
-
 def said(program: Program, line: str) -> bool:
     return f"{line}\n" in program.err
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition; the test's own limit ends the waiting."""
-    while True:
-        met = condition()
-        if await met if isinstance(met, Awaitable) else met:
-            return
-        await asyncio.sleep(0.02)
 
 
 async def another_look(opened: Connection, command: str) -> None:
@@ -154,91 +83,11 @@ async def _last_query(opened: Connection, command: str) -> Any:
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Daemon:
-    """Holds the lease, and takes each request the way the test says."""
-
-    connection: Connection
-    lease: Lease
-    taken: list[Command] = field(default_factory=list)
-    dead: bool = False
-
-    async def die(self) -> None:
-        self.dead = True
-        await self.lease.release()
-
-    async def answer(self, command: Command, exit_code: int, result: Mapping[str, Any]) -> None:
-        await mailbox.finish_command(self.connection, command.id, exit_code, result)
-
-    async def cancelled(self, command: Command) -> None:
-        """Wait until the request is cancelled."""
-        await until(lambda: any(each.arguments == {"id": command.id} for each in self.named("cancel")))
-
-    def named(self, name: str) -> list[Command]:
-        return [each for each in self.taken if each.command == name]
-
-
-@pytest.fixture(autouse=True)
-def heeded_signals() -> Iterator[None]:
-    """As in a shell's foreground: under nohup and in the background some are ignored, in child processes too."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def database(request: pytest.FixtureRequest, _running: Running) -> Iterator[Database]:
-    """On one server only: the commands read and write the control tables, which are the same everywhere."""
-    choices = _choices(request.config)
-    if not choices:
-        pytest.fail(f"No Postgres to test against was found. {HOW_TO_GET_ONE}", pytrace=False)
-    with fresh_database(_running.server(choices[0])) as made:
-        yield made
-
-
 @pytest.fixture
 async def installed(database: Database) -> AsyncIterator[Connection]:
     async with connection(database.dsn, "test") as opened:
         await control.install(opened, MIGRATION)
         yield opened
-
-
-@asynccontextmanager
-async def daemon(database: Database, take: Take) -> AsyncIterator[Daemon]:
-    async with connection(database.dsn, "daemon") as opened:
-        await control.install(opened, MIGRATION)
-        made = Daemon(opened, await Lease.acquire(database.dsn))
-        task = asyncio.create_task(_serve(made, take))
-        try:
-            yield made
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            await made.lease.release()
-
-
-async def _serve(made: Daemon, take: Take) -> None:
-    running: dict[int, asyncio.Task[None]] = {}
-    async with asyncio.TaskGroup() as group:
-        while not made.dead:
-            for command in await mailbox.pending_commands(made.connection):
-                if command.id not in running:
-                    made.taken.append(command)
-                    await mailbox.start_command(made.connection, command.id)
-                    if command.command == "cancel":
-                        await made.answer(command, 0, {})
-                    running[command.id] = group.create_task(_take(made, command, take))
-            await asyncio.sleep(0.02)
-
-
-async def _take(made: Daemon, command: Command, take: Take) -> None:
-    if command.command != "cancel":
-        await take(made, command)
 
 
 async def wait_for_cancel(made: Daemon, command: Command) -> None:
@@ -252,10 +101,6 @@ def answers(exit_code: int, result: Mapping[str, Any]) -> Take:
         await made.answer(command, exit_code, result)
 
     return take
-
-
-async def never(_: Daemon, __: Command) -> None:
-    await asyncio.Event().wait()
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

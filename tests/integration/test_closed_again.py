@@ -15,8 +15,9 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.switchover import closing, cutover
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
 from tests.roles import OLD, identity
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

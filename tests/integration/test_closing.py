@@ -14,11 +14,10 @@ from replicator.postgres.guarding.guards import Member
 from replicator.postgres.session.connect import Connection
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
-from tests.integration.test_ground import of
-from tests.integration.test_guards import OLD, cut_over, refusal
-from tests.integration.test_own_writes import ENABLED
+from tests.guarded import OLD, cut_over
 from tests.roles import readme_roles
+from tests.sessions import of
+from tests.statements import ENABLED, one, refusal
 
 TRIGGER = (
     "CREATE FUNCTION public.kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",

@@ -16,7 +16,7 @@ from replicator import Migration, Row
 from replicator.migration import Direction
 from tests.engine import Engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_order_of_writing import CASES, Case, numbered, quarantined
+from tests.order_catalogue import CASES, Case, numbered, quarantined
 
 pytestmark = pytest.mark.one_server
 

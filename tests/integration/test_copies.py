@@ -12,11 +12,12 @@ from replicator.errors import MigrationError, NotReadyError
 from replicator.pipeline.setup import read_plan
 from replicator.postgres.control.quarantine import read_entries
 from replicator.postgres.session.connect import connection
+from tests.bidirectional import rolling
 from tests.checking import check, one_database, outcomes
 from tests.engine import SECONDS, differences, engine, execute, make_settings
 from tests.fix_postgres import Database, Running
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_rolling import rolling
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = [pytest.mark.one_server, pytest.mark.usefixtures("quick")]
 

@@ -1,93 +1,29 @@
 """The cutover, and what follows it: one transaction moves ownership, or nothing has happened."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import psycopg
 import pytest
 
-from replicator import Migration
 from replicator.core.lsn import parse_lsn
-from replicator.daemon.hooks import Hooks
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
 from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.observe.metrics import Metrics
-from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.ownership import same_database
 from replicator.postgres.session.connect import Connection, connection
-from replicator.settings import Settings
 from replicator.switchover import handover
 from replicator.switchover.cutover import Cutover
-from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Phase, Transition
+from replicator.switchover.phases import Phase, Transition
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
-
-
-class Running:
-    """A session of the daemon inside the test."""
-
-    def __init__(self, settings: Settings, migration: Migration, hooks: Hooks | None = None) -> None:
-        self.settings = settings
-        self.session = Session(settings, migration, Metrics(), Reporter(migration.name), hooks=hooks)
-        self.stop = asyncio.Event()
-        self.task = asyncio.create_task(self.session.run(self.stop))
-        self.steps: list[str] = []
-
-    async def until(self, condition: Any) -> None:
-        """Wait for a condition; raises what the session raises."""
-        async with asyncio.timeout(SECONDS):
-            while not condition():
-                if self.task.done():
-                    self.task.result()
-                await asyncio.sleep(0.01)
-
-    @property
-    def active(self) -> Pipeline | None:
-        """The active pipeline, once there is one."""
-        return self.session.pipelines.active
-
-    async def ready(self) -> None:
-        """All gates but the lag's patience."""
-        await self.until(lambda: self.session.phase.now == Phase.FOLLOW)
-        await self.until(lambda: self.active is not None and self.active.verifier.clean)
-
-    async def report(self, step: str) -> None:
-        self.steps.append(step)
-
-    async def cut_over(self, **how: Any) -> CutoverResult:
-        return await self.session.switchovers.run(CUTOVER, self.report, **how)
-
-    async def roll_back(self, *, dry_run: bool = False) -> CutoverResult:
-        return await self.session.switchovers.run(ROLLBACK, self.report, dry_run=dry_run)
-
-    async def clean(self) -> None:
-        """A full pass of the pipeline that is active now was clean."""
-        await self.until(lambda: self.active is not None and self.active.verifier.clean)
-
-
-@contextlib.asynccontextmanager
-async def daemon(
-    settings: Settings, migration: Migration | None = None, hooks: Hooks | None = None
-) -> AsyncIterator[Running]:
-    running = Running(settings, migration or reference(), hooks)
-    try:
-        yield running
-    finally:
-        running.stop.set()
-        await asyncio.gather(running.task, return_exceptions=True)
-
-
-def one(dsn: str, query: str) -> Any:
-    with psycopg.connect(dsn, autocommit=True) as opened:
-        row = opened.execute(query.encode()).fetchone()
-        return row[0] if row else None
 
 
 async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> None:

@@ -12,7 +12,7 @@ from replicator.runbook.dry_run import dry_run
 from replicator.switchover.gates import _schema
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_ground import NEW, OLD, twins
+from tests.twins import NEW, OLD, twins
 
 pytestmark = pytest.mark.one_server
 

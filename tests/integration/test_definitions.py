@@ -2,16 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
-from replicator import ALL, Migration, Query, Row
 from replicator.errors import DefinitionError, ProtocolError, ReplicatorError
 from replicator.pipeline.repair import compare, repair_unseen
 from replicator.pipeline.source_definitions import SUSPECTED
@@ -19,72 +16,12 @@ from replicator.postgres.catalog.catalog_version import Reading
 from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions, stored_definitions
 from replicator.postgres.session.connect import connection
 from replicator.verify import PassResult
+from tests.changing import changing, create
+from tests.comparing import until
 from tests.engine import SECONDS, Engine, differences, engine, execute
 from tests.fix_postgres import Database
 
 pytestmark = pytest.mark.two_servers
-
-PEOPLE = """
-CREATE TYPE mood AS ENUM ('sad', 'ok');
-CREATE TABLE people (
-    id integer PRIMARY KEY, name text, nick text, code varchar(5), price numeric(6, 2), mood mood,
-    loud text GENERATED ALWAYS AS (upper(name)) STORED
-);
-CREATE TABLE pets (id integer PRIMARY KEY, owner integer, name text);
-CREATE TABLE words (word varchar(5) PRIMARY KEY, weight numeric);
-CREATE TABLE visits (id integer, day date NOT NULL, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
-CREATE TABLE visits_1 PARTITION OF visits FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
-CREATE TABLE visits_2 PARTITION OF visits FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
-INSERT INTO people (id, name, code, price, mood) SELECT i, 'n' || i, 'c' || i, i, 'sad' FROM generate_series(1, 20) i;
-INSERT INTO pets SELECT i, i % 5, 'p' || i FROM generate_series(1, 20) i;
-INSERT INTO words SELECT 'w' || i, i FROM generate_series(1, 200) i;
-INSERT INTO visits SELECT i, '2026-01-01'::date + i % 50, 'n' || i FROM generate_series(1, 120) i;
-"""
-NEW = """
-CREATE SCHEMA IF NOT EXISTS store;
-CREATE TABLE IF NOT EXISTS store.people (
-    id integer PRIMARY KEY, name text, nick text, code text, price text, mood text, loud text
-);
-CREATE TABLE IF NOT EXISTS store.pets (id integer PRIMARY KEY, owner integer, name text);
-CREATE TABLE IF NOT EXISTS store.words (word text PRIMARY KEY, weight numeric);
-CREATE TABLE IF NOT EXISTS store.visits (id integer, day date, note text, PRIMARY KEY (id, day));
-CREATE TABLE IF NOT EXISTS store.notes (note text PRIMARY KEY, id integer);
-CREATE TABLE IF NOT EXISTS store.homes (owner integer PRIMARY KEY, pets text);
-"""
-HOMES = "SELECT owner, string_agg(name, ',' ORDER BY id) AS pets FROM public.pets GROUP BY owner"
-
-
-def changing(folder: Path) -> Migration:
-    """Every kind of source; the rows of some are passed on whole, so that a new column would come along."""
-    (folder / "new").mkdir(exist_ok=True)
-    (folder / "new" / "10_tables.sql").write_text(NEW)
-    migration = Migration("changing", old="public", new="store", sql=folder)
-
-    @migration.transform(source="people", into="people", key=lambda old: old["id"])
-    def person(old: Row) -> dict[str, Any]:
-        return dict(old)
-
-    @migration.transform(source="pets", into="pets", key=lambda old: old["id"])
-    def pet(old: Row) -> dict[str, Any]:
-        return {"id": old["id"], "owner": old["owner"], "name": old["name"]}
-
-    @migration.transform(source="words", into="words", key=lambda old: old["word"])
-    def word(old: Row) -> dict[str, Any]:
-        return dict(old)
-
-    @migration.transform(source="visits", into="visits", key=lambda old: (old["id"], old["day"]))
-    def visit(old: Row) -> dict[str, Any]:
-        return dict(old)
-
-    @migration.transform(source="visits", into="notes")
-    def note(old: Row) -> dict[str, Any]:
-        return {"note": f"{old['id']} {old['note']}", "id": old["id"]}
-
-    @migration.transform(source=Query(HOMES, key=["owner"], depends_on={"pets": ALL}), into="homes")
-    def home(old: Row) -> dict[str, Any]:
-        return dict(old)
-
-    return migration
 
 
 @pytest.fixture(autouse=True)
@@ -93,31 +30,9 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
-def create(database: Database) -> None:
-    execute(database.dsn, [PEOPLE])
-
-
 async def change_it(dsn: str, statements: Iterable[str]) -> None:
     """Run statements while the engine runs: they wait for the locks of what it reads just then."""
     await asyncio.to_thread(execute, dsn, statements)
-
-
-async def until(made: Engine, condition: Callable[[], Any]) -> None:
-    """Wait until something holds while the engine verifies; raises what the engine raises."""
-
-    async def held() -> None:
-        await made.running.verifier.open()
-        verifying = asyncio.create_task(made.running.verify(partial(compare, made.running)))
-        try:
-            while not condition():
-                if verifying.done():
-                    verifying.result()
-                await asyncio.sleep(0.01)
-        finally:
-            verifying.cancel()
-            await asyncio.gather(verifying, return_exceptions=True)
-
-    await made.within(held())
 
 
 async def compared(made: Engine) -> PassResult:

@@ -21,7 +21,7 @@ from replicator.demo.verdict import Figures, judge, seeded
 from replicator.demo.workload import Workload
 from tests.engine import reference
 from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
-from tests.integration.test_reference_sql import OLD_TABLES, run, run_all
+from tests.reference_sql import OLD_TABLES, run, run_all
 
 ROWS = 60
 UUID_REQUEST = "(SELECT id::text FROM public.requests WHERE id NOT LIKE 'req%' ORDER BY id LIMIT 1)"

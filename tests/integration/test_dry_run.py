@@ -7,7 +7,7 @@ import pytest
 
 from replicator.postgres.trying.scratch import Conflict
 from replicator.runbook.dry_run import DryRun, dry_run
-from tests.acceptance.test_bad_input import OLD, House
+from tests.acceptance.house import OLD, House
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.small import HOMES, create_small, small_migration

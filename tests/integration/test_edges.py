@@ -13,7 +13,8 @@ from replicator.switchover.phases import OPENING
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

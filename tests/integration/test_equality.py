@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psycopg
 import pytest
 
 from replicator import Lookup, Migration, Query, Row
@@ -14,21 +13,11 @@ from replicator.pipeline.repair import repair
 from replicator.pipeline.setup import read_plan
 from replicator.runbook.dry_run import dry_run
 from tests.checking import check
+from tests.comparing import BEHIND, full_pass
 from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_keys import keyed
-from tests.integration.test_verify import BEHIND, full_pass
-
-NOCASE = (
-    "CREATE COLLATION public.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-    "CREATE DOMAIN public.nocase_text AS text COLLATE public.nocase",
-)
-
-
-def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn) as opened:
-        return opened.execute(query.encode()).fetchall()
-
+from tests.keyed import keyed, make_nocase
+from tests.statements import rows
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -36,15 +25,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 def write_tables(folder: Path, *statements: str) -> None:
     (folder / "new").mkdir(exist_ok=True)
     (folder / "new" / "10_tables.sql").write_text(";\n".join(("CREATE SCHEMA IF NOT EXISTS store", *statements)))
-
-
-def make_nocase(database: Database) -> bool:
-    """A collation that takes case for nothing, where the server is made with ICU."""
-    try:
-        execute(database.dsn, NOCASE)
-    except psycopg.errors.FeatureNotSupported:
-        return False
-    return True
 
 
 Case = TypeVar("Case", bound=tuple[str, ...])

@@ -21,14 +21,14 @@ from replicator.runbook.finish import abort, finalize
 from replicator.settings import Settings
 from tests.engine import execute, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
 from tests.same_names import create_old, same_names
+from tests.sessions import daemon, silent, soaking
 from tests.small import create_small, small_migration
+from tests.statements import SLOTS, one
 
 pytestmark = pytest.mark.two_servers
 
-SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 PUBLICATIONS = "SELECT count(*) FROM pg_publication"
 GUARDS = "SELECT count(*) FROM pg_trigger WHERE tgname = 'replicator_guard'"
 OBJECTS = """
@@ -42,18 +42,6 @@ OBJECTS = """
         WHERE n.nspname !~ '^(pg_|information_schema)'
     ) AS found (x)
 """
-
-
-async def silent(_: str) -> None:
-    """Report to nobody."""
-
-
-async def soaking(database: Database, settings: Any) -> None:
-    """Leave the migration in the soak, with no daemon."""
-    seed(database.dsn)
-    async with daemon(settings) as running:
-        await running.ready()
-        await running.cut_over()
 
 
 # ---- finalize

@@ -16,7 +16,8 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.trying.described import describe_query
 from tests.engine import execute
 from tests.fix_postgres import Database
-from tests.integration.test_equality import make_nocase, rows
+from tests.keyed import make_nocase
+from tests.statements import rows
 
 pytestmark = pytest.mark.two_servers
 

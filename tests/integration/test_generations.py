@@ -8,11 +8,13 @@ import pytest
 
 from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions
 from replicator.postgres.session.connect import connection
+from tests.changing import changing, create
+from tests.comparing import until
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_definitions import changing, create, until
 from tests.roles import OLD, identity
+from tests.sessions import daemon
+from tests.statements import one
 
 TABLES = ["people", "pets", "words", "visits"]
 MORE = """

@@ -5,68 +5,21 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
-from replicator import ALL, Migration, Query, Row
 from replicator.errors import CheckError, ReplicatorError
-from replicator.postgres.session.connect import connection
 from replicator.preflight import Finding, preflight
 from replicator.preflight.facts import Wrong
 from replicator.runtime.failpoints import Failpoint
-from replicator.settings import Settings
-from replicator.switchover.gates import look_at_gates
-from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.sessions import Running, daemon, gate, of
+from tests.statements import each_alone, one
+from tests.twins import NEW, OLD, rows, twins
 
-OLD = """
-CREATE TABLE t (id integer PRIMARY KEY, v text);
-CREATE TABLE days (id integer, day integer, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
-CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (10);
-CREATE TABLE prices (day integer, price integer) PARTITION BY RANGE (day);
-CREATE TABLE prices_1 PARTITION OF prices FOR VALUES FROM (0) TO (10);
-ALTER TABLE prices REPLICA IDENTITY FULL;
-ALTER TABLE prices_1 REPLICA IDENTITY FULL;
-INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 20) i;
-INSERT INTO days SELECT i, i % 10, 'v' || i FROM generate_series(1, 20) i;
-"""
-NEW = """
-CREATE SCHEMA IF NOT EXISTS shop;
-CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY, v text);
-CREATE TABLE IF NOT EXISTS shop.days (id integer, day integer, v text, PRIMARY KEY (id, day));
-CREATE TABLE IF NOT EXISTS shop.offers (id integer PRIMARY KEY, price integer);
-"""
-OFFERS = "SELECT id, (SELECT max(price) FROM public.prices) AS price FROM public.t"
 FAR = "CREATE EXTENSION file_fdw; CREATE SERVER far FOREIGN DATA WRAPPER file_fdw"
 NOTHING = "SERVER far OPTIONS (filename '/dev/null')"
-
-
-def twins(folder: Path) -> Migration:
-    """Both tables as they are, there and back."""
-    (folder / "new").mkdir(exist_ok=True)
-    (folder / "new" / "10_tables.sql").write_text(NEW)
-    migration = Migration("twins", old="public", new="shop", sql=folder, whole_schema=True)
-    for way in (migration.transform, migration.reverse):
-        way(source="t", into="t", key=lambda row: row["id"])(same)
-        way(source="days", into="days", key=lambda row: (row["id"], row["day"]))(same_day)
-    migration.transform(source=Query(OFFERS, key=["id"], depends_on={"t": ["id"], "prices": ALL}), into="offers")(offer)
-    return migration
-
-
-def same(row: Row) -> dict[str, Any]:
-    return {"id": row["id"], "v": row["v"]}
-
-
-def offer(row: Row) -> dict[str, Any]:
-    return {"id": row["id"], "price": row["price"]}
-
-
-def same_day(row: Row) -> dict[str, Any]:
-    return {"id": row["id"], "day": row["day"], "v": row["v"]}
 
 
 @dataclass(frozen=True)
@@ -183,13 +136,6 @@ def remedy(wrong: Wrong | Finding) -> tuple[str, ...]:
     return BY_HAND.get(name) or found
 
 
-def each_alone(dsn: str, statements: tuple[str, ...]) -> None:
-    """Run statements, as a person at psql would."""
-    with psycopg.connect(dsn, autocommit=True) as opened:
-        for statement in statements:
-            opened.execute(statement.encode())
-
-
 @pytest.fixture
 def ground(database: Database) -> Database:
     execute(database.dsn, [OLD, "CREATE SCHEMA elsewhere"])
@@ -203,26 +149,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicator.pipeline.pipeline.BETWEEN_LOOKS", 0.05)
 
 
-def of(running: Running) -> Any:
-    assert running.active is not None
-    return running.active
-
-
 def named(running: Running, fact: str) -> Wrong | None:
     return next((each for each in of(running).monitor.wrong if each.name == fact), None)
-
-
-async def gate(running: Running, settings: Settings, name: str = "ground") -> Any:
-    async with connection(settings.target, "test") as target:
-        gates = await look_at_gates(of(running), Phase.FOLLOW, settings, target)
-    return next(each for each in gates if each.name == name)
-
-
-def rows(dsn: str, schema: str) -> Any:
-    query = (
-        "SELECT array_agg(x ORDER BY x) FROM (SELECT t::text FROM {0}.t UNION ALL SELECT d::text FROM {0}.days d) q(x)"
-    )
-    return one(dsn, query.format(schema))
 
 
 def applicable(ground: Database, situation: Situation) -> None:

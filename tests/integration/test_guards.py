@@ -1,45 +1,24 @@
 """After the cutover nothing gets into an old table but what the daemon writes, whatever the way."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import pytest
 
 from replicator.daemon import session
 from replicator.postgres.control.trigger_names import GUARD, GUARD_ROWS
-from replicator.settings import Settings
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.guarded import NEW, OLD, cut_over
 from tests.roles import Roles, identity, readme_roles
+from tests.sessions import daemon
+from tests.statements import one, refusal
 
 pytestmark = pytest.mark.two_servers
 
-OLD: Final = """
-    CREATE TABLE public.t (id integer, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
-    CREATE TABLE public.t_low PARTITION OF public.t FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
-    CREATE TABLE public.t_low_leaf PARTITION OF public.t_low FOR VALUES FROM (0) TO (100);
-    CREATE TABLE public.t_high PARTITION OF public.t FOR VALUES FROM (100) TO (200);
-    CREATE TABLE public.u (id integer PRIMARY KEY, v text);
-    CREATE VIEW public.seen AS SELECT id, v FROM public.u;
-    CREATE VIEW public.ruled AS SELECT id, v FROM public.u;
-    CREATE RULE through AS ON INSERT TO public.ruled DO INSTEAD INSERT INTO public.u VALUES (NEW.id, NEW.v);
-    CREATE TABLE public.elsewhere (id integer, v text);
-    CREATE FUNCTION public.copied() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN INSERT INTO public.u VALUES (NEW.id, NEW.v); RETURN NULL; END $$;
-    CREATE TRIGGER copied AFTER INSERT ON public.elsewhere FOR EACH ROW EXECUTE FUNCTION public.copied();
-    INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 20) AS i;
-    INSERT INTO public.u SELECT i, 'v' || i FROM generate_series(1, 20) AS i;
-"""
-NEW: Final = """
-    CREATE SCHEMA IF NOT EXISTS shop;
-    CREATE TABLE IF NOT EXISTS shop.t (id integer PRIMARY KEY, v text);
-    CREATE TABLE IF NOT EXISTS shop.u (id integer PRIMARY KEY, v text);
-"""
 PASSES: Final = (
     "UPDATE t SET v = 'x'", "DELETE FROM t WHERE false", "INSERT INTO t VALUES (50, 'x')",
     "UPDATE t_low SET v = 'x'", "DELETE FROM t_low", "INSERT INTO t_low VALUES (50, 'x')", "TRUNCATE t_low",
@@ -54,26 +33,6 @@ PASSES: Final = (
     "TRUNCATE u",
 )  # fmt: skip
 MERGE: Final = "MERGE INTO u USING (SELECT 1 AS id) AS s ON u.id = s.id WHEN MATCHED THEN UPDATE SET v = 'x'"
-
-
-@contextlib.asynccontextmanager
-async def cut_over(settings: Settings, folder: Path) -> AsyncIterator[Running]:
-    migration = identity(folder, NEW, ("t", "u"))
-    migration.retire("elsewhere", because="it is written to by others")
-    async with daemon(settings, migration) as running:
-        await running.ready()
-        await running.cut_over()
-        yield running
-
-
-def refusal(connected: "psycopg.Connection[Any]", statement: str) -> str | None:
-    """The SQLSTATE with which a statement is refused; nothing of it stays in any case."""
-    try:
-        with connected.transaction(force_rollback=True):
-            connected.execute(statement.encode())
-    except psycopg.Error as error:
-        return error.sqlstate
-    return None
 
 
 async def test_every_way_into_an_old_table_is_shut(database: Database, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from replicator.postgres.control.control import install
 from replicator.postgres.session.connect import connection
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon
+from tests.sessions import daemon
 
 OLD = """
 CREATE TABLE posts (id integer PRIMARY KEY, slug text NOT NULL, body text NOT NULL);

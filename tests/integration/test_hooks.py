@@ -22,9 +22,10 @@ from replicator.postgres.session.connect import connection
 from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_pipeline import seed
 from tests.listener import listening
+from tests.reference import seed
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

@@ -22,8 +22,9 @@ from replicator.switchover.cutover import Cutover
 from replicator.switchover.phases import Phase, Transition
 from tests.engine import SECONDS, Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_pipeline import NEW_REQUEST, seed
+from tests.reference import NEW_REQUEST, seed
+from tests.sessions import daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

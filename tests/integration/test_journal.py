@@ -20,8 +20,8 @@ from replicator.postgres.control.journal import Entry, read_journal, recorded
 from replicator.postgres.session.connect import connection
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_cli_status import replicator
-from tests.integration.test_pipeline import seed
+from tests.programs import replicator
+from tests.reference import seed
 
 pytestmark = pytest.mark.two_servers
 

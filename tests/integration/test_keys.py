@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator import Migration, Query, Row
+from tests.comparing import full_pass
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
-from tests.integration.test_verify import full_pass
+from tests.keyed import keyed
 
 pytestmark = pytest.mark.two_servers
 
@@ -26,28 +26,6 @@ KEYS = {
     "text[]": ('{"a b",NULL}', "{}", "[0:0]={x}", '{"\\""}'),
     "int4range": ("empty", "[1,3)", "(,)", "[5,)"),
 }
-
-
-def keyed(folder: Path, kind: str) -> Migration:
-    """A table to its like by a computed key and by a remembered one, and through a query."""
-    (folder / "new").mkdir()
-    (folder / "new" / "10_tables.sql").write_text(
-        "CREATE SCHEMA IF NOT EXISTS store;"
-        + "".join(
-            f"CREATE TABLE IF NOT EXISTS store.{name} (id {kind} PRIMARY KEY, note text);"
-            for name in ("computed", "remembered", "asked")
-        )
-    )
-    migration = Migration("keys", old="public", new="store", sql=folder)
-
-    def as_it_is(old: Row) -> dict[str, Any]:
-        return dict(old)
-
-    query = Query("SELECT id, note FROM public.things", key=["id"], depends_on={"things": ["id"]})
-    migration.transform(source="things", into="computed", key=lambda old: old["id"], name="computed")(as_it_is)
-    migration.transform(source="things", into="remembered", name="remembered")(as_it_is)
-    migration.transform(source=query, into="asked", name="asked")(as_it_is)
-    return migration
 
 
 @pytest.mark.parametrize("kind", KEYS)

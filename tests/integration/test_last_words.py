@@ -17,7 +17,7 @@ from replicator.postgres.wire.slots import write_publication
 from replicator.runbook import schema
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

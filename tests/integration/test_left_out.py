@@ -10,7 +10,8 @@ from replicator.errors import DefinitionError
 from replicator.postgres.wire.walsender import is_followed
 from tests.engine import engine, execute
 from tests.fix_postgres import Database
-from tests.integration.test_ground import OLD, each_alone, rows, twins
+from tests.statements import each_alone
+from tests.twins import OLD, rows, twins
 
 pytestmark = pytest.mark.two_servers
 

@@ -20,9 +20,9 @@ from replicator.preflight.finding import Verdict
 from replicator.switchover.closing import close_again, keep_closed
 from tests.engine import Engine, engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_ground import OLD, twins
 from tests.roles import OLD as OLD_OF_ROLES
 from tests.roles import identity, readme_roles
+from tests.twins import OLD, twins
 
 MORE = """
 DO $$ BEGIN FOR i IN 20..80 LOOP

@@ -18,7 +18,7 @@ from replicator.runbook.schema import build
 from tests.checking import check_with, outcomes
 from tests.engine import make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon
+from tests.sessions import daemon
 
 pytestmark = pytest.mark.two_servers
 

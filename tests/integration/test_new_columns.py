@@ -11,8 +11,8 @@ from replicator.errors import NotReadyError
 from replicator.preflight import preflight
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_ground import each_alone, gate, of
+from tests.sessions import daemon, gate, of
+from tests.statements import each_alone, one
 
 pytestmark = [pytest.mark.one_server, pytest.mark.usefixtures("quick")]
 

@@ -18,10 +18,11 @@ from replicator.postgres.control.mailbox import Command
 from tests.acceptance.terminal import Daemon, Terminal
 from tests.engine import SECONDS, execute
 from tests.fix_postgres import Database, MakeCluster, Server
-from tests.integration import test_cli_status
+from tests.mailbox import daemon, database, never
 from tests.same_names import create_old, same_names
 
 pytestmark = [pytest.mark.one_server, pytest.mark.timeout(400)]
+__all__ = ["database"]
 
 MIGRATION = """
 from pathlib import Path
@@ -29,7 +30,6 @@ from tests.same_names import same_names
 migration = same_names(Path(__file__).parent / "sql")
 """
 LOCAL = "?options=-c%20synchronous_commit%3Dlocal"
-database = test_cli_status.database
 
 
 def terminal_of(dsn: str, plugin: str, folder: Path) -> Terminal:
@@ -161,7 +161,7 @@ async def test_a_request_ends_on_its_own_clock(database: Database, monkeypatch: 
     async def ask() -> Any:
         return await client.ask(database.dsn, "cutover", {"wait": True}, show, notes.append, 0.3)
 
-    async with test_cli_status.daemon(database, test_cli_status.never) as made, asyncio.timeout(SECONDS):
+    async with daemon(database, never) as made, asyncio.timeout(SECONDS):
         with pytest.raises(ReplicatorError, match="Neither the daemon nor the server has answered"):
             await ask()
         assert len(made.named("cancel")) == 1

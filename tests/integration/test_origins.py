@@ -10,7 +10,7 @@ from replicator.postgres.session.connect import connection
 from replicator.postgres.wire.origins import create_origin, drop_origin, write_plainly, write_under
 from tests.engine import SECONDS
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

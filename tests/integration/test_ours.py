@@ -14,8 +14,8 @@ from replicator.runbook.finish import abort
 from tests.checking import follow_remedy
 from tests.engine import Engine, engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
 from tests.small import create_small, small_migration
+from tests.statements import one
 
 OF_OTHERS = {
     "for another table": "CREATE PUBLICATION t_publication FOR TABLE elsewhere.other WITH (publish = 'insert')",

@@ -10,8 +10,9 @@ from replicator.switchover.phases import CLOSING, COMPLETION, CUTOVER, OPENING, 
 from tests.checking import check
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.sessions import Running, daemon
 from tests.small import create_small, small_migration
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

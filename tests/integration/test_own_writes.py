@@ -23,8 +23,9 @@ from replicator.settings import Settings
 from replicator.switchover import closing, cutover
 from tests.engine import SECONDS, Engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
 from tests.roles import identity
+from tests.sessions import Running, daemon
+from tests.statements import ENABLED, one
 
 pytestmark = pytest.mark.two_servers
 
@@ -59,10 +60,6 @@ CONSTRAINTS: Final = (
     "ALTER TABLE shop.comments ADD CONSTRAINT comments_post_fkey FOREIGN KEY (post) REFERENCES shop.posts;"
 )
 WRONG: Final = "SELECT count(*) FROM {0}.posts p WHERE n <> (SELECT count(*) FROM {0}.comments c WHERE c.post = p.id)"
-ENABLED: Final = (
-    "SELECT string_agg(tgname || tgenabled::text, ',' ORDER BY tgname) FROM pg_trigger t "
-    "WHERE tgrelid = to_regclass('{}') AND NOT tgisinternal AND tgname NOT LIKE 'replicator%'"
-)
 
 
 def counting(folder: Path, *, late: bool = False) -> Migration:

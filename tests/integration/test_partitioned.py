@@ -17,10 +17,9 @@ from replicator.switchover.closing import close_again
 from tests.checking import check_with, follow_remedy
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database, MakeCluster
-from tests.integration.test_cutover import Running, daemon, one
-from tests.integration.test_rename import NAMES, report
-from tests.integration.test_rollback import refused
 from tests.partitioned import HASH, NARROW, PLAIN, REST, WIDE, create_old, same_rows
+from tests.sessions import Running, daemon, silent
+from tests.statements import NAMES, one, refused
 
 pytestmark = pytest.mark.one_server
 
@@ -101,7 +100,7 @@ async def test_the_names_are_kept(database: Database, tmp_path: Path) -> None:
             for name in SHAPES:
                 await same(running, dsn, name, f"shop.{name}")
             await running.clean()
-    await finalize(settings, migration, report, now=True)
+    await finalize(settings, migration, silent, now=True)
     going = {str(each) for each in (await plan(settings, migration)).tables}
     assert going == {f"public.{name}_old" for name in SHAPES}
     await write(dsn, [f"{name}_old" for name in SHAPES], ["TRUNCATE {}", "DROP TABLE {}"])

@@ -5,23 +5,9 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.engine import create_old_tables, differences, engine, execute, reference
+from tests.engine import differences, engine, execute, reference
 from tests.fix_postgres import Database
-
-
-def seed(dsn: str, requests: int = 300) -> None:
-    create_old_tables(dsn)
-    execute(
-        dsn,
-        [
-            "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
-            f"SELECT 'r' || i, 'uri' || i, 'track', 'artist', i, 'hash' FROM generate_series(1, {requests}) i",
-            "INSERT INTO settings VALUES ('party_name', 'one'), ('target_device_id', 'd1')",
-            "INSERT INTO admins (id, username, password_hash) VALUES ('a1', 'ann', 'x'), ('a2', 'bob', 'y')",
-            "INSERT INTO event_settings (id, event_title) VALUES (1, 'party')",
-            "INSERT INTO spotify_auth (id, access_token) VALUES (1, 'secret')",
-        ],
-    )
+from tests.reference import NEW_REQUEST, seed
 
 
 async def test_backfill_copies_what_was_there_before_the_slot(database: Database) -> None:
@@ -33,10 +19,6 @@ async def test_backfill_copies_what_was_there_before_the_slot(database: Database
             assert target.execute("SELECT count(*) FROM party.requests").fetchone() == (300,)
 
 
-NEW_REQUEST = (
-    "INSERT INTO requests (id, track_uri, track_name, artist_name, duration_ms, requester_ip_hash) "
-    "VALUES ('{}', 'u', 'n', 'a', 1, 'h')"
-)
 EACH_KIND = (
     ["UPDATE requests SET status = 'queued', approved_at = now() WHERE id IN ('r1', 'r2')"],
     ["DELETE FROM requests WHERE id = 'r3'"],

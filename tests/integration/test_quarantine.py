@@ -11,31 +11,9 @@ from replicator.pipeline.repair import repairing
 from replicator.runtime import failpoints
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
-from tests.small import create_small, small_migration
+from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
 
 pytestmark = pytest.mark.two_servers
-
-GOOD = "INSERT INTO people SELECT i, 'p' || i, i::text, '#t' || i FROM generate_series(1, 100) i"
-
-
-def entries(dsn: str) -> list[tuple[str, str, str]]:
-    with psycopg.connect(dsn) as target:
-        return target.execute(
-            "SELECT transform, source_key, error FROM _replicator.quarantine ORDER BY transform, source_key"
-        ).fetchall()
-
-
-def people(dsn: str) -> set[int]:
-    with psycopg.connect(dsn) as target:
-        return {row[0] for row in target.execute("SELECT id FROM store.people")}
-
-
-BAD_ROWS = {
-    "transform": ("INSERT INTO people VALUES (500, 'boom', '1')", "raised LookupError"),
-    "not null": ("INSERT INTO people VALUES (500, NULL, '1')", '"name"'),
-    "check": ("INSERT INTO people VALUES (500, 'old', '999')", "check constraint"),
-    "value": ("INSERT INTO people VALUES (500, 'odd', 'twelve')", "column age"),
-}
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS)

@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.acceptance.house import OLD, House
 from tests.acceptance.terminal import Daemon, Done
-from tests.acceptance.test_bad_input import OLD, House
 from tests.fix_postgres import Database
 
 pytestmark = pytest.mark.one_server

@@ -17,8 +17,7 @@ from replicator.postgres.session.connect import connection
 from replicator.switchover.gates import _quarantine
 from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
-from tests.integration.test_quarantine import BAD_ROWS, GOOD, entries, people
-from tests.small import create_small, small_migration
+from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
 
 pytestmark = pytest.mark.two_servers
 

@@ -37,19 +37,11 @@ from replicator.switchover.request import Attempt
 from replicator.switchover.strategy import SwitchoverStrategy
 from tests.engine import Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
-from tests.integration.test_rollback import refused
 from tests.same_names import create_old, same_names
+from tests.sessions import Running, daemon, silent
+from tests.statements import NAMES, one, refused
 
 pytestmark = pytest.mark.two_servers
-
-NAMES = """
-    SELECT array_agg(format('%s %s.%s', kind, n.nspname, name) ORDER BY kind, n.nspname, name) FROM (
-        SELECT relkind::text AS kind, relnamespace AS namespace, relname AS name FROM pg_class
-        UNION SELECT 'constraint', connamespace, conname FROM pg_constraint
-        UNION SELECT 'type', typnamespace, typname FROM pg_type
-    ) AS o JOIN pg_namespace n ON n.oid = o.namespace WHERE n.nspname IN ('public', 'shop')
-"""
 
 
 NUMBERS = itertools.count()
@@ -394,15 +386,11 @@ async def test_all_else_knows_the_names(database: Database, migration: Migration
         async with connection(database.dsn, "test") as asking:
             assert (await live_rows(asking, "public")).keys() == {"people", "addresses", "notes", "carts"}
             assert (await live_rows(asking, "shop")).keys() == {"people", "notes"}
-    await finalize(settings, migration, report, now=True)
+    await finalize(settings, migration, silent, now=True)
     assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
     execute(database.dsn, ["INSERT INTO notes (code, body) VALUES ('free', 'again')", "DELETE FROM people_old"])
     going = {str(each) for each in (await plan(settings, migration)).tables}
     assert going == {"public.people_old", "public.addresses_old", "public.notes_old", "public.carts_old"}
-
-
-async def report(_: str) -> None:
-    """To nobody."""
 
 
 IN_A_STRING = (

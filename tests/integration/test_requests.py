@@ -16,9 +16,9 @@ from replicator.switchover.gates import Gate
 from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
-from tests.integration.test_finish import SLOTS, silent
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
+from tests.sessions import Running, daemon, silent
+from tests.statements import SLOTS, one
 
 pytestmark = pytest.mark.two_servers
 

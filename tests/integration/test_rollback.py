@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from replicator.daemon.switchovers import Switchovers
@@ -12,25 +11,14 @@ from replicator.postgres.ddl.search_path import moved
 from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon, one
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
+from tests.sessions import daemon
 from tests.small import create_small, small_migration
+from tests.statements import one, refused
 
 pytestmark = pytest.mark.two_servers
 
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
-
-
-def refused(dsn: str, statement: str) -> bool:
-    """Whether the guard refuses a statement."""
-    with psycopg.connect(dsn) as opened:
-        try:
-            opened.execute(statement.encode())
-        except psycopg.Error as error:
-            if error.sqlstate != "RP002":
-                raise
-            return True
-    return False
 
 
 async def test_there_and_back_and_there_again(database: Database) -> None:

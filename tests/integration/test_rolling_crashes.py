@@ -14,11 +14,10 @@ from replicator.runtime import failpoints
 from replicator.runtime.failpoints import Arming, Failpoint
 from replicator.settings import Settings
 from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Phase, Transition
+from tests.bidirectional import Both, rolling
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
-from tests.integration.test_rollback import refused
-from tests.integration.test_rolling import Both, rolling
+from tests.statements import one, refused
 from tests.two_ways import create_old, two_ways
 
 pytestmark = pytest.mark.two_servers

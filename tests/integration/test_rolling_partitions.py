@@ -8,10 +8,10 @@ import pytest
 from replicator import Migration, Query, Row
 from replicator.daemon import session
 from replicator.errors import NotReadyError
+from tests.bidirectional import Both, rolling
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
-from tests.integration.test_rolling import Both, rolling
+from tests.statements import one
 
 TABLES: Final = """
     CREATE TABLE {0}days (id integer, day integer, shop integer NOT NULL, v text, PRIMARY KEY (id, day))

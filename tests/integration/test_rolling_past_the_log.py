@@ -6,10 +6,10 @@ import pytest
 
 from replicator.errors import NotReadyError
 from replicator.switchover.phases import Phase
+from tests.bidirectional import rolling
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
-from tests.integration.test_rolling import rolling
+from tests.statements import one
 from tests.two_ways import create_old, two_ways
 
 pytestmark = pytest.mark.one_server

@@ -12,9 +12,10 @@ from replicator.preflight import preflight
 from replicator.switchover.phases import COMPLETION, OPENING
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database, Running, _choices, fresh_database
-from tests.integration.test_cutover import daemon, one
 from tests.planting import CALLED, plant
 from tests.roles import Roles, readme_roles
+from tests.sessions import daemon
+from tests.statements import one
 
 OLD: Final = (
     "CREATE TYPE public.mood AS ENUM ('low', 'high')",

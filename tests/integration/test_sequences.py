@@ -7,7 +7,7 @@ from replicator.postgres.rows.sequences import set_sequences
 from replicator.postgres.session.connect import connection
 from tests.engine import execute
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import one
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

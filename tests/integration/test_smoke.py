@@ -15,11 +15,11 @@ from replicator.postgres.session.connect import Connection
 from replicator.preflight import Finding
 from replicator.runbook.smoke import smoke
 from replicator.settings import Settings
-from tests.acceptance.test_bad_input import OLD, House
+from tests.acceptance.house import OLD, House
 from tests.engine import OLD_DDL, execute, make_settings, reference
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
+from tests.sessions import daemon
 
 pytestmark = pytest.mark.two_servers
 

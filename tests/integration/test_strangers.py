@@ -19,8 +19,9 @@ from replicator.switchover.gates import look_at_gates
 from replicator.switchover.phases import Phase
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
 from tests.roles import readme_roles
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.one_server
 

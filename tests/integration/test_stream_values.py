@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from replicator import Migration, Row
+from tests.comparing import BEHIND, full_pass
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database, _choices, fresh_database
-from tests.integration.test_verify import BEHIND, full_pass
 
 COLUMNS = (
     "id integer PRIMARY KEY, n numeric, f double precision, r real, b bytea, big text, doc jsonb, raw json, "

@@ -13,7 +13,8 @@ from replicator.errors import NotReadyError, ReplicatorError
 from replicator.runtime.failpoints import Failpoint
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.one_server
 

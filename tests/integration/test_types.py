@@ -16,10 +16,10 @@ from replicator.pipeline.repair import repair
 from replicator.postgres.rows.source import key_groups
 from replicator.postgres.session.connect import connect, connection
 from replicator.postgres.wire.walsender import open_walsender
+from tests.comparing import BEHIND, full_pass
 from tests.engine import Engine, engine, make_settings
 from tests.fix_postgres import Database
 from tests.fix_types_table import RecordTypes
-from tests.integration.test_verify import BEHIND, full_pass
 from tests.type_catalogue import ARRAYS, BEFORE, EXCLUDED, NUMBERS, OTHERS, VALUES, Case, Column, definitions, shaped
 
 LATER = 1_000

@@ -19,9 +19,9 @@ from replicator.runbook.finish import finalize
 from replicator.switchover.phases import CUTOVER
 from tests.engine import Engine, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_attacks import ORIGINS, OURS
-from tests.integration.test_cutover import daemon
 from tests.roles import identity, readme_roles
+from tests.sessions import daemon
+from tests.statements import ORIGINS, OURS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEYED_BY_TEXT = (

@@ -15,22 +15,13 @@ from replicator.errors import NotReadyError
 from replicator.pipeline.repair import compare, repair, repairing
 from replicator.postgres.session.connect import connection
 from replicator.verify import Divergence, advice, summary
+from tests.comparing import BEHIND, full_pass
 from tests.engine import Engine, differences, engine, execute, reference
 from tests.fix_postgres import Database
-from tests.integration.test_pipeline import seed
+from tests.reference import seed
 from tests.small import create_small, small_migration
 
 pytestmark = pytest.mark.two_servers
-
-BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets"
-"""Lets a test pass the guard, as an accident of the worst kind would."""
-
-
-async def full_pass(made: Engine) -> list[Divergence]:
-    await made.running.verifier.open()
-    result = await made.within(made.running.verifier.full_pass())
-    divergences: list[Divergence] = result.divergences
-    return divergences
 
 
 def found(divergences: list[Divergence]) -> set[tuple[str, str, tuple[str, ...]]]:

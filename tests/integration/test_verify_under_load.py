@@ -17,7 +17,8 @@ from replicator.verify import Verifier
 from replicator.verify import verifier as passes
 from tests.engine import SECONDS, Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.one_server
 

@@ -28,8 +28,9 @@ from replicator.switchover.cutover import Cutover
 from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
 from tests.same_names import create_old, same_names
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.one_server
 

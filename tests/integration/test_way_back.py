@@ -11,7 +11,7 @@ from replicator.runbook.dry_run import DryRun, dry_run
 from replicator.runbook.round_trip import Returned
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import daemon
+from tests.sessions import daemon
 from tests.small import create_small, small_migration
 
 pytestmark = pytest.mark.one_server

@@ -9,7 +9,8 @@ from replicator import Migration, Row
 from replicator.errors import NotReadyError
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
-from tests.integration.test_cutover import Running, daemon, one
+from tests.sessions import Running, daemon
+from tests.statements import one
 
 pytestmark = pytest.mark.two_servers
 

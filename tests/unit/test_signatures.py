@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_sizes import PACKAGE
+import replicator
 
+PACKAGE = Path(replicator.__file__).parent
 TYPED = ("daemon", "switchover")
 """The folders without ``Any``, which is for values of rows, and for what a library does not type."""
 

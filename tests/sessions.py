@@ -1,0 +1,97 @@
+"""A session of the daemon inside the test, and what tests ask of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from replicator import Migration
+from replicator.daemon.hooks import Hooks
+from replicator.daemon.report import Reporter
+from replicator.daemon.session import Session
+from replicator.observe.metrics import Metrics
+from replicator.pipeline.pipeline import Pipeline
+from replicator.postgres.session.connect import connection
+from replicator.settings import Settings
+from replicator.switchover.gates import look_at_gates
+from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Phase
+from tests.engine import SECONDS, reference
+from tests.fix_postgres import Database
+from tests.reference import seed
+
+
+class Running:
+    """A session of the daemon inside the test."""
+
+    def __init__(self, settings: Settings, migration: Migration, hooks: Hooks | None = None) -> None:
+        self.settings = settings
+        self.session = Session(settings, migration, Metrics(), Reporter(migration.name), hooks=hooks)
+        self.stop = asyncio.Event()
+        self.task = asyncio.create_task(self.session.run(self.stop))
+        self.steps: list[str] = []
+
+    async def until(self, condition: Any) -> None:
+        """Wait for a condition; raises what the session raises."""
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                if self.task.done():
+                    self.task.result()
+                await asyncio.sleep(0.01)
+
+    @property
+    def active(self) -> Pipeline | None:
+        """The active pipeline, once there is one."""
+        return self.session.pipelines.active
+
+    async def ready(self) -> None:
+        """All gates but the lag's patience."""
+        await self.until(lambda: self.session.phase.now == Phase.FOLLOW)
+        await self.until(lambda: self.active is not None and self.active.verifier.clean)
+
+    async def report(self, step: str) -> None:
+        self.steps.append(step)
+
+    async def cut_over(self, **how: Any) -> CutoverResult:
+        return await self.session.switchovers.run(CUTOVER, self.report, **how)
+
+    async def roll_back(self, *, dry_run: bool = False) -> CutoverResult:
+        return await self.session.switchovers.run(ROLLBACK, self.report, dry_run=dry_run)
+
+    async def clean(self) -> None:
+        """A full pass of the pipeline that is active now was clean."""
+        await self.until(lambda: self.active is not None and self.active.verifier.clean)
+
+
+@contextlib.asynccontextmanager
+async def daemon(
+    settings: Settings, migration: Migration | None = None, hooks: Hooks | None = None
+) -> AsyncIterator[Running]:
+    running = Running(settings, migration or reference(), hooks)
+    try:
+        yield running
+    finally:
+        running.stop.set()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+
+def of(running: Running) -> Any:
+    assert running.active is not None
+    return running.active
+
+
+async def gate(running: Running, settings: Settings, name: str = "ground") -> Any:
+    async with connection(settings.target, "test") as target:
+        gates = await look_at_gates(of(running), Phase.FOLLOW, settings, target)
+    return next(each for each in gates if each.name == name)
+
+
+async def silent(_: str) -> None:
+    """Report to nobody."""
+
+
+async def soaking(database: Database, settings: Any) -> None:
+    """Leave the migration in the soak, with no daemon."""
+    seed(database.dsn)
+    async with daemon(settings) as running:
+        await running.ready()
+        await running.cut_over()
