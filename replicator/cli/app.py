@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401, I001  # each module adds its commands when it is imported
 from replicator.cli import prepare
+from replicator.cli import explain_command
 from replicator.cli import try_command
 from replicator.cli import dry_run_command
 from replicator.cli import operate

@@ -19,13 +19,14 @@ def consequences(found: Found) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column()
     before = ""
-    for what, said in _lines(found):
+    for what, said in lines(found):
         grid.add_row(Text("" if what == before else what, style="bold"), Text(said))
         before = what
     return Group(Text("What the cutover does:", style="bold yellow"), grid)
 
 
-def _lines(found: Found) -> Iterator[tuple[str, str]]:
+def lines(found: Found) -> Iterator[tuple[str, str]]:
+    """What happens, and to what; several lines may be about one thing."""
     renamed = found["strategy"] == "rename"
     if found["refuse"]:
         yield "refuse writes (RP002)", _listed(found["refuse"])

@@ -18,6 +18,11 @@ EXAMPLES: dict[str, Sequence[tuple[str, str]]] = {
         ("replicator check", "before the first start, and after each change to a server"),
         ("replicator check --json", "the same for a pipeline; exit code 1 when something fails"),
     ],
+    "explain": [
+        ("replicator explain", "tables, columns, transforms, and what the cutover will do"),
+        ("replicator explain --html", "the same as one page with a drawing: redirect it into a file, for a review"),
+        ("replicator explain --mermaid", "the drawing alone, for a pull request"),
+    ],
     "try": [
         ("replicator try users 42", "one row of an old table, what becomes of it, and what comes back"),
         ("replicator try line_items 7 3 --json", "a key of two columns; values and all as JSON"),

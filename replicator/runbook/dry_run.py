@@ -1,17 +1,15 @@
 """Every row through every transform into temporary copies of the new tables; nothing of it stays."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from replicator.core.retyped import retyped
 from replicator.core.tables import Key, Row, Table
-from replicator.errors import MigrationError, RowError, TransformError
+from replicator.errors import RowError, TransformError
 from replicator.mapping.derive import TargetRow, UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source, queries_of
 from replicator.migration import Migration
-from replicator.postgres.control.ownership import same_database
-from replicator.postgres.ddl.switching import try_switching
 from replicator.postgres.rows.derived import derive_all
 from replicator.postgres.rows.given import GivenColumns
 from replicator.postgres.rows.groups import range_groups
@@ -20,8 +18,9 @@ from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.trying.keyless import keyless, keyless_rows
 from replicator.postgres.trying.rehearsal import read_query, rehearsal
 from replicator.postgres.trying.scratch import Conflict, Scratch, exclusion_constraints
-from replicator.preflight.consequences import Consequences, Foresight
+from replicator.preflight.consequences import Consequences
 from replicator.preflight.traced import TracedRow
+from replicator.runbook.foreseeing import foresee
 from replicator.runbook.rehearsed_plan import rehearsed_plan, snapshot
 from replicator.runbook.round_trip import MOST, WayBack, bring_back, plan_back
 from replicator.settings import Settings
@@ -133,39 +132,9 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
             await _conflicts(result, plan, scratch, target)
             progress("the way back", result.rows, result.rows)
             result.way_back = await bring_back(settings, migration, target, reader, scratch, carried)
-        await _switch(settings, target, plan, back, result)  # at last: statements lock what the application uses
+        # At last: statements lock what the application uses.
+        result.consequences = await foresee(settings, target, plan, back, result.notes)
     return result
-
-
-async def _switch(settings: Settings, target: Connection, plan: Plan, back: Plan | None, result: DryRun) -> None:
-    """Try the team's own statements, and look what a cutover does then to what hangs on the old tables."""
-    async with connection(settings.source, "dry run catalogue") as source:
-        together = await same_database(source, target)
-        foresight = Foresight(
-            migration=plan.migration,
-            forward=plan,
-            reverse=back,
-            together=together,
-            most_seconds=settings.max_write_pause,
-        )
-        old = target if together else source
-
-        async def look() -> None:
-            result.consequences = await foresight.look(old, target)
-
-        await _own_statements(plan.migration, target, result, look)
-        if result.consequences is None:
-            await look()
-
-
-async def _own_statements(
-    migration: Migration, target: Connection, result: DryRun, between: Callable[[], Awaitable[None]]
-) -> None:
-    trial = await try_switching(target, migration, between)
-    if trial.problem and not trial.perhaps:
-        raise MigrationError(trial.problem, trial.remedy)
-    if trial.problem:
-        result.notes.append(f"{trial.problem} That may be otherwise at the cutover.")
 
 
 async def _leave_out_what_queries_read(settings: Settings, migration: Migration, plan: Plan, result: DryRun) -> None:
