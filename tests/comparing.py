@@ -8,19 +8,17 @@ from typing import Any
 from replicator.pipeline.repair import compare
 from replicator.verify import Divergence
 from tests.engine import Engine
+from tests.waiting import running, until
 
 
-async def until(made: Engine, condition: Callable[[], Any]) -> None:
+async def verify_until(made: Engine, condition: Callable[[], Any]) -> None:
     """Wait until something holds while the engine verifies; raises what the engine raises."""
 
     async def held() -> None:
         await made.running.verifier.open()
         verifying = asyncio.create_task(made.running.verify(partial(compare, made.running)))
         try:
-            while not condition():
-                if verifying.done():
-                    verifying.result()
-                await asyncio.sleep(0.01)
+            await until(condition, alive=running(verifying))
         finally:
             verifying.cancel()
             await asyncio.gather(verifying, return_exceptions=True)

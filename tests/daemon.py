@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import psycopg
 
 from replicator.core.lsn import parse_lsn
 from replicator.settings import Settings
+from tests.waiting import SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 60.0
-"""The longest that a test waits for a condition; the machine may be busy."""
 
 
 class Daemon:
@@ -75,14 +73,15 @@ class Daemon:
 
     def until(self, query: str, holds: Callable[[Any], bool] = bool, seconds: float = SECONDS) -> Any:
         """Wait until the first column of a query's first row on the target fulfils a condition; gives it."""
-        deadline = time.monotonic() + seconds
-        while True:
+        value = None
+
+        def asked() -> bool:
+            nonlocal value
             value = self.ask(query)
-            if holds(value):
-                return value
-            self._running()
-            assert time.monotonic() < deadline, f"waited too long for {query}: {value}\n{self.log}"
-            time.sleep(0.01)
+            return holds(value)
+
+        wait_until(asked, alive=self._running, said=lambda: f"{query}: {value}\n{self.log}", seconds=seconds)
+        return value
 
     def until_more(self, query: str, least: int) -> None:
         """Wait until a query gives more than this."""
@@ -115,15 +114,12 @@ class Daemon:
 
     def _wait_for_the_server(self) -> None:
         """Until the server has noticed too, so that nothing of that process comes any more."""
-        deadline = time.monotonic() + SECONDS
         query = (
             b"SELECT count(*) FROM pg_stat_activity "
             b"WHERE application_name LIKE 'replicator %' AND datname = current_database()"
         )
         with psycopg.connect(self.settings.target, autocommit=True) as target:
-            while target.execute(query).fetchone() != (0,):
-                assert time.monotonic() < deadline, "the server does not notice that the daemon is gone"
-                time.sleep(0.01)
+            wait_until(lambda: target.execute(query).fetchone() == (0,))
 
     def _running(self) -> None:
         code = self.process.poll()

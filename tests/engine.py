@@ -23,10 +23,9 @@ from replicator.runbook.schema import build
 from replicator.settings import Settings
 from replicator.values import canonical
 from tests.fix_postgres import Database
+from tests.waiting import SECONDS
 
 OLD_DDL = Path(__file__).parents[1] / "sql" / "old" / "10_tables.sql"
-SECONDS = 60.0
-"""The longest that a test waits for a condition."""
 
 
 def reference() -> Migration:

@@ -25,11 +25,12 @@ from replicator.pipeline.pipeline import Pipeline
 from replicator.preflight import preflight
 from replicator.settings import Settings
 from replicator.switchover.phases import CUTOVER, ROLLBACK, Phase
-from tests.engine import SECONDS, make_settings
+from tests.engine import make_settings
 from tests.fix_postgres import Database
 from tests.scene_catalogue import ALL_SCENES
 from tests.scenes import SCHEMAS, Scene, Side, on_side
 from tests.sessions import Running
+from tests.waiting import until
 
 Finding = tuple[str, ...]
 Transaction = Sequence[str]
@@ -154,9 +155,7 @@ class Daemon:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition; raises what ends the daemon."""
-        async with asyncio.timeout(SECONDS):
-            while self._restarted() or self._running.active is None or not condition():
-                await asyncio.sleep(0.01)
+        await until(lambda: not self._restarted() and self._running.active is not None and condition())
 
     async def drain(self) -> None:
         """Wait until all that is committed by now is applied."""

@@ -15,9 +15,10 @@ from replicator.postgres.session.connect import connection
 from replicator.settings import Settings
 from replicator.switchover.gates import look_at_gates
 from replicator.switchover.phases import CUTOVER, ROLLBACK, CutoverResult, Phase
-from tests.engine import SECONDS, reference
+from tests.engine import reference
 from tests.fix_postgres import Database
 from tests.reference import seed
+from tests.waiting import running, until
 
 
 class Running:
@@ -32,11 +33,7 @@ class Running:
 
     async def until(self, condition: Any) -> None:
         """Wait for a condition; raises what the session raises."""
-        async with asyncio.timeout(SECONDS):
-            while not condition():
-                if self.task.done():
-                    self.task.result()
-                await asyncio.sleep(0.01)
+        await until(condition, alive=running(self.task))
 
     @property
     def active(self) -> Pipeline | None:
@@ -66,12 +63,12 @@ class Running:
 async def daemon(
     settings: Settings, migration: Migration | None = None, hooks: Hooks | None = None
 ) -> AsyncIterator[Running]:
-    running = Running(settings, migration or reference(), hooks)
+    made = Running(settings, migration or reference(), hooks)
     try:
-        yield running
+        yield made
     finally:
-        running.stop.set()
-        await asyncio.gather(running.task, return_exceptions=True)
+        made.stop.set()
+        await asyncio.gather(made.task, return_exceptions=True)
 
 
 def of(running: Running) -> Any:

@@ -21,6 +21,7 @@ from replicator.postgres.rows.source import next_bound
 from replicator.postgres.session.connect import Connection
 from replicator.postgres.wire.replication import Frame, Keepalive, ReplicationStream
 from replicator.postgres.wire.snapshots import Visibility, read_point
+from tests.waiting import until
 
 SECONDS = 30.0
 """The longest that a task may take from one point to the next."""
@@ -64,10 +65,7 @@ class Stepper:
 
     async def begin(self, *actors: str) -> None:
         """Wait until these actors are there, each at its first point."""
-        async with asyncio.timeout(SECONDS):
-            while not all(actor in self._paused for actor in actors):
-                self.failed()
-                await asyncio.sleep(0.001)
+        await until(lambda: all(actor in self._paused for actor in actors), alive=self.failed, every=0.001)
 
     async def settle(self) -> None:
         """Wait until no actor can move by itself. Raises what has ended the engine."""
@@ -99,10 +97,7 @@ class Stepper:
     async def deliver(self, inbox: TransactionBuffer, position: LSN) -> None:
         """Let the stream come up to a position."""
         self._deliver.set()
-        async with asyncio.timeout(SECONDS):
-            while inbox.received <= position:
-                self.failed()
-                await asyncio.sleep(0.001)
+        await until(lambda: inbox.received > position, alive=self.failed, every=0.001)
         if not self.free:
             self._deliver.clear()
 

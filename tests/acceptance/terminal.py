@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 90
@@ -62,11 +63,11 @@ class Daemon:
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Wait for a condition; fails when the daemon ends before."""
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert self.process.poll() is None, f"the daemon ended:\n{self.log}"
-            assert time.monotonic() < deadline, f"the condition did not come true in time\n{self.log}"
-            time.sleep(0.05)
+        wait_until(condition, alive=self.runs, said=lambda: self.log)
+
+    def runs(self) -> None:
+        """Fails when the daemon has ended."""
+        assert self.process.poll() is None, f"the daemon ended:\n{self.log}"
 
 
 @dataclass

@@ -12,7 +12,6 @@ import pty
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +22,9 @@ import pytest
 from psycopg import sql
 
 from replicator.demo.embedded import HOST, free_port
-from tests.acceptance.terminal import SECONDS, Terminal
+from tests.acceptance.terminal import Terminal
 from tests.fix_postgres import Database
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_server
 
@@ -171,11 +171,12 @@ class Watched:
 
     def until_refused(self, daemon: subprocess.Popen[bytes], said: list[str]) -> None:
         """Wait until all that is to be refused is."""
-        deadline = time.monotonic() + SECONDS
-        while missing := {str(each) for each in REFUSED} - self.refused():
+
+        def alive() -> None:
             assert daemon.poll() is None, "".join(said)
-            assert time.monotonic() < deadline, (missing, "".join(said))
-            time.sleep(0.1)
+
+        wanted = {str(each) for each in REFUSED}
+        wait_until(lambda: wanted <= self.refused(), alive=alive, said=lambda: (wanted - self.refused(), "".join(said)))
 
     def phase(self) -> str:
         return str(self.terminal.json("status").get("phase"))

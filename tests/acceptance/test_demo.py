@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from replicator.demo.ledger import Ledger
 from replicator.demo.verdict import Figures, judge
 from replicator.errors import ExitCode
 from replicator.migration import Migration
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 LAST_LINE = re.compile(r"demo: cutover complete, write pause \d+ ms, divergence 0, lost writes 0\n")
@@ -81,10 +81,10 @@ class Run:
         return output, "".join([*self.said, errors])
 
     def leaves_nothing(self) -> None:
-        deadline = time.monotonic() + 30
-        while self.processes() or list(self.folder.iterdir()):
-            assert time.monotonic() < deadline, (self.processes(), list(self.folder.iterdir()))
-            time.sleep(0.1)
+        def left() -> list[object]:
+            return [*self.processes(), *self.folder.iterdir()]
+
+        wait_until(lambda: not left(), said=left)
 
     def clear_away(self) -> None:
         self.process.kill()

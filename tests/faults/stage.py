@@ -5,7 +5,6 @@ import json
 import random
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.faults.roles import Roles, dsn_of
 from tests.faults.writers import TOKENS, Hand, Sale, Writer
 from tests.fix_postgres import Database
 from tests.proxy import Proxy
+from tests.waiting import wait_until
 
 ROWS: Final = 200
 WRITERS: Final = 2
@@ -184,15 +184,16 @@ class Stage:
 
     def until(self, what: str, holds: Callable[[], Any]) -> Any:
         """Wait until something is true; gives it. What cannot be asked for now is asked again."""
-        deadline = time.monotonic() + SECONDS
-        while True:
+
+        def asked() -> Any:
             with contextlib.suppress(psycopg.OperationalError):
-                if value := holds():
-                    return value
-            self.raise_writers_error()
-            if time.monotonic() > deadline:
-                raise RunError(f"waited too long: {what}")
-            time.sleep(0.05)
+                return holds()
+            return None
+
+        try:
+            return wait_until(asked, alive=self.raise_writers_error, seconds=SECONDS)
+        except AssertionError as error:
+            raise RunError(f"waited too long: {what}") from error
 
     def raise_writers_error(self) -> None:
         """Raise what a writer has raised."""
@@ -269,9 +270,8 @@ class Stage:
         """Let the writers pause until the daemon has stored the idle stream's position, or for a while."""
         for writer in self.writers:
             writer.quiet.set()
-        deadline = time.monotonic() + LULL_SECONDS
-        while time.monotonic() < deadline and not any(name == IDLE for name, _ in self.keeper.hits()):
-            time.sleep(0.1)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: any(name == IDLE for name, _ in self.keeper.hits()), seconds=LULL_SECONDS)
         for writer in self.writers:
             writer.quiet.clear()
 

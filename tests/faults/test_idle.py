@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from replicator.runtime.failpoints import VARIABLE, Failpoint
-from tests.daemon import SECONDS, Daemon
+from tests.daemon import Daemon
 from tests.engine import Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database
+from tests.waiting import SECONDS
 
 TIMES = 3
 

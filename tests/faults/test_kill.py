@@ -12,9 +12,10 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from tests.daemon import SECONDS, Daemon
+from tests.daemon import Daemon
 from tests.engine import Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database
+from tests.waiting import SECONDS
 from transforms.requests import new_status, request_id
 
 ROWS: Final = 6_000

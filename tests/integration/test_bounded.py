@@ -28,6 +28,7 @@ from tests.checking import check
 from tests.engine import SECONDS, Engine, create_old_tables, differences, engine, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.small import TABLES, create_small, small_migration
+from tests.waiting import until
 
 MEGABYTE = 1 << 20
 BEHIND = "SELECT set_config('replicator.pass', pass, false) FROM _replicator.secrets"
@@ -346,8 +347,7 @@ async def test_chunks_of_other_sources_are_written_while_a_batch_is_applied(
         execute(database.dsn, ["UPDATE pets SET name = 'b'"])
         await under_way.wait()
         copying = asyncio.create_task(made.running.backfill())
-        while not one(database.dsn, people):
-            await asyncio.sleep(0.01)
+        await until(lambda: one(database.dsn, people))
         assert not copying.done()
         go_on.set()
         await made.within(copying)

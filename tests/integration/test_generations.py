@@ -9,7 +9,7 @@ import pytest
 from replicator.postgres.catalog.fingerprints import Definition, may_have_changed, read_definitions
 from replicator.postgres.session.connect import connection
 from tests.changing import changing, create
-from tests.comparing import until
+from tests.comparing import verify_until
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.roles import OLD, identity
@@ -185,12 +185,12 @@ async def test_rows_that_were_written_meanwhile_are_compared_and_mended(
     execute(database.dsn, ["CREATE SCHEMA elsewhere"])
     async with engine(database, changing(tmp_path)) as made:
         await made.backfill()
-        await until(made, lambda: made.running.verifier.clean)
+        await verify_until(made, lambda: made.running.verifier.clean)
         for name, (table, *statements) in UNDONE.items():
             await asyncio.to_thread(execute, database.dsn, statements)
-            await until(made, partial(made.running.context.unseen.__contains__, table))
+            await verify_until(made, partial(made.running.context.unseen.__contains__, table))
             assert not made.running.verifier.clean, name
-            await until(made, lambda: made.running.verifier.clean)
+            await verify_until(made, lambda: made.running.verifier.clean)
             assert await differences(made) == [], name
 
 

@@ -1,6 +1,5 @@
 """After the cutover nothing gets into an old table but what the daemon writes, whatever the way."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from tests.guarded import NEW, OLD, cut_over
 from tests.roles import Roles, identity, readme_roles
 from tests.sessions import daemon
 from tests.statements import one, refusal
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -122,9 +122,7 @@ async def test_a_subscription_does_not_get_by(database: Database, other_database
             execute(other_database.dsn, ["INSERT INTO u VALUES (777, 'by a subscription')"])
             failed = f"SELECT apply_error_count > 0 FROM pg_stat_subscription_stats WHERE subname = '{slot}'"
             if database.version >= 15:
-                async with asyncio.timeout(30):
-                    while not one(database.dsn, failed):
-                        await asyncio.sleep(0.1)
+                await until(lambda: one(database.dsn, failed))
             assert one(database.dsn, "SELECT count(*) FROM u WHERE id = 777") == 0
         finally:
             with database.connect() as opened:

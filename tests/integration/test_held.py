@@ -11,6 +11,7 @@ from replicator.postgres.session.held import hold
 from replicator.postgres.wire.snapshots import Visibility, read_point
 from tests.engine import execute
 from tests.fix_postgres import Database
+from tests.waiting import until
 
 pytestmark = pytest.mark.one_server
 
@@ -22,8 +23,7 @@ async def sleeping(opened: Connection) -> "asyncio.Task[None]":
         await opened.execute("SELECT pg_catalog.pg_sleep(0.3)::text")
 
     task = asyncio.create_task(sleep())
-    while opened.info.transaction_status != TransactionStatus.ACTIVE:
-        await asyncio.sleep(0)
+    await until(lambda: opened.info.transaction_status == TransactionStatus.ACTIVE, every=0)
     return task
 
 

@@ -26,6 +26,7 @@ from tests.listener import listening
 from tests.reference import seed
 from tests.sessions import daemon
 from tests.statements import one
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -185,8 +186,7 @@ async def test_a_stopping_daemon_says_what_it_has_not_told(database: Database, t
         async with opened(database, f"touch {tmp_path}/begun; sleep 600") as made:
             made.hooks.after("cutover", MOMENT)
             made.hooks.after("soak", MOMENT)
-            while not (tmp_path / "begun").exists():
-                await asyncio.sleep(0.01)
+            await until((tmp_path / "begun").exists)
     (warning,) = [each for each in said if each["log_level"] == "warning"]
     assert warning["events"] == ["cutover", "soak"]
 
@@ -300,11 +300,13 @@ async def test_the_daemon_goes_on_and_shows_the_failure(database: Database) -> N
     )
     errors = "SELECT document -> 'errors' FROM _replicator.status"
     try:
-        async with asyncio.timeout(SECONDS):
-            while not (one_or_none(database.dsn, "SELECT phase FROM _replicator.state") == "follow"
-                       and len(one_or_none(database.dsn, errors) or []) >= 3):  # fmt: skip
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.05)
+        await until(
+            lambda: (
+                one_or_none(database.dsn, "SELECT phase FROM _replicator.state") == "follow"
+                and len(one_or_none(database.dsn, errors) or []) >= 3
+            ),
+            alive=lambda: running.done() and running.result(),
+        )
     finally:
         stop.set()
         await running

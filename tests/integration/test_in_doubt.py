@@ -25,6 +25,7 @@ from tests.fix_postgres import Database, MakeCluster
 from tests.reference import NEW_REQUEST, seed
 from tests.sessions import daemon
 from tests.statements import one
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -42,12 +43,6 @@ def hiding(database: Database, make_cluster: MakeCluster) -> Database:
     """A source whose commits may be hidden."""
     cluster = make_cluster(**HIDING)
     return Database("postgres", cluster.dsn(), database.plugin, database.version, database.server)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def waits_for(dsn: str, xid: int) -> Callable[[], Any]:

@@ -22,6 +22,7 @@ from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.programs import replicator
 from tests.reference import seed
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -42,17 +43,22 @@ async def ask(database: Database, command: str, arguments: Mapping[str, Any]) ->
     """A request, and its answer."""
     async with connection(database.dsn, "test") as opened:
         number = await mailbox.request(opened, command, arguments)
-        while True:
+
+        async def answered() -> mailbox.Command | None:
             found = await mailbox.read_command(opened, number)
-            if found.finished_at is not None:
-                return found
-            await asyncio.sleep(0.02)
+            return found if found.finished_at is not None else None
+
+        answer: mailbox.Command = await until(answered)
+        return answer
 
 
 async def until_phase(database: Database, phase: str) -> None:
     async with connection(database.dsn, "test") as opened:
-        while not await control.installed(opened) or await control.read_phase(opened) != phase:
-            await asyncio.sleep(0.02)
+
+        async def entered() -> bool:
+            return await control.installed(opened) and await control.read_phase(opened) == phase
+
+        await until(entered)
 
 
 async def test_a_daemon_enters_its_life_and_what_it_was_asked(database: Database) -> None:

@@ -18,6 +18,7 @@ from replicator.runbook import schema
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.statements import one
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -70,8 +71,8 @@ async def test_a_table_that_becomes_unlogged(
     execute(database.dsn, [refusal.value.remedy])
     stop = asyncio.Event()
     running = asyncio.create_task(daemon.run(settings, migration, stop=stop))
-    while not running.done() and one(database.dsn, "SELECT phase FROM _replicator.state") != "follow":
-        await asyncio.sleep(0.02)
+    phase = "SELECT phase FROM _replicator.state"
+    await until(lambda: one(database.dsn, phase) == "follow", alive=lambda: running.done() and running.result())
     stop.set()
     await running
 

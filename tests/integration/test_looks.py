@@ -23,6 +23,7 @@ from tests.fix_postgres import Database
 from tests.roles import OLD as OLD_OF_ROLES
 from tests.roles import identity, readme_roles
 from tests.twins import OLD, twins
+from tests.waiting import until
 
 MORE = """
 DO $$ BEGIN FOR i IN 20..80 LOOP
@@ -439,8 +440,7 @@ async def test_looks_are_made_when_something_has_changed(
 
         async def quiet() -> None:
             start = unchanged
-            while unchanged < start + 5:
-                await asyncio.sleep(0.01)
+            await until(lambda: unchanged >= start + 5)
 
         monkeypatch.setattr(pipeline.monitor, "look_at_ground", at_ground)
         monkeypatch.setattr(pipeline, "look_at_definitions", at_definitions)
@@ -459,8 +459,7 @@ async def test_looks_are_made_when_something_has_changed(
         assert looks == ["definitions", "ground"]
         monkeypatch.setattr(catalog_version, "LONGEST", 0.0)
         looks.clear()
-        while len(looks) < 4:  # after some time in any case
-            await asyncio.sleep(0.01)
+        await until(lambda: len(looks) >= 4)  # after some time in any case
 
 
 @pytest.mark.one_server
@@ -485,7 +484,6 @@ async def test_what_could_not_be_closed_is_looked_at_again(database: Database, t
             await other.execute("SELECT pg_sleep(0.01)")
     assert looks == 3
     await asyncio.to_thread(execute, database.dsn, ["ALTER TABLE t ADD COLUMN more text"])
-    while looks < 4:
-        await asyncio.sleep(0.01)
+    await until(lambda: looks >= 4)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -8,9 +8,9 @@ from replicator import Migration
 from replicator.postgres.control.control import install
 from replicator.postgres.session.connect import connection
 from replicator.postgres.wire.origins import create_origin, drop_origin, write_plainly, write_under
-from tests.engine import SECONDS
 from tests.fix_postgres import Database
 from tests.statements import one
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -27,9 +27,7 @@ async def test_an_origin_that_is_still_held_is_waited_for(database: Database) ->
             f"AND pid = {dropping.info.backend_pid}"
         )
         drop = asyncio.create_task(drop_origin(dropping, name))
-        async with asyncio.timeout(SECONDS):
-            while not one(database.dsn, tried):
-                await asyncio.sleep(0.01)
+        await until(lambda: one(database.dsn, tried))
         await write_plainly(holding)
         await drop
         assert one(database.dsn, f"SELECT count(*) FROM pg_replication_origin WHERE roname = '{name}'") == 0

@@ -20,6 +20,7 @@ from tests.fix_postgres import Database, MakeCluster
 from tests.partitioned import HASH, NARROW, PLAIN, REST, WIDE, create_old, same_rows
 from tests.sessions import Running, daemon, silent
 from tests.statements import NAMES, one, refused
+from tests.waiting import running, until
 
 pytestmark = pytest.mark.one_server
 
@@ -407,25 +408,22 @@ async def test_a_partition_in_another_schema_needs_nobody(database: Database, tm
     dsn, stop = database.dsn, asyncio.Event()
     await perform(dsn, [create_old({"orders": (WIDE, PLAIN)}), "CREATE SCHEMA parts"])
     migration = same_rows(tmp_path, {"orders": (WIDE, PLAIN)})
-    running = asyncio.create_task(whole_daemon.run(make_settings(database), migration, stop=stop))
+    task = asyncio.create_task(whole_daemon.run(make_settings(database), migration, stop=stop))
 
-    async def until(query: str) -> None:
-        async with asyncio.timeout(SECONDS):
-            while not one(dsn, query):
-                assert not running.done(), running.result()
-                await asyncio.sleep(0.05)
+    async def shown(query: str) -> None:
+        await until(lambda: one(dsn, query), alive=running(task))
 
     try:
-        await until("SELECT to_regclass('shop.orders') IS NOT NULL AND to_regclass('_replicator.state') IS NOT NULL")
-        await until("SELECT EXISTS (SELECT FROM _replicator.state WHERE phase = 'follow')")
+        await shown("SELECT to_regclass('shop.orders') IS NOT NULL AND to_regclass('_replicator.state') IS NOT NULL")
+        await shown("SELECT EXISTS (SELECT FROM _replicator.state WHERE phase = 'follow')")
         await perform(dsn, ["CREATE TABLE parts.far PARTITION OF orders FOR VALUES FROM (200) TO (300)"])
         await perform(dsn, ["INSERT INTO orders VALUES (500, 250, 'far')", "UPDATE orders SET day = 251 WHERE id = 7"])
-        await until("SELECT count(*) = 2 FROM shop.orders WHERE day > 249")
+        await shown("SELECT count(*) = 2 FROM shop.orders WHERE day > 249")
         await perform(dsn, ["UPDATE orders SET note = 'followed' WHERE day = 250"])
-        await until("SELECT EXISTS (SELECT FROM shop.orders WHERE note = 'followed')")
+        await shown("SELECT EXISTS (SELECT FROM shop.orders WHERE note = 'followed')")
     finally:
         stop.set()
-        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_new_owner_makes_partitions_of_what_is_open(database: Database, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.engine import differences, engine, execute, reference
 from tests.fix_postgres import Database
 from tests.reference import NEW_REQUEST, seed
+from tests.waiting import until
 
 
 async def test_backfill_copies_what_was_there_before_the_slot(database: Database) -> None:
@@ -110,9 +111,7 @@ async def test_stopped_anywhere_it_resumes(database: Database, moment: str) -> N
     async with engine(database, reference(), chunk_rows=20) as made:
         if moment == "backfill":
             copying = asyncio.create_task(made.running.backfill())
-            async with asyncio.timeout(30):
-                while not await _some_chunks(database.dsn):
-                    await asyncio.sleep(0)
+            await until(lambda: _some_chunks(database.dsn), every=0)
             copying.cancel()
             await asyncio.gather(copying, return_exceptions=True)
         else:

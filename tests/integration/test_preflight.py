@@ -17,8 +17,9 @@ from replicator.postgres.trying.rehearsal import try_statement
 from replicator.preflight import preflight, server_checks
 from replicator.settings import load_migration
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, tiny
-from tests.engine import SECONDS, create_old_tables, execute, make_settings, reference
+from tests.engine import create_old_tables, execute, make_settings, reference
 from tests.fix_postgres import Database, Running
+from tests.waiting import until
 
 NO_FSYNC = {"source.durability"}
 """The servers of the tests do not flush."""
@@ -85,9 +86,7 @@ async def test_a_daemon_that_starts_meanwhile_makes_the_same_tables(
             for each in part_statements(reference(), "tables"):
                 daemon.execute(each.encode())
             checked = asyncio.create_task(try_statement(checking, "CREATE TABLE IF NOT EXISTS party.admins (id uuid)"))
-            async with asyncio.timeout(SECONDS):
-                while asking.execute(waiting).fetchone() == (0,):
-                    await asyncio.sleep(0.01)
+            await until(lambda: asking.execute(waiting).fetchone() != (0,))
             daemon.commit()
             return await checked
 

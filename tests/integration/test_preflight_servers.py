@@ -18,6 +18,7 @@ from replicator.postgres.wire.slots import create_slot
 from replicator.preflight import server_checks
 from tests.checking import OLD, check, check_with, follow_remedy, one_database, outcomes, statements, tiny
 from tests.fix_postgres import Database, MakeCluster, Running, fresh_database
+from tests.waiting import wait_until
 
 LIST = "output_plugin_libraries"
 SOON = 20.0
@@ -55,7 +56,7 @@ async def test_a_server_with_settings_that_do_not_fit(old: Database, make_cluste
             connected.execute("ALTER SYSTEM SET transaction_timeout = '1h'")
             connected.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '60s'")
             connected.execute("SELECT pg_reload_conf()")
-            wait_until(connected, "SELECT current_setting('transaction_timeout') <> '0'")
+            affirmed(connected, "SELECT current_setting('transaction_timeout') <> '0'")
     found = await check_with(tiny(tmp_path), source_dsn=cluster.dsn())
     failed = {"source.wal_level", "source.replication_slots", "source.wal_senders"}
     warned = {"source.slot_limits", "source.wal_sender_timeout", "source.durability"}
@@ -183,7 +184,7 @@ async def test_open_and_prepared_transactions(one: Database, tmp_path: Path, mon
         preparing.execute("BEGIN")
         preparing.execute("UPDATE old.people SET note = 'y' WHERE id = 2")
         preparing.execute(f"PREPARE TRANSACTION '{one.name}'".encode())
-        wait_until(watcher, "SELECT clock_timestamp() > max(prepared) + interval '0.3 s' FROM pg_prepared_xacts")
+        affirmed(watcher, "SELECT clock_timestamp() > max(prepared) + interval '0.3 s' FROM pg_prepared_xacts")
         found = await check(one, tiny(tmp_path))
         assert {"source.long_transactions", "source.prepared_transactions"} <= outcomes(found, "warn")
         assert str(writer.info.backend_pid) in found["source.long_transactions"].detail
@@ -259,11 +260,11 @@ async def test_an_interrupted_probe_leaves_no_slot(old: Database, tried: Connect
         writer.execute("SELECT pg_current_xact_id()")
         probing = asyncio.create_task(probe_plugin(tried, "pgoutput"))
         slots = "SELECT count(*) = {} FROM pg_replication_slots WHERE slot_name LIKE 'replicator_probe%'"
-        await asyncio.to_thread(wait_until, watcher, slots.format(1))
+        await asyncio.to_thread(affirmed, watcher, slots.format(1))
         probing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await probing
-        await asyncio.to_thread(wait_until, watcher, slots.format(0))
+        await asyncio.to_thread(affirmed, watcher, slots.format(0))
 
 
 @pytest.fixture
@@ -298,7 +299,7 @@ async def test_a_plugin_that_is_not_allowed(guarded: Cluster, tmp_path: Path) ->
         assert "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json;" in str(refused.value)
 
         follow_remedy(dsn, found["source.plugin"])
-        wait_until(admin, f"SELECT current_setting('{LIST}') = 'pgoutput, test_decoding, wal2json'")
+        affirmed(admin, f"SELECT current_setting('{LIST}') = 'pgoutput, test_decoding, wal2json'")
         found = await check_with(tiny(tmp_path), source_dsn=dsn, plugin="wal2json")
         assert found["source.plugin"].detail == "wal2json"
 
@@ -316,13 +317,9 @@ def set_list(admin: psycopg.Connection[tuple[object, ...]], value: str) -> None:
     admin.execute(f"ALTER SYSTEM SET {LIST} = {value}".encode())
     admin.execute("SELECT pg_reload_conf()")
     assert before is not None
-    wait_until(admin, f"SELECT current_setting('{LIST}') <> $${before[0]}$$")
+    affirmed(admin, f"SELECT current_setting('{LIST}') <> $${before[0]}$$")
 
 
-def wait_until(connected: psycopg.Connection[tuple[object, ...]], question: str) -> None:
+def affirmed(connected: psycopg.Connection[tuple[object, ...]], question: str) -> None:
     """Ask the server, a condition in SQL, until it says yes."""
-    for _ in range(int(SOON / 0.02)):
-        if connected.execute(question.encode()).fetchone() == (True,):
-            return
-        connected.execute("SELECT pg_sleep(0.02)")
-    pytest.fail(f"never true: {question}")
+    wait_until(lambda: connected.execute(question.encode()).fetchone() == (True,), said=lambda: question)

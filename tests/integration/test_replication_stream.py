@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.fix_postgres import Database, MakeCluster, Server
 from tests.fixtures.capture import decoder_for, read_history, run_history
 from tests.fixtures.history import CAPTURED, captured
 from tests.unit.streams import decode_all, expected_history, transactions
+from tests.waiting import until
 
 SECONDS = 30.0
 
@@ -111,12 +112,6 @@ async def waiting_reader(stream: ReplicationStream) -> "asyncio.Task[list[Frame]
 async def next_frames(stream: ReplicationStream) -> list[Frame]:
     """The next batch; an empty one at the end."""
     return await anext(stream.frames(), [])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def one(connection: Connection, query: str, *parameters: object) -> Any:

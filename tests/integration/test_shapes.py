@@ -10,6 +10,7 @@ import pytest
 from replicator import Migration, Row
 from tests.engine import Engine, differences, engine, execute, make_settings
 from tests.fix_postgres import Database
+from tests.waiting import until
 
 TABLES = """
 CREATE TYPE {schema}.mood AS ENUM ('sad', 'ok', 'glad');
@@ -238,10 +239,8 @@ async def unfinished_set_up(database: Database, folder: Path, *ends: Any) -> Eng
     waiting = (
         b"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
     )
-    async with asyncio.timeout(60):
-        with database.connect() as looking:
-            while not creating.done() and looking.execute(waiting).fetchone() == (0,):
-                await asyncio.sleep(0.01)
+    with database.connect() as looking:
+        await until(lambda: creating.done() or looking.execute(waiting).fetchone() != (0,))
     assert not creating.done(), "the slot did not wait"
     for end in ends:
         end()

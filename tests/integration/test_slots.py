@@ -1,6 +1,5 @@
 """The slot must go on exactly where the stored progress ends; anything else stops the daemon with what to do."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,13 @@ from replicator.postgres.wire.slots import check_slot, create_slot, drop_slot, r
 from tests.engine import engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
+from tests.waiting import until, wait_until
 
 
 def released(opened: psycopg.Connection[Any], slot: str) -> None:
     """Wait until the process that read it has ended: it notices late that its client has gone."""
-    while opened.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", [slot]).rowcount:
-        opened.execute("SELECT pg_sleep(0.02)")
+    active = "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active"
+    wait_until(lambda: not opened.execute(active, [slot]).rowcount)
 
 
 def drop(dsn: str, slot: str, plugin: str) -> None:
@@ -115,9 +115,13 @@ async def test_other_databases_log_is_not_kept_for_ever(
 
         async def confirmed() -> None:
             async with connection(database.dsn, "test") as opened:
-                while (slot := await read_slot(opened, made.settings.slot)) is None or slot.confirmed < wanted:
+
+                async def told() -> bool:
                     await made.running.nudge()
-                    await asyncio.sleep(0.05)
+                    slot = await read_slot(opened, made.settings.slot)
+                    return slot is not None and slot.confirmed >= wanted
+
+                await until(told)
 
         await made.within(confirmed())
 

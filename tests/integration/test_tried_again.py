@@ -12,6 +12,7 @@ from replicator import Migration, Query, Row
 from replicator.apply import later
 from tests.engine import SECONDS, Engine, differences, engine, execute
 from tests.fix_postgres import Database
+from tests.waiting import until
 
 pytestmark = pytest.mark.one_server
 
@@ -78,6 +79,7 @@ async def test_what_clashes_for_good_holds_a_busy_stream_up_no_more(database: Da
                            "INSERT INTO things VALUES (1, 1, 'x')"])  # fmt: skip
     async with engine(database, migrated(tmp_path), batch_rows=5) as made:
         await made.backfill()
+        await until_nothing_stands(made)  # a child may have been copied before its parent
         pieces = made.running.batches_taken
         done = asyncio.Event()
 
@@ -88,9 +90,7 @@ async def test_what_clashes_for_good_holds_a_busy_stream_up_no_more(database: Da
                     await writer.execute("UPDATE busy SET n = n + 1")
 
         writing = asyncio.create_task(write())
-        async with asyncio.timeout(SECONDS):
-            while made.running.batches_taken < pieces + 60:
-                await asyncio.sleep(0.01)
+        await until(lambda: made.running.batches_taken >= pieces + 60)
         done.set()
         await writing
         await made.drain()

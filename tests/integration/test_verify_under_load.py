@@ -86,7 +86,7 @@ async def visits(
         await made.stop()
 
 
-async def until(made: Engine, holds: Callable[[], bool], step: Callable[[], Awaitable[Any]]) -> None:
+async def step_until(made: Engine, holds: Callable[[], bool], step: Callable[[], Awaitable[Any]]) -> None:
     """Take steps until a condition holds."""
     async with asyncio.timeout(SECONDS):
         while not holds():
@@ -133,13 +133,13 @@ async def test_a_row_that_passes_its_target_key_on_all_the_time_is_no_divergence
                 await made.within(verifier.full_pass())
                 assert found(made) == set()
                 before = written()
-                await until(made, lambda before=before: written() > before + 100, verifier.settle)  # type: ignore[misc]
+                await step_until(made, lambda before=before: written() > before + 100, verifier.settle)  # type: ignore[misc]
                 assert found(made) == set()
             assert verifier.clean, verifier.standing.text
         await made.drain()
         # Only the last of the source keys that had a target key one after the other may still wait. It is asked when
         # nobody writes: what waits meanwhile hangs on how many rows are written between two looks.
-        await until(made, lambda: made.running.context.dirty_keys.waiting_count() < 600, verifier.settle)
+        await step_until(made, lambda: made.running.context.dirty_keys.waiting_count() < 600, verifier.settle)
         assert await verifier.final_check() == []
         assert await differences(made) == []
 
@@ -200,7 +200,7 @@ async def test_a_row_is_not_lost_by_the_change_of_another_and_would_be_found_at_
         if at_last:
             await verifier.final_check()
         else:
-            await until(made, lambda: found(made) == {("missing", ("7",))}, verifier.settle)
+            await step_until(made, lambda: found(made) == {("missing", ("7",))}, verifier.settle)
         assert found(made) == {("missing", ("7",))}
 
 
@@ -223,7 +223,7 @@ async def test_two_rows_that_come_to_give_one_are_found_at_once(
         assert "no repair can mend" in verifier.standing.text
         execute(database.dsn, ["UPDATE visits SET id = 1000 WHERE id = 7 AND day = 0"])
         await made.drain()
-        await until(made, lambda: verifier.clean, verifier.settle)
+        await step_until(made, lambda: verifier.clean, verifier.settle)
         assert await differences(made) == []
 
 
@@ -237,9 +237,9 @@ async def test_what_memory_has_no_room_for_is_compared_all_the_same_while_writer
         assert touches.on_disk("visits") > 200
         with writing(database.dsn, next_day):
             await made.within(verifier.full_pass())
-            await until(made, lambda: verifier.clean, verifier.settle)
+            await step_until(made, lambda: verifier.clean, verifier.settle)
             execute(database.dsn, ["UPDATE visits SET place = 'all' WHERE id > 1"])
-            await until(made, lambda: touches.on_disk("visits") > 100, lambda: asyncio.sleep(0.01))
+            await step_until(made, lambda: touches.on_disk("visits") > 100, lambda: asyncio.sleep(0.01))
             assert verifier.clean, verifier.standing.text
         await made.drain()
         execute(database.dsn, [BEHIND, "UPDATE store.visits SET place = 'spoiled' WHERE id IN (2, 150, 300)"])
@@ -288,12 +288,12 @@ async def test_all_rows_of_a_source_wait_when_even_the_disk_takes_nothing_and_th
             execute(database.dsn, ["UPDATE visits SET place = place || '.'"])
             await made.drain()
             assert "all rows of visits have changed" in verifier.standing.text
-            await until(made, lambda: verifier.clean, verifier.settle)
+            await step_until(made, lambda: verifier.clean, verifier.settle)
         await made.drain()
         execute(database.dsn, ["UPDATE visits SET place = 'x'"])
         await made.drain()
         execute(database.dsn, [BEHIND, "UPDATE store.visits SET place = 'spoiled' WHERE id = 7"])
-        await until(made, lambda: bool(found(made)), verifier.settle)
+        await step_until(made, lambda: bool(found(made)), verifier.settle)
         assert found(made) == {("different", ("7",))}
 
 

@@ -31,6 +31,7 @@ from tests.fix_postgres import Database
 from tests.same_names import create_old, same_names
 from tests.sessions import Running, daemon
 from tests.statements import one
+from tests.waiting import until
 
 pytestmark = pytest.mark.one_server
 
@@ -90,8 +91,8 @@ async def test_the_application_is_never_told_of_a_deadlock(tables: Database) -> 
         session(tables.dsn, f"UPDATE {third.table} SET id = id") as application,
     ):
         locking = asyncio.create_task(lock(tables.dsn, [first, second, third]))
-        while not one(tables.dsn, "SELECT count(*) FROM pg_locks WHERE relation = 't1'::regclass AND NOT granted"):
-            await asyncio.sleep(0.001)
+        asked = "SELECT count(*) FROM pg_locks WHERE relation = 't1'::regclass AND NOT granted"
+        await until(lambda: one(tables.dsn, asked), every=0.001)
         release = threading.Timer(0.25, other.rollback)
         release.start()
         await asyncio.to_thread(application.execute, f"UPDATE {first.table} SET id = id".encode())
@@ -157,8 +158,7 @@ async def test_a_statement_that_runs_is_named_by_its_kind(tables: Database) -> N
         execute(tables.dsn, ["INSERT INTO t1 SELECT generate_series(2, 20000)", "DELETE FROM t1 WHERE id > 1"])
         work = asyncio.create_task(asyncio.to_thread(vacuuming.execute, b"VACUUM /* secret */ t1"))
         held = "SELECT count(*) FROM pg_locks WHERE relation = 't1'::regclass AND mode = 'ShareUpdateExclusiveLock'"
-        while not one(tables.dsn, held):
-            await asyncio.sleep(0.01)
+        await until(lambda: one(tables.dsn, held))
         assert f"process {vacuuming.info.backend_pid} " in (said := await blamed(tables.dsn))
         assert re.search("active VACUUM for [0-9]+ s; its transaction is", said)
         vacuuming.cancel()

@@ -1,4 +1,4 @@
-"""What tests share lies in modules of its own: nobody imports a test module, whose tests would hang on another's."""
+"""What tests share lies in modules of its own; and there is one way to wait for a condition."""
 
 import ast
 from collections.abc import Iterator
@@ -43,3 +43,44 @@ def test_no_module_imports_a_test_module() -> None:
 )
 def test_every_way_of_importing_is_seen(statement: str) -> None:
     assert len(of_tests(statement)) == 1
+
+
+def waits(source: str) -> list[int]:
+    """The lines of loops that do nothing but sleep, and of functions that are called as those in ``tests.waiting``."""
+    tree = ast.parse(source)
+    methods = {each for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for each in node.body}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.While) and only_sleeps(node))
+        or (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name in {"until", "wait_until", "wait_for", "eventually"}
+            and node not in methods
+        )
+    ]
+
+
+def only_sleeps(loop: ast.While) -> bool:
+    called = [each.func for part in loop.body for each in ast.walk(part) if isinstance(each, ast.Call)]
+    return all(isinstance(part, ast.Expr | ast.Assert) for part in loop.body) and any(
+        isinstance(each, ast.Attribute) and each.attr == "sleep" for each in called
+    )
+
+
+def test_there_is_one_way_to_wait() -> None:
+    found = {path.relative_to(TESTS).as_posix(): waits(path.read_text()) for path in MODULES}
+    assert {path for path, lines in found.items() if lines} == {"waiting.py"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "while not there():\n    await asyncio.sleep(0.1)",
+        "while not there():\n    assert more(), 'in vain'\n    time.sleep(0.1)",
+        "async def until(holds): ...",
+        "def story():\n    def eventually(holds): ...",
+    ],
+)
+def test_every_other_way_to_wait_is_seen(statement: str) -> None:
+    assert len(waits(statement)) == 1

@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from replicator.daemon.hooks import post, run_command
 from replicator.errors import HookError, UsageError
 from replicator.settings import load_settings
 from tests.listener import listening
+from tests.waiting import until
 
 BODY = json.dumps({"event": "soak"}).encode()
 
@@ -28,12 +28,6 @@ def alive(number: int) -> bool:
         return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def pids(file: Path) -> list[int]:

@@ -4,8 +4,7 @@ import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from http.client import HTTPConnection, HTTPResponse
@@ -17,6 +16,7 @@ from structlog.testing import capture_logs
 from replicator.errors import UsageError
 from replicator.observe import http
 from replicator.observe.http import HttpServer, parse_listen
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -283,7 +283,7 @@ def test_stop_leaves_no_thread(facts: Facts) -> None:
     server.start()
     ask(server, "/healthz")
     server.stop()
-    eventually(lambda: not any(thread.name == "http" for thread in threading.enumerate()))
+    wait_until(lambda: not any(thread.name == "http" for thread in threading.enumerate()))
 
 
 def test_a_silent_client_holds_up_nobody_and_is_dropped(
@@ -306,10 +306,3 @@ def test_nothing_is_printed_for_a_request(http_server: HttpServer, capfd: pytest
         client.sendall(b"nonsense\r\n\r\n")
         client.recv(4096)
     assert capfd.readouterr() == ("", "")
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)

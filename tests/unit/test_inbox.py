@@ -9,6 +9,7 @@ from replicator.core.changes import Begin, Change, Commit, Event, Message, Origi
 from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.transaction_buffer import BYTES_HELD, MOST_MESSAGES, Batch, TransactionBuffer
+from tests.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -183,8 +184,7 @@ async def test_any_number_of_small_transactions_fills_the_inbox(message: str | N
 
     pouring = asyncio.create_task(pour())
     await asyncio.wait([pouring], timeout=0)
-    while inbox._size < BYTES_HELD:
-        await asyncio.sleep(0)
+    await until(lambda: inbox._size >= BYTES_HELD, every=0)
     assert not pouring.done()
     assert len(inbox._queue) < BYTES_HELD // 50
     pouring.cancel()
