@@ -14,10 +14,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     MkDocs looks into one folder only. Under these paths a relative link is the same here, on GitHub and in an editor.
     """
-    for each in files.documentation_pages():
+    for each in [*files.documentation_pages(), *(each for each in files if each.src_uri.endswith(".png"))]:
         files.remove(each)
     pages = [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
-    for page in sorted(pages):
+    for page in sorted([*pages, *(ROOT / "docs").rglob("*.png")]):
         path = str(page.relative_to(ROOT))
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files

@@ -56,6 +56,7 @@ async def run(settings: Settings, migration: Migration, *, stop: asyncio.Event) 
         settings.http_listen, metrics.registry, lambda: dict(reporter.current()), state.health,
         lambda: None if reporter.current()["ready"] else _why_not(reporter),
         [each.strip() for each in (settings.http_hosts or "").split(",")],
+        {"/history": reporter.history.samples, "/journal": lambda: reporter.journal},
     )  # fmt: skip
     try:
         server.start()

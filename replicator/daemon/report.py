@@ -14,7 +14,9 @@ from replicator.daemon.pipelines import Pipelines
 from replicator.daemon.waiting import Waiting
 from replicator.errors import ReplicatorError
 from replicator.migration import Migration
+from replicator.observe.history import History
 from replicator.observe.metrics import Metrics
+from replicator.observe.next_steps import next_steps
 from replicator.observe.status import (
     Daemon,
     ErrorEntry,
@@ -30,6 +32,7 @@ from replicator.observe.status import (
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.catalog.catalog import live_rows
 from replicator.postgres.control.control import STALE_SECONDS, unreplicated, write_status
+from replicator.postgres.control.journal import read_journal
 from replicator.postgres.control.ownership import read_ownership
 from replicator.postgres.control.progress import SourceProgress, backfill_progress
 from replicator.postgres.control.quarantine import count_entries
@@ -43,6 +46,8 @@ from replicator.switchover.way_back import way_back
 from replicator.verify import summary
 
 ERRORS_KEPT = 10
+JOURNAL = 50
+"""Entries that the page shows."""
 STATUS_SECONDS = 1.0
 START_SECONDS = 2.0
 SILENT_SECONDS = 15.0
@@ -64,6 +69,9 @@ class Reporter:
         self._errors: list[ErrorEntry] = []
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._copied: tuple[float, int] | None = None
+        self.history = History()
+        self.journal: list[dict[str, object]] = []
+        """Its latest entries, as JSON has them."""
 
     def current(self) -> StatusDocument:
         """The document as far as it may be believed; may be called by any thread."""
@@ -112,12 +120,11 @@ class Reporter:
             await self._pipeline(document, pipeline, target)
             if opposite is not None:
                 _add_opposite(document, opposite)
-            self._stalled.look(pipeline)
-            self.gates = await look_at_gates(pipeline, phase, settings, target, opposite, trouble=self.trouble)
-            document["gates"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in self.gates]
-            document["ready"] = phase == Phase.FOLLOW and all(each.ok for each in self.gates)
-            declared = pipeline.context.plan.migration.way_back
-            document["way_back"] = told_way_back(document, declared=declared)
+            await self._readiness(document, pipeline, phase, settings, target, opposite)
+        document["next"] = next_steps(
+            phase, ready=document["ready"], gates=document["gates"], way_back=document["way_back"]["state"]
+        )
+        self.history.note(datetime.now(UTC), document["lag_seconds"], document["lag_bytes"])
         document["waiting"] = [
             {"session": each.purpose, "seconds": each.seconds, "in_the_way": each.in_the_way}
             for each in (self.waiting.found if self.waiting else ())
@@ -125,6 +132,26 @@ class Reporter:
         self._looked = monotonic()
         self.document = document
         return document
+
+    async def _readiness(
+        self,
+        document: StatusDocument,
+        pipeline: Pipeline,
+        phase: Phase,
+        settings: Settings,
+        target: Connection,
+        opposite: Pipeline | None,
+    ) -> None:
+        """The gates, and what keeps them shut."""
+        self._stalled.look(pipeline)
+        self.gates = await look_at_gates(pipeline, phase, settings, target, opposite, trouble=self.trouble)
+        document["gates"] = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in self.gates]
+        document["ready"] = phase == Phase.FOLLOW and all(each.ok for each in self.gates)
+        declared = pipeline.context.plan.migration.way_back
+        document["way_back"] = told_way_back(document, declared=declared)
+        document["facts"] = [
+            {"gate": each.gate, "problem": each.problem, "remedy": each.remedy} for each in pipeline.monitor.wrong
+        ]
 
     async def _pipeline(self, document: StatusDocument, pipeline: Pipeline, target: Connection) -> None:
         verifier = pipeline.verifier
@@ -235,4 +262,5 @@ async def report_on(
                 for table, rows in (await live_rows(reading, name)).items():
                     metrics.rows.labels(side, table).set(rows)
             await write_status(new, document)
+            reporter.journal = [vars(each) | {"at": each.at.isoformat()} for each in await read_journal(new, JOURNAL)]
             await asyncio.sleep(STATUS_SECONDS)

@@ -1,4 +1,4 @@
-"""The daemon's HTTP endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, served by a thread of their own."""
+"""The daemon's HTTP endpoints and its page, served by a thread of their own."""
 
 import ipaddress
 import json
@@ -6,7 +6,7 @@ import math
 import socket
 import socketserver
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from threading import Thread
@@ -17,6 +17,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from replicator.errors import UsageError, unexpected
+from replicator.observe import web_page
 from replicator.runtime.log import get_logger
 
 _Answer = tuple[HTTPStatus, str, bytes]  # status, content type, body
@@ -32,6 +33,7 @@ HOSTS_SETTING = "REPLICATOR_HTTP_HOSTS"
 class HttpServer:
     """Serves what the callables say. `health` and `ready` return None when all is well, else the reason why not.
 
+    :param documents: by path, what is served as JSON besides.
     :param hosts: names under which clients may ask, beside loopback names, addresses and the host in ``listen``.
     """
 
@@ -43,6 +45,7 @@ class HttpServer:
         health: Callable[[], str | None],
         ready: Callable[[], str | None],
         hosts: Iterable[str] = (),
+        documents: Mapping[str, Callable[[], object]] | None = None,
     ) -> None:
         self._host, self._port = parse_listen(listen)
         self._listen = listen
@@ -53,6 +56,8 @@ class HttpServer:
                 "/healthz": partial(_reason_page, health),
                 "/readyz": partial(_reason_page, ready),
                 "/status": partial(_json_page, status),
+                **{path: partial(_json_page, facts) for path, facts in (documents or {}).items()},
+                **{path: partial(_file_page, path) for path in web_page.FILES},
             },
             frozenset(each.lower() for each in ("localhost", self._host, *hosts) if each),
         )
@@ -115,6 +120,7 @@ class _Application:
         else:
             status, content_type, body = _text(HTTPStatus.MISDIRECTED_REQUEST, _stranger(host))
         headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+        headers += [("Content-Security-Policy", web_page.POLICY), ("X-Content-Type-Options", "nosniff")]
         if status == 405:
             headers.append(("Allow", "GET, HEAD"))
         start_response(f"{status.value} {status.phrase}", headers)
@@ -182,7 +188,12 @@ def _reason_page(reason: Callable[[], str | None]) -> _Answer:
     return _text(HTTPStatus.OK, "ok") if why_not is None else _text(HTTPStatus.SERVICE_UNAVAILABLE, why_not)
 
 
-def _json_page(facts: Callable[[], dict[str, object]]) -> _Answer:
+def _file_page(path: str) -> _Answer:
+    content_type, content = web_page.read(path)
+    return HTTPStatus.OK, content_type, content
+
+
+def _json_page(facts: Callable[[], object]) -> _Answer:
     text = json.dumps(_finite(facts()), default=str, indent=2)
     return HTTPStatus.OK, "application/json", f"{text}\n".encode()
 

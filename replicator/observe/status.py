@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 from replicator.core.lsn import parse_lsn
 from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
+from replicator.observe.next_steps import NextStep, next_steps
 from replicator.switchover.way_back import way_back
 
 
@@ -87,6 +88,14 @@ class Gate(TypedDict):
     detail: str
 
 
+class FactEntry(TypedDict):
+    """A fact of the ground that is wrong, what to do, and the gate that it keeps shut."""
+
+    gate: str
+    problem: str
+    remedy: str
+
+
 class Return(TypedDict):
     """Whether the way back is open (``returning.WayBack``): its state, and why."""
 
@@ -132,8 +141,10 @@ class StatusDocument(TypedDict):
     quarantined: list[Quarantined]
     discarded: list[Quarantined]
     gates: list[Gate]
+    facts: list[FactEntry]
     ready: bool
     way_back: Return
+    next: list[NextStep]
     cutover_write_pause_seconds: float | None
     waiting: list[Wait]
     errors: list[ErrorEntry]
@@ -161,8 +172,10 @@ def blank(migration: str) -> StatusDocument:
         quarantined=[],
         discarded=[],
         gates=[],
+        facts=[],
         ready=False,
         way_back=Return(state="not known", detail=""),
+        next=[],
         cutover_write_pause_seconds=None,
         waiting=[],
         errors=[],
@@ -175,7 +188,7 @@ def stale(document: StatusDocument, age_seconds: float) -> StatusDocument:
     old = f"not known: nobody has looked for {age_seconds:.0f} s; it was: "
     gates: list[Gate] = [{**each, "ok": False, "detail": old + each["detail"]} for each in document["gates"]]
     back = Return(state="not known", detail=old + document["way_back"]["state"])
-    return {**document, "ready": False, "gates": gates, "waiting": [], "way_back": back}
+    return {**document, "ready": False, "gates": gates, "waiting": [], "way_back": back, "next": []}
 
 
 def from_stored(document: Mapping[str, Any]) -> StatusDocument:
@@ -187,7 +200,9 @@ def over(document: StatusDocument) -> StatusDocument:
     """What is left to say once the migration is over: the last report may be of a moment before."""
     kept = {name: document[name] for name in ("cutover_write_pause_seconds", "errors")}
     back = way_back("finalized", declared=True, gates=[], differing=0)
-    ended = {"phase": "finalized", "owner": "new", "way_back": Return(state=back.state, detail=back.problem)}
+    steps = next_steps("finalized", ready=False, gates=[], way_back=back.state)
+    told = Return(state=back.state, detail=back.problem)
+    ended = {"phase": "finalized", "owner": "new", "way_back": told, "next": steps}
     return cast("StatusDocument", {**blank(document["migration"]), **ended, **kept})
 
 

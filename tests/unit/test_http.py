@@ -110,11 +110,11 @@ def test_a_query_string_does_not_matter(http_server: HttpServer) -> None:
     assert ask(http_server, "/healthz?probe=1")[0].status == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/metric", "/healthz/", "/metrics/../status"])
+@pytest.mark.parametrize("path", ["/page", "/metric", "/healthz/", "/metrics/../status"])
 def test_an_unknown_path_is_404_and_lists_the_known_ones(http_server: HttpServer, path: str) -> None:
     response, body = ask(http_server, path)
     assert response.status == 404
-    assert body == "There is: /metrics /healthz /readyz /status\n"
+    assert body == "There is: /metrics /healthz /readyz /status / /page.css /page.js\n"
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/status", "/nowhere"])
@@ -306,3 +306,29 @@ def test_nothing_is_printed_for_a_request(http_server: HttpServer, capfd: pytest
         client.sendall(b"nonsense\r\n\r\n")
         client.recv(4096)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "begins"), [("/", "<!doctype html>"), ("/page.css", ":root"), ("/page.js", '"use strict"')]
+)
+def test_the_page_is_served_and_may_load_nothing_from_elsewhere(
+    http_server: HttpServer, path: str, begins: str
+) -> None:
+    response, body = ask(http_server, path)
+    assert response.status == 200
+    assert body.startswith(begins)
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_other_documents_are_served_as_json() -> None:
+    server = HttpServer(
+        "127.0.0.1:0", CollectorRegistry(), dict, lambda: None, lambda: None, (), {"/journal": lambda: [1]}
+    )
+    server.start()
+    try:
+        assert json.loads(ask(server, "/journal")[1]) == [1]
+    finally:
+        server.stop()
