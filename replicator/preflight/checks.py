@@ -1,13 +1,18 @@
 """The whole run: connections and servers first, then databases, then tables and transforms."""
 
 from contextlib import AsyncExitStack
+from typing import Final
 
 from replicator.migration import Migration
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.preflight.finding import Finding, Verdict, failed, passed
 from replicator.preflight.schemas import check_schemas
 from replicator.preflight.sides import Side, check_database, check_servers, open_side
 from replicator.preflight.whole import WholeReport
 from replicator.settings import Settings
+
+TRIES: Final = 4
+"""A cutover, a rollback and a second cutover may come in between."""
 
 
 async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
@@ -19,7 +24,15 @@ async def preflight(settings: Settings, migration: Migration) -> list[Finding]:
 
 
 async def whole_preflight(settings: Settings, migration: Migration) -> WholeReport:
-    """The same, with what hangs on the old tables."""
+    """The same, with what hangs on the old tables. Begins anew when ownership has moved meanwhile.
+
+    :raises RetryableError: it moves again and again.
+    """
+    # A daemon that renames the tables between two of the checks would have the next one fail for no reason.
+    return await undisturbed((settings.source, settings.target), lambda: _whole(settings, migration), tries=TRIES)
+
+
+async def _whole(settings: Settings, migration: Migration) -> WholeReport:
     report = WholeReport()
     async with AsyncExitStack() as stack:
         source = await open_side(report, stack, settings, "source", migration.old)

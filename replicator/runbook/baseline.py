@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from replicator.postgres.control.control import installed, read_phase
 from replicator.postgres.control.journal import enter
 from replicator.postgres.control.mailbox import operator
 from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.ddl.ddl import statements
 from replicator.postgres.ddl.rewriting import rewritten
 from replicator.postgres.session.connect import Connection, connection
@@ -159,6 +161,13 @@ async def measure(
     """
     if compare and runs < FEWEST:
         raise UsageError(f"{runs} runs are too few to tell a difference from chance.", f"--runs {FEWEST} at least.")
+    work = partial(_measure, settings, migration, runs, watch, note, compare=compare)
+    return await undisturbed((settings.source, settings.target), work)
+
+
+async def _measure(
+    settings: Settings, migration: Migration, runs: int, watch: Watch, note: Callable[[str], None], *, compare: bool
+) -> list[Probe]:
     probes = read_probes(migration)
     async with connection(settings.source, "baseline") as old, connection(settings.target, "baseline") as new:
         ends: dict[Side, Connection] = {"old": old}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from replicator.core.retyped import retyped
@@ -10,6 +11,7 @@ from replicator.errors import RowError, TransformError
 from replicator.mapping.derive import TargetRow, UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source, queries_of
 from replicator.migration import Migration
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.rows.derived import derive_all
 from replicator.postgres.rows.given import GivenColumns
 from replicator.postgres.rows.groups import range_groups
@@ -106,6 +108,11 @@ async def dry_run(settings: Settings, migration: Migration, sample: int | None, 
 
     :raises MigrationError: a statement of sql/new is wrong.
     """
+    work = partial(_dry_run, settings, migration, sample, progress)
+    return await undisturbed((settings.source, settings.target), work)
+
+
+async def _dry_run(settings: Settings, migration: Migration, sample: int | None, progress: Progress) -> DryRun:
     result = DryRun(sample=sample)
     async with connection(settings.target, "dry run") as target, rehearsal(target):
         plan = await rehearsed_plan(settings, migration, target, result.notes)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from replicator.core.tables import Key, Row, Table, key_of
@@ -10,6 +11,7 @@ from replicator.errors import DatabaseError
 from replicator.mapping.derive import UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source, queries_of
 from replicator.migration import Direction, Migration
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.rows.derived import derive_all
 from replicator.postgres.rows.given import GivenColumns
 from replicator.postgres.session.connect import Connection, connection
@@ -108,6 +110,11 @@ async def explain(settings: Settings, migration: Migration) -> Explanation:
 
     :raises MigrationError, NotReadyError: as ``rehearsed_plan``.
     """
+    work = partial(_explain, settings, migration)
+    return await undisturbed((settings.source, settings.target), work)
+
+
+async def _explain(settings: Settings, migration: Migration) -> Explanation:
     found = Explanation(
         migration=migration.name, old=migration.old, new=migration.new, way_back=bool(migration.of("reverse"))
     )

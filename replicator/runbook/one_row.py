@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from replicator.apply.compacting import ask, compact
@@ -12,6 +13,7 @@ from replicator.mapping.derive import TargetRow, UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source
 from replicator.migration import NO_WAY_BACK, Migration
 from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.rows.comparing import compare
 from replicator.postgres.rows.derived import derive_all
 from replicator.postgres.rows.given import GivenColumns
@@ -40,6 +42,11 @@ async def try_row(settings: Settings, migration: Migration, source: str, spelt: 
     :raises ReplicatorError: there is no such row.
     :raises MigrationError, NotReadyError: as ``rehearsed_plan``.
     """
+    work = partial(_try_row, settings, migration, source, spelt)
+    return await undisturbed((settings.source, settings.target), work)
+
+
+async def _try_row(settings: Settings, migration: Migration, source: str, spelt: Key) -> OneRow:
     notes: list[str] = []
     async with connection(settings.target, "try") as target, rehearsal(target):
         plan = await rehearsed_plan(settings, migration, target, [])  # its notes are of indexes, which no one row needs

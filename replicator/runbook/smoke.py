@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from replicator.pipeline.setup import all_tables, read_plan
 from replicator.postgres.control.control import daemon_alive, installed, read_phase, read_status
 from replicator.postgres.control.progress import read_progress
 from replicator.postgres.control.renamed_tables import read_places
+from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.ddl.ddl import statements
 from replicator.postgres.ddl.rewriting import rewritten
 from replicator.postgres.session.connect import Connection, connection
@@ -31,6 +33,11 @@ Tell = Callable[[str], None]
 
 async def smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Finding]:
     """All checks, a finding each. Raises NotReadyError before the cutover, and when the migration is over."""
+    work = partial(_smoke, settings, migration, tell)
+    return await undisturbed((settings.source, settings.target), work)
+
+
+async def _smoke(settings: Settings, migration: Migration, tell: Tell) -> list[Finding]:
     async with connection(settings.source, "smoke") as old, connection(settings.target, "smoke") as new:
         phase = await read_phase(new) if await installed(new) else None
         _require_soak(phase)

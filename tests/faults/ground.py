@@ -1,4 +1,7 @@
-"""Faults in the ground: what the database's owners may change under the daemon, and what strangers may plant there."""
+"""Faults in the ground: what the database's owners may change under the daemon, and what strangers may plant there.
+
+Each may be done again: when a server crashes in the middle of one, nobody knows what of it was committed.
+"""
 
 import contextlib
 import random
@@ -27,12 +30,13 @@ CREATE OR REPLACE FUNCTION public.format(a text, b text) RETURNS text LANGUAGE p
 BEGIN PERFORM harness.caught('format'); RETURN pg_catalog.format(a, b); END $$;
 CREATE OR REPLACE FUNCTION public.coalesced(a text, b bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN PERFORM harness.caught('='); RETURN a OPERATOR(pg_catalog.=) b::text; END $$;
+DROP OPERATOR IF EXISTS public.= (text, bigint);
 CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = bigint, FUNCTION = public.coalesced);
 """
 """Better matches than the built-in ones; of the same name and types would be nobody's, for pg_catalog comes first."""
 UPROOTED: Final = """
-DROP OPERATOR public.= (text, bigint);
-DROP FUNCTION public.coalesced(text, bigint), public.unnest(text[]), public.format(text, text);
+DROP OPERATOR IF EXISTS public.= (text, bigint);
+DROP FUNCTION IF EXISTS public.coalesced(text, bigint), public.unnest(text[]), public.format(text, text);
 """
 
 ENVIRONMENT: Final = {
@@ -52,20 +56,21 @@ def unlog(stage: Stage, chance: random.Random) -> None:
 def inherit(stage: Stage, chance: random.Random) -> None:
     """A SELECT on the parent returns the child's rows, and the log names the child."""
     with _owner(stage) as (opened, table):
-        _alter(opened, f"CREATE TABLE harness.child (LIKE {table}) INHERITS ({table})")
+        _alter(opened, f"CREATE TABLE IF NOT EXISTS harness.child (LIKE {table}) INHERITS ({table})")
         opened.execute(b"INSERT INTO harness.child (id, note) VALUES (-1, 'of the child')")
         _last(chance)
-        _alter(opened, "DROP TABLE harness.child")
+        _alter(opened, "DROP TABLE IF EXISTS harness.child")
 
 
 def hide_rows(stage: Stage, chance: random.Random) -> None:
     """Row security, which shows the application all, and the daemon nothing."""
     with _owner(stage, chance) as (opened, table):
+        _alter(opened, f"DROP POLICY IF EXISTS ours ON {table}")
         _alter(opened, f"CREATE POLICY ours ON {table} USING (current_user = '{stage.roles.app}')")
         _alter(opened, f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
         _last(chance)
         _alter(opened, f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
-        _alter(opened, f"DROP POLICY ours ON {table}")
+        _alter(opened, f"DROP POLICY IF EXISTS ours ON {table}")
 
 
 def change_environment(stage: Stage, _chance: random.Random) -> None:
@@ -81,16 +86,22 @@ def subscribe(stage: Stage, chance: random.Random) -> None:
         publishing = stack.enter_context(_another_database(stage, publisher))
         schema = table.split(".")[0]
         publishing.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}".encode())
-        publishing.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, note text)".encode())
+        publishing.execute(f"CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, note text)".encode())
         publishing.execute(f"CREATE PUBLICATION theirs FOR TABLE {table}".encode())
+        _unsubscribe(opened, name)
         _alter(
             opened,
             f"CREATE SUBSCRIPTION {name} CONNECTION '{stage.old.server.dsn(publisher)}' PUBLICATION theirs "
             "WITH (create_slot = false, enabled = false, slot_name = 'none')",
         )
         _last(chance)
+        _unsubscribe(opened, name)
+
+
+def _unsubscribe(opened: Connection, name: str) -> None:
+    if opened.execute("SELECT FROM pg_subscription WHERE subname = %s", (name,)).fetchone() is not None:
         opened.execute(f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)".encode())
-        _alter(opened, f"DROP SUBSCRIPTION {name}")
+        _alter(opened, f"DROP SUBSCRIPTION IF EXISTS {name}")
 
 
 def attach(stage: Stage, chance: random.Random) -> None:
@@ -98,12 +109,12 @@ def attach(stage: Stage, chance: random.Random) -> None:
     begin = 10**12 + chance.randrange(1_000) * 1_000  # beyond what either sequence will ever give
     bounds = f"FOR VALUES FROM ({begin}) TO ({begin + 1000})"
     with psycopg.connect(dsn_of(stage.roles.app, stage.old.dsn), autocommit=True) as opened:
+        _remove_partition(opened)
         _alter(opened, f"CREATE TABLE public.tickets_far PARTITION OF public.tickets {bounds}")
         with contextlib.suppress(psycopg.DatabaseError):  # guarded after the cutover
             opened.execute(f"INSERT INTO public.tickets VALUES ({begin}, 'far')".encode())
         _last(chance)
-        _alter(opened, "ALTER TABLE public.tickets DETACH PARTITION public.tickets_far")
-        _alter(opened, "DROP TABLE public.tickets_far")
+        _remove_partition(opened)
     # The row may have been carried over before, and a cutover may have come in between: then it is the new owner's.
     for dsn, table in zip(stage.dsns, ("public.tickets", "party.tickets"), strict=True):
         with psycopg.connect(dsn_of(stage.roles.app, dsn), autocommit=True) as opened:
@@ -113,6 +124,14 @@ def attach(stage: Stage, chance: random.Random) -> None:
             except psycopg.DatabaseError as error:
                 if error.sqlstate != GUARDED and not isinstance(error, gone):
                     raise
+
+
+def _remove_partition(opened: Connection) -> None:
+    """A server that crashed may have committed any of these statements without a reply."""
+    attached = "SELECT FROM pg_inherits WHERE inhrelid = to_regclass('public.tickets_far')"
+    if opened.execute(attached.encode()).fetchone() is not None:
+        _alter(opened, "ALTER TABLE public.tickets DETACH PARTITION public.tickets_far")
+    _alter(opened, "DROP TABLE IF EXISTS public.tickets_far")
 
 
 def plant(stage: Stage, chance: random.Random) -> None:
@@ -152,6 +171,7 @@ def _owner(stage: Stage, chance: random.Random | None = None) -> Iterator[tuple[
 def _another_database(stage: Stage, name: str) -> Iterator[Connection]:
     """A database of nobody's, on the same server."""
     with psycopg.connect(stage.old.server.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
         try:
             with psycopg.connect(stage.old.server.dsn(name), autocommit=True) as opened:

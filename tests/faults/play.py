@@ -99,6 +99,7 @@ def _stage(plan: Plan, server: Server, folder: Path) -> Iterator[Stage]:
 
 
 def _story(stage: Stage, plan: Plan, result: Result) -> None:
+    stage.explained = tuple(text for kind, _, _ in plan.faults for text in kind.exits)
     stage.open()
     faults = [Fault(stage, *each, stage.chance.getrandbits(32)) for each in plan.faults]
     watch, phases = Watch(stage), Phases(stage, faults)
@@ -200,7 +201,7 @@ def _end(stage: Stage, result: Result) -> None:
 def _endings(stage: Stage, plan: Plan) -> Iterator[str]:
     """The daemon's ends that nothing in the plan explains, and what it must never say."""
     codes = {code for kind, _, _ in plan.faults for code in kind.codes}
-    texts = ["the failpoint", *(text for kind, _, _ in plan.faults for text in kind.exits)]
+    texts = ["the failpoint", *stage.explained]
     for number, life in enumerate(stage.keeper.lives):
         armed = {ENDED[word] for word in re.findall(r"kill|term", life.armed)}
         said = _last_words(life.log)

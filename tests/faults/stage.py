@@ -80,6 +80,8 @@ class Stage:
         """Whether the old table of tickets is partitioned."""
         self.pinged = False
         """Whether the server asks for answers soon."""
+        self.explained: tuple[str, ...] = ()
+        """What a daemon may say at its end, for the faults of this run explain it."""
         self.crashed = False
         """Whether a server was stopped: then it clears some things away only later."""
         self.before: Relations = set()
