@@ -45,6 +45,10 @@ model: $(INSTALLED) ## Search the model of the engine to the end, and say what e
 mutations: $(INSTALLED) ## Break the engine line by line, and see that the tests notice
 	$(BIN)/python -m tests.mutations $(ARGS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## Measure replicator and its peers, and print the table; QUICK=1: in less than five minutes
+	$(BIN)/python -m benchmarks --scale $(if $(QUICK),quick,full) $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Check style, types, layers and sizes
 	$(BIN)/ruff check

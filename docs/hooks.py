@@ -1,4 +1,4 @@
-"""What the site is made of: pages at the root, in `docs`, `deploy` and `tests`, each under its path from the root."""
+"""What the site is made of: pages at the root and in four folders, each under its path from the root."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("docs", "deploy", "tests")
+FOLDERS = ("docs", "deploy", "tests", "benchmarks")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -14,10 +14,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     MkDocs looks into one folder only. Under these paths a relative link is the same here, on GitHub and in an editor.
     """
-    for each in [*files.documentation_pages(), *(each for each in files if each.src_uri.endswith(".png"))]:
+    for each in [*files.documentation_pages(), *(each for each in files if each.src_uri.endswith((".png", ".svg")))]:
         files.remove(each)
     pages = [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
-    for page in sorted([*pages, *(ROOT / "docs").rglob("*.png")]):
+    pictures = [*(ROOT / "docs").rglob("*.png"), *(ROOT / "benchmarks").rglob("*.svg")]
+    for page in sorted([*pages, *pictures]):
         path = str(page.relative_to(ROOT))
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files

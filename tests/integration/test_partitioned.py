@@ -446,7 +446,7 @@ async def test_a_new_owner_makes_partitions_of_what_is_open(database: Database, 
 
 
 async def test_a_hundred_and_fifty_partitions_on_either_side(database: Database, tmp_path: Path) -> None:
-    """In the place of a thousand, which `tests/benchmarks/partitions.py` goes through step by step."""
+    """In the place of a thousand, which `benchmarks/by_hand/partitions.py` goes through step by step."""
     dsn = database.dsn
     parts = "".join(
         f";CREATE TABLE IF NOT EXISTS {{t}}_{day} PARTITION OF {{t}} FOR VALUES FROM ({day}) TO ({day + 1})"

@@ -1,4 +1,4 @@
-"""What the daemon's looks at the catalogue cost: `python -m tests.benchmarks.looks --partitions 5000`.
+"""What the daemon's looks at the catalogue cost: `python -m benchmarks.by_hand.looks --partitions 5000`.
 
 Or `--tables 1000`. A look that finds the catalogue unchanged, and one that reads all facts. Milliseconds by the clock,
 and of processor time in the server's process.

@@ -1,4 +1,4 @@
-"""The daemon's peak of resident memory: `python -m tests.benchmarks.memory --wide 4000`, or `--rows 1000000`.
+"""The daemon's peak of resident memory: `python -m benchmarks.by_hand.memory --wide 4000`, or `--rows 1000000`.
 
 Wide rows through backfill, follow (all updated in one transaction) and verification; or a transaction of many ordinary
 rows. The peak is the kernel's own (`VmHWM`), set back before each step.

@@ -1,4 +1,4 @@
-"""What many partitions cost, step by step: `python -m tests.benchmarks.partitions --partitions 1200 --strategy rename`.
+"""What many partitions cost, step by step: `python -m benchmarks.by_hand.partitions --partitions 1200`.
 
 A private server as it comes, but for `wal_level`; commands and daemon as processes; one writer all the time. Locks are
 counted twenty times a second.
@@ -23,6 +23,7 @@ from tests.partitioned import same_rows
 
 MODULE = """
 from pathlib import Path
+from benchmarks.by_hand.partitions import days
 from tests.partitioned import same_rows
 migration = same_rows(Path(__file__).parent / "sql", {"orders": ("", days(NEW))})
 """

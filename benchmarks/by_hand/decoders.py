@@ -1,4 +1,4 @@
-"""How many rows of 17 columns (923 bytes of JSON) a second are decoded: `python -m tests.benchmarks.decoders`."""
+"""How many rows of 17 columns (923 bytes of JSON) a second are decoded: `python -m benchmarks.by_hand.decoders`."""
 
 import json
 import timeit
