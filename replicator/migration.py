@@ -2,12 +2,29 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal, TypeVar
 
 from replicator.core.copies import Carrying, Copy, make_copy
+from replicator.core.queries import ALL, DependsOn, Lookup, Query
+from replicator.core.selects import Select, SelectedKey, is_file
 from replicator.errors import MigrationError
+
+__all__ = [
+    "ALL",
+    "NO_WAY_BACK",
+    "DependsOn",
+    "Direction",
+    "Function",
+    "KeyFunction",
+    "Lookup",
+    "Migration",
+    "NewRows",
+    "Query",
+    "Row",
+    "Transform",
+    "as_rows",
+]
 
 Row = Mapping[str, Any]
 """One row of a source: column name to value."""
@@ -24,57 +41,6 @@ F = TypeVar("F", bound=Callable[..., NewRows])
 
 NO_WAY_BACK: Final = "The migration has no way back: there is no rollback"
 """What commands say of ``Migration(..., way_back=False)``."""
-
-
-class _All(Enum):
-    ALL = "ALL"
-
-
-ALL: Final = _All.ALL
-"""In ``depends_on``: any change to that table makes every row of the query dirty."""
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """In ``depends_on``: SQL that gives the source keys which a changed row concerns.
-
-    Its parameters (``%(column)s``) are columns of the changed row; it runs with the row as it was and as it is. Where
-    the log does not carry how it was (give the table REPLICA IDENTITY FULL, and it does), every key is read again.
-    """
-
-    sql: str
-
-
-DependsOn = Mapping[str, Sequence[str] | _All | Lookup]
-
-
-@dataclass(frozen=True)
-class Query:
-    """A source that joins several tables: one result row per source key.
-
-    :param sql: a file under the migration's ``sql/`` (``event.sql``), or the text of a SELECT.
-    :param key: the result columns that are the source key.
-    :param depends_on: for each table that the query reads, how a changed row of it leads to source keys: the table's
-        columns that are the source key, in its order; ``ALL``; or a ``Lookup``.
-    :param copied: the only table that it reads, row by row, for a copy: its primary key takes the place of the others.
-    """
-
-    sql: str
-    key: Sequence[str]
-    depends_on: DependsOn
-    copied: str = field(default="", kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """How messages and metrics call this source."""
-        if self.copied:
-            return f"cast of {self.copied}"
-        return self.sql.removesuffix(".sql") if self.is_file else "query"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether ``sql`` names a file."""
-        return self.sql.endswith(".sql") and "\n" not in self.sql and " " not in self.sql
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +118,26 @@ class Migration:
     ) -> Callable[[F], F]:
         """Declare a transform from the new schema back to the old one; the parameters are those of ``transform``."""
         return self._declare("reverse", source, into, key, name)
+
+    def sql_transform(
+        self, *, source: str | Query, into: str, sql: str, key: str | None = None, name: str | None = None
+    ) -> None:
+        """Declare a transform that the server runs, from the old schema to the new one.
+
+        :param sql: a file under the migration's ``sql/`` (``requests.sql``), or the text of one SELECT: over the source
+            row, which is called ``old``, and nothing else. Its columns are named as those of ``into``. It returns one
+            new row, several, or none, and follows from the row alone: no clock, no other table.
+        :param key: the new primary key by the source key's columns alone, as in a select list:
+            ``"party.request_id(old.id)"``, ``"old.a, old.b"``. Leave it out as in ``transform``.
+        :param name: by default that of the file; of a text, ``SOURCE_into_INTO``.
+        """
+        self._select("forward", source, into, Select(text=sql), key, name)
+
+    def sql_reverse(
+        self, *, source: str | Query, into: str, sql: str, key: str | None = None, name: str | None = None
+    ) -> None:
+        """Declare one back to the old schema; the parameters are those of ``sql_transform``, ``old`` is the new row."""
+        self._select("reverse", source, into, Select(text=sql), key, name)
 
     def copy(
         self,
@@ -240,14 +226,28 @@ class Migration:
 
     def query_text(self, query: Query) -> str:
         """The SELECT of a query. Raises MigrationError when its file cannot be read."""
-        text = query.sql
-        if query.is_file:
-            path = self.folder() / query.sql
+        return self._text(query.sql, "query")
+
+    def select_text(self, select: Select) -> str:
+        """The SELECT of an SQL transform. Raises MigrationError when its file cannot be read."""
+        return self._text(select.text, "transform")
+
+    def _text(self, text: str, what: str) -> str:
+        if is_file(text):
+            path = self.folder() / text
             try:
                 text = path.read_text(encoding="utf-8")
             except OSError as error:
-                raise MigrationError(f"The query file {path} cannot be read: {error.strerror}.") from error
+                raise MigrationError(f"The {what} file {path} cannot be read: {error.strerror}.") from error
         return f"{text.strip().rstrip(';')}\n"  # it is put into another SELECT: a comment in its last line must end
+
+    def _select(
+        self, direction: Direction, source: str | Query, into: str, select: Select, key: str | None, name: str | None
+    ) -> None:
+        if name is None:
+            of = source.name if isinstance(source, Query) else source
+            name = PurePath(select.text).stem if is_file(select.text) else f"{of}_into_{into}"
+        self._declare(direction, source, into, None if key is None else SelectedKey(text=key), name)(select)
 
     def _carry(self, direction: Direction, name: str, schema: str, table: str, into: str, carrying: Carrying) -> None:
         source: str | Query = table

@@ -10,13 +10,14 @@ import psycopg
 from psycopg import sql
 
 from replicator import Migration
-from replicator.mapping.derive import derive
+from replicator.errors import TransformError
 from replicator.migration import Direction
 from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.setup import read_plan, set_up_slot
 from replicator.postgres.control.control import install
 from replicator.postgres.control.lease import Lease
 from replicator.postgres.control.progress import read_progress
+from replicator.postgres.rows.derived import derive_rows
 from replicator.postgres.rows.source import read_range
 from replicator.postgres.session.connect import connection
 from replicator.runbook.schema import build
@@ -185,16 +186,22 @@ Kind = Literal["missing", "extra", "different"]
 
 
 async def differences(made: Engine) -> list[tuple[str, Kind, tuple[str, ...]]]:
-    """``f(source)`` against the target, derived and compared naively, row by row, in Python; nothing is re-checked."""
+    """``f(source)`` against the target, derived and compared naively, row by row; nothing is re-checked."""
     plan = (
         made.running.context.plan if made.pipeline else await read_plan(made.settings, made.migration, made.direction)
     )
     expected: dict[str, dict[tuple[str, ...], dict[str, str | None]]] = {each.name.table: {} for each in plan.targets}
-    async with connection(made.source_dsn, "test", text=True) as source:
+    async with (
+        connection(made.source_dsn, "test", text=True) as source,
+        connection(made.target_dsn, "test") as server,
+    ):
         for each in plan.sources.values():
             for key, row in await read_range(source, each, None, None):
                 for transform in each.transforms:
-                    for given in derive(transform, each, key, row):
+                    (result,) = (await derive_rows(server, transform, each, {key: row})).values()
+                    if isinstance(result, TransformError):
+                        raise result
+                    for given in result:
                         assert given.key not in expected[transform.target.name.table], "two rows give one key"
                         expected[transform.target.name.table][given.key] = given.columns
     found: list[tuple[str, Kind, tuple[str, ...]]] = []

@@ -1,5 +1,6 @@
 """A small migration for tests that need another one than the reference: people and their pets, old to new."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,32 @@ BAD_ROWS = {
 }
 
 
-def small_migration(folder: Path, *, constraints: bool = True) -> Migration:
-    """People one to one (``name`` raising for 'boom'), tags fanned out of the note, homes fanned in from pets."""
+IN_SQL = bool(os.environ.get("REPLICATOR_TEST_SQL_TRANSFORMS"))
+"""Then every test of this migration has its transforms in SQL."""
+PERSON_IN_SQL = """
+SELECT old.id AS id, old.name AS name, old.age::text::integer / (old.name IS DISTINCT FROM 'boom')::integer AS age,
+    old.note -- a secret value
+WHERE old.name IS DISTINCT FROM 'nobody';
+"""
+TAGS_IN_SQL = """
+SELECT DISTINCT word AS tag, old.id AS person
+FROM regexp_split_to_table(old.note, '\\s+') AS word WHERE word LIKE '#%'
+"""
+
+
+def small_migration(folder: Path, *, constraints: bool = True, in_sql: bool = False) -> Migration:
+    """People one to one (an error for 'boom'), tags fanned out of the note, homes fanned in from pets.
+
+    :param in_sql: the server runs the transforms.
+    """
     new = folder / "new"
     new.mkdir(parents=True, exist_ok=True)
     (new / "10_tables.sql").write_text(TABLES)
     (new / "30_constraints.sql").write_text(CONSTRAINTS if constraints else "")
     migration = Migration("small", old="public", new="store", sql=folder)
+    if in_sql or IN_SQL:
+        _declare_in_sql(migration)
+        return migration
 
     @migration.transform(source="people", into="people", key=lambda old: old["id"])
     def person(old: Row) -> dict[str, Any] | None:
@@ -67,6 +87,16 @@ def small_migration(folder: Path, *, constraints: bool = True) -> Migration:
         return {"id": new["id"], "name": new["name"], "age": new["age"], "note": new["note"]}
 
     return migration
+
+
+def _declare_in_sql(migration: Migration) -> None:
+    (migration.folder() / "person.sql").write_text(PERSON_IN_SQL)
+    homes = Query(HOMES, key=["owner"], depends_on={"pets": ALL, "people": ["id"]})
+    migration.sql_transform(source="people", into="people", sql="person.sql", key="old.id")
+    migration.sql_transform(source="people", into="tags", sql=TAGS_IN_SQL, name="tags")
+    migration.sql_transform(source=homes, into="homes", sql="SELECT old.*", name="home")
+    back = "SELECT old.id, old.name, old.age::text AS age, old.note"
+    migration.sql_reverse(source="people", into="people", sql=back, key="old.id", name="old_person")
 
 
 def create_small(dsn: str, *statements: str) -> None:

@@ -7,23 +7,26 @@ the same time is derived again by the winner's pipeline, so that things made of 
 import contextlib
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
 from replicator.apply.authorship import written_by_the_application
 from replicator.apply.dates import Dates
 from replicator.apply.effects import Effects
-from replicator.core.tables import Key, Name, Table
+from replicator.core.tables import Key, Name, Row, Table
 from replicator.errors import TransformError
-from replicator.mapping.derive import TargetRow, derive
+from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import PlannedTransform
 from replicator.migration import Direction
 from replicator.postgres.control.rederivations import Rederivation, note_redo
 from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.rows.derived import derive_rows
 from replicator.postgres.rows.rearranging import possible_keys
 from replicator.postgres.rows.source import parse_row
 from replicator.postgres.rows.target import TargetWriter
 from replicator.postgres.rows.versions import Version, deleted_rows, lock_rows
+from replicator.postgres.session.connect import Connection
 
 WHY_KEPT = "conflict"
 
@@ -34,10 +37,20 @@ Mode = Literal["following", "repeating", "confirming"]
 class Conflicts:
     """Decides for the effects of one batch, inside the caller's savepoint."""
 
-    def __init__(self, context: Context, rolling: Rolling, writer: TargetWriter, dates: Dates, mode: Mode) -> None:
+    def __init__(
+        self,
+        context: Context,
+        rolling: Rolling,
+        writer: TargetWriter,
+        reader: Connection,
+        dates: Dates,
+        mode: Mode,
+    ) -> None:
         self._context = context
         self._rolling = rolling
         self._writer = writer
+        self._reader = reader
+        """Leads to where the opposite pipeline writes: its SQL transforms run there."""
         self._dates = dates
         self._mode = mode
         self._confirming = mode == "confirming"
@@ -47,6 +60,7 @@ class Conflicts:
         self._transforms = {each.name: each for each in context.plan.transforms}
         self._cleared: dict[tuple[Name, Key], tuple[str, datetime]] = {}
         self._lost: dict[tuple[Name, Key], Rederivation] = {}
+        self._claiming: dict[Key, TargetRow] = {}
         self._contested: dict[tuple[str, Key], Rederivation] = {}
         self._gone: dict[tuple[Name, Key], Rederivation] = {}
         self._too_late: set[tuple[str, Key]] = set()
@@ -155,6 +169,7 @@ class Conflicts:
         if self._mode != "confirming":
             await self._look_at_gone(table, effects.deletes.get(table.name, {}).keys() & (keys - found.keys()), effects)
         overwritten = [key for key, version in found.items() if self._overwrites(table, key, version, effects)]
+        await self._note_claims(table)
         if overwritten:
             await self._writer.keep(table, overwritten, WHY_KEPT)
 
@@ -217,10 +232,12 @@ class Conflicts:
         source, source_key, date = self._change(table, key, effects)
         if date is not None and (date > at or (date == at and self._wins_ties)):
             return False
-        claims = self._claims(table, effects.upserts.get(table.name, {}).get(key))
+        row = effects.upserts.get(table.name, {}).get(key)
+        if row is not None:
+            self._claiming[key] = row
         self._take_out(table, key, effects)
         lost = (source, source_key) if source_key else None
-        self._lost[table.name, key] = self._redo(table, key, at, lost, claims)
+        self._lost[table.name, key] = self._redo(table, key, at, lost)
         return True
 
     def _take_out(self, table: Table, key: Key, effects: Effects) -> None:
@@ -228,34 +245,29 @@ class Conflicts:
         effects.upserts.get(table.name, {}).pop(key, None)
         effects.deletes.get(table.name, {}).pop(key, None)
 
-    def _redo(
-        self,
-        table: Table,
-        key: Key,
-        at: datetime,
-        lost: tuple[str, Key] | None,
-        claims: tuple[tuple[str, Key], ...] = (),
-    ) -> Rederivation:
-        return Rederivation(
-            pipeline=self._opposite, what="row", name=table.name.table, key=key, dated=at, lost=lost, claims=claims
-        )
+    def _redo(self, table: Table, key: Key, at: datetime, lost: tuple[str, Key] | None) -> Rederivation:
+        return Rederivation(pipeline=self._opposite, what="row", name=table.name.table, key=key, dated=at, lost=lost)
 
-    def _claims(self, table: Table, row: TargetRow | None) -> tuple[tuple[str, Key], ...]:
-        """What a row that is not written would have given on the other side: that is there, and must be found."""
+    async def _note_claims(self, table: Table) -> None:
+        """What rows that are not written would have given on the other side: that is there, and must be found."""
+        rows, self._claiming = self._claiming, {}
         opposite = self._context.opposite
         source = None if opposite is None else opposite.table_source(table.name.table)
-        if row is None or source is None:
-            return ()
-        found: list[tuple[str, Key]] = []
-        try:
-            values = parse_row(source.columns, [row.columns.get(column.name) for column in source.columns])
-        except (ValueError, ArithmeticError):
-            return ()  # not as the table would show it: then it is refused there, or another spelling is known
-        for transform in source.transforms:
-            with contextlib.suppress(TransformError):
-                if transform.remembers:
-                    found += [(transform.name, each.key) for each in derive(transform, source, row.key, values)]
-        return tuple(found)
+        if not rows or source is None:
+            return
+        values: dict[Key, Row] = {}
+        for key, row in rows.items():
+            # What is not as the table would show it is refused there, or another spelling is known.
+            with contextlib.suppress(ValueError, ArithmeticError):
+                texts = [row.columns.get(column.name) for column in source.columns]
+                values[key] = parse_row(source.columns, texts)
+        for transform in source.transforms if values else ():
+            if transform.remembers:
+                for key, given in (await derive_rows(self._reader, transform, source, values)).items():
+                    lost = self._lost[table.name, key]
+                    if not isinstance(given, TransformError):
+                        claims = tuple((transform.name, each.key) for each in given)
+                        self._lost[table.name, key] = replace(lost, claims=(*lost.claims, *claims))
 
     def _still_produced(self, table: Table, key: Key, effects: Effects) -> None:
         """A deletion that is not done must be possible later."""

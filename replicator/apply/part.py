@@ -96,7 +96,7 @@ class PartWriter:
             self._judge(effects, refusals, newer=ahead if position is not None and position < ahead else None,
                         in_order=in_order)  # fmt: skip
             # All others are written: the progress passes the changes to these too (I7). guard: ONE_ROW
-            self._leave_out(effects, refusals, left_out)
+            await self._leave_out(effects, refusals, left_out)
             self._now.postponed.withdraw(left_out.skip)
 
     def _written(self, net: NetChanges, skip: set[tuple[str, Key]], ahead: LSN) -> None:
@@ -121,12 +121,12 @@ class PartWriter:
             }
             raise OutOfOrderError(clash.problem, clash.remedy, clash.sqlstate)
 
-    def _leave_out(self, effects: Effects, refusals: list[Refusal], left_out: LeftOut) -> None:
+    async def _leave_out(self, effects: Effects, refusals: list[Refusal], left_out: LeftOut) -> None:
         for refusal in refusals:
             left_out.spared |= refusal.spared
             if refusal.error.sqlstate in CLASHES:
                 self._tools.later.clashed(refusal.transform.source, refusal.source_key)
-            if refusal.blames_a_source_row(self._context.plan):
+            if await refusal.blames_a_source_row(self._tools.connection, self._context.plan):
                 found = effects.failure(refusal.transform, refusal.source_key, str(refusal.error))
                 left_out.refused[found.place] = found
                 left_out.skip.add(found.place)
@@ -154,7 +154,9 @@ class PartWriter:
         rolling = None if self._context.shadow else self._context.rolling
         if rolling is None:
             return None
-        return Conflicts(self._context, rolling, self._tools.writer, self._now.dates, self._now.mode)
+        return Conflicts(
+            self._context, rolling, self._tools.writer, self._tools.reader, self._now.dates, self._now.mode
+        )
 
     async def _write_undisputed(
         self, effects: Effects, conflicts: Conflicts | None, *, whole: bool

@@ -10,14 +10,15 @@ from replicator.apply.effects import Effects
 from replicator.apply.order import CLASHES, check_constraints, write_anew, write_plainly
 from replicator.apply.outcome import PendingError
 from replicator.core.tables import ForeignKey, Key, Name, Table, key_of
-from replicator.errors import RowError, TransformError
-from replicator.mapping.derive import TargetRow, computed_key
+from replicator.errors import RowError
+from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import Plan, PlannedTransform
 from replicator.postgres.control.quarantine import Place
+from replicator.postgres.rows.derived import computed_keys
 from replicator.postgres.rows.halving import Refused
 from replicator.postgres.rows.rearranging import possible_keys, without_rows
 from replicator.postgres.rows.target import TargetWriter
-from replicator.postgres.session.connect import translated
+from replicator.postgres.session.connect import Connection, translated
 
 ROUNDS = 4
 """How often what was refused is tried again after the rest: what stood in its way may have gone."""
@@ -33,18 +34,15 @@ class Refusal:
     spared: frozenset[tuple[Name, Key]] = frozenset()
     """After a TRUNCATE of the source: the row that cannot be deleted, whose key stands for a source key."""
 
-    def blames_a_source_row(self, plan: Plan) -> bool:
-        """Whether ``source_key`` is one, so that the row can be tried again by it."""
+    async def blames_a_source_row(self, connection: Connection, plan: Plan) -> bool:
+        """Whether ``source_key`` is one, so that the row can be tried again by it; ``connection`` is the target's."""
         if not self.spared:
             return True
         source = plan.sources[self.transform.source]
-        with suppress(TransformError, ValueError, ArithmeticError):
-            if len(self.source_key) == len(source.key):
-                return (
-                    self.transform.target.name,
-                    computed_key(self.transform, source, self.source_key),
-                ) in self.spared
-        return False
+        if len(self.source_key) != len(source.key):
+            return False
+        computed = await computed_keys(connection, self.transform, source, [self.source_key])
+        return (self.transform.target.name, computed.get(self.source_key, ())) in self.spared
 
 
 @dataclass

@@ -41,9 +41,7 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
         of the row. ShapeError when what it gives has not the form of a row of the target.
     """
     if isinstance(row, UnreadableRow):
-        raise TransformError(
-            f"{source.name} {list(source_key)} cannot be read: {row.problem}", "Mend the row, or the query."
-        )
+        raise unreadable(source, source_key, row)
     try:
         # A copy: what one transform does to its row, the next one must not see, nor whoever compares.
         own = dict(row) if row.__class__ is dict else row
@@ -51,6 +49,16 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
     except BaseException as error:  # noqa: BLE001
         raise _blame(error, f"The transform {transform.name}", source, source_key) from None
     computed = computed_key(transform, source, source_key) if transform.key and results else None
+    return target_rows(transform, source, source_key, computed, results)
+
+
+def target_rows(
+    transform: PlannedTransform, source: Source, source_key: Key, computed: Key | None, results: Sequence[Any]
+) -> list[TargetRow]:
+    """What one source row gives, as rows of the target; raises as ``derive``.
+
+    :param computed: the target key that ``key=`` gives, if there is one.
+    """
     try:
         return [_target_row(transform, source_key, computed, result) for result in results]
     except TransformError:
@@ -59,19 +67,27 @@ def derive(transform: PlannedTransform, source: Source, source_key: Key, row: Ro
         raise _blame(error, f"What the transform {transform.name} gives", source, source_key) from None
 
 
+def unreadable(source: Source, source_key: Key, row: UnreadableRow) -> TransformError:
+    """For a row that the server cannot give."""
+    return TransformError(
+        f"{source.name} {list(source_key)} cannot be read: {row.problem}", "Mend the row, or the query."
+    )
+
+
 def computed_key(transform: PlannedTransform, source: Source, source_key: Key) -> Key:
     """The target key that follows from a source key. Raises TransformError when ``key=`` fails or does not fit."""
     if transform.key is None:
         raise ValueError(f"{transform.name} has no key function")
     try:
-        return _computed(transform, transform.key(parse_key(source, source_key)), source_key)
+        return key_of_result(transform, transform.key(parse_key(source, source_key)), source_key)
     except TransformError:
         raise
     except BaseException as error:  # noqa: BLE001
         raise _blame(error, f"The key= of the transform {transform.name}", source, source_key) from None
 
 
-def _computed(transform: PlannedTransform, result: Any, source_key: Key) -> Key:
+def key_of_result(transform: PlannedTransform, result: Any, source_key: Key) -> Key:
+    """The target key of what ``key=`` has given. Raises TransformError when that is none."""
     if isinstance(result, Mapping):
         result = tuple(result.get(name) for name in transform.target.key)
     parts = result if isinstance(result, tuple) else (result,)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from replicator.core.copies import Carrying
 from replicator.core.ordering import by_foreign_keys
+from replicator.core.selects import Select
 from replicator.core.tables import Column, Name, Table
 from replicator.errors import MigrationError
 from replicator.mapping.carrying import bound, with_key
@@ -22,7 +23,9 @@ class PlannedTransform:
     source: str
     target: Table
     function: Function
+    """Python, or a ``Select`` that only the server can run: ``postgres.rows.derived`` runs either."""
     key: Callable[[Any], Any] | None
+    """Python, or a ``SelectedKey``."""
     remembers: bool
     forgotten: tuple[str, ...] = ()
     """Of a copy: columns of its table that have no place in the target, and that nothing says are meant to go."""
@@ -223,7 +226,7 @@ def _source(
         # A target that several transforms own cannot be emptied by TRUNCATE; of a query that is read again
         # whole (ALL, or a TRUNCATE), only the memory knows which keys are gone.
         replace(each, remembers=each.key is None or into.count(each.target.declared) > 1 or query is not None)
-        for each in (_planned(each, name, columns, source_tables, target_tables) for each in transforms)
+        for each in (_planned(each, migration, name, columns, source_tables, target_tables) for each in transforms)
     )
     source = Source(
         name=name,
@@ -238,16 +241,20 @@ def _source(
 
 def _planned(
     transform: Transform,
+    migration: Migration,
     source: str,
     columns: Iterable[Column],
     source_tables: Mapping[str, Table],
     target_tables: Mapping[str, Table],
 ) -> PlannedTransform:
+    function = transform.function
+    if isinstance(function, Select):
+        function = replace(function, text=migration.select_text(function))
     made = PlannedTransform(
         name=transform.name,
         source=source,
         target=target_tables[transform.into],
-        function=transform.function,
+        function=function,
         key=transform.key,
         remembers=True,
     )

@@ -8,7 +8,7 @@ from replicator.errors import SlotError
 from replicator.follow.decoder import Decoder
 from replicator.follow.pgoutput import PgoutputDecoder
 from replicator.follow.wal2json import Wal2JsonDecoder
-from replicator.mapping.plan import Plan, queries_of, resolve, schemas_of, taking_part
+from replicator.mapping.plan import Plan, schemas_of, taking_part
 from replicator.migration import Direction, Migration
 from replicator.postgres.catalog.catalog import read_tables
 from replicator.postgres.catalog.fingerprints import as_planned, read_definitions, store_definitions
@@ -16,11 +16,9 @@ from replicator.postgres.control.control import Owner
 from replicator.postgres.control.owned import noted, taken
 from replicator.postgres.control.ownership import all_names
 from replicator.postgres.control.progress import Progress, create_progress
-from replicator.postgres.control.renamed_tables import read_places
-from replicator.postgres.ddl.rewriting import placed, rewritten
 from replicator.postgres.session.connect import connection
 from replicator.postgres.session.server import choose_plugin
-from replicator.postgres.trying.described import describe_query
+from replicator.postgres.trying.binding import bound_plan
 from replicator.postgres.wire.replication import identify_system
 from replicator.postgres.wire.slots import create_slot, drop_slot, read_slot, write_publication
 from replicator.postgres.wire.snapshots import wait_for_running
@@ -60,16 +58,8 @@ async def read_plan(settings: Settings, migration: Migration, direction: Directi
     ends = Ends.of(settings, direction)
     source_schema, target_schema = schemas_of(migration, direction)
     async with connection(ends.source_dsn, "catalogue") as source, connection(ends.target_dsn, "catalogue") as target:
-        places = await read_places(source)
-        queries = {name: rewritten(query, places) for name, query in queries_of(migration, direction).items()}
-        plan = resolve(
-            migration,
-            direction,
-            await read_tables(source, source_schema),
-            await read_tables(target, target_schema),
-            {name: await describe_query(source, name, query) for name, query in queries.items()},
-        )
-        return placed(plan, places)
+        tables = await read_tables(source, source_schema), await read_tables(target, target_schema)
+        return await bound_plan(migration, direction, source, target, tables)
 
 
 async def all_tables(settings: Settings, migration: Migration) -> dict[Owner, list[Name]]:

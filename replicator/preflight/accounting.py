@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Mapping
 
+from replicator.core.selects import Select
 from replicator.core.tables import Name
 from replicator.mapping.plan import Plan, queries_of
 from replicator.migration import as_rows
@@ -32,13 +33,16 @@ async def newly_accounted(
 
 
 async def _read(source: Connection, plan: Plan) -> dict[str, set[str]]:
-    sample = await try_transforms(source, plan)
+    sample = await try_transforms(source, plan, None)
     found = {name: set(columns) for name, columns in sample.read.items()}
     for each in plan.sources.values():
         if each.table is not None and each.name in sample.empty:
             read = found.setdefault(each.name, set())
             nothing = TracedRow(dict.fromkeys(each.by_name), read)
             for transform in each.transforms:
+                if isinstance(transform.function, Select):
+                    read.update(column.name for column in transform.function.reads)
+                    continue
                 with contextlib.suppress(Exception):  # a row of NULLs is none that it must know what to do with
                     list(as_rows(transform.function(nothing)))
     tables = {table.name: name for name, table in plan.watched.items()}

@@ -3,11 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from replicator.core.selects import Select
 from replicator.core.tables import Key, Name, Row, Table, key_of
 from replicator.errors import DatabaseError, RowError, ShapeError, TransformError
-from replicator.mapping.derive import TargetRow, UnreadableRow, derive
+from replicator.mapping.derive import TargetRow, UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source
 from replicator.postgres.guarding.resting import switch_off
+from replicator.postgres.rows.derived import derive_rows
 from replicator.postgres.rows.refusals import refusing
 from replicator.postgres.rows.target import TargetWriter
 from replicator.postgres.session.connect import Connection
@@ -52,8 +54,11 @@ class Sample:
     """The derived rows, by target."""
 
 
-async def try_transforms(connection: Connection, plan: Plan) -> Sample:
-    """Run each transform over the first rows of its source, twice."""
+async def try_transforms(connection: Connection, plan: Plan, target: Connection | None) -> Sample:
+    """Run each transform over the first rows of its source, twice.
+
+    :param target: where SQL transforms run; with None, only what they read is noted.
+    """
     sample = Sample()
     for source in plan.sources.values():
         try:
@@ -76,7 +81,10 @@ async def try_transforms(connection: Connection, plan: Plan) -> Sample:
         for transform in source.transforms:
             if transform.key is not None:
                 read.update(source.key)
-            sample.trials.append(_try(transform, source, keyed, read, sample))
+            if isinstance(transform.function, Select):
+                read.update(each.name for each in transform.function.reads)
+            if target is not None or not isinstance(transform.function, Select):
+                sample.trials.append(await _try(target or connection, transform, source, keyed, read, sample))
     return sample
 
 
@@ -102,26 +110,34 @@ def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, R
     return keyed
 
 
-def _try(
-    transform: PlannedTransform, source: Source, keyed: list[tuple[Key, Row]], read: set[str], sample: Sample
+async def _try(
+    target: Connection,
+    transform: PlannedTransform,
+    source: Source,
+    keyed: list[tuple[Key, Row]],
+    read: set[str],
+    sample: Sample,
 ) -> Trial:
     trial = Trial(transform, len(keyed))
-    for key, row in keyed:
-        try:
-            rows = derive(transform, source, key, _traced(row, read))
-            trial.unstable = trial.unstable or derive(transform, source, key, _traced(row, read)) != rows
-        except ShapeError as error:
-            trial.wrong = error.problem
+    rows = {key: _traced(transform, row, read) for key, row in keyed}
+    once = await derive_rows(target, transform, source, rows)
+    again = await derive_rows(target, transform, source, rows)
+    for key, given in once.items():
+        if isinstance(given, ShapeError):
+            trial.wrong = given.problem
             return trial
-        except TransformError as error:
-            trial.refused.append(error.problem)
-        else:
-            _keep(trial, rows, sample)
+        if isinstance(given, TransformError):
+            trial.refused.append(given.problem)
+            continue
+        other = again[key]
+        trial.unstable = trial.unstable or isinstance(other, TransformError) or other != given
+        _keep(trial, given, sample)
     return trial
 
 
-def _traced(row: Row, read: set[str]) -> Row:
-    return row if isinstance(row, UnreadableRow) else TracedRow(row, read)
+def _traced(transform: PlannedTransform, row: Row, read: set[str]) -> Row:
+    """An SQL transform says itself what it reads."""
+    return row if isinstance(row, UnreadableRow) or isinstance(transform.function, Select) else TracedRow(row, read)
 
 
 def _keep(trial: Trial, rows: list[TargetRow], sample: Sample) -> None:

@@ -16,6 +16,7 @@ from replicator.postgres.ddl.rewriting import placed, rewritten
 from replicator.postgres.ddl.statements import shortened
 from replicator.postgres.ddl.switching import BEFORE
 from replicator.postgres.session.connect import Connection
+from replicator.postgres.trying.binding import compiled
 from replicator.postgres.trying.described import describe_query
 from replicator.postgres.trying.meanings import means_another
 from replicator.postgres.trying.readmission import refused_again
@@ -228,11 +229,17 @@ class SchemaChecks:
                         raise MigrationError(f"The query {name} {another}.", "Rows may be missed otherwise.")
                     reads[name] = await read_query(reader, query)
             plan = placed(resolve(self.migration, direction, sources, targets, columns), places)
+            plan = await compiled(plan, reader, await self._runs_on(direction))
             into = listed(table.declared for table in plan.targets)
             self.report.say(check, passed(f"{len(plan.transforms)} into {into}"))
             self.report.judge(direction, (copy_checks.copied_columns,), plan)
             return Resolved(plan=plan, reads=reads, lookups=await self._lookups(plan, reader))
         return None
+
+    async def _runs_on(self, direction: Direction) -> Connection:
+        """Where SQL transforms run: on the target's side, through the connection that sees what sql/new makes."""
+        source, target = self.source.connection, self.target.connection
+        return target if direction == "forward" or await same_database(source, target) else source
 
     async def _take_back(self, plan: Plan) -> None:
         """After the cutover it would be too late: no rollback, because what is written back is refused."""
@@ -259,7 +266,7 @@ class SchemaChecks:
     async def _try(self, resolved: Resolved, *, reader: Connection, writer: Connection | None) -> None:
         plan = resolved.plan
         with self.report.stage(f"{plan.direction}.sample", MEND):
-            sample = await try_transforms(reader, plan)
+            sample = await try_transforms(reader, plan, await self._runs_on(plan.direction))
             written = await write_sample(writer, sample, list(plan.targets)) if writer is not None else None
             subject = DirectionSubject(
                 plan=plan,

@@ -25,7 +25,7 @@ from replicator.postgres.session.connect import Connection, connection, give_tex
 from replicator.postgres.trying.rehearsal import rehearsal
 from replicator.postgres.trying.scratch import Scratch
 from replicator.runbook.rehearsed_plan import rehearsed_plan, snapshot
-from replicator.runbook.round_trip import beside, of_copies, plan_back
+from replicator.runbook.round_trip import beside, chunks, derive_back, of_copies, plan_back
 from replicator.runbook.row_report import Beside, Cell, Made, OneRow, cells, state_of, texts
 from replicator.settings import Settings
 
@@ -213,9 +213,9 @@ async def _bring_back(
         whole = whole and copied is not None and source.query is None
         if copied is None:
             continue
-        async for chunk, _, _ in range_groups(target, copied, None, None):
+        async for chunk in chunks(target, copied, None):
             for transform in source.transforms:
-                derived = await derive_all(writer.connection, transform, source, dict(chunk), given)
+                derived = await derive_back(writer, target, transform, source, chunk, given)
                 for key, each in derived.items():
                     made = Made(transform=transform.name, source=source.name, key=key)
                     made.error = "" if each.error is None else str(each.error)

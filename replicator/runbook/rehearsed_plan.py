@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from replicator.errors import DatabaseError, MigrationError, NotReadyError
-from replicator.mapping.plan import Plan, queries_of, resolve
+from replicator.mapping.plan import Plan
 from replicator.migration import Migration
 from replicator.postgres.catalog.catalog import read_tables
 from replicator.postgres.catalog.inspect import tables_with_rows
@@ -13,7 +13,7 @@ from replicator.postgres.control.renamed_tables import read_places
 from replicator.postgres.ddl.ddl import Part, part_statements
 from replicator.postgres.ddl.statements import shortened
 from replicator.postgres.session.connect import Connection, connection, translated
-from replicator.postgres.trying.described import describe_query
+from replicator.postgres.trying.binding import bound_plan
 from replicator.postgres.trying.rehearsal import try_as_run
 from replicator.postgres.trying.scratch import locks_in
 from replicator.settings import Settings
@@ -48,14 +48,8 @@ async def rehearsed_plan(settings: Settings, migration: Migration, target: Conne
         )
     await _rehearse(migration, target, notes)
     async with connection(settings.source, "try catalogue") as source:
-        queries = queries_of(migration, "forward")
-        return resolve(
-            migration,
-            "forward",
-            await read_tables(source, migration.old),
-            await read_tables(target, migration.new),
-            {name: await describe_query(source, name, query) for name, query in queries.items()},
-        )
+        tables = await read_tables(source, migration.old), await read_tables(target, migration.new)
+        return await bound_plan(migration, "forward", source, target, tables)
 
 
 async def _rehearse(migration: Migration, target: Connection, notes: list[str]) -> None:

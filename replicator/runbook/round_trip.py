@@ -5,19 +5,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from replicator.core.selects import Select
 from replicator.core.tables import Key, Name, Row, Table
 from replicator.errors import RowError
 from replicator.mapping.derive import TargetRow
-from replicator.mapping.plan import Plan, Source, queries_of, resolve
+from replicator.mapping.plan import Plan, PlannedTransform, Source
 from replicator.migration import NO_WAY_BACK, Migration
 from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.control.ownership import same_database
 from replicator.postgres.rows.comparing import compare
-from replicator.postgres.rows.derived import derive_all
+from replicator.postgres.rows.derived import Derived, derive_all
 from replicator.postgres.rows.given import GivenColumns
+from replicator.postgres.rows.groups import KEYS_AT_ONCE
 from replicator.postgres.rows.source import range_groups
 from replicator.postgres.rows.target import TargetWriter
 from replicator.postgres.session.connect import Connection, connection, give_text, translated
-from replicator.postgres.trying.described import describe_query
+from replicator.postgres.trying.binding import bound_plan
 from replicator.postgres.trying.rehearsal import read_query
 from replicator.postgres.trying.scratch import Scratch
 from replicator.settings import Settings
@@ -106,14 +109,11 @@ async def bring_back(
 
 async def plan_back(settings: Settings, migration: Migration, target: Connection) -> Plan:
     """The way back, bound to the tables; ``target`` is in the transaction in which the new ones are."""
-    queries = queries_of(migration, "reverse")
     async with connection(settings.source, "dry run catalogue") as source:
-        return resolve(
-            migration,
-            "reverse",
-            await read_tables(target, migration.new),
-            await read_tables(source, migration.old),
-            {name: await describe_query(target, name, query) for name, query in queries.items()},
+        tables = await read_tables(target, migration.new), await read_tables(source, migration.old)
+        # What sql/new makes is seen in this transaction only: SQL transforms run in it, where they can.
+        return await bound_plan(
+            migration, "reverse", target, target if await same_database(source, target) else source, tables
         )
 
 
@@ -158,10 +158,10 @@ async def _through(
 ) -> bool:
     """Through all transforms of a source; gives whether all of its rows were."""
     done, given = 0, GivenColumns("reverse", None)
-    async for chunk, _, _ in range_groups(target, source, None, None, MOST):
+    async for chunk in chunks(target, source, MOST):
         for transform in source.transforms:
             each = returning[transform.target.name]
-            derived = await derive_all(writer.connection, transform, source, _rows(chunk), given)
+            derived = await derive_back(writer, target, transform, source, chunk, given)
             rows = [row for one in derived.values() for row in one.rows]
             each.rows += len(rows)
             each.refused += sum(one.error is not None for one in derived.values())
@@ -171,8 +171,37 @@ async def _through(
     return done < MOST
 
 
-def _rows(chunk: list[tuple[Key, Row]]) -> dict[Key, Row | None]:
-    return dict(chunk)
+async def derive_back(
+    writer: TargetWriter,
+    target: Connection,
+    transform: PlannedTransform,
+    source: Source,
+    chunk: list[tuple[Key, Row]],
+    given: GivenColumns,
+) -> dict[Key, Derived]:
+    """What a reverse transform gives for rows of the copies; ``target`` is not reading meanwhile (``chunks``)."""
+    together = await same_database(writer.connection, target)
+    rows: dict[Key, Row | None] = dict(chunk)
+    return await derive_all(writer.connection, transform, source, rows, given, runs_on=target if together else None)
+
+
+async def chunks(target: Connection, source: Source, limit: int | None) -> AsyncIterator[list[tuple[Key, Row]]]:
+    """The rows of a source in key order, of which no more than ``limit`` are needed.
+
+    Where SQL transforms read them, the connection is not busy while a chunk is worked on.
+    """
+    if not any(isinstance(each.function, Select) for each in source.transforms):
+        async for chunk, _, _ in range_groups(target, source, None, None, limit):
+            yield chunk
+        return
+    lower: Key | None = None
+    done = 0
+    while limit is None or done < limit:
+        chunk = [row async for group, _, _ in range_groups(target, source, lower, None, KEYS_AT_ONCE) for row in group]
+        yield chunk
+        if len(chunk) < KEYS_AT_ONCE:
+            return
+        lower, done = chunk[-1][0], done + len(chunk)
 
 
 async def _compare(writer: TargetWriter, table: Table, rows: list[TargetRow], each: Returned) -> None:

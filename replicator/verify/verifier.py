@@ -221,7 +221,8 @@ class Verifier:
     async def _extra(self, table: Table, seen: PassKeys) -> list[Divergence]:
         keys = await seen.extra(table)
         if keys and self.context.opposite is not None:
-            keys = await carried(self.context.opposite, self.context.target_dsn, table, keys)
+            context = self.context
+            keys = await carried(self.context.opposite, context.target_dsn, context.source_dsn, table, keys)
         # A key may have passed from a row that was not read yet to one that had been read already.
         keys = await self._owners.nobodys(table, keys) if keys else []
         return [Divergence(target=table.declared, kind="extra", key=key, source=None, source_key=None) for key in keys]

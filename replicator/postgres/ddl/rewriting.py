@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from replicator.core.name_map import NameMap
+from replicator.core.selects import Select, SelectedKey
 from replicator.core.tables import Name
-from replicator.mapping.plan import Plan
+from replicator.mapping.plan import Plan, PlannedTransform
 from replicator.postgres.ddl.statements import TOKEN, after_block
 
 FOLLOWS = (
@@ -128,7 +129,11 @@ def placed(plan: Plan, places: NameMap) -> Plan:
     if not places.moved:
         return plan
     sources = {
-        name: replace(each, query=None if each.query is None else rewritten(each.query, places))
+        name: replace(
+            each,
+            query=None if each.query is None else rewritten(each.query, places),
+            transforms=tuple(_placed_select(transform, places) for transform in each.transforms),
+        )
         for name, each in plan.sources.items()
     }
     doubled = NameMap({_doubled(called): _doubled(now) for called, now in places.moved.items()})
@@ -139,6 +144,16 @@ def placed(plan: Plan, places: NameMap) -> Plan:
         for table, found in plan.dependencies.items()
     }
     return replace(plan, sources=sources, dependencies=dependencies, renamed=True)
+
+
+def _placed_select(transform: PlannedTransform, places: NameMap) -> PlannedTransform:
+    """The row type of a table that has moved is found under its new name."""
+    function, key = transform.function, transform.key
+    if isinstance(function, Select):
+        function = replace(function, text=rewritten(function.text, places))
+    if isinstance(key, SelectedKey):
+        key = replace(key, text=rewritten(key.text, places))
+    return replace(transform, function=function, key=key)
 
 
 def _doubled(name: Name) -> Name:

@@ -53,6 +53,17 @@ def split(text: str) -> list[str]:
     return found.all()
 
 
+def closes_what_it_opens(text: str) -> bool:
+    """Whether a statement can stand between brackets: its own are in pairs."""
+    at, open_brackets = 0, 0
+    while token := TOKEN.match(text, at):
+        at = after_block(text, token.end()) if token["block"] else token.end()
+        open_brackets += {"(": 1, ")": -1}.get(token[0], 0)
+        if open_brackets < 0:
+            return False
+    return open_brackets == 0
+
+
 def ends_transaction(statement: str) -> str | None:
     """The word with which a statement begins or ends a transaction, or a part of one; None when it does not."""
     word = statement.split(None, 1)[0].upper().rstrip(";") if statement.strip() else ""

@@ -1,15 +1,18 @@
 """``f`` for many rows: each target key in the form that the target's own equality has."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from replicator.core.pace import Pace
+from replicator.core.selects import Select, SelectedKey
 from replicator.core.tables import Column, Key, Row
 from replicator.errors import TransformError
 from replicator.mapping.derive import TargetRow, computed_key, derive, no_key, other_key
 from replicator.mapping.plan import PlannedTransform, Source
 from replicator.postgres.rows.given import GivenColumns
 from replicator.postgres.rows.keys import Asked, ask_keys
+from replicator.postgres.rows.sql_derivation import select_keys, select_rows
 from replicator.postgres.session.connect import Connection
 
 
@@ -30,20 +33,47 @@ async def derive_all(
     source: Source,
     rows: Mapping[Key, Row | None],
     given: GivenColumns,
+    *,
+    runs_on: Connection | None = None,
 ) -> dict[Key, Derived]:
     """Run a transform on rows; None stands for a row that is gone.
 
     :param connection: leads to the target.
     :param given: the columns that rows of the target are given.
+    :param runs_on: another connection there, for SQL transforms.
     :raises MigrationError: as ``derive``.
     """
-    found: dict[Key, Derived] = {}
+    server = runs_on or connection
+    given_by = await derive_rows(server, transform, source, {k: r for k, r in rows.items() if r is not None})
+    found = {key: _derived(given_by.get(key, [])) for key in rows}
+    without = [key for key, each in found.items() if not each.rows and each.error is None]
+    if without and transform.key is not None and not transform.remembers:
+        # Where ``key=`` fails, no row can have been written under that source key, and none is to be deleted. Else a
+        # bad row would stay in quarantine when it is gone, and a row that gives nothing would go there.
+        for key, target in (await _spelt_keys(server, transform, source, without)).items():
+            found[key].gone = target
+    await _completed(connection, transform, found, given)
+    await _in_form(connection, transform, found)
+    return found
+
+
+async def derive_rows(
+    connection: Connection, transform: PlannedTransform, source: Source, rows: Mapping[Key, Row]
+) -> dict[Key, list[TargetRow] | TransformError]:
+    """What a transform gives for each row, with its keys as they are spelt; ``connection`` leads to the target.
+
+    :raises DatabaseError: the SELECT of an SQL transform fails whatever the row.
+    """
+    if isinstance(transform.function, Select):
+        return await select_rows(connection, transform, source, rows)
+    found: dict[Key, list[TargetRow] | TransformError] = {}
     pace = Pace()
     for key, row in rows.items():
         await pace.step()
-        found[key] = _derived(transform, source, key, row)
-    await _completed(connection, transform, found, given)
-    await _in_form(connection, transform, found)
+        try:
+            found[key] = derive(transform, source, key, row)
+        except TransformError as error:
+            found[key] = error
     return found
 
 
@@ -65,33 +95,28 @@ async def computed_keys(
     connection: Connection, transform: PlannedTransform, source: Source, keys: Iterable[Key]
 ) -> dict[Key, Key]:
     """The target keys that follow from source keys; those for which ``key=`` fails are left out."""
-    found: dict[Key, Derived] = {}
-    for key in keys:
-        try:
-            found[key] = Derived(gone=computed_key(transform, source, key))
-        except TransformError:
-            continue
+    found = {
+        key: Derived(gone=target) for key, target in (await _spelt_keys(connection, transform, source, keys)).items()
+    }
     await _in_form(connection, transform, found)
     return {key: each.gone for key, each in found.items() if each.gone is not None}
 
 
-def _derived(transform: PlannedTransform, source: Source, key: Key, row: Row | None) -> Derived:
-    try:
-        rows = [] if row is None else derive(transform, source, key, row)
-    except TransformError as error:
-        return Derived(error=error)
-    return Derived(rows, gone=None if rows or transform.remembers else _gone(transform, source, key))
+async def _spelt_keys(
+    connection: Connection, transform: PlannedTransform, source: Source, keys: Iterable[Key]
+) -> dict[Key, Key]:
+    if isinstance(transform.key, SelectedKey):
+        selected = await select_keys(connection, transform, source, keys)
+        return {key: each for key, each in selected.items() if isinstance(each, tuple)}
+    found: dict[Key, Key] = {}
+    for key in keys:
+        with suppress(TransformError):
+            found[key] = computed_key(transform, source, key)
+    return found
 
 
-def _gone(transform: PlannedTransform, source: Source, key: Key) -> Key | None:
-    """None where ``key=`` fails: under that source key no row can have been written, and none is to be deleted.
-
-    Else a bad row would stay in quarantine when it is gone, and a row that gives nothing would go there.
-    """
-    try:
-        return computed_key(transform, source, key)
-    except TransformError:
-        return None
+def _derived(given: list[TargetRow] | TransformError) -> Derived:
+    return Derived(error=given) if isinstance(given, TransformError) else Derived(given)
 
 
 async def _in_form(connection: Connection, transform: PlannedTransform, found: Mapping[Key, Derived]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from replicator.core.pace import Pace
+from replicator.core.selects import SelectedKey
 from replicator.core.tables import Key
 from replicator.mapping.derive import parse_key
 from replicator.mapping.plan import PlannedTransform, Source
@@ -76,6 +77,8 @@ def _part(source: Source, key: Key, columns: Iterable[str]) -> Key:
 
 def _looked_at(transform: PlannedTransform, source: Source, key: Key) -> tuple[str, ...]:
     """The columns of the source's key that the target key follows from, in their order."""
+    if isinstance(transform.key, SelectedKey):
+        return tuple(_in_order(source, {each.name for each in transform.key.reads}))
     row = _Noting(parse_key(source, key))
     if transform.key is not None:
         transform.key(row)  # it has succeeded with this key before

@@ -8,6 +8,13 @@ from replicator.postgres.catalog.forms import UNDETERMINED, read_forms
 from replicator.postgres.catalog.kinds import kinds_of, type_names
 from replicator.postgres.ddl.authored import refused
 from replicator.postgres.session.connect import Connection, comma, identifier, translated
+from replicator.postgres.session.server import fetch
+
+COLLATIONS = """
+    SELECT c.oid::int8 AS oid, format('%%I.%%I', n.nspname, c.collname) AS name
+    FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+    WHERE c.oid = ANY (%(oids)s::oid[]) AND c.oid <> 'pg_catalog."default"'::regcollation
+"""
 
 
 async def describe_query(connection: Connection, name: str, query: str) -> tuple[Column, ...]:
@@ -23,9 +30,9 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
     described, result = cursor.description or [], cursor.pgresult
     types = await kinds_of(connection, [each.type_code for each in described])
     names = await type_names(connection, [each.type_code for each in described])
-    collations = await _collations(connection, query, [each.name for each in described])
+    collated = await _collations(connection, query, [each.name for each in described])
     typed = [
-        (each.type_code, result.fmod(place) if result is not None else -1, collations.get(each.name, 0))
+        (each.type_code, result.fmod(place) if result is not None else -1, collated.get(each.name, 0))
         for place, each in enumerate(described)
     ]
     with translated():
@@ -41,6 +48,15 @@ async def describe_query(connection: Connection, name: str, query: str) -> tuple
         )
         for each, of in zip(described, typed, strict=True)
     )
+
+
+async def collations(connection: Connection, query: str, names: list[str]) -> dict[str, str]:
+    """The collation of each result column that has another than its type's default, quoted for SQL."""
+    with translated():
+        found = await _collations(connection, query, names)
+    named = await fetch(connection, COLLATIONS, oids=list(set(found.values())))
+    by_oid = {each["oid"]: each["name"] for each in named}
+    return {name: by_oid[oid] for name, oid in found.items() if oid in by_oid}
 
 
 async def _collations(connection: Connection, query: str, names: list[str]) -> dict[str, int]:
