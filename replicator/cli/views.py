@@ -228,11 +228,19 @@ def _listed(details: Mapping[str, Any]) -> str:
     for name, value in details.items():
         if isinstance(value, Mapping):
             parts.append(_listed(value))
+        elif name == "steps":
+            parts.append(_steps(value))
         elif isinstance(value, list):
             parts.append(f"{name} {' '.join(map(str, value))}")
         else:
             parts.append(f"{name} {str(value).lower() if isinstance(value, bool) else value}")
     return ", ".join(part for part in parts if part)
+
+
+def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
+    """``steps: lock 1.2 ms, drain 40.5 ms``: where the time of a write pause went."""
+    told = ", ".join(f"{each['step']} {each['seconds'] * 1e3:.1f} ms" for each in steps)
+    return f"steps: {told}" if told else ""
 
 
 def _compared(tables: Sequence[Mapping[str, Any]]) -> Table:

@@ -25,6 +25,7 @@ from replicator.postgres.session.connect import connection
 from replicator.runbook import schema
 from replicator.runtime.failpoints import Failpoint, reach
 from replicator.runtime.log import get_logger
+from replicator.runtime.loop_lag import watch_loop
 from replicator.runtime.supervisor import Supervisor
 from replicator.settings import Settings
 from replicator.switchover.closing import close_again, close_as_before, keep_closed
@@ -72,6 +73,7 @@ class Session:
         self._stop = stop
         try:
             self._supervisor.start("stop", _until(stop))
+            self._supervisor.start("loop lag", watch_loop(self.metrics.loop_lag_seconds.observe))
             self._supervisor.start("start", self._start())
             await self._supervisor.wait(ending="stop")
         finally:

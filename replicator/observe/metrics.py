@@ -4,12 +4,14 @@ A gauge that has not been measured yet is NaN, which no alert compares as true; 
 """
 
 import math
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from replicator.switchover.phases import Phase
 
 PHASES = tuple(str(phase) for phase in Phase)
+LOOP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 APPLY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -46,8 +48,18 @@ class Metrics:
         self.conflicts_total = self._counter(
             "conflicts_total", "Changes that lost against a later write of the other schema.", "direction"
         )
-        self.apply_seconds = self._histogram("apply_seconds", "Seconds to write a batch and commit it.")
+        self.apply_seconds = self._histogram("apply_seconds", "Seconds to write a batch and commit it.", APPLY_BUCKETS)
 
+        self._rows()
+        self.loop_lag_seconds = self._histogram(
+            "loop_lag_seconds", "Seconds by which the daemon's event loop was late, looked at each 10 ms.", LOOP_BUCKETS
+        )
+        self.cutover_write_pause_seconds = self._measured(
+            "cutover_write_pause_seconds", "Seconds that writers waited in the last cutover."
+        )
+
+    def _rows(self) -> None:
+        """What is counted by table."""
         self.backfill_rows_total = self._counter(
             "backfill_rows_total", "Source rows copied, all runs counted.", "table"
         )
@@ -63,9 +75,6 @@ class Metrics:
             "verify_pass_completed_timestamp_seconds", "When the last clean pass ended, in Unix seconds; 0: none yet."
         )
         self.quarantined_rows = self._gauge("quarantined_rows", "Rows in quarantine, by transform.", "transform")
-        self.cutover_write_pause_seconds = self._measured(
-            "cutover_write_pause_seconds", "Seconds that writers waited in the last cutover."
-        )
 
     def resumed(self, table: str, rows: int) -> None:
         """Count rows that an earlier process has copied, once."""
@@ -101,10 +110,10 @@ class Metrics:
         self._note(name, labels, "")
         return Counter(name, text, labels, namespace="replicator", registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         self._note(name, ("le",), "_bucket")
         self._note(name, (), "_count", "_sum")
-        return Histogram(name, text, namespace="replicator", registry=self.registry, buckets=APPLY_BUCKETS)
+        return Histogram(name, text, namespace="replicator", registry=self.registry, buckets=buckets)
 
     def _note(self, name: str, labels: tuple[str, ...], *suffixes: str) -> None:
         for suffix in suffixes:

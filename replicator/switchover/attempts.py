@@ -42,7 +42,7 @@ async def try_until_locked(cutover: Cutover, held_up: HeldUp) -> CutoverResult:
             held_up.note(error)
             await _give_up(cutover, number, error)
         except ReplicatorError as error:
-            await _journal(request, "attempt", attempt=number, failed=cutover.step, error=error.kind)
+            await _journal(request, "attempt", attempt=number, **_failed(cutover), error=error.kind)
             raise
         else:
             return await _done(cutover, epoch, number, pause)
@@ -56,7 +56,7 @@ async def try_until_locked(cutover: Cutover, held_up: HeldUp) -> CutoverResult:
 async def _give_up(cutover: Cutover, number: int, error: RetryableError) -> None:
     """Of one attempt: the next one comes after a while, for the writers queued behind this one."""
     log.info("an attempt was given up; the writers went on", attempt=number, why=error.problem)
-    await _journal(cutover.request, "attempt", attempt=number, failed=cutover.step, why=error.problem)
+    await _journal(cutover.request, "attempt", attempt=number, **_failed(cutover), why=error.problem)
     await cutover.request.report(f"given up for a moment: {error.problem}")
     if gives_way(error):
         await _send_vacuum_away(cutover.request)
@@ -72,7 +72,7 @@ async def _send_vacuum_away(request: SwitchoverRequest) -> None:
 async def _done(cutover: Cutover, epoch: int, number: int, pause: float) -> CutoverResult:
     request, foreseen = cutover.request, cutover.foreseen
     done = "dry run" if request.dry_run else request.move.name
-    await _journal(request, done, epoch=epoch, attempt=number, pause=pause)
+    await _journal(request, done, epoch=epoch, attempt=number, pause=pause, steps=cutover.steps.told)
     return CutoverResult(
         epoch=epoch,
         attempts=number,
@@ -82,6 +82,10 @@ async def _done(cutover: Cutover, epoch: int, number: int, pause: float) -> Cuto
         consequences=foreseen.consequences,
         retyped=tuple(cutover.strategy.retyped),
     )
+
+
+def _failed(cutover: Cutover) -> dict[str, object]:
+    return {"failed": cutover.step, "steps": cutover.steps.told}
 
 
 async def _journal(request: SwitchoverRequest, event: str, **details: object) -> None:

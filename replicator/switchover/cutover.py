@@ -32,6 +32,7 @@ from replicator.switchover.foreseen import Foreseen, foresight_of
 from replicator.switchover.handover import see_that_they_open
 from replicator.switchover.neighbours import places_by_oid, settle_beside, tables_beside
 from replicator.switchover.request import Attempt, SwitchoverRequest
+from replicator.switchover.steps import Steps
 from replicator.switchover.strategy import SwitchoverStrategy
 
 log = get_logger("cutover")
@@ -48,8 +49,8 @@ class Cutover:
     def __init__(self, request: SwitchoverRequest, strategy: SwitchoverStrategy) -> None:
         self.request = request
         self.strategy = strategy
-        self.step = ""
-        """That of the last attempt, while it is under way and when it has failed."""
+        self.steps = Steps()
+        """Those of the last attempt, while it is under way and when it has ended."""
         self.foreseen = Foreseen(None, rehearsed=request.dry_run)
         self._beside: list[Name] = []
         self._closing: dict[Name, int] = {}
@@ -57,8 +58,10 @@ class Cutover:
         self._in_doubt = False
         """The commit is sent, and it is not certain that it failed: the pipeline must apply nothing more."""
 
-    def _at(self, step: str) -> None:
-        self.step = step
+    @property
+    def step(self) -> str:
+        """The step that is under way, or in which the last attempt failed."""
+        return self.steps.now
 
     @property
     def held(self) -> list[Name]:
@@ -109,6 +112,7 @@ class Cutover:
         request, ends = self.request, self.request.pipeline.ends
         clock = asyncio.get_running_loop().time
         self._in_doubt = False
+        self.steps = Steps()  # what an earlier attempt took is in the journal
         holder = await connect(ends.source_dsn, "cutover", text=self.strategy.holder_gives_text)
         try:
             async with (
@@ -117,7 +121,7 @@ class Cutover:
             ):
                 attempt = Attempt(
                     request=request, holder=holder, target=target, observer=observer, epoch=epoch,
-                    together=await same_database(holder, target), lock_seconds=LOCK_SECONDS, at=self._at,
+                    together=await same_database(holder, target), lock_seconds=LOCK_SECONDS, at=self.steps.at,
                 )  # fmt: skip
                 with translated():
                     await holder.execute("BEGIN")
@@ -132,14 +136,16 @@ class Cutover:
                 await self._within_the_pause(attempt)
                 if request.dry_run:
                     pause = clock() - began
+                    self.steps.end()
                     await self.foreseen.after(holder, self._closing, pause)
                     return pause
-                self._at("commit")
+                self.steps.at("commit")
                 request.on_commit()
                 await reach(Failpoint.CUTOVER_COMMITTING)
                 await self._commit(holder, epoch)
                 return clock() - began
         finally:
+            self.steps.end()
             await self._release(holder)
 
     async def _within_the_pause(self, attempt: Attempt) -> None:
@@ -167,7 +173,7 @@ class Cutover:
 
     async def _lock_all(self, attempt: Attempt) -> None:
         request, together = self.request, attempt.together
-        self._at("lock")
+        self.steps.begin("lock")
         self._beside = await tables_beside(
             attempt.observer, request.plan, request.move, request.tables, together=together
         )
@@ -177,7 +183,7 @@ class Cutover:
         await reach(Failpoint.CUTOVER_LOCKED)
 
     async def _drain(self) -> None:
-        self._at("drain")
+        self.steps.at("drain")
         await _drain(self.request.pipeline)
 
     async def drain_opposite(self) -> None:
@@ -186,7 +192,7 @@ class Cutover:
         Until then it reads rows again that nobody else writes; after the move they may have gone, unremembered.
         """
         if self.request.opposite.context.shadow:  # guard: DRAIN_OPPOSITE
-            self._at("drain the way back")
+            self.steps.at("drain the way back")
             await _drain(self.request.opposite)
 
     async def _check(self, attempt: Attempt) -> None:
@@ -196,7 +202,7 @@ class Cutover:
         await check_under_lock(attempt, through, lambda: self.strategy.diverging(request))
         await self.strategy.checked(attempt)
         if not attempt.together and not request.move.from_both:
-            self._at("lock on the other database")
+            self.steps.at("lock on the other database")
             opening = request.tables[request.move.opens]
             async with connection(request.pipeline.ends.target_dsn, "cutover watch") as observer:
                 await see_that_they_open(attempt.target, opening, LOCK_SECONDS, observer)
@@ -210,10 +216,10 @@ class Cutover:
         await self.strategy.move(attempt)
         await self.foreseen.lock(holder, "move")
         if move.statements is not None:
-            self._at(f"statements of sql/{move.statements}")
+            self.steps.at(f"statements of sql/{move.statements}")
             await switch(holder, plan.migration, move.statements, together=together)
             await self.foreseen.lock(holder, self.step)
-        self._at("foreign keys")
+        self.steps.at("foreign keys")
         closing = list(self._closing.values())
         await settle_beside(holder, move, closing, places, LOCK_SECONDS, attempt.observer, together=together)
         await self.foreseen.lock(holder, self.step)

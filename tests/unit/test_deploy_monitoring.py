@@ -163,7 +163,8 @@ def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
 
 def test_the_dashboard_shows_every_metric() -> None:
     shown = set().union(*(metrics_in(target["expr"]) for _, target in TARGETS))
-    assert Metrics().names() - shown == {"replicator_apply_seconds_count", "replicator_apply_seconds_sum"}
+    histograms = ("replicator_apply_seconds", "replicator_loop_lag_seconds")
+    assert Metrics().names() - shown == {f"{name}_{what}" for name in histograms for what in ("count", "sum")}
 
 
 def test_every_query_uses_the_chosen_daemon_and_data_source() -> None:

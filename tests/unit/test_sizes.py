@@ -21,7 +21,6 @@ LONG_FUNCTIONS = {
     "cli/prepare.py:schema": 49,
     "runbook/finish.py:abort": 49,
     "migration.py:Migration.copy": 55,
-    "observe/metrics.py:Metrics.__init__": 50,
     "pipeline/pipeline.py:Pipeline.__init__": 46,
     "postgres/rows/inserting.py:insert": 44,
     "postgres/rows/target.py:TargetWriter.children_of": 46,

@@ -198,7 +198,12 @@ function showPauses(entries) {
   $("pause-text").textContent = `Last: ${last.what}, writers waited ${lasting(last.seconds)}.`;
 }
 
+function stepsOf(steps) {
+  return steps.map((each) => `${each.step} ${(each.seconds * 1000).toFixed(1)} ms`).join(", ");
+}
+
 function details(value) {
+  if (Array.isArray(value) && value.length && value[0].seconds !== undefined) return stepsOf(value);
   if (Array.isArray(value)) return value.map(details).join(" ");
   if (value !== null && typeof value === "object") {
     return Object.entries(value).filter(([name]) => name !== "by").map(([name, one]) =>
