@@ -18,6 +18,11 @@ def usual_rounds(scale: Scale) -> int:
     return scale.rounds
 
 
+def few_rounds(scale: Scale) -> int:
+    """For what takes long."""
+    return scale.long_rounds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A group of lines that are measured together.

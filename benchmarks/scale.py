@@ -10,6 +10,8 @@ class Scale:
     name: str
     rounds: int
     """How often each benchmark is run; replicator and its peer alternate."""
+    long_rounds: int
+    """Likewise, of those that take long."""
     rows: int
     """In the old table of the backfill, and where a table is followed."""
     large_rows: int
@@ -24,14 +26,16 @@ class Scale:
     large_transaction: int
     """In rows."""
     pairs: int
-    """Of a cutover and a rollback, in each of the two rounds."""
+    """Of a cutover and a rollback, in a round."""
     keys: int
     """Of the query."""
     key_changes: int
     single_reads: int
     """Changes that the peer of the fan-in reads one by one."""
     sizes: tuple[int, ...]
-    """Points of the curves: rows of the table; of a transaction; of a chunk; and chunks at the same time."""
+    """Points of the curves: rows of the table; of a transaction; of a chunk; and chunks at the same time. No points, no
+    curve.
+    """
     transactions: tuple[int, ...]
     chunks: tuple[int, ...]
     workers: tuple[int, ...]
@@ -41,7 +45,8 @@ class Scale:
 
 FULL = Scale(
     name="full",
-    rounds=5,
+    rounds=3,
+    long_rounds=2,
     rows=1_000_000,
     large_rows=10_000_000,
     changes=200_000,
@@ -61,25 +66,27 @@ FULL = Scale(
 QUICK = Scale(
     name="quick",
     rounds=2,
-    rows=50_000,
-    large_rows=200_000,
+    long_rounds=1,
+    rows=30_000,
+    large_rows=120_000,
     changes=10_000,
     hot_rows=1_000,
-    paced_seconds=8,
+    paced_seconds=5,
     rate=1_000,
-    large_transaction=40_000,
+    large_transaction=30_000,
     pairs=3,
     keys=1_000,
     key_changes=5_000,
     single_reads=1_000,
-    sizes=(10_000, 50_000),
-    transactions=(1, 100, 10_000),
-    chunks=(1_000, 5_000),
-    workers=(1, 2),
+    sizes=(),
+    transactions=(),
+    chunks=(),
+    workers=(),
 )
 TINY = Scale(
     name="tiny",
     rounds=1,
+    long_rounds=1,
     rows=300,
     large_rows=600,
     changes=60,
@@ -91,10 +98,10 @@ TINY = Scale(
     keys=20,
     key_changes=40,
     single_reads=10,
-    sizes=(300,),
-    transactions=(100,),
-    chunks=(100,),
-    workers=(1,),
+    sizes=(),
+    transactions=(),
+    chunks=(),
+    workers=(),
     fsync=False,
 )
 SCALES = {each.name: each for each in (FULL, QUICK, TINY)}

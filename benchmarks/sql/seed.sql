@@ -29,7 +29,7 @@ CREATE FUNCTION bench.requests(first bigint, last bigint) RETURNS SETOF public.r
     SELECT
         bench.id(n),
         'spotify:track:' || md5('track ' || n % 4000),
-        (ARRAY['Blue Monday', 'Jóga', '上を向いて歩こう', 'Ça plane pour moi', 'Don''t Stop', '\o/ "100%"'])[n % 6 + 1],
+        (ARRAY['Blue Monday', 'Jóga', '上を向いて歩こう', 'Ça plane pour moi', 'Don’t Stop', '\o/ "100%"'])[n % 6 + 1],
         (ARRAY['New Order', 'Björk', '坂本九', 'Plastic Bertrand', 'Journey'])[n % 5 + 1],
         CASE WHEN n % 7 > 0 THEN 'Album ' || n % 900 END,
         CASE WHEN n % 7 > 1 THEN 'https://i.scdn.example/' || md5('cover ' || n % 900) END,

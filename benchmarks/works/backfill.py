@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.benchmark import Benchmark, Curve, Point, Round
+from benchmarks.benchmark import Benchmark, Curve, Point, Round, few_rounds
 from benchmarks.follower import Follower, following, memory_of
 from benchmarks.ground import HERE, Ground, one
 from benchmarks.lines import Goal, Line, Pair
@@ -120,9 +120,14 @@ def point(ground: Ground, rows: int, migration: str, **settings: object) -> Poin
 
 
 LARGE = Line(
-    work="backfill, ten times the rows", against="itself", unit="rows/s", goal=Goal(least_ratio=0.9, most_ratio=1.1)
+    work="backfill, a large table",
+    against="itself, a smaller table",
+    unit="rows/s",
+    goal=Goal(least_ratio=0.9, most_ratio=1.1),
 )
-LARGE_MEMORY = Line(work="backfill, ten times the rows, memory", against="itself", unit="MB", goal=Goal(most_ratio=1.1))
+LARGE_MEMORY = Line(
+    work="backfill, a large table, memory", against="itself, a smaller table", unit="MB", goal=Goal(most_ratio=1.1)
+)
 WORKERS = Line(work="backfill, Python, two workers", against="one worker", unit="rows/s", goal=Goal(least_ratio=1.85))
 
 
@@ -163,9 +168,9 @@ SIZES = Benchmark(
     name="backfill sizes",
     lines=(LARGE, LARGE_MEMORY),
     opened=_large,
-    rounds=lambda scale: min(scale.rounds, 2),  # the large one takes long, and is compared with itself
+    rounds=few_rounds,  # the large one takes long, and is compared with itself
 )
-PROCESSES = Benchmark(name="backfill workers", lines=(WORKERS,), opened=_workers)
+PROCESSES = Benchmark(name="backfill workers", lines=(WORKERS,), opened=_workers, rounds=few_rounds)
 
 PYTHON = migration_of("Python")
 CURVES = (

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
-from benchmarks.benchmark import Benchmark, Curve, Point, Round
+from benchmarks.benchmark import Benchmark, Curve, Point, Round, few_rounds
 from benchmarks.builtin import subscribed
 from benchmarks.follower import Follower, following, memory_of
 from benchmarks.ground import Ground, one, until
@@ -231,7 +231,7 @@ LARGE = Benchmark(
     name="large transaction",
     lines=(ONE_LARGE, ONE_LARGE_MEMORY),
     opened=_large,
-    rounds=lambda scale: min(scale.rounds, 2),
+    rounds=few_rounds,
 )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import psycopg
 from psycopg import sql
 
-from benchmarks.benchmark import Benchmark, Round
+from benchmarks.benchmark import Benchmark, Round, few_rounds
 from benchmarks.builtin import Subscription
 from benchmarks.ground import Connection, Ground, one, until
 from benchmarks.lines import Goal, Line, Pair
@@ -124,4 +124,4 @@ def _opened(ground: Ground) -> Iterator[Round]:
     yield once
 
 
-PAUSES = Benchmark(name="write pause", lines=(MEDIAN, TAIL), opened=_opened, rounds=lambda scale: min(scale.rounds, 2))
+PAUSES = Benchmark(name="write pause", lines=(MEDIAN, TAIL), opened=_opened, rounds=few_rounds)
