@@ -50,6 +50,7 @@ def make_settings(database: Database, target: Database | None = None, **others: 
             "target_dsn": (target or database).dsn,
             "chunk_rows": 50,
             "batch_rows": 100,
+            "max_write_pause": 30.0,  # on a busy machine, too
             **others,
         },
     )

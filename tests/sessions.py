@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from replicator import Migration
 from replicator.daemon.hooks import Hooks
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
+from replicator.errors import NotReadyError
 from replicator.observe.metrics import Metrics
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.session.connect import connection
@@ -57,6 +58,26 @@ class Running:
     async def clean(self) -> None:
         """A full pass of the pipeline that is active now was clean."""
         await self.until(lambda: self.active is not None and self.active.verifier.clean)
+
+    async def compared(self) -> None:
+        """What has changed past the log by now is noticed, and compared: a pass that was clean before tells nothing."""
+        await self.until(lambda: self.active is not None)
+        for pipeline in self.session.pipelines:
+            await pipeline.look_at_definitions()
+        await self.until(lambda: not any(each.context.unseen for each in self.session.pipelines))
+        await self.until(
+            lambda: self.session.phase.now == Phase.ROLLING or (self.active and self.active.verifier.clean)
+        )
+
+    async def in_the_end(self, move: Callable[[], Awaitable[CutoverResult]]) -> CutoverResult:
+        """Move once all is compared: again where what has changed past the log is noticed only under the lock."""
+        while True:
+            await self.compared()
+            try:
+                return await move()
+            except NotReadyError as error:
+                if "past the log" not in error.problem and "Not closed to others" not in error.problem:
+                    raise
 
 
 @contextlib.asynccontextmanager

@@ -33,6 +33,7 @@ def wait_until(
     alive: Callable[[], object] = bool,
     said: Callable[[], object] = str,
     seconds: float = SECONDS,
+    every: float = EVERY,
 ) -> Any:
     """Likewise, where no event loop runs.
 
@@ -43,7 +44,7 @@ def wait_until(
     while not (found := condition()):
         alive()
         assert time.monotonic() < deadline, f"the condition did not come true in time\n{said()}"
-        time.sleep(EVERY)
+        time.sleep(every)
     return found
 
 

@@ -7,13 +7,16 @@ time. Several are separated by commas. The actions are
 - ``term``: SIGTERM to itself, likewise
 - ``lose``: raises ConnectionLostError, as if a server had gone away
 - ``hang:2``: stands still for so many seconds
+
+A test that runs the engine in its own process does there what it likes: ``with handled(Failpoint.STAGED, function):``.
 """
 
 import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -154,10 +157,25 @@ def _armed() -> Mapping[Failpoint, Arming]:
 
 
 _passed: Counter[Failpoint] = Counter()
+_handlers: dict[Failpoint, Callable[[], Awaitable[object]]] = {}
+
+
+@contextmanager
+def handled(point: Failpoint, handler: Callable[[], Awaitable[object]]) -> Iterator[None]:
+    """Call a function whenever this process reaches a place. What it raises is raised there."""
+    before = dict(_handlers)
+    _handlers[point] = handler
+    try:
+        yield
+    finally:
+        _handlers.clear()
+        _handlers.update(before)
 
 
 async def reach(point: Failpoint) -> None:
-    """Say that this place is reached. Nothing happens unless it is armed."""
+    """Say that this place is reached. Nothing happens unless it is armed, or handled."""
+    if (handler := _handlers.get(point)) is not None:
+        await handler()
     arming = _armed().get(point)
     if arming is None:
         return

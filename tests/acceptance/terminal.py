@@ -14,7 +14,7 @@ from typing import Any
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 90
+SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,6 @@ class Terminal:
 
     def environment(self, settings: dict[str, str]) -> dict[str, str]:
         """The settings as variables, and nothing of the tests' own environment."""
-        given = self.settings | settings
+        given = {"max_write_pause": "30"} | self.settings | settings  # that of a busy machine
         ours = {f"REPLICATOR_{name.upper()}": value for name, value in given.items()}
         return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **ours}

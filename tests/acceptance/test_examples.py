@@ -172,7 +172,7 @@ def moves(shop: Shop, daemon: Daemon, move: str) -> None:
     """Wait for the gates, and move; a busy machine may want a second attempt."""
 
     def moved() -> bool:
-        done = shop.terminal.run(move, "--wait", "--timeout", "60")
+        done = shop.terminal.run(move, "--wait", "--timeout", "150")
         assert done.code in (0, 3), done.said
         return done.code == 0
 

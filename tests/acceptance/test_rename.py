@@ -67,7 +67,7 @@ def test_killed_before_and_after_the_commit(database: Database, terminal: Termin
         asking.execute("UPDATE people SET name = 'killed' WHERE id = 1")
         with terminal.daemon() as daemon:
             daemon.until(lambda: asking.execute("SELECT name FROM people_old WHERE id = 1").fetchone() == ("killed",))
-            assert phase(terminal) == "soak"
+            daemon.until(lambda: phase(terminal) == "soak")
             smoke = terminal.run("smoke")
             assert smoke.code == 0, smoke.said
             assert terminal.run("check").code == 0

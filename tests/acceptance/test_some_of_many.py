@@ -225,7 +225,7 @@ def phase(database: Database) -> str:
 
 
 def move(terminal: Terminal, *command: str) -> None:
-    done = terminal.run(*command, "--wait", "--timeout", "60")
+    done = terminal.run(*command, "--wait", "--timeout", "150")
     assert done.code == 0, done.told
 
 

@@ -193,7 +193,7 @@ class Stage:
             return None
 
         try:
-            return wait_until(asked, alive=self.raise_writers_error, seconds=SECONDS)
+            return wait_until(asked, alive=self.raise_writers_error, seconds=SECONDS, every=0.05)
         except AssertionError as error:
             raise RunError(f"waited too long: {what}") from error
 

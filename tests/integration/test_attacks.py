@@ -32,6 +32,7 @@ from tests.fix_postgres import Database
 from tests.roles import Roles, identity, readme_roles
 from tests.sessions import daemon
 from tests.statements import ORIGINS, OURS
+from tests.waiting import until
 
 pytestmark = pytest.mark.two_servers
 
@@ -380,7 +381,6 @@ async def test_a_dead_daemons_process_number_is_nobodys_lease(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may not read all statistics does not see when a session of another role began."""
-    monkeypatch.setattr(lease, "TRIES", 2)
     async with connection(roles.settings().target, "test") as opened:
         await install(opened, identity(tmp_path))
     await (await Lease.acquire(roles.dsn(roles.replicator))).release()
@@ -389,6 +389,7 @@ async def test_a_dead_daemons_process_number_is_nobodys_lease(
         stranger.execute("SET application_name = 'replicator lease'")
         roles.superuser(f"UPDATE _replicator.lease SET pid = {stranger.info.backend_pid}")
         taken = await Lease.acquire(roles.dsn(roles.replicator))
+        monkeypatch.setattr(lease, "TRIES", 2)
         with pytest.raises(LeaseError, match="Another daemon is running"):
             await Lease.acquire(roles.dsn(roles.replicator))
         await taken.release()
@@ -459,9 +460,12 @@ async def test_an_application_with_the_daemons_role_is_told_of(roles: Roles, tmp
         assert found["source.own_role"].outcome == "warn"
         assert "shop" in found["source.own_role"].detail
         shop.close()
-    async with asyncio.timeout(30):
-        while found["source.own_role"].outcome == "warn":  # the server needs a moment to notice
-            found = {each.check: each for each in await preflight(settings, migration)}
+
+    async def gone() -> bool:
+        found = {each.check: each for each in await preflight(settings, migration)}
+        return found["source.own_role"].outcome != "warn"
+
+    await until(gone)  # the server needs a moment to notice
 
 
 async def test_a_cast_to_text_that_would_run_as_the_daemon_is_refused(roles: Roles, tmp_path: Path) -> None:
@@ -693,8 +697,8 @@ async def test_whoever_keeps_notifications_from_going_out_is_in_the_way_of_no_mo
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue may be full, and a commit that notifies waits for every other one: so none of ours decides anything."""
+    notify, patience = notify_of_owner, handover.ANNOUNCE_SECONDS
     monkeypatch.setattr(handover, "ANNOUNCE_SECONDS", 0.5)
-    notify = notify_of_owner
     tried: list[str] = []
 
     async def stuck(asking: Connection) -> None:
@@ -717,5 +721,6 @@ async def test_whoever_keeps_notifications_from_going_out_is_in_the_way_of_no_mo
             await running.clean()
             assert tried == ["stuck", "full"]
             monkeypatch.setattr(handover, "notify_of_owner", notify)
+            monkeypatch.setattr(handover, "ANNOUNCE_SECONDS", 10 * patience)
             await running.cut_over()
-        assert [each.payload for each in app.notifies(timeout=10, stop_after=1)] == ["new"]
+        assert [each.payload for each in app.notifies(timeout=60, stop_after=1)] == ["new"]

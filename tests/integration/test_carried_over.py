@@ -163,8 +163,7 @@ async def test_what_is_lost_later_shuts_the_gate(database: Database, tmp_path: P
             await shut(running, "security.grants")
             execute(database.dsn, [f"GRANT UPDATE ON shop.orders TO {web}", f"GRANT USAGE ON SCHEMA shop TO {web}"])
             await shut(running)
-            await running.clean()
-            await running.cut_over()
+            await running.in_the_end(running.cut_over)
 
 
 async def test_all_else_is_named_and_its_statements_do_it(database: Database, tmp_path: Path) -> None:

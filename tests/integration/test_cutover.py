@@ -9,14 +9,14 @@ import pytest
 from replicator.core.lsn import parse_lsn
 from replicator.daemon.report import Reporter
 from replicator.daemon.session import Session
-from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError, CutoverError, NotReadyError, ReplicatorError, RetryableError
 from replicator.observe.metrics import Metrics
 from replicator.postgres.control.ownership import same_database
 from replicator.postgres.session.connect import Connection, connection
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.switchover import handover
-from replicator.switchover.cutover import Cutover
-from replicator.switchover.phases import Phase, Transition
+from replicator.switchover.phases import Phase
+from tests.deaths import KilledError, killed_at
 from tests.engine import SECONDS, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.reference import seed
@@ -35,7 +35,7 @@ async def test_ownership_moves_and_the_old_tables_follow(database: Database) -> 
         assert refused.value.sqlstate == "RP002"
         result = await running.cut_over()
         assert result.epoch == 1
-        assert result.write_pause_seconds < 5
+        assert 0 < result.write_pause_seconds < 30
         assert one(database.dsn, "SELECT replicator.active_schema()") == "party"
         with pytest.raises(psycopg.Error) as refused:
             execute(database.dsn, ["UPDATE requests SET status = 'played'"])
@@ -115,19 +115,15 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.05)
     seed(database.dsn)
-    prepare = Switchovers._prepare_opposite
     with psycopg.connect(database.dsn) as writer:
 
-        async def prepare_then_hold(self: Switchovers, move: Transition) -> Any:
+        async def hold() -> None:
             """A transaction that holds its lock through all attempts; the slot is made before it begins."""
-            made = await prepare(self, move)
             writer.execute("UPDATE requests SET status = 'played' WHERE id = 'r1'")
-            return made
 
-        monkeypatch.setattr(Switchovers, "_prepare_opposite", prepare_then_hold)
         async with daemon(make_settings(database)) as running:
             await running.ready()
-            with pytest.raises(CutoverError, match="2 attempts"):
+            with handled(Failpoint.OPPOSITE_MADE, hold), pytest.raises(CutoverError, match="2 attempts"):
                 await running.cut_over()
             assert sum("attempt" in step for step in running.steps) == 2
             assert running.session.phase.now == Phase.FOLLOW
@@ -145,19 +141,15 @@ async def test_what_would_keep_the_other_database_from_opening_leaves_the_writer
     monkeypatch.setattr("replicator.switchover.attempts.ATTEMPTS", 2)
     monkeypatch.setattr("replicator.switchover.cutover.LOCK_SECONDS", 0.1)
     seed(database.dsn, 5)
-    prepare = Switchovers._prepare_opposite
     with psycopg.connect(other_database.dsn) as somebody:
 
-        async def prepare_then_lock(self: Switchovers, move: Transition) -> Any:
-            made = await prepare(self, move)
+        async def lock() -> None:
             somebody.execute("LOCK TABLE party.requests IN SHARE UPDATE EXCLUSIVE MODE")
-            return made
 
-        monkeypatch.setattr(Switchovers, "_prepare_opposite", prepare_then_lock)
         async with daemon(make_settings(database, other_database)) as running:
             await running.ready()
             async with asyncio.timeout(SECONDS):
-                with pytest.raises(CutoverError, match="2 attempts"):
+                with handled(Failpoint.OPPOSITE_MADE, lock), pytest.raises(CutoverError, match="2 attempts"):
                     await running.cut_over()
             execute(database.dsn, ["UPDATE requests SET status = 'played'"])
             somebody.rollback()
@@ -167,18 +159,15 @@ async def test_what_would_keep_the_other_database_from_opening_leaves_the_writer
             assert one(other_database.dsn, "SELECT count(*) FROM party.requests WHERE status = 'played'") == 5
 
 
-async def test_over_the_pause_everything_is_as_before(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_over_the_pause_everything_is_as_before(database: Database) -> None:
     seed(database.dsn)
     async with daemon(make_settings(database, max_write_pause=3)) as running:
         await running.ready()
-
-        async def never(_: object) -> None:
-            await asyncio.Event().wait()
-
-        with monkeypatch.context() as patched:
-            patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
-            with pytest.raises(CutoverError, match="longer than 3 s"):
-                await running.cut_over()
+        with (
+            handled(Failpoint.CUTOVER_LOCKED, asyncio.Event().wait),
+            pytest.raises(CutoverError, match="longer than 3 s"),
+        ):
+            await running.cut_over()
         assert running.session.phase.now == Phase.FOLLOW
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
@@ -226,28 +215,17 @@ async def test_the_final_check_stops_it(database: Database) -> None:
         execute(database.dsn, ["DELETE FROM requests WHERE id = 'r6'"])
 
 
-async def test_the_lost_reply_is_read_from_the_state_row(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def lost() -> None:
+    raise ConnectionLostError("The reply was lost.")
+
+
+async def test_the_lost_reply_is_read_from_the_state_row(database: Database) -> None:
     """The commit happens, its reply does not arrive."""
     seed(database.dsn)
-    from replicator.postgres.session.connect import Connection
-
-    class Deaf:
-        def __init__(self, inner: Connection) -> None:
-            self.inner = inner
-
-        async def execute(self, statement: str) -> None:
-            await self.inner.execute(statement.encode())
-            raise ConnectionLostError("The reply was lost.")
-
-    original = Cutover._commit
-
-    async def commit(self: Cutover, holder: Any, epoch: int) -> None:
-        await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Cutover, "_commit", commit)
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        result = await running.cut_over()
+        with handled(Failpoint.CUTOVER_COMMITTED, lost):
+            result = await running.cut_over()
         assert result.epoch == 1
         assert running.session.phase.now == Phase.SOAK
 
@@ -258,30 +236,22 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
     """The reply is lost, and the state row cannot be read at once: ownership may have moved."""
     seed(database.dsn)
 
-    class Deaf:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        async def execute(self, statement: str) -> None:
-            await self.inner.execute(statement.encode())
-            raise ConnectionLostError("The reply was lost.")
-
-    original = Cutover._commit
-
     async def unreadable(_: object) -> None:
         raise RetryableError("A deadlock.")
 
-    async def commit(self: Cutover, holder: Any, epoch: int) -> None:
+    async def lost_for_good() -> None:
         for module in ("cutover", "handover"):
             monkeypatch.setattr(f"replicator.switchover.{module}.settled_ownership", unreadable)
-        await original(self, Deaf(holder), epoch)  # type: ignore[arg-type]
+        await lost()
 
     async with daemon(make_settings(database)) as running:
         await running.ready()
         forward = running.active
         assert forward is not None
-        monkeypatch.setattr(Cutover, "_commit", commit)
-        with pytest.raises(ConnectionLostError, match="the state row cannot be read"):
+        with (
+            handled(Failpoint.CUTOVER_COMMITTED, lost_for_good),
+            pytest.raises(ConnectionLostError, match="the state row cannot be read"),
+        ):
             await running.cut_over()
         assert sum("attempt" in step for step in running.steps) == 1
         assert forward.write_gate.paused
@@ -294,26 +264,14 @@ async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
 
 
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_daemon_that_died_in_the_cutover(
-    database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
-) -> None:
+async def test_a_daemon_that_died_in_the_cutover(database: Database, committed: bool) -> None:
     """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
     seed(database.dsn)
-    step = "_after_commit" if committed else "_prepare_opposite"
-
-    async def die(*_: object) -> None:
-        raise SystemError("killed here")
-
-    async def nothing(*_: object) -> None:
-        return
-
+    point = Failpoint.CUTOVER_COMMITTED if committed else Failpoint.CUTOVER_COMMITTING
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        with monkeypatch.context() as patched:
-            patched.setattr(Switchovers, step, die)
-            patched.setattr(Switchovers, "_after_failure", nothing)
-            with pytest.raises(SystemError):
-                await running.cut_over()
+        with killed_at(point), pytest.raises(KilledError):
+            await running.cut_over()
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
     assert one(database.dsn, "SELECT phase FROM _replicator.state") == "cutover"

@@ -11,7 +11,7 @@ import pytest
 from replicator.errors import CheckError, ReplicatorError
 from replicator.preflight import Finding, preflight
 from replicator.preflight.facts import Wrong
-from replicator.runtime.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.sessions import Running, daemon, gate, of
@@ -188,7 +188,7 @@ async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
         await asyncio.to_thread(each_alone, ground.dsn, ("UPDATE t SET v = 'after' WHERE id = 3",))
         await of(running).catch_up()
         assert rows(ground.dsn, "public") == rows(ground.dsn, "shop")
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
 
 
 CHILD = ("CREATE TABLE elsewhere.child () INHERITS (t)", "INSERT INTO elsewhere.child VALUES (99, 'of the child')")
@@ -236,14 +236,13 @@ async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
         pytest.skip("Then it is published for the way back.")
     monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
 
-    async def at(point: Failpoint) -> None:
-        if point == Failpoint.CUTOVER_BEGUN:  # all that is looked at before the lock has been
-            await asyncio.to_thread(each_alone, ground.dsn, situation.does)
+    async def change() -> None:
+        await asyncio.to_thread(each_alone, ground.dsn, situation.does)
 
     async with daemon(make_settings(ground), twins(tmp_path)) as running:
         await running.ready()
-        monkeypatch.setattr("replicator.switchover.cutover.reach", at)
-        with pytest.raises(ReplicatorError) as refused:
+        # all that is looked at before the lock has been, by then
+        with handled(Failpoint.CUTOVER_BEGUN, change), pytest.raises(ReplicatorError) as refused:
             await running.cut_over(dry_run=True)
         told = (situation.says, "past the log", "has no primary key", "Not closed to others")  # either shuts it
         assert any(each in str(refused.value) for each in told), refused.value

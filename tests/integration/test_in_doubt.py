@@ -13,13 +13,12 @@ from psycopg import AsyncConnection
 
 from replicator.core.lsn import LSN, parse_lsn
 from replicator.daemon.pipelines import Pipelines
-from replicator.daemon.switchovers import Switchovers
 from replicator.errors import ConnectionLostError
-from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.lease import Lease
 from replicator.postgres.session.connect import Connection, connection
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.switchover.cutover import Cutover
-from replicator.switchover.phases import Phase, Transition
+from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, Engine, create_old_tables, differences, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
 from tests.reference import NEW_REQUEST, seed
@@ -106,34 +105,30 @@ async def test_what_is_not_visible_when_the_slot_is_made_is_not_missed(
             await each.close()
 
 
-async def test_the_opposite_stream_writes_nothing_before_its_start(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_opposite_stream_writes_nothing_before_its_start(database: Database) -> None:
     """What it brings until then was written by the stream before it: to write it back could undo a later change."""
     seed(database.dsn)
-    prepare = Switchovers._prepare_opposite
     written_by = "SELECT xmin::text FROM requests WHERE id = 'r1'"
 
-    async def write_meanwhile(self: Switchovers, move: Transition) -> Pipeline:
-        opposite = await prepare(self, move)
+    async def write_meanwhile() -> None:
+        opposite = running.session.pipelines.get("reverse")
         execute(database.dsn, ["UPDATE requests SET status = 'played' WHERE id = 'r1'"])
         before = one(database.dsn, written_by)
         assert running.active is not None
+        assert opposite is not None
         await running.active.wait_applied(here(database.dsn))
         await opposite.wait_applied(here(database.dsn))
         assert one(database.dsn, written_by) == before
-        return opposite
 
-    monkeypatch.setattr(Switchovers, "_prepare_opposite", write_meanwhile)
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        await running.cut_over()
+        with handled(Failpoint.OPPOSITE_MADE, write_meanwhile):
+            await running.cut_over()
 
 
-async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database) -> None:
     """Else it would take the cutover for one that has not happened, and the old one's commit would come after that."""
     seed(database.dsn)
-    move = Cutover._move
     taking: list[asyncio.Task[Lease]] = []
     holds_lease = "SELECT pid FROM pg_stat_activity WHERE application_name = 'replicator lease'"
     waits = (
@@ -141,17 +136,18 @@ async def test_a_new_daemon_waits_for_the_old_ones_cutover(database: Database, m
         "AND mode = 'ExclusiveLock'"
     )  # fmt: skip
 
-    async def lose_the_lease(self: Cutover, *arguments: Any, **named: Any) -> None:
-        await move(self, *arguments, **named)
+    async def lose_the_lease() -> None:
         one(database.dsn, f"SELECT pg_terminate_backend(({holds_lease}))")
         taking.append(asyncio.create_task(Lease.acquire(database.dsn)))
         await until(lambda: taking[0].done() or one(database.dsn, waits))
         assert not taking[0].done(), "the new daemon does not wait"
 
-    monkeypatch.setattr(Cutover, "_move", lose_the_lease)
     async with daemon(make_settings(database)) as running:
         await running.ready()
-        with contextlib.suppress(Exception):  # what comes after the commit may fail: the lease is lost
+        with (
+            handled(Failpoint.CUTOVER_COMMITTING, lose_the_lease),
+            contextlib.suppress(Exception),  # what comes after the commit may fail: the lease is lost
+        ):
             await running.cut_over()
         lease = await asyncio.wait_for(taking[0], SECONDS)
         await lease.release()

@@ -18,6 +18,7 @@ from replicator.errors import ExitCode, MigrationError, NotReadyError
 from replicator.postgres.control import control, mailbox
 from replicator.postgres.control.journal import Entry, read_journal, recorded
 from replicator.postgres.session.connect import connection
+from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import SECONDS, make_settings, reference
 from tests.fix_postgres import Database
 from tests.programs import replicator
@@ -91,13 +92,12 @@ async def test_a_daemon_enters_its_life_and_what_it_was_asked(database: Database
     assert "dance" in unknown.details["result"]["error"]
 
 
-async def test_a_daemon_that_fails_enters_why(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: Any) -> None:
+async def test_a_daemon_that_fails_enters_why(database: Database) -> None:
+    async def fail() -> None:
         raise NotReadyError("The moon is new.")
 
     seed(database.dsn)
-    monkeypatch.setattr("replicator.daemon.session.Session._resume", fail)
-    with pytest.raises(NotReadyError):
+    with handled(Failpoint.RESUMING, fail), pytest.raises(NotReadyError):
         await daemon.run(make_settings(database), reference(), stop=asyncio.Event())
     found = await entries(database)
     assert [each.event for each in found] == ["start", "stop"]

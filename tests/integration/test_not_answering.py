@@ -20,6 +20,7 @@ from tests.engine import SECONDS, execute
 from tests.fix_postgres import Database, MakeCluster, Server
 from tests.mailbox import daemon, database, never
 from tests.same_names import create_old, same_names
+from tests.waiting import until
 
 pytestmark = [pytest.mark.one_server, pytest.mark.timeout(400)]
 __all__ = ["database"]
@@ -100,7 +101,7 @@ def test_commits_that_no_standby_confirms(standby: SimpleNamespace) -> None:
         standby.wanted("")
         ready(terminal, daemon)
         assert asked(terminal, "/healthz") == (200, "ok\n")
-        done = terminal.run("cutover", "--wait", "--timeout", "60")
+        done = terminal.run("cutover", "--wait", "--timeout", "150")
         assert done.code == 0, done.said
 
 
@@ -164,5 +165,5 @@ async def test_a_request_ends_on_its_own_clock(database: Database, monkeypatch: 
     async with daemon(database, never) as made, asyncio.timeout(SECONDS):
         with pytest.raises(ReplicatorError, match="Neither the daemon nor the server has answered"):
             await ask()
-        assert len(made.named("cancel")) == 1
+        await until(lambda: len(made.named("cancel")) == 1)
     assert notes == ["Cancelling the cutover; Ctrl-C again does not wait for the answer."]

@@ -1,6 +1,5 @@
 """What the daemon writes fires nothing of the application's, and foreign keys hold."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +17,10 @@ from replicator.postgres.guarding.guards import guard, open_to_writers
 from replicator.postgres.session.connect import connection
 from replicator.preflight import preflight
 from replicator.runbook.finish import abort, finalize
-from replicator.runtime.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.settings import Settings
-from replicator.switchover import closing, cutover
-from tests.engine import SECONDS, Engine, execute, make_settings
+from replicator.switchover import closing
+from tests.engine import Engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.roles import identity
 from tests.sessions import Running, daemon
@@ -186,7 +185,7 @@ async def test_a_trigger_that_appears_later_is_laid_to_rest(
         await running.until(lambda: bool(pipeline.context.unseen))  # what it has done meanwhile is found
         await running.until(lambda: not pipeline.context.unseen)
         execute(database.dsn, ["DROP TRIGGER late ON shop.comments"])
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
         assert one(database.dsn, ENABLED.format("shop.comments")) == "countsA"
 
 
@@ -194,20 +193,6 @@ SWITCHED: Final = {
     "a trigger": ("ALTER TABLE shop.comments ENABLE TRIGGER counts", "the trigger counts on shop.comments"),
     "a guard": (f"ALTER TABLE shop.comments DISABLE TRIGGER {GUARD}", "writes to shop.comments"),
 }
-
-
-async def cut_over_in_the_end(running: Running) -> None:
-    """Again where what the daemon has switched on again itself is noticed: then all rows are compared first."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            await running.clean()
-            try:
-                await running.cut_over()
-            except NotReadyError as error:
-                if "past the log" not in error.problem:
-                    raise
-            else:
-                return
 
 
 @pytest.mark.parametrize("what", SWITCHED)
@@ -226,22 +211,19 @@ async def test_what_is_switched_at_the_last_moment_is_noticed_under_the_lock(
         async def none(settings: Settings, noted: Callable[[], None]) -> None:
             """No look."""
 
-        async def at(point: Failpoint) -> None:
-            if point == Failpoint.CUTOVER_LOCKED:
-                execute(database.dsn, [switch])
+        async def flip() -> None:
+            execute(database.dsn, [switch])
 
         monkeypatch.setattr(session, "close_again", none)
         monkeypatch.setattr(Pipeline, "compare_all", lambda _: suspected.append(True))
-        with monkeypatch.context() as patched:
-            patched.setattr(cutover, "reach", at)
-            with pytest.raises(NotReadyError, match=f"Not closed to others was: {named}|changed past the log.*a guard"):
-                await running.cut_over()
+        told = f"Not closed to others was: {named}|changed past the log.*a guard"
+        with handled(Failpoint.CUTOVER_LOCKED, flip), pytest.raises(NotReadyError, match=told):
+            await running.cut_over()
         pipeline = running.active
         assert suspected or (pipeline is not None and pipeline.context.unseen)
         monkeypatch.setattr(session, "close_again", looks)
         await running.until(lambda: one(database.dsn, ENABLED.format("shop.comments")) == "countsD")
-        await running.until(lambda: running.active and not running.active.context.unseen)
-        await cut_over_in_the_end(running)
+        await running.in_the_end(running.cut_over)
 
 
 @pytest.mark.parametrize("end", ["abort", "finalize"])

@@ -15,7 +15,7 @@ from replicator.runbook.cleanup import plan
 from replicator.runbook.finish import finalize
 from replicator.switchover.closing import close_again
 from tests.checking import check_with, follow_remedy
-from tests.engine import SECONDS, execute, make_settings
+from tests.engine import execute, make_settings
 from tests.fix_postgres import Database, MakeCluster
 from tests.partitioned import HASH, NARROW, PLAIN, REST, WIDE, create_old, same_rows
 from tests.sessions import Running, daemon, silent
@@ -127,8 +127,7 @@ async def test_for_a_new_partition_of_a_closed_table_no_other_table_is_compared(
         )
         await running.until(lambda: one(dsn, guarded.format("shop.young")))
         await running.until(lambda: suspected)
-        await running.clean()
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
         assert suspected == {"orders"}
 
 
@@ -164,8 +163,7 @@ async def test_partitions_come_and_go_in_a_table_that_is_renamed(database: Datab
         await perform(dsn, ["CREATE TABLE far PARTITION OF orders FOR VALUES FROM (100) TO (200)"])
         await perform(dsn, ["UPDATE orders SET day = 150 WHERE id = 5", "INSERT INTO orders VALUES (500, 160, 'far')"])
         await same(running, dsn, "orders", "orders_old")
-        await running.clean()
-        await running.roll_back()
+        await running.in_the_end(running.roll_back)
         assert in_public(dsn) == names
         assert tree(dsn, "shop.orders") == {"shop.orders", "shop.orders_1", "shop.far", "shop.orders_rest", "there"}
         for closed in tree(dsn, "shop.orders"):
@@ -173,8 +171,7 @@ async def test_partitions_come_and_go_in_a_table_that_is_renamed(database: Datab
             assert await asyncio.to_thread(refused, dsn, f"TRUNCATE {closed}")
         await perform(dsn, ["UPDATE orders SET day = 7 WHERE id = 500"])
         await same(running, dsn, "orders", "shop.orders")
-        await running.clean()
-        await running.cut_over(strategy="rename")
+        await running.in_the_end(lambda: running.cut_over(strategy="rename"))
         assert tree(dsn, "orders") == {"orders", "orders_1", "far", "orders_rest", "there"}
         assert tree(dsn, "orders_old") == {"orders_old", "orders_1_old", "orders_2_old"}
 
@@ -197,8 +194,7 @@ async def test_a_partition_that_goes_while_the_cutover_waits_for_its_locks(
         with pytest.raises(NotReadyError, match="changed past the log"):
             await running.cut_over()
         assert [each for each in running.steps if "attempt" in each and "attempt 1" not in each] == []
-        await running.clean()
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
 
 
 CHANGED_TREES = (
@@ -245,8 +241,8 @@ async def test_rows_that_go_with_a_partition_of_a_closed_table(
                 await running.cut_over()
             await close_again(running.settings, pipeline.compare_all)
             await same(running, dsn, "orders", "shop.orders")
-            await running.clean()
-        await running.cut_over()
+            await running.compared()
+        await running.in_the_end(running.cut_over)
 
 
 def detach_half_way(dsn: str) -> None:
@@ -291,8 +287,7 @@ async def test_partitions_come_and_go_in_a_table_that_is_read(database: Database
         await perform(dsn, [wrong.remedy.splitlines()[-1]])
         await running.until(lambda: not pipeline.monitor.wrong)
         await same(running, dsn, "orders", "shop.orders")
-        await running.clean()
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
 
 
 OUTSIDE = """
@@ -331,20 +326,6 @@ async def use_keys(dsn: str, orders: str) -> None:
     )
 
 
-async def roll_back(running: Running) -> None:
-    """Again where the new partition is noticed only by the rollback itself: then all rows are compared first."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            await running.clean()
-            try:
-                await running.roll_back()
-            except NotReadyError as error:
-                if "past the log" not in error.problem:
-                    raise
-            else:
-                return
-
-
 async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: Database, tmp_path: Path) -> None:
     dsn, shapes = database.dsn, {"orders": (WIDE, NARROW)}
     await perform(dsn, [create_old(shapes), OUTSIDE])
@@ -363,7 +344,7 @@ async def test_foreign_keys_that_join_a_partitioned_table_with_others(database: 
             await perform(dsn, [young.format(300 if strategy == "schema" else 4000)])
             with pytest.raises(psycopg.errors.ForeignKeyViolation):
                 await perform(dsn, [f"DELETE FROM {place} WHERE id = 1"])
-            await roll_back(running)
+            await running.in_the_end(running.roll_back)  # the new partition may be noticed only then
             await use_keys(dsn, "orders")
             await running.until(lambda: one(dsn, KEYS) == before)
             await running.clean()

@@ -292,7 +292,7 @@ async def test_a_transform_that_is_not_deterministic(old: Database, tmp_path: Pa
 async def test_sources_that_are_too_slow_are_not_tried(
     old: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.postgres.trying.rehearsal.SAMPLE_TIMEOUT", "100ms")
+    monkeypatch.setattr("replicator.postgres.trying.rehearsal.SAMPLE_TIMEOUT", "1s")
     migration = tiny(tmp_path, omit={"total"})
     slow = totals("SELECT id, id AS hours FROM old.people, pg_sleep(5), (SELECT FROM old.visits LIMIT 1) v")
 

@@ -254,7 +254,10 @@ async def test_a_slot_that_has_to_wait_proves_the_plugin(old: Database, tried: C
         assert left.fetchone() == (0,)
 
 
-async def test_an_interrupted_probe_leaves_no_slot(old: Database, tried: Connection) -> None:
+async def test_an_interrupted_probe_leaves_no_slot(
+    old: Database, tried: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.postgres.session.server.PROBE_MILLISECONDS", 60_000)
     with old.connect() as writer, old.connect() as watcher:
         writer.execute("BEGIN")
         writer.execute("SELECT pg_current_xact_id()")

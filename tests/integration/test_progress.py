@@ -4,9 +4,7 @@ import asyncio
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from replicator.apply.applier import Applier
 from replicator.core.lsn import LSN
 from replicator.mapping.derive import TargetRow
 from replicator.postgres.control.progress import (
@@ -21,32 +19,30 @@ from replicator.postgres.control.progress import (
 )
 from replicator.postgres.rows.target import TargetWriter
 from replicator.postgres.session.connect import connection
+from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import SECONDS, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
 
 
-async def test_nothing_is_confirmed_before_its_commit(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_confirmed_before_its_commit(database: Database, tmp_path: Path) -> None:
     create_small(database.dsn)
     async with engine(database, small_migration(tmp_path)) as made:
         await made.backfill()
-        commit, begun, go_on = Applier._commit, asyncio.Event(), asyncio.Event()
+        begun, go_on = asyncio.Event(), asyncio.Event()
 
-        async def held(self: Applier) -> None:
+        async def held() -> None:
             begun.set()
             await go_on.wait()
-            await commit(self)
 
-        monkeypatch.setattr(Applier, "_commit", held)
         follower = made.running._follower
         before = follower._flushed
-        execute(database.dsn, ["INSERT INTO people VALUES (1, 'a', '1')"])
-        await asyncio.wait_for(begun.wait(), SECONDS)
-        assert follower._flushed == before
-        go_on.set()
-        await made.drain()
+        with handled(Failpoint.BATCH_COMMITTING, held):
+            execute(database.dsn, ["INSERT INTO people VALUES (1, 'a', '1')"])
+            await asyncio.wait_for(begun.wait(), SECONDS)
+            assert follower._flushed == before
+            go_on.set()
+            await made.drain()
         assert follower._flushed > before
 
 

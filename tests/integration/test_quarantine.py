@@ -1,6 +1,5 @@
 """Rows that a transform or the target refuses: kept with the error, in the way of nothing else, and never lost."""
 
-from collections import Counter
 from pathlib import Path
 
 import psycopg
@@ -8,7 +7,7 @@ import pytest
 
 from replicator.errors import ConnectionLostError, RowError
 from replicator.pipeline.repair import repairing
-from replicator.runtime import failpoints
+from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
@@ -73,9 +72,7 @@ async def test_deleting_the_row_resolves_its_entry(database: Database, tmp_path:
 
 
 @pytest.mark.parametrize("then", ["good", "refused"])
-async def test_a_repair_that_is_not_committed_changes_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
-) -> None:
+async def test_a_repair_that_is_not_committed_changes_nothing(database: Database, tmp_path: Path, then: str) -> None:
     """In memory as little as in the table: else an entry would stand for ever, or excuse a row that is in none."""
     limit = ["ALTER TABLE store.people DROP CONSTRAINT people_age_check"]
     if then == "refused":
@@ -91,15 +88,15 @@ async def test_a_repair_that_is_not_committed_changes_nothing(
         before = set(made.running.context.quarantined)
         assert len(before) == (then == "good")
         execute(database.dsn, limit)
-        monkeypatch.setenv(failpoints.VARIABLE, "redo_written:1:lose")
-        monkeypatch.setattr(failpoints, "_passed", Counter())  # another test may have come by in this process
-        failpoints._armed.cache_clear()
-        with pytest.raises(ConnectionLostError):
+
+        async def lose() -> None:
+            raise ConnectionLostError("The connection failed.")
+
+        with handled(Failpoint.REDO_WRITTEN, lose), pytest.raises(ConnectionLostError):
             await redo()
         assert made.running.context.quarantined == before
         await redo()
         assert len(made.running.context.quarantined) == len(entries(database.dsn)) == (then == "refused")
-    failpoints._armed.cache_clear()
 
 
 async def test_halt_stops_at_the_row_and_confirms_nothing(database: Database, tmp_path: Path) -> None:

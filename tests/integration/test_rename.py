@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 
 from replicator import Migration
 from replicator.core.tables import Name
-from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CheckError, CutoverError, NotReadyError, UsageError
 from replicator.follow.transaction_buffer import Batch
 from replicator.migration import Direction
@@ -28,13 +27,13 @@ from replicator.runbook.cleanup import plan
 from replicator.runbook.dry_run import dry_run
 from replicator.runbook.finish import finalize
 from replicator.runbook.smoke import smoke
-from replicator.runtime.failpoints import Failpoint
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.settings import Settings
-from replicator.switchover.cutover import Cutover
 from replicator.switchover.phases import CUTOVER, OPENING, Phase
 from replicator.switchover.renaming import Renaming, RenamingStrategy
 from replicator.switchover.request import Attempt
 from replicator.switchover.strategy import SwitchoverStrategy
+from tests.deaths import KilledError, killed_at
 from tests.engine import Engine, differences, execute, make_settings
 from tests.fix_postgres import Database
 from tests.same_names import create_old, same_names
@@ -178,14 +177,6 @@ async def nothing(*_: object) -> None:
     return
 
 
-def dying(point: Failpoint) -> Callable[[Failpoint], Awaitable[None]]:
-    async def reach(at: Failpoint) -> None:
-        if at is point:
-            raise SystemError("killed here")
-
-    return reach
-
-
 CRASHES = {
     Failpoint.CUTOVER_DRAINED: False,
     Failpoint.CUTOVER_COMMITTING: False,
@@ -201,9 +192,7 @@ BACK = (Failpoint.CUTOVER_COMMITTING, Failpoint.CUTOVER_COMMITTED)
 @pytest.mark.parametrize(
     ("move", "point"), [*(("cutover", each) for each in CRASHES), *(("rollback", each) for each in BACK)]
 )
-async def test_a_daemon_that_died(
-    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch, move: str, point: Failpoint
-) -> None:
+async def test_a_daemon_that_died(database: Database, migration: Migration, move: str, point: Failpoint) -> None:
     """One owner, one set of names; and the next daemon goes on from there."""
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
@@ -211,12 +200,8 @@ async def test_a_daemon_that_died(
         if move == "rollback":
             await running.cut_over(strategy="rename")
             await running.clean()
-        with monkeypatch.context() as patched:
-            for module in ("switchover.cutover", "daemon.switchovers"):
-                patched.setattr(f"replicator.{module}.reach", dying(point))
-            patched.setattr(Switchovers, "_after_failure", nothing)
-            with pytest.raises(SystemError):
-                await (running.cut_over(strategy="rename") if move == "cutover" else running.roll_back())
+        with killed_at(point), pytest.raises(KilledError):
+            await (running.cut_over(strategy="rename") if move == "cutover" else running.roll_back())
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
     renamed = CRASHES[point] == (move == "cutover")
@@ -264,11 +249,9 @@ WAITING = """
 """
 
 
-async def test_one_that_reads_and_then_writes_holds_nothing_up(
-    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_reads_and_then_writes_holds_nothing_up(database: Database, migration: Migration) -> None:
     """It comes while the cutover holds the tables: let it read, and it would wait with the lock of a reader."""
-    drain, work = Cutover._drain, list[asyncio.Task[None]]()
+    work = list[asyncio.Task[None]]()
 
     def read_and_write() -> None:
         execute(database.dsn, ["SELECT FROM notes", "UPDATE notes SET body = 'after' WHERE code = 'c1'"])
@@ -276,13 +259,12 @@ async def test_one_that_reads_and_then_writes_holds_nothing_up(
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
 
-        async def drain_beside(self: Cutover) -> None:
+        async def come() -> None:
             work.append(asyncio.create_task(asyncio.to_thread(read_and_write)))
             await running.until(lambda: one(database.dsn, WAITING) == 1)
-            await drain(self)
 
-        monkeypatch.setattr(Cutover, "_drain", drain_beside)
-        assert (await running.cut_over(strategy="rename")).attempts == 1
+        with handled(Failpoint.CUTOVER_LOCKED, come):
+            assert (await running.cut_over(strategy="rename")).attempts == 1
         await asyncio.gather(*work)
         assert one(database.dsn, "SELECT body FROM notes WHERE code = 'c1'") == "after"
         await running.until(lambda: one(database.dsn, "SELECT body FROM notes_old WHERE code = 'c1'") == "after")
@@ -294,7 +276,7 @@ async def test_the_way_back_knows_all_before_the_move(
 ) -> None:
     """What it would read again later may be gone by then."""
     kind = RenamingStrategy if strategy == "rename" else SwitchoverStrategy
-    apply, hold, commit = Pipeline._apply, kind.hold, Cutover._commit
+    apply, hold = Pipeline._apply, kind.hold
     known: list[int] = []
 
     async def apply_slowly(self: Pipeline, piece: Batch) -> None:
@@ -305,38 +287,32 @@ async def test_the_way_back_knows_all_before_the_move(
         execute(database.dsn, ["INSERT INTO notes (code, body) VALUES ('last', '')"])
         await hold(self, attempt, tables)
 
-    async def look_and_commit(self: Cutover, holder: Any, epoch: int) -> None:
+    async def look() -> None:
         memory = "SELECT count(*) FROM _replicator.produced WHERE pipeline = 'reverse' AND source_key = '[\"last\"]'"
         known.append(one(database.dsn, memory))
-        await commit(self, holder, epoch)
 
     monkeypatch.setattr(Pipeline, "_apply", apply_slowly)
     monkeypatch.setattr(kind, "hold", write_and_hold)
-    monkeypatch.setattr(Cutover, "_commit", look_and_commit)
     new, old = ("public.notes", "notes_old") if strategy == "rename" else ("shop.notes", "public.notes")
     async with daemon(make_settings(database), migration) as running:
         await running.ready()
-        await running.cut_over(strategy=strategy)
+        with handled(Failpoint.CUTOVER_COMMITTING, look):
+            await running.cut_over(strategy=strategy)
         assert known == [1]
         execute(database.dsn, [f"DELETE FROM {new} WHERE code = 'last'"])
         await running.until(lambda: one(database.dsn, f"SELECT count(*) FROM {old} WHERE code = 'last'") == 0)
 
 
-async def test_over_the_pause_all_is_as_before(
-    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_over_the_pause_all_is_as_before(database: Database, migration: Migration) -> None:
     """While the pipeline reads through the transaction that is given up."""
-
-    async def never(_: object) -> None:
-        await asyncio.Event().wait()
-
     async with daemon(make_settings(database, max_write_pause=2), migration) as running:
         await running.ready()
         async with applications(database.dsn) as writers:
-            with monkeypatch.context() as patched:
-                patched.setattr("replicator.switchover.cutover.Cutover._drain", never)
-                with pytest.raises(CutoverError, match="longer than 2 s"):
-                    await running.cut_over(strategy="rename")
+            with (
+                handled(Failpoint.CUTOVER_LOCKED, asyncio.Event().wait),
+                pytest.raises(CutoverError, match="longer than 2 s"),
+            ):
+                await running.cut_over(strategy="rename")
             assert running.session.phase.now == Phase.FOLLOW
             await more(running, writers)
             await running.clean()

@@ -12,6 +12,7 @@ from replicator.migration import Direction
 from replicator.postgres.control.mailbox import request
 from replicator.postgres.session.connect import connection
 from replicator.runbook.finish import finalize
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.switchover.gates import Gate
 from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings, reference
@@ -46,7 +47,7 @@ async def test_what_is_being_taken_back_is_not_cancelled(
     """The cutover has failed by itself; whoever asked for it loses patience just then."""
     drop, cancelled = Pipelines.drop, "SELECT finished_at FROM _replicator.commands WHERE command = 'cancel'"
 
-    async def no_drain(_: object) -> None:
+    async def no_drain() -> None:
         raise CutoverError("It does not drain.")
 
     async def drop_when_cancelled(self: Pipelines, direction: Direction) -> None:
@@ -54,10 +55,10 @@ async def test_what_is_being_taken_back_is_not_cancelled(
         await running.until(lambda: one(database.dsn, cancelled))
         await drop(self, direction)
 
-    monkeypatch.setattr("replicator.switchover.cutover.Cutover._drain", no_drain)
     monkeypatch.setattr(Pipelines, "drop", drop_when_cancelled)
-    number = await ask(database.dsn, "cutover", {"wait": True})
-    await running.until(lambda: answer(database.dsn, number))
+    with handled(Failpoint.CUTOVER_LOCKED, no_drain):
+        number = await ask(database.dsn, "cutover", {"wait": True})
+        await running.until(lambda: answer(database.dsn, number))
     assert answer(database.dsn, number)["error"] == "It does not drain."
     assert running.session.phase.now == Phase.FOLLOW
     assert one(database.dsn, SLOTS) == 1

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from replicator.daemon.switchovers import Switchovers
 from replicator.errors import NotReadyError
 from replicator.postgres.ddl.search_path import moved
+from replicator.runtime.failpoints import Failpoint
 from replicator.switchover.phases import Phase
+from tests.deaths import KilledError, killed_at
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.reference import seed
@@ -92,28 +93,16 @@ async def test_two_databases(database: Database, other_database: Database) -> No
 
 
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_daemon_that_died_in_the_rollback(
-    database: Database, monkeypatch: pytest.MonkeyPatch, committed: bool
-) -> None:
+async def test_a_daemon_that_died_in_the_rollback(database: Database, committed: bool) -> None:
     """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
     seed(database.dsn)
-    step = "_after_commit" if committed else "_prepare_opposite"
-
-    async def die(*_: object) -> None:
-        raise SystemError("killed here")
-
-    async def nothing(*_: object) -> None:
-        return
-
+    point = Failpoint.CUTOVER_COMMITTED if committed else Failpoint.CUTOVER_COMMITTING
     async with daemon(make_settings(database)) as running:
         await running.ready()
         await running.cut_over()
         await running.clean()
-        with monkeypatch.context() as patched:
-            patched.setattr(Switchovers, step, die)
-            patched.setattr(Switchovers, "_after_failure", nothing)
-            with pytest.raises(SystemError):
-                await running.roll_back()
+        with killed_at(point), pytest.raises(KilledError):
+            await running.roll_back()
         running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
     assert one(database.dsn, "SELECT phase FROM _replicator.state") == "rollback"

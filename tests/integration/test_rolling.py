@@ -8,22 +8,23 @@ import random
 import time
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY, patch
+from unittest.mock import ANY
 
 import psycopg
 import pytest
 
 from replicator.core.tables import Name
-from replicator.daemon.switchovers import Switchovers
 from replicator.errors import CheckError, NotReadyError
 from replicator.migration import Direction
 from replicator.pipeline.repair import repair
 from replicator.pipeline.setup import read_plan
 from replicator.runbook.finish import abort
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
 from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Phase, Transition
 from replicator.switchover.rolling import check_rolling
 from tests.bidirectional import Both, rolling
+from tests.deaths import KilledError, killed_at
 from tests.engine import Engine, create_old_tables, execute, make_settings, reference
 from tests.fix_postgres import Database, MakeCluster
 from tests.statements import one, refused
@@ -501,18 +502,7 @@ async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
         async with running.paused("reverse" if move is COMPLETION else "forward"):
             execute(database.dsn, ["UPDATE people SET name = 'old' WHERE id = 1"])
             execute(database.dsn, ["UPDATE shop.customers SET name = 'new' WHERE id = 1"])
-
-            async def die(*_: object) -> None:
-                raise SystemError("killed here")
-
-            async def nothing(*_: object) -> None:
-                return
-
-            with (
-                patch.object(Switchovers, "_leave", die),
-                patch.object(Switchovers, "_after_failure", nothing),
-                pytest.raises(SystemError),
-            ):
+            with killed_at(Failpoint.ACTIVATED), pytest.raises(KilledError):
                 await running.session.switchovers.run(move, running.report)
             running.task.cancel()
             await asyncio.gather(running.task, return_exceptions=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from replicator import Migration
-from replicator.daemon.switchovers import Switchovers
-from replicator.runtime import failpoints
-from replicator.runtime.failpoints import Arming, Failpoint
+from replicator.runtime.failpoints import Failpoint
 from replicator.settings import Settings
 from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, Phase, Transition
 from tests.bidirectional import Both, rolling
+from tests.deaths import KilledError, killed_at
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.statements import one, refused
@@ -52,27 +51,9 @@ def some(steps: list[Step]) -> list[Step]:
     return steps if ALL else steps[-1:] if steps is BEFORE else steps[:1]
 
 
-class KilledError(BaseException):
-    """Stands for SIGKILL: nothing of ours handles it."""
-
-
-async def die(*_: object) -> None:
-    raise KilledError
-
-
-async def nothing(*_: object) -> None:
-    """Nor does a dead daemon clean up."""
-
-
-async def killed_at(
-    running: Both, move: Transition, point: Failpoint, passing: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def die_at(running: Both, move: Transition, point: Failpoint, passing: int) -> None:
     """Make a move, up to a failpoint; there all of the daemon ends."""
-    failpoints._passed.clear()
-    with monkeypatch.context() as patched:
-        patched.setattr(failpoints, "_armed", lambda: {point: Arming(passing=passing, action="kill")})
-        patched.setattr(failpoints, "_act", die)
-        patched.setattr(Switchovers, "_after_failure", nothing)
+    with killed_at(point, passing):
         with pytest.raises(KilledError):
             await running.session.switchovers.run(move, running.report)
         running.task.cancel()
@@ -124,20 +105,20 @@ def settings(request: pytest.FixtureRequest, database: Database) -> Settings:
     )
 
 
-async def test_on_the_way_in(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_the_way_in(settings: Settings, tmp_path: Path) -> None:
     migration = two_ways(tmp_path)
     async with rolling(settings, migration) as running:
         await running.ready()
     for number, (point, passing) in enumerate([*some(MADE), *some(BEFORE)]):
         async with next_life(settings, migration) as running:
             await running.ready()
-            await killed_at(running, OPENING, point, passing, monkeypatch)
+            await die_at(running, OPENING, point, passing)
         async with next_life(settings, migration) as running:
             await look(running, Phase.FOLLOW, number)
     for number, (point, passing) in enumerate(some(AFTER), start=100):
         async with next_life(settings, migration) as running:
             await running.ready()
-            await killed_at(running, OPENING, point, passing, monkeypatch)
+            await die_at(running, OPENING, point, passing)
         async with next_life(settings, migration) as running:
             await look(running, Phase.ROLLING, number)
             await running.close()
@@ -145,20 +126,18 @@ async def test_on_the_way_in(settings: Settings, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("move", [COMPLETION, CLOSING], ids=["complete", "rollback"])
-async def test_on_the_way_out(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: Transition
-) -> None:
+async def test_on_the_way_out(settings: Settings, tmp_path: Path, move: Transition) -> None:
     migration = two_ways(tmp_path)
     async with rolling(settings, migration) as running:
         await running.open()
     for number, (point, passing) in enumerate(some(BEFORE)):
         async with next_life(settings, migration) as running:
-            await killed_at(running, move, point, passing, monkeypatch)
+            await die_at(running, move, point, passing)
         async with next_life(settings, migration) as running:
             await look(running, Phase.ROLLING, number)
     for number, (point, passing) in enumerate([*some(AFTER), *some(LEFT)], start=100):
         async with next_life(settings, migration) as running:
-            await killed_at(running, move, point, passing, monkeypatch)
+            await die_at(running, move, point, passing)
         async with next_life(settings, migration) as running:
             await look(running, move.after, number)
             if move is COMPLETION:

@@ -150,8 +150,7 @@ async def test_a_trigger_that_appears_keeps_ownership_where_it_is(
         execute(dsn, ["DROP TRIGGER late ON shop.days_2"])
         await running.until(lambda: not running.pipeline("forward").monitor.wrong)
         # It may have acted on what the daemon has written: all rows are compared first.
-        await running.until(lambda: not any(each.context.unseen for each in running.session.pipelines))
-        await running.complete()
+        await running.in_the_end(running.complete)
 
 
 @pytest.mark.one_server
@@ -182,5 +181,5 @@ async def test_what_changes_past_the_log_is_mended_and_the_cutover_completes(
         await running.until(lambda: not forward.context.unseen)
         assert numbers(dsn, "shop", 5) == ["77past the log"]
         assert numbers(dsn, "shop", 15) == ["1new", *(f"{i}v" for i in range(2, 10))]
-        await running.complete()
+        await running.in_the_end(running.complete)
         assert rows(dsn, "public") == rows(dsn, "shop")

@@ -74,8 +74,7 @@ async def test_of_a_child_that_comes_and_goes(
         await running.quiet()
         assert one(database.dsn, "SELECT count(*) FROM shop.notes WHERE id = -1") == 0
         execute(database.dsn, ["DROP TABLE child"])
-        await running.until(lambda: not running.pipeline("forward").context.unseen)
-        await running.close()
+        await running.in_the_end(running.close)
         await running.clean()
         for table in ("notes", "shop.notes"):
             assert one(database.dsn, f"SELECT count(*) FROM {table} WHERE id = -1") == 0

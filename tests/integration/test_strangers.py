@@ -241,8 +241,7 @@ async def test_a_view_that_a_query_reads_is_replaced(database: Database, tmp_pat
         await does(database, [change])
         assert rows(database, "TABLE shop.t") != rows(database, VIEWED)
         await running.until(lambda: rows(database, "TABLE shop.t") == rows(database, VIEWED))
-        await running.until(lambda: not of(running).context.unseen)
-        await running.cut_over()
+        await running.in_the_end(running.cut_over)
 
 
 async def test_a_view_that_is_replaced_while_its_table_is_locked(

@@ -1,7 +1,6 @@
 """What others do to target tables, which no stream tells of: rows are compared again, or the daemon says what to do."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 
 from replicator import Migration, Row
 from replicator.errors import NotReadyError, ReplicatorError
-from replicator.runtime.failpoints import Failpoint
-from tests.engine import SECONDS, execute, make_settings
+from replicator.runtime.failpoints import Failpoint, handled
+from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.sessions import Running, daemon
 from tests.statements import one
@@ -120,18 +119,8 @@ async def test_what_was_altered_is_compared_again_and_mended(seeded: Database, t
         await running.until(lambda: of(running).context.breaches > before)
         await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
         assert rows(seeded, "shop") == rows(seeded, "public")
-        await moved(running)
+        await running.in_the_end(running.cut_over)
         assert rows(seeded, "shop") == rows(seeded, "public")
-
-
-async def moved(running: Running) -> None:
-    """Cut over; that a new partition lacks its guard may be noticed later, and all is compared once more."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            with contextlib.suppress(NotReadyError):
-                await running.cut_over()
-                return
-            await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
 
 
 @pytest.mark.parametrize("name", GONE)
@@ -153,14 +142,12 @@ async def test_what_was_altered_at_the_last_moment_is_noticed_under_the_lock(
     monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3_600.0)
     monkeypatch.setattr("replicator.daemon.session.CLOSED_SECONDS", 3_600.0)
 
-    async def at(point: Failpoint) -> None:
-        if point == Failpoint.CUTOVER_BEGUN:
-            await asyncio.to_thread(execute, seeded.dsn, MENDED[name])
+    async def alter() -> None:
+        await asyncio.to_thread(execute, seeded.dsn, MENDED[name])
 
     async with daemon(make_settings(seeded), migration(tmp_path)) as running:
         await running.ready()
-        monkeypatch.setattr("replicator.switchover.cutover.reach", at)
-        with pytest.raises(NotReadyError, match="past the log"):
+        with handled(Failpoint.CUTOVER_BEGUN, alter), pytest.raises(NotReadyError, match="past the log"):
             await running.cut_over()
         assert one(seeded.dsn, "SELECT replicator.active_schema()") == "public"
 
@@ -193,7 +180,7 @@ async def test_on_the_way_back_the_old_tables_are_looked_at(seeded: Database, tm
         await running.until(lambda: of(running).context.breaches > before)
         await running.until(lambda: not of(running).context.unseen and of(running).verifier.clean)
         assert rows(seeded, "shop") == rows(seeded, "public")
-        await running.roll_back()
+        await running.in_the_end(running.roll_back)
 
 
 async def test_what_the_daemon_does_itself_is_no_change(seeded: Database, tmp_path: Path) -> None:

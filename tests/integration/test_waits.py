@@ -5,6 +5,7 @@ import contextlib
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from replicator.postgres.locking.locks import (
     patience_of,
 )
 from replicator.postgres.session.connect import Connection, connection
-from replicator.switchover.cutover import Cutover
+from replicator.runtime.failpoints import Failpoint, handled
 from replicator.switchover.phases import Phase
 from tests.engine import SECONDS, execute, make_settings
 from tests.fix_postgres import Database
@@ -72,14 +73,20 @@ def session(dsn: str, *statements: str) -> Iterator["psycopg.Connection[Any]"]:
 
 async def test_all_tables_have_one_deadline(tables: Database) -> None:
     """Each is free before the limit has passed for it alone; together they take longer."""
+    awaited = "SELECT count(*) FROM pg_locks WHERE relation = '{}'::regclass AND NOT granted"
     with contextlib.ExitStack() as stack:
-        for number, each in enumerate(TABLES, 1):
-            holder = stack.enter_context(session(tables.dsn, f"UPDATE {each.table} SET id = id"))
-            timer = threading.Timer(0.35 * number, holder.rollback)
-            timer.start()
-            stack.callback(timer.join)
+        holders = [stack.enter_context(session(tables.dsn, f"UPDATE {each.table} SET id = id")) for each in TABLES]
+
+        def comes(table: str) -> bool:
+            return locking.done() or bool(one(tables.dsn, awaited.format(table)))
+
+        locking = asyncio.create_task(lock(tables.dsn, TABLES))
+        for each, holder in zip(TABLES, holders, strict=True):
+            await until(partial(comes, each.table))
+            await asyncio.wait([locking], timeout=0.35)
+            holder.rollback()
         with pytest.raises(LockedOutError, match="The 4 tables could not be locked within 500 ms"):
-            await lock(tables.dsn, TABLES)
+            await locking
 
 
 async def test_the_application_is_never_told_of_a_deadlock(tables: Database) -> None:
@@ -262,21 +269,18 @@ async def test_a_reader_in_the_way_of_the_renaming(
         assert named in one(database.dsn, why)
 
 
-async def test_time_does_not_run_out_once_the_commit_is_under_way(
-    database: Database, migration: Migration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit, due = Cutover._commit, list[float | None]()
+async def test_time_does_not_run_out_once_the_commit_is_under_way(database: Database, migration: Migration) -> None:
+    due = list[float | None]()
 
     async with daemon(make_settings(database, ready_for=0), migration) as running:
 
-        async def look(self: Cutover, holder: Connection, epoch: int) -> None:
+        async def look() -> None:
             due.append(bound(running).when())
-            await commit(self, holder, epoch)
 
-        monkeypatch.setattr(Cutover, "_commit", look)
         await running.ready()
-        number = await asked(running, database.dsn, "cutover", {"timeout": 300})
-        code, result = await answered(running, database.dsn, number)
+        with handled(Failpoint.CUTOVER_COMMITTING, look):
+            number = await asked(running, database.dsn, "cutover", {"timeout": 300})
+            code, result = await answered(running, database.dsn, number)
         assert code == 0, result
     assert due == [None]
 

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.errors import ConnectionLostError, UsageError
 from replicator.runtime import failpoints
-from replicator.runtime.failpoints import VARIABLE, Arming, Failpoint, parse, reach
+from replicator.runtime.failpoints import VARIABLE, Arming, Failpoint, handled, parse, reach
 
 PACKAGE = Path(failpoints.__file__).parents[1]
 
@@ -47,6 +47,25 @@ async def test_it_acts_at_one_passing_only(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConnectionLostError):
         await reach(Failpoint.STAGED)
     await reach(Failpoint.STAGED)
+
+
+async def test_a_function_is_called_there_as_long_as_it_is_asked_for() -> None:
+    said: list[str] = []
+
+    async def outer() -> None:
+        said.append("outer")
+
+    async def inner() -> None:
+        said.append("inner")
+        raise LookupError
+
+    with handled(Failpoint.STAGED, outer):
+        with handled(Failpoint.STAGED, inner), pytest.raises(LookupError):
+            await reach(Failpoint.STAGED)
+        await reach(Failpoint.STAGED)
+        await reach(Failpoint.LEASED)
+    await reach(Failpoint.STAGED)
+    assert said == ["inner", "outer"]
 
 
 async def test_it_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
