@@ -35,7 +35,7 @@ faults: $(INSTALLED) ## Break things RUNS times under live writers, from seed SE
 types-table: $(INSTALLED) ## Write tests/types.md: which types pass by which route
 	@tests/install_servers.sh
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/integration/test_types.py \
-		--need pg15-wal2json,pg15-pgoutput,pg16-pgoutput,pg18-pgoutput --types-table tests/types.md $(ARGS)
+		--need all --types-table tests/types.md $(ARGS)
 
 .PHONY: model
 model: $(INSTALLED) ## Search the model of the engine to the end, and say what each guard is for

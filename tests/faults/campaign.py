@@ -16,7 +16,8 @@ from replicator.demo.embedded import Cluster
 from replicator.runtime.failpoints import Failpoint
 from tests.faults.plans import plan_of
 from tests.faults.play import Result, play
-from tests.fix_postgres import Choice, Server, choices_of, find_sources
+from tests.fix_postgres import Server
+from tests.servers import Choice, choices_of, find_sources
 
 SERVERS: Final = ("pg18-pgoutput", "pg15-wal2json")
 """In turn."""

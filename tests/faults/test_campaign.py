@@ -7,7 +7,8 @@ from tests.faults import disk
 from tests.faults.kinds import GROUND, KINDS
 from tests.faults.plans import GROUNDS, _points, plan_at, plan_for, plan_of, plan_rolling
 from tests.faults.play import play
-from tests.fix_postgres import Choice, Running, Server, _choices
+from tests.fix_postgres import Running, Server, _choices
+from tests.servers import Choice
 
 SERVERS = ("pg18-pgoutput", "pg15-wal2json")
 """In turn, where they are found."""

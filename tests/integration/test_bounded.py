@@ -87,7 +87,7 @@ async def test_large_messages_cost_nothing(database: Database, prefix: str) -> N
 # ---- the stream is served whatever the rest does
 
 
-@pytest.mark.two_servers
+@pytest.mark.one_server
 @pytest.mark.parametrize(("rows", "seconds"), [(1, 5.0), (100, 0.05)], ids=["one long call", "many short ones"])
 async def test_a_transform_slower_than_the_servers_patience(
     database: Database, tmp_path: Path, rows: int, seconds: float

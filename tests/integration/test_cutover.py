@@ -109,6 +109,7 @@ async def test_two_databases(database: Database, other_database: Database) -> No
         await running.until(lambda: one(database.dsn, "SELECT status FROM requests WHERE id = 'r1'") == "rejected")
 
 
+@pytest.mark.one_server
 async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ async def test_a_lock_that_does_not_come_leaves_the_writers_alone(
             await running.until(lambda: one(database.dsn, played) == 2)
 
 
+@pytest.mark.one_server
 async def test_what_would_keep_the_other_database_from_opening_leaves_the_writers_alone(
     database: Database, other_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ async def test_the_last_write_is_waited_for(database: Database) -> None:
         assert one(database.dsn, "SELECT owner FROM _replicator.ownership") == "old"
 
 
+@pytest.mark.one_server
 async def test_the_final_check_stops_it(database: Database) -> None:
     seed(database.dsn)
     async with daemon(make_settings(database)) as running:
@@ -230,6 +233,7 @@ async def test_the_lost_reply_is_read_from_the_state_row(database: Database) -> 
         assert running.session.phase.now == Phase.SOAK
 
 
+@pytest.mark.one_server
 async def test_in_doubt_nothing_is_tried_again_and_nothing_applied(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +309,7 @@ async def test_a_copy_of_a_data_folder_is_another_database(database: Database) -
         assert not await same_database(one_server, cast("Connection", Copy(other)))
 
 
+@pytest.mark.one_server
 async def test_a_second_daemon_is_refused(database: Database) -> None:
     seed(database.dsn, 5)
     async with daemon(make_settings(database)) as running:

@@ -75,6 +75,7 @@ async def test_what_works_is_not_refused(database: Database, tmp_path: Path, sta
         await made.build()
 
 
+@pytest.mark.every_server
 async def test_a_foreign_key_to_a_partitioned_table_does_not_shut_the_gate(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     migration = with_indexes(tmp_path, "")

@@ -202,6 +202,7 @@ async def test_what_changes_rows_past_the_log_shows_in_the_catalogue(database: D
             before = now
 
 
+@pytest.mark.every_server
 async def test_rows_that_change_past_the_log_are_compared_and_mended(database: Database, tmp_path: Path) -> None:
     create(database)
     async with engine(database, changing(tmp_path)) as made:
@@ -305,6 +306,7 @@ async def test_only_rows_that_hang_on_what_was_noticed_are_mended(database: Data
         assert await differences(made) == [("words", "different", ("w1",))]
 
 
+@pytest.mark.every_server
 async def test_a_table_that_becomes_a_partition_and_stops_being_one(database: Database, tmp_path: Path) -> None:
     """Its changes are ours while it is one, and only then."""
     create(database)

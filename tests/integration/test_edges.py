@@ -16,7 +16,7 @@ from tests.fix_postgres import Database
 from tests.sessions import daemon
 from tests.statements import one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 OLD = """
 CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL);

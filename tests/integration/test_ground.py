@@ -160,7 +160,7 @@ def applicable(ground: Database, situation: Situation) -> None:
         pytest.skip("This server comes without the extension.")
 
 
-@pytest.mark.two_servers
+@pytest.mark.one_server
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SITUATIONS)
 async def test_what_goes_wrong_shuts_the_gate_until_the_remedy_is_done(
@@ -225,7 +225,7 @@ async def test_what_was_wrong_for_a_while_has_all_rows_compared_when_it_is_right
     assert rows(ground.dsn, "public") == rows(ground.dsn, "shop")
 
 
-@pytest.mark.two_servers
+@pytest.mark.one_server
 @pytest.mark.parametrize("name", SITUATIONS)
 async def test_what_goes_wrong_at_the_last_moment_is_noticed_under_the_lock(
     ground: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -295,7 +295,7 @@ HIDING = (
 )
 
 
-@pytest.mark.two_servers
+@pytest.mark.every_server
 @pytest.mark.usefixtures("quick")
 async def test_row_security_deletes_nothing(ground: Database, mover: str, tmp_path: Path) -> None:
     dsn = ground.dsn.replace("postgres@", f"{mover}@")

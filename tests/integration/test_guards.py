@@ -35,6 +35,7 @@ PASSES: Final = (
 MERGE: Final = "MERGE INTO u USING (SELECT 1 AS id) AS s ON u.id = s.id WHEN MATCHED THEN UPDATE SET v = 'x'"
 
 
+@pytest.mark.every_server
 async def test_every_way_into_an_old_table_is_shut(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD])
     async with cut_over(make_settings(database), tmp_path) as running:

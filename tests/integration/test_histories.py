@@ -90,6 +90,7 @@ def test_histories_lead_to_the_same_target(play: Play) -> None:
     holds()
 
 
+@pytest.mark.one_server
 def test_histories_with_commits_streamed_before_they_are_visible(play_hidden: Play) -> None:
     @PLAYED
     @given(histories(hidden=True))
@@ -141,6 +142,7 @@ def meanwhile(point: str, *operations: Operation) -> History:
     return History(BEFORE, [CopyTo(0, point), *commit(*operations), Follow(), CopyTo(0, "written requests")])
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("switch_off", "point", "goes"),
     [
@@ -183,6 +185,7 @@ HIDDEN: Final[dict[str, tuple[History, Finding]]] = {
 }
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("read", HIDDEN)
 def test_what_is_not_visible_yet_is_missed_without_i4(
     play_hidden: Play, monkeypatch: pytest.MonkeyPatch, read: str

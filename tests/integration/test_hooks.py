@@ -28,7 +28,7 @@ from tests.sessions import daemon
 from tests.statements import one
 from tests.waiting import until
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 MOMENT = Moment(before=Phase.CUTOVER, after=Phase.SOAK, owner="new", epoch=3)
 

@@ -26,7 +26,7 @@ from tests.sessions import daemon
 from tests.statements import one
 from tests.waiting import until
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 HIDING = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
 """Settings of a server on which a commit is hidden when it asks for a standby."""

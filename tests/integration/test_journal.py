@@ -62,6 +62,7 @@ async def until_phase(database: Database, phase: str) -> None:
         await until(entered)
 
 
+@pytest.mark.every_server
 async def test_a_daemon_enters_its_life_and_what_it_was_asked(database: Database) -> None:
     seed(database.dsn)
     stop = asyncio.Event()

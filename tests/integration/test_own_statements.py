@@ -14,7 +14,7 @@ from tests.sessions import Running, daemon
 from tests.small import create_small, small_migration
 from tests.statements import one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 VIEW = "CREATE VIEW public.names AS SELECT id, name FROM public.people"
 TO_NEW = "CREATE OR REPLACE VIEW public.names AS SELECT id, name FROM store.people;"

@@ -26,7 +26,7 @@ from tests.roles import identity
 from tests.sessions import Running, daemon
 from tests.statements import ENABLED, one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 COUNTER: Final = """
     CREATE FUNCTION public.count_comment() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

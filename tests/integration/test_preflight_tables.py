@@ -9,6 +9,8 @@ from replicator import ALL, Query, Row
 from tests.checking import OLD, check, follow_remedy, outcomes, tiny
 from tests.fix_postgres import Database
 
+pytestmark = pytest.mark.every_server
+
 
 @pytest.fixture
 def old(database: Database) -> Database:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from replicator.core.lsn import LSN
 from replicator.mapping.derive import TargetRow
@@ -23,6 +24,8 @@ from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import SECONDS, engine, execute
 from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
+
+pytestmark = pytest.mark.every_server
 
 
 async def test_nothing_is_confirmed_before_its_commit(database: Database, tmp_path: Path) -> None:

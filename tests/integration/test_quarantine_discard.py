@@ -19,7 +19,7 @@ from tests.engine import Engine, differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 BAD = BAD_ROWS["check"][0]
 

@@ -30,6 +30,8 @@ from transforms import migration
 from transforms.admins import admin_id
 from transforms.party import EVENT_ID
 
+pytestmark = pytest.mark.every_server
+
 CHECKS = sorted((SQL / "checks").glob("*.sql"))
 NEW_TABLES = ("admins", "events", "spotify_tokens", "requests")
 

@@ -40,7 +40,7 @@ from tests.same_names import create_old, same_names
 from tests.sessions import Running, daemon, silent
 from tests.statements import NAMES, one, refused
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 
 NUMBERS = itertools.count()
@@ -118,6 +118,7 @@ async def equal(running: Running, migration: Migration) -> None:
         assert (direction, await differences(made)) == (direction, [])
 
 
+@pytest.mark.two_servers
 async def test_there_and_back_and_there_again(database: Database, migration: Migration) -> None:
     """An application goes on all the time, and notices nothing; every name comes back as it was."""
     async with daemon(make_settings(database), migration) as running:

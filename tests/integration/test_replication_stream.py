@@ -28,6 +28,8 @@ from tests.fixtures.history import CAPTURED, captured
 from tests.unit.streams import decode_all, expected_history, transactions
 from tests.waiting import until
 
+pytestmark = pytest.mark.every_server
+
 SECONDS = 30.0
 
 END = Message("replicator", b"end", True)

@@ -21,7 +21,7 @@ from tests.reference import seed
 from tests.sessions import Running, daemon, silent
 from tests.statements import SLOTS, one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 
 @pytest.fixture

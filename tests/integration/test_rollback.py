@@ -22,6 +22,7 @@ pytestmark = pytest.mark.two_servers
 SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 
 
+@pytest.mark.every_server
 async def test_there_and_back_and_there_again(database: Database) -> None:
     """Writes in either schema survive; each side refuses writes while the other one owns the data."""
     seed(database.dsn)
@@ -92,6 +93,7 @@ async def test_two_databases(database: Database, other_database: Database) -> No
         )
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("committed", [False, True])
 async def test_a_daemon_that_died_in_the_rollback(database: Database, committed: bool) -> None:
     """Dead just before or just after the commit: the next one reads the state row, and goes on from there."""
@@ -118,6 +120,7 @@ async def test_a_daemon_that_died_in_the_rollback(database: Database, committed:
         assert one(database.dsn, SLOTS) == 1
 
 
+@pytest.mark.one_server
 async def test_a_dry_run_leaves_everything_as_it_was(database: Database) -> None:
     seed(database.dsn)
     async with daemon(make_settings(database)) as running:
@@ -195,6 +198,7 @@ async def test_what_the_old_schema_cannot_hold_is_kept_aside(database: Database,
         assert (await running.cut_over()).epoch == 3
 
 
+@pytest.mark.one_server
 async def test_the_search_path_moves_with_the_ownership(database: Database) -> None:
     seed(database.dsn, 5)
     role = f"app_{database.name}"
@@ -239,6 +243,7 @@ def test_one_schema_in_the_place_of_the_other(path: str, after: list[str]) -> No
     assert moved(path, "public", "new") == after
 
 
+@pytest.mark.one_server
 async def test_the_gates_of_the_way_back_are_those_of_its_own_database(
     database: Database, other_database: Database, tmp_path: Path
 ) -> None:

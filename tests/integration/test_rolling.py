@@ -98,6 +98,7 @@ async def test_both_schemas_take_writes_and_nothing_comes_back(
         ]
 
 
+@pytest.mark.one_server
 async def test_completed_it_is_as_after_a_cutover(sides: tuple[Database, Database], tmp_path: Path) -> None:
     old, new = sides
     async with rolling(make_settings(old, new), two_ways(tmp_path)) as running:
@@ -120,6 +121,7 @@ async def test_completed_it_is_as_after_a_cutover(sides: tuple[Database, Databas
         assert refused(new.dsn, "UPDATE shop.customers SET name = 'x'")
 
 
+@pytest.mark.one_server
 async def test_given_up_only_the_old_schema_takes_writes(database: Database, tmp_path: Path) -> None:
     create_old(database.dsn)
     old = new = database
@@ -241,6 +243,7 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str, str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("first", FIRST)
 async def test_who_wrote_last_wins(database: Database, tmp_path: Path, first: Direction | None) -> None:
     """Every case, one after the other, each on rows of its own."""
@@ -267,6 +270,7 @@ REWRITE = "ALTER TABLE {} ALTER COLUMN body TYPE text USING body || ''"
 CHANGE_OLD, CHANGE_NEW = "UPDATE notes SET body = 'old'{}", "UPDATE shop.notes SET body = 'new'{}"
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("first", FIRST)
 async def test_a_table_that_is_written_anew_wins_against_nobody(
     database: Database, tmp_path: Path, first: Direction | None
@@ -470,6 +474,7 @@ async def test_transforms_whose_rows_would_be_lost_sight_of_are_refused(database
         await check_rolling(settings, {"old": [], "new": []}, plans)
 
 
+@pytest.mark.one_server
 async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path) -> None:
     """No repair, no giving up of the migration; and a rehearsal of either move changes nothing."""
     create_old(database.dsn)
@@ -492,6 +497,7 @@ async def test_nothing_else_is_done_meanwhile(database: Database, tmp_path: Path
         assert await running.unequal() == []
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("move", [COMPLETION, CLOSING])
 async def test_a_daemon_that_died_after_the_commit_decides_what_is_left(
     database: Database, tmp_path: Path, move: Transition

@@ -19,7 +19,7 @@ from tests.fix_postgres import Database
 from tests.statements import one, refused
 from tests.two_ways import create_old, two_ways
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 Step = tuple[Failpoint, int]
 """A failpoint, and which passing of it."""

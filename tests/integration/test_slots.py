@@ -20,6 +20,8 @@ from tests.fix_postgres import Database
 from tests.small import create_small, small_migration
 from tests.waiting import until, wait_until
 
+pytestmark = pytest.mark.every_server
+
 
 def released(opened: psycopg.Connection[Any], slot: str) -> None:
     """Wait until the process that read it has ended: it notices late that its client has gone."""

@@ -21,7 +21,7 @@ from tests.fix_postgres import Database
 from tests.reference import seed
 from tests.sessions import daemon
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 
 async def found(settings: Settings, migration: Migration) -> dict[str, Finding]:

@@ -12,6 +12,8 @@ from tests.comparing import BEHIND, full_pass
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database, _choices, fresh_database
 
+pytestmark = pytest.mark.every_server
+
 COLUMNS = (
     "id integer PRIMARY KEY, n numeric, f double precision, r real, b bytea, big text, doc jsonb, raw json, "
     'list text[], at timestamptz, day date, span interval, u uuid, flag boolean, i8 bigint, "Odd, ""N""" text'

@@ -22,6 +22,8 @@ from tests.fix_postgres import Database
 from tests.fix_types_table import RecordTypes
 from tests.type_catalogue import ARRAYS, BEFORE, EXCLUDED, NUMBERS, OTHERS, VALUES, Case, Column, definitions, shaped
 
+pytestmark = pytest.mark.every_server
+
 LATER = 1_000
 """What is added to the ids of rows that come by the stream."""
 

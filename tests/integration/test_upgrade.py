@@ -106,6 +106,7 @@ def in_one_schema(database: Database, role: str) -> None:
     )
 
 
+@pytest.mark.every_server
 async def test_a_migration_goes_on_from_the_tables_in_one_schema(database: Database, tmp_path: Path) -> None:
     """The application's sessions, and what it has built on our functions, notice nothing."""
     with readme_roles(database) as roles:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from replicator.runtime.binaries import installed_binaries, output_of, wheel_binaries
+from replicator.runtime.binaries import output_of
+from tests.servers import binaries_by_version
 from tests.unit.dockerfile import copied, instructions, last
 
 POSTGRES = Path(__file__).parents[2] / "deploy" / "postgres"
-KNOWS_THE_PLUGIN_LIST = {15: 19, 16: 15, 17: 11, 18: 6}  # the first minor that does
+KNOWS_THE_PLUGIN_LIST = {14: 24, 15: 19, 16: 15, 17: 11, 18: 6}  # the first minor that does
 
 
 def test_the_postgres_image_copies_what_is_there() -> None:
@@ -32,7 +33,7 @@ def test_the_postgres_image_starts_its_own_entry_point_with_the_base_images_comm
 
 
 def server_binaries() -> list[Path]:
-    return installed_binaries() + [folder for version in (16, 18) if (folder := wheel_binaries(version))]
+    return list(binaries_by_version().values())
 
 
 def handed_on(folder: Path, path: str, *arguments: str) -> list[str]:
