@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from replicator.backfill.whole_chunks import WholeChunks
 from replicator.core.dirty_keys import Touched, Window, WindowSpoiled
 from replicator.core.lsn import LSN
 from replicator.core.tables import Key, Name, Row, Table, fingerprint
@@ -47,6 +48,7 @@ class Copier:
         self._connection = await connect(self.context.target_dsn, f"{direction} chunk write")
         self._writer = TargetWriter(self._connection, self.context.plan.targets)
         await self._writer.prepare()
+        self._whole = WholeChunks(self.context, self._reader, self._connection)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -61,6 +63,8 @@ class Copier:
             try:
                 # Before the read: what the stream deletes between the two would be written again. guard: WINDOW_FIRST
                 with self.context.dirty_keys.window() as window:
+                    if (rows_of_chunk := await self._whole.copy(chunk, window)) is not None:
+                        return copied + rows_of_chunk
                     async with aclosing(self._parts(chunk)) as parts:
                         async for read_at, rows, last in parts:
                             await self._copy_part(chunk, window, read_at, rows, last=last)

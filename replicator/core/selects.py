@@ -19,6 +19,11 @@ class ReadColumn:
     name: str
     collation: str = ""
     """Quoted for SQL; empty for the default of the type, which needs no word."""
+    delimiter: str = ""
+    """Values go to the server as an array of the type, with this between them: the type's own input reads each then.
+
+    Empty where they go as texts: of arrays there are no arrays, and of composites ``unnest`` makes columns.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,9 @@ class GivenColumns:
         In the place of one that leaves out a column whose default varies, or fails: what is wrong with it.
         """
         listed = list(rows)
-        await self._learn(table, {name for row in listed for name in row.columns})
         # As it is now: while defaults are read, another task may learn of more columns. Of these nothing was written
         # yet when these rows were derived, so the rows need none of their defaults.
-        known = frozenset(self._known.get(table.declared, ()))
+        known = await self.learn(table, {name for row in listed for name in row.columns})
         for name in {name for row in listed for name in known - row.columns.keys()}:
             if (table.name, name) not in self._defaults:
                 self._defaults[table.name, name] = await read_default(target, table, name)
@@ -86,9 +85,15 @@ class GivenColumns:
         added = {name: each.text for name, each in defaults.items()}
         return replace(row, columns=row.columns | added) if added else row
 
+    async def learn(self, table: Table, given: Iterable[str]) -> frozenset[str]:
+        """Note that rows are given these columns; gives all that rows of the table are known to be given.
+
+        Committed before the rows are: whoever comes after us must know, and one too many does no harm.
+        """
+        await self._learn(table, set(given) - set(table.key))
+        return frozenset(self._known.get(table.declared, ()))
+
     async def _learn(self, table: Table, names: set[str]) -> None:
-        """Committed before the rows are: whoever comes after us must know, and one too many does no harm."""
-        names -= set(table.key)
         if self._loaded and names <= self._known.get(table.declared, set()):
             return
         async with self._lock:

@@ -50,7 +50,7 @@ async def select_rows(
         else:
             images.append((key, _texts(select.reads, source, row)))
     keys = await select_keys(connection, transform, source, [key for key, _ in images])
-    returned = await _returned(connection, transform, row_statement(transform, source), images)
+    returned = await _returned(connection, transform, row_statement(transform, source), select.reads, images)
     pace = Pace()
     for key, each in returned.items():
         await pace.step()
@@ -86,7 +86,7 @@ async def select_keys(
         return {}
     places = [source.key.index(each.name) for each in selected.reads]
     images: list[tuple[Key, Texts]] = [(key, tuple(key[place] for place in places)) for key in keys]
-    returned = await _returned(connection, transform, key_statement(transform, source), images)
+    returned = await _returned(connection, transform, key_statement(transform, source), selected.reads, images)
     return {key: _selected_key(transform, source, key, each) for key, each in returned.items()}
 
 
@@ -145,10 +145,13 @@ def assigned(value: sql.Composable, column: Column) -> sql.Composed:
 
 
 def image(texts: Sequence[sql.Composable], reads: Sequence[ReadColumn], source: Source) -> sql.Composed:
-    """A select list: the columns that ``old`` has, of the source's types, read from texts."""
+    """A select list: the columns that ``old`` has, of the source's types.
+
+    Of texts, they are read as the type's input function does it: a cast from text to regclass, xml or "char" does not.
+    """
     return comma([
         sql.SQL("{}{} AS {}").format(
-            typed(text, source.by_name[each.name]),
+            text if each.delimiter else read(text, source.by_name[each.name]),
             sql.SQL(f" COLLATE {each.collation}" if each.collation else ""),
             identifier(each.name),
         )
@@ -171,21 +174,17 @@ def image_columns(columns: Iterable[Column], collated: Mapping[str, str]) -> sql
     ])  # fmt: skip
 
 
-def typed(text: sql.Composable, column: Column) -> sql.Composed:
-    """The value of a column that a text is the image of."""
-    if column.kind == "json":  # from a JSON string, a domain over jsonb would be read as just that: a string
-        return sql.SQL("{}::{}").format(text, sql.SQL(column.bare_type))
-    return read(text, column)
-
-
 def _statement(
     values: list[sql.Composed], reads: Sequence[ReadColumn], source: Source, text: str, called: sql.Composable
 ) -> sql.Composed:
     names = [identifier(f"c{place}") for place in range(len(reads))]
-    arrays = ["%s::pg_catalog.int4[]", *["%s::pg_catalog.text[]"] * len(reads)]
+    arrays = [
+        f"%s::{source.by_name[each.name].bare_type.replace('%', '%%')}[]" if each.delimiter else "%s::pg_catalog.text[]"
+        for each in reads
+    ]
     return sql.SQL(STATEMENT).format(
         values=beside_parameters(comma(values)),
-        images=sql.SQL(f"unnest({', '.join(arrays)})"),
+        images=sql.SQL(f"unnest({', '.join(['%s::pg_catalog.int4[]', *arrays])})"),
         names=comma([identifier("n"), *names]),
         typed=beside_parameters(image([identifier("t", f"c{place}") for place in range(len(reads))], reads, source)),
         text=beside_parameters(sql.SQL(text)),
@@ -203,24 +202,27 @@ def _texts(reads: Sequence[ReadColumn], source: Source, row: Row) -> Texts:
 async def try_statements(connection: Connection, transform: PlannedTransform, source: Source) -> None:
     """Run both over no row. Raises ReplicatorError when the server refuses them."""
     with translated():
-        await _run(connection, row_statement(transform, source), _width(transform.function), [])
+        await _run(connection, row_statement(transform, source), _reads(transform.function), [])
         if isinstance(transform.key, SelectedKey):
-            await _run(connection, key_statement(transform, source), _width(transform.key), [])
+            await _run(connection, key_statement(transform, source), transform.key.reads, [])
 
 
-def _width(of: object) -> int:
-    return len(of.reads) if isinstance(of, Select | SelectedKey) else 0
+def _reads(of: object) -> Sequence[ReadColumn]:
+    return of.reads if isinstance(of, Select | SelectedKey) else ()
 
 
 async def _returned(
-    connection: Connection, transform: PlannedTransform, statement: sql.Composed, images: list[tuple[Key, Texts]]
+    connection: Connection,
+    transform: PlannedTransform,
+    statement: sql.Composed,
+    reads: Sequence[ReadColumn],
+    images: list[tuple[Key, Texts]],
 ) -> Returned:
     async def run(part: Sequence[tuple[Key, Texts]]) -> dict[Key, list[Texts]]:
-        return await _run(connection, statement, width, part)
+        return await _run(connection, statement, reads, part)
 
     if not images:
         return {}
-    width = len(images[0][1])
     return await _halved(connection, transform, run, images, first=True)
 
 
@@ -268,10 +270,16 @@ async def _apart(connection: Connection, run: Run, images: Sequence[tuple[Key, T
             return await run(images)
 
 
+def _array(texts: Iterable[str | None], delimiter: str) -> str:
+    """The literal of an array. Untyped, it is read as what the statement casts it to."""
+    quoted = ("NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return "{" + delimiter.join(quoted) + "}"
+
+
 async def _run(
-    connection: Connection, statement: sql.Composed, width: int, images: Sequence[tuple[Key, Texts]]
+    connection: Connection, statement: sql.Composed, reads: Sequence[ReadColumn], images: Sequence[tuple[Key, Texts]]
 ) -> dict[Key, list[Texts]]:
-    columns = [[texts[place] for _, texts in images] for place in range(width)]
+    columns = [_array([texts[place] for _, texts in images], each.delimiter or ",") for place, each in enumerate(reads)]
     found: dict[Key, list[Texts]] = {key: [] for key, _ in images}
     async with connection.cursor() as cursor:
         give_text(cursor)

@@ -28,6 +28,18 @@ KEY_VIEW = "pg_temp.replicator_key"
 
 MEND = "Mend the transform."
 
+# An array of a composite type unnests to columns, and there are no arrays of arrays: these have no delimiter here.
+DELIMITERS = """
+    WITH RECURSIVE under AS (
+        SELECT name, to_regtype(name)::oid AS oid, to_regtype(name)::oid AS base FROM unnest(%(names)s::text[]) AS name
+        UNION ALL
+        SELECT u.name, u.oid, t.typbasetype FROM under u JOIN pg_type t ON t.oid = u.base WHERE t.typtype = 'd'
+    )
+    SELECT u.name, d.typdelim::text AS delimiter FROM under u
+    JOIN pg_type d ON d.oid = u.oid JOIN pg_type b ON b.oid = u.base AND b.typtype <> 'd'
+    WHERE d.typarray <> 0 AND b.typtype <> 'c' AND (d.typtype = 'd' OR d.typcategory <> 'A')
+"""
+
 MISSING_TYPES = "SELECT name FROM unnest(%(names)s::text[]) AS name WHERE to_regtype(name) IS NULL"
 
 RESULT = """
@@ -175,9 +187,9 @@ class _Trial:
         name = view.removeprefix("pg_temp.")
         with translated():
             await self._target.execute(f"CREATE TEMP VIEW {name} AS {text}".encode())
-        found = await impurities(self._target, view, OLD, text)
-        if found is not None:
-            raise found
+        impure = await impurities(self._target, view, OLD, text)
+        if impure is not None:
+            raise impure
         read = [each["name"] for each in await fetch(self._target, READS, view=view, old=OLD)]
         if untyped := [each for each in read if each in self._untyped]:
             types = ", ".join(sorted({self._source.by_name[each].bare_type for each in untyped}))
@@ -187,7 +199,13 @@ class _Trial:
                 "An SQL transform runs in the database of its target: create the type there, or write the transform "
                 "in Python.",
             )
-        return tuple(ReadColumn(name=each, collation=self._collated.get(each, "")) for each in read)
+        named = {each: self._source.by_name[each].bare_type for each in read}
+        found = await fetch(self._target, DELIMITERS, names=list(set(named.values())))
+        delimiters = {each["name"]: each["delimiter"] for each in found}
+        return tuple(
+            ReadColumn(name=each, collation=self._collated.get(each, ""), delimiter=delimiters.get(named[each], ""))
+            for each in read
+        )
 
     def _refuse_columns(self, gives: Sequence[str]) -> None:
         target = self._transform.target

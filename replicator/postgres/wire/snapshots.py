@@ -130,7 +130,7 @@ async def read_point(connection: Connection, visibility: Visibility) -> AsyncIte
     """
     async with alone_on(connection) as held:
         if held:
-            yield await _inserted(connection)
+            yield await inserted_position(connection)
             return
         with translated():
             lsn = await _begin(connection, visibility)
@@ -148,7 +148,8 @@ async def _end(connection: Connection) -> None:
         await connection.execute("ROLLBACK")
 
 
-async def _inserted(connection: Connection) -> LSN:
+async def inserted_position(connection: Connection) -> LSN:
+    """A position that no transaction is beyond which this one has seen until now."""
     with translated():
         cursor = await connection.execute("SELECT pg_current_wal_insert_lsn()::text")
         row = await cursor.fetchone()
