@@ -49,6 +49,7 @@ class WholeChunks:
             await asyncio.sleep(0.002)
         await reach(Failpoint.CHUNK_READ)
         async with self._context.rw_lock.read(chunk.source):
+            # The stream may have deleted a row that the statement still sees: it would come back (I3).
             touched = self._context.dirty_keys.touched(chunk.source, window)
             if touched.everything:
                 return None

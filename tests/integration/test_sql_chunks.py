@@ -158,3 +158,20 @@ async def test_wide_rows_go_row_by_row(
         await backfilled(made)
         assert not any(whole)
         assert await differences(made) == []
+
+
+async def test_what_the_stream_has_touched_is_left_to_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[bool]
+) -> None:
+    """The statement may still see a row whose deletion is applied already: only the stream knows that it is gone."""
+    execute(database.dsn, [OLD])
+    async with engine(database, declared(tmp_path)) as made:
+
+        async def reach(point: Failpoint) -> None:
+            if point is Failpoint.CHUNK_READ:
+                made.running.context.dirty_keys.touch("t", [("6",), ("150",)])
+
+        monkeypatch.setattr("replicator.backfill.whole_chunks.reach", reach)
+        await made.backfill()
+        assert all(whole)
+        assert await differences(made) == [("t", "missing", ("150",)), ("t", "missing", ("6",))]
