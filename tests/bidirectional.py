@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
-from unittest.mock import patch
 
 from replicator import Migration
 from replicator.daemon.report import Reporter
@@ -13,8 +12,10 @@ from replicator.migration import Direction
 from replicator.observe.metrics import Metrics
 from replicator.pipeline.pipeline import Pipeline
 from replicator.settings import Settings
+from replicator.switchover import bidirectional
 from replicator.switchover.phases import CLOSING, COMPLETION, OPENING, CutoverResult
 from tests.engine import Engine, differences
+from tests.leftovers import patched
 from tests.sessions import Running
 
 
@@ -83,7 +84,7 @@ class Both(Running):
 async def rolling(settings: Settings, migration: Migration) -> AsyncIterator[Both]:
     running = Both(settings, migration)
     try:
-        with patch("replicator.switchover.bidirectional.LOOK_SECONDS", 0.01):
+        with patched(bidirectional, "LOOK_SECONDS", 0.01):
             yield running
     finally:
         running.stop.set()

@@ -3,10 +3,13 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests import leftovers
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_types_table"]
 
@@ -39,3 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"{item.path} is in none of the folders tests/{{{','.join(KINDS)}}}: move it to one."
             )
         item.add_marker(kind)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Set up before all others of a test, and so torn down after them: after its event loop is closed, too."""
+    yield
+    leftovers.undo()

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import psycopg
 from psycopg import AsyncConnection
@@ -33,6 +32,7 @@ from tests.histories import (
     Work,
     statements,
 )
+from tests.leftovers import patched
 from tests.stepping import APPLY, COPIERS, PLAN, SECONDS, Stepper, attach, points
 
 SESSION = "-c lock_timeout=20ms -c synchronous_commit=local"
@@ -173,7 +173,7 @@ class Player:
         self.application = Application(self.engine.source_dsn)
         self.stepper.hidden = self.application.hidden
         self.stepper.locked = lambda: self.application.locks
-        with points(self.stepper), patch.object(ddl, "statements", self._statements):
+        with points(self.stepper), patched(ddl, "statements", self._statements):
             try:
                 return await self._play(history)
             finally:

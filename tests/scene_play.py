@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from unittest.mock import patch
 from uuid import uuid4
 
 import psycopg
@@ -27,6 +26,7 @@ from replicator.settings import Settings
 from replicator.switchover.phases import CUTOVER, ROLLBACK, Phase
 from tests.engine import make_settings
 from tests.fix_postgres import Database
+from tests.leftovers import patched
 from tests.scene_catalogue import ALL_SCENES
 from tests.scenes import SCHEMAS, Scene, Side, on_side
 from tests.sessions import Running
@@ -247,7 +247,7 @@ class ScenePlayer:
                 return [("check", each.check, each.detail) for each in wrong]
             self._daemon = Daemon(self._settings, migration)
             try:
-                with patch.object(Applier, "commit", noted):
+                with patched(Applier, "commit", noted):
                     return await self._take_turns()
             except ReplicatorError as error:
                 return [("the daemon ends", str(error))]

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 from replicator.backfill import backfill as backfill_module
 from replicator.backfill.copier import Copier
@@ -21,6 +20,7 @@ from replicator.postgres.rows.source import next_bound
 from replicator.postgres.session.connect import Connection
 from replicator.postgres.wire.replication import Frame, Keepalive, ReplicationStream
 from replicator.postgres.wire.snapshots import Visibility, read_point
+from tests.leftovers import patched
 from tests.waiting import until
 
 SECONDS = 30.0
@@ -238,7 +238,7 @@ def points(stepper: Stepper) -> Iterator[None]:
             *((module, "read_point", stepped_read_point) for module in _readers()),
             (ReplicationStream, "frames", stepped_frames),
         ):
-            stack.enter_context(patch.object(where, name, instead))
+            stack.enter_context(patched(where, name, instead))
         yield
 
 

@@ -163,13 +163,15 @@ _handlers: dict[Failpoint, Callable[[], Awaitable[object]]] = {}
 @contextmanager
 def handled(point: Failpoint, handler: Callable[[], Awaitable[object]]) -> Iterator[None]:
     """Call a function whenever this process reaches a place. What it raises is raised there."""
-    before = dict(_handlers)
-    _handlers[point] = handler
+    before, _handlers[point] = _handlers.get(point), handler
     try:
         yield
     finally:
-        _handlers.clear()
-        _handlers.update(before)
+        if _handlers.get(point) is handler:  # else it was taken away meanwhile, and another one may be there
+            if before is None:
+                del _handlers[point]
+            else:
+                _handlers[point] = before
 
 
 async def reach(point: Failpoint) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from replicator.runtime.failpoints import Failpoint, handled, reach
+from tests.leftovers import patched, undo
+
 TESTS = Path(__file__).parents[1]
 MODULES = sorted(TESTS.rglob("*.py"))
 
@@ -43,6 +46,28 @@ def test_no_module_imports_a_test_module() -> None:
 )
 def test_every_way_of_importing_is_seen(statement: str) -> None:
     assert len(of_tests(statement)) == 1
+
+
+async def test_a_patch_that_nobody_takes_back_is_undone() -> None:
+    """As after a test that a time limit has ended."""
+
+    class Engine:
+        speed = 1
+
+    async def fail() -> None:
+        raise LookupError
+
+    left = [patched(Engine, "speed", 2), handled(Failpoint.STAGED, fail)]
+    for each in left:
+        each.__enter__()
+    assert Engine.speed == 2
+    undo()
+    assert Engine.speed == 1
+    await reach(Failpoint.STAGED)
+    for each in reversed(left):  # late, as by the garbage collector
+        each.__exit__(None, None, None)
+    assert Engine.speed == 1
+    await reach(Failpoint.STAGED)
 
 
 def waits(source: str) -> list[int]:
@@ -86,7 +111,7 @@ def test_every_other_way_to_wait_is_seen(statement: str) -> None:
     assert len(waits(statement)) == 1
 
 
-def patched(source: str) -> list[str]:
+def private_patches(source: str) -> list[str]:
     """The private names of the program that are patched: each breaks when the program is rearranged."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     found = []
@@ -116,7 +141,7 @@ PATCHED = {
 
 
 def test_no_private_method_is_patched_where_there_is_a_seam() -> None:
-    found = {path.relative_to(TESTS).as_posix(): patched(path.read_text()) for path in MODULES}
+    found = {path.relative_to(TESTS).as_posix(): private_patches(path.read_text()) for path in MODULES}
     assert {path: names for path, names in found.items() if names} == PATCHED
 
 
@@ -130,4 +155,4 @@ def test_no_private_method_is_patched_where_there_is_a_seam() -> None:
     ],
 )
 def test_every_way_of_patching_is_seen(statement: str) -> None:
-    assert len(patched(statement)) == 1
+    assert len(private_patches(statement)) == 1
