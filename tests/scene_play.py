@@ -17,8 +17,8 @@ from psycopg import AsyncConnection
 
 from replicator import Migration
 from replicator.apply.applier import Applier
-from replicator.apply.outcome import Outcome
-from replicator.core.lsn import LSN, parse_lsn
+from replicator.apply.work import Work
+from replicator.core.lsn import DurableLSN, parse_lsn
 from replicator.errors import NotReadyError, ReplicatorError
 from replicator.pipeline.pipeline import Pipeline
 from replicator.preflight import preflight
@@ -225,17 +225,17 @@ class ScenePlayer:
 
     async def play(self) -> list[Finding]:
         """What is wrong: with the turn, and the group of it after which it was so."""
-        commit = Applier.commit
+        commit = Applier._commit
         rereads = {name for each in self._history.scenes for name in each.rereads}
 
-        async def noted(applier: Applier, end: LSN, *, started: bool = False) -> Outcome:
-            outcome = await commit(applier, end, started=started)
+        async def noted(applier: Applier, work: Work) -> DurableLSN | None:
+            durable = await commit(applier, work)
             self._refused += [
                 ("quarantined", each.transform, str(each.source_key), each.error)
-                for each in outcome.failures
+                for each in work.outcome.failures
                 if each.transform not in rereads
             ]
-            return outcome
+            return durable
 
         async with await AsyncConnection.connect(self._settings.source, autocommit=True) as self._application:
             for scene in self._history.scenes:
@@ -247,7 +247,7 @@ class ScenePlayer:
                 return [("check", each.check, each.detail) for each in wrong]
             self._daemon = Daemon(self._settings, migration)
             try:
-                with patched(Applier, "commit", noted):
+                with patched(Applier, "_commit", noted):
                     return await self._take_turns()
             except ReplicatorError as error:
                 return [("the daemon ends", str(error))]

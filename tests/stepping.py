@@ -153,7 +153,7 @@ def attach(pipeline: Pipeline, stepper: Stepper) -> None:
     """Give a pipeline that is not at work yet its points."""
     pipeline.context.rw_lock = _Exclusion(stepper)
     inbox, applier = pipeline._inbox, pipeline._applier
-    take, commit = inbox.take, applier.commit
+    take, commit = inbox.take, applier._commit
 
     async def stepped_take(rows: int) -> Batch:
         await stepper.pause("take")
@@ -167,7 +167,7 @@ def attach(pipeline: Pipeline, stepper: Stepper) -> None:
         return outcome
 
     setattr(inbox, "take", stepped_take)  # noqa: B010  # the type checker would mind
-    setattr(applier, "commit", stepped_commit)  # noqa: B010
+    setattr(applier, "_commit", stepped_commit)  # noqa: B010
 
 
 Part = tuple[LSN, list[tuple[Key, Row]], bool]

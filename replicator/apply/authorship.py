@@ -1,25 +1,16 @@
 """Whose a row of the target is, while both schemas take writes."""
 
-from datetime import datetime
-
 from replicator.core.tables import Key
-from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.target import TargetWriter
-from replicator.postgres.rows.versions import Version, deleted_rows, read_versions
+from replicator.postgres.rows.versions import deleted_rows, read_versions
 from replicator.postgres.session.connect import Connection, translated
-
-
-def written_by_the_application(version: Version, rolling: Rolling) -> datetime | None:
-    """When, if not by us, and not before both sides took writes."""
-    if version.origin == rolling.origin.number or version.at is None or version.at <= rolling.since:
-        return None
-    return version.at
 
 
 async def foreign_rows(connection: Connection, context: Context, rows: set[tuple[str, Key]]) -> set[tuple[str, Key]]:
     """Which of these target rows, by table and key, the application has written or deleted last."""
-    rolling, found = context.rolling, set()
-    if rolling is None:
+    policy, found = context.policy, set()
+    if not policy.both_write:
         return set()
     writer = TargetWriter(connection, context.plan.targets)
     await writer.prepare()
@@ -32,9 +23,7 @@ async def foreign_rows(connection: Connection, context: Context, rows: set[tuple
                     versions = await read_versions(connection, table, writer.stage(table), keys)
                     deleted = await deleted_rows(connection, table, writer.stage(table), keys - versions.keys())
             theirs = {
-                key
-                for key, each in versions.items()
-                if written_by_the_application(each, rolling) and not each.rewritten
+                key for key, each in versions.items() if policy.written_by_the_application(each) and not each.rewritten
             }
             found |= {(table.name.table, key) for key in theirs | deleted.keys()}
     return found

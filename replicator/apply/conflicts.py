@@ -11,16 +11,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
-from replicator.apply.authorship import written_by_the_application
 from replicator.apply.dates import Dates
-from replicator.apply.effects import Effects
+from replicator.apply.effects import Effects, Locked
+from replicator.apply.undisputed import Undisputed
 from replicator.core.tables import Key, Name, Row, Table
 from replicator.errors import TransformError
 from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import PlannedTransform
 from replicator.migration import Direction
 from replicator.postgres.control.rederivations import Rederivation, note_redo
-from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.rows.conflict_policy import LastWriteWins
+from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.derived import derive_rows
 from replicator.postgres.rows.rearranging import possible_keys
 from replicator.postgres.rows.source import parse_row
@@ -34,33 +35,35 @@ Mode = Literal["following", "repeating", "confirming"]
 """Why rows are written: the stream brought changes; what collided is derived again; the other side's answer to that."""
 
 
-class Conflicts:
+class Conflicts(Undisputed):
     """Decides for the effects of one batch, inside the caller's savepoint."""
 
     def __init__(
         self,
         context: Context,
-        rolling: Rolling,
+        policy: LastWriteWins,
         writer: TargetWriter,
         reader: Connection,
         dates: Dates,
         mode: Mode,
     ) -> None:
         self._context = context
-        self._rolling = rolling
+        self._policy = policy
         self._writer = writer
         self._reader = reader
         """Leads to where the opposite pipeline writes: its SQL transforms run there."""
+        self.dates: Dates | None = dates
         self._dates = dates
         self._mode = mode
         self._confirming = mode == "confirming"
         self._opposite: Direction = "reverse" if context.direction == "forward" else "forward"
         self._wins_ties = self._confirming or context.direction == "reverse"
-        self._known_through = rolling.known_through()  # before anything is derived
+        self._known_through = policy.known_through()  # before anything is derived
         self._transforms = {each.name: each for each in context.plan.transforms}
+        self._locked = Locked()
         self._cleared: dict[tuple[Name, Key], tuple[str, datetime]] = {}
         self._lost: dict[tuple[Name, Key], Rederivation] = {}
-        self._claiming: dict[Key, TargetRow] = {}
+        self._claiming: dict[Name, dict[Key, TargetRow]] = {}
         self._contested: dict[tuple[str, Key], Rederivation] = {}
         self._gone: dict[tuple[Name, Key], Rederivation] = {}
         self._too_late: set[tuple[str, Key]] = set()
@@ -70,7 +73,7 @@ class Conflicts:
         self._contested.clear()
         self._gone.clear()
         self._too_late.clear()
-        self._writer.locked, self._writer.appeared = {}, False
+        effects.locked = self._locked = Locked()
         await self._spell_out(effects)
         for table in self._context.plan.targets:
             keys = effects.upserts.get(table.name, {}).keys() | effects.deletes.get(table.name, {}).keys()
@@ -82,11 +85,11 @@ class Conflicts:
 
         If so, the caller rolls back to its savepoint, looks and writes again.
         """
-        if self._writer.appeared:
+        if self._locked.appeared:
             return True
         lost = False
         for table in self._context.plan.targets:
-            present = (self._writer.locked or {}).get(table.name, set())
+            present = self._locked.of(table.name)
             fresh = [key for key in effects.upserts.get(table.name, {}) if key not in present]
             if fresh:
                 deleted = await deleted_rows(self._writer.connection, table, self._writer.stage(table), fresh)
@@ -95,6 +98,7 @@ class Conflicts:
                         lost = True
                     elif not self._confirming:
                         self._contest(table, key, at, effects)
+                await self._note_claims(table)
         return lost
 
     async def store(self, effects: Effects, overwritten: AbstractSet[tuple[str, Key]]) -> int:
@@ -104,7 +108,6 @@ class Conflicts:
         """
         await self._keep_what_is_there(effects)
         confirmations = [*self._gone.values(), *self._confirmations(effects)]
-        self._writer.locked = None
         entries = [*self._lost.values(), *self._contested.values(), *confirmations]
         await note_redo(self._writer.connection, entries)
         return len(self._lost) + len((overwritten | self._too_late) - {each.lost for each in self._lost.values()})
@@ -116,7 +119,7 @@ class Conflicts:
         """
         for table in self._context.plan.targets if self._mode != "following" else ():
             upserts, deletes = effects.upserts.get(table.name, {}), effects.deletes.get(table.name, {})
-            present = (self._writer.locked or {}).get(table.name, set())
+            present = self._locked.of(table.name)
             gone = present & (deletes.keys() - upserts.keys())
             for key in gone if self._mode == "confirming" else upserts.keys() | deletes.keys():
                 _, _, date = self._change(table, key, effects)
@@ -164,8 +167,7 @@ class Conflicts:
         # A key that the table cannot hold is refused as a row's, when it is written: here it would be nobody's error.
         keys = set(await possible_keys(self._writer, table, wanted))
         found = await lock_rows(self._writer.connection, table, self._writer.stage(table), keys)
-        if self._writer.locked is not None:
-            self._writer.locked[table.name] = set(found)
+        self._locked.rows[table.name] = set(found)
         if self._mode != "confirming":
             await self._look_at_gone(table, effects.deletes.get(table.name, {}).keys() & (keys - found.keys()), effects)
         overwritten = [key for key, version in found.items() if self._overwrites(table, key, version, effects)]
@@ -190,7 +192,7 @@ class Conflicts:
 
     def _overwrites(self, table: Table, key: Key, version: Version, effects: Effects) -> bool:
         """Whether a change wins against one of the application's that the opposite pipeline may not have applied."""
-        at = written_by_the_application(version, self._rolling)
+        at = self._policy.written_by_the_application(version)
         if at is None or (version.rewritten and self._wait_to_know(table, key, at, effects)):
             return False
         if not (version.rewritten and self._mode != "following") and self._loses(table, key, at, effects):
@@ -234,7 +236,7 @@ class Conflicts:
             return False
         row = effects.upserts.get(table.name, {}).get(key)
         if row is not None:
-            self._claiming[key] = row
+            self._claiming.setdefault(table.name, {})[key] = row
         self._take_out(table, key, effects)
         lost = (source, source_key) if source_key else None
         self._lost[table.name, key] = self._redo(table, key, at, lost)
@@ -250,7 +252,7 @@ class Conflicts:
 
     async def _note_claims(self, table: Table) -> None:
         """What rows that are not written would have given on the other side: that is there, and must be found."""
-        rows, self._claiming = self._claiming, {}
+        rows = self._claiming.pop(table.name, {})
         opposite = self._context.opposite
         source = None if opposite is None else opposite.table_source(table.name.table)
         if not rows or source is None:

@@ -20,6 +20,19 @@ class TakenError(TransformError):
 
 
 @dataclass
+class Locked:
+    """The rows that were there, and are locked, by table: of the others, none is overwritten."""
+
+    rows: dict[Name, set[Key]] = field(default_factory=dict)
+    appeared: bool = False
+    """Since then, a row was there that should not have been; it was not written."""
+
+    def of(self, table: Name) -> set[Key]:
+        """Those of one table."""
+        return self.rows.get(table, set())
+
+
+@dataclass
 class Effects:
     """Collected per batch. A key that is both deleted and written in one batch is written."""
 
@@ -40,6 +53,8 @@ class Effects:
     good: list[tuple[str, Key]] = field(default_factory=list)
     rows: dict[str, dict[Key, Row | None]] = field(default_factory=dict)
     """The source rows that all of this comes from, by source."""
+    locked: "Locked | None" = None
+    """Of the target's rows that are to be written, those that were there; None: nobody else can write any."""
 
     def row_changed(
         self,

@@ -22,7 +22,7 @@ async def spelt_out(
     what the application has written on the target meanwhile, and the source does not hold yet. Where nothing has noted
     them, on a partition younger than the last look, it is left out: then all rows of the table are to be compared.
     """
-    if context.rolling is None or not any(_of_a_partition(each, relations) for each in changes):
+    if not context.policy.both_write or not any(_of_a_partition(each, relations) for each in changes):
         return changes
     found: list[Change] = []
     async with read_point(reader, context.visibility):  # it sees what was noted by the transactions in the stream

@@ -17,7 +17,7 @@ from replicator.apply.deleting import (
     stays,
     to_go_last,
 )
-from replicator.apply.effects import Effects
+from replicator.apply.effects import Effects, Locked
 from replicator.core.tables import Key, Name, Table
 from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import Plan
@@ -78,8 +78,7 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
         free = await _free(writer, plan, table, [*rows, *gone])
         going = [key for key in gone if key in free]
         written[table.declared, "delete"] += await writer.delete(table, going) if going else 0
-        again = [key for key in rows if key in free]
-        if again:
+        if again := [key for key in rows if key in free]:
             await writer.delete(table, again)
         late[table.name] = [key for key in gone if key not in free]
         held[table.name] = rows.keys() - free
@@ -87,11 +86,12 @@ async def write_anew(writer: TargetWriter, plan: Plan, effects: Effects, *, whol
     waiting = {name: {new for new, old in each.items() if old in staying[name]} for name, each in moved.items()}
     for table in plan.targets:
         loose = _loosely(plan, table, effects.upserts_of(table.name))
-        await _replace(writer, plan, table, loose, held[table.name])
-        written[table.declared, "upsert"] += await _upsert_in_place(writer, table, loose, waiting[table.name])
+        await _replace(writer, plan, table, loose, held[table.name], effects.locked)
+        moving = waiting[table.name]
+        written[table.declared, "upsert"] += await _upsert_in_place(writer, table, loose, moving, effects.locked)
     for table in plan.targets:
         if _looping(plan, table):
-            await writer.overwrite(table, effects.upserts_of(table.name))
+            await writer.upsert(table, effects.upserts_of(table.name))  # once more
     await delete_together(writer, plan, late, written)
     for table in plan.targets:
         await _give_back(writer, table, effects, waiting[table.name])
@@ -143,18 +143,31 @@ async def check_constraints(writer: TargetWriter, *, whole: bool) -> None:
 async def _upsert(writer: TargetWriter, table: Table, effects: Effects, written: Written) -> None:
     rows = effects.upserts.get(table.name, {})
     if rows:
-        written[table.declared, "upsert"] += await writer.upsert(table, rows.values())
+        written[table.declared, "upsert"] += await _write(writer, table, rows.values(), effects.locked)
 
 
-async def _upsert_in_place(writer: TargetWriter, table: Table, rows: list[TargetRow], waiting: Collection[Key]) -> int:
+async def _write(writer: TargetWriter, table: Table, rows: Iterable[TargetRow], locked: Locked | None) -> int:
+    """Insert or replace; of rows that were not there when it was looked, none is replaced."""
+    if locked is None:
+        return await writer.upsert(table, rows)
+    there, listed = locked.of(table.name), list(rows)
+    fresh = [row for row in listed if row.key not in there]
+    inserted = await writer.insert_absent(table, fresh)
+    locked.appeared |= inserted < len(fresh)
+    return inserted + await writer.upsert(table, [row for row in listed if row.key in there])
+
+
+async def _upsert_in_place(
+    writer: TargetWriter, table: Table, rows: list[TargetRow], waiting: Collection[Key], locked: Locked | None
+) -> int:
     """With what is kept aside for them, but for those that wait for others to go."""
     aside = writer.aside.get(table.name)
     late = [row for row in rows if row.key in waiting] if aside is not None else []
     now = [row for row in rows if row.key not in waiting] if late else rows
-    written = await writer.upsert(table, now) if now else 0
+    written = await _write(writer, table, now, locked) if now else 0
     if late and aside is not None:
         del writer.aside[table.name]
-        written += await writer.upsert(table, late)
+        written += await _write(writer, table, late, locked)
         writer.aside[table.name] = aside
     return written
 
@@ -200,10 +213,12 @@ async def _move(writer: TargetWriter, plan: Plan, table: Table, effects: Effects
     return rest
 
 
-async def _replace(writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], held: set[Key]) -> None:
+async def _replace(
+    writer: TargetWriter, plan: Plan, table: Table, rows: list[TargetRow], held: set[Key], locked: Locked | None
+) -> None:
     """Let values change hands among rows that children hold on to, where a foreign key admits it."""
-    if writer.locked is not None:
-        held &= writer.locked.get(table.name, set())
+    if locked is not None:
+        held &= locked.of(table.name)
     for child, foreign_key in binding_children(plan, table, everywhere=True):
         if held and (foreign_key.acts or foreign_key.restricts):
             held -= set(await writer.children_of(foreign_key, child, table, held))

@@ -13,12 +13,14 @@ from replicator.apply.outcome import NewerReadError, OutOfOrderError, PendingErr
 from replicator.apply.search import Refusal
 from replicator.apply.tools import Tools
 from replicator.apply.transaction import Transaction
+from replicator.apply.undisputed import Undisputed
 from replicator.apply.writing import write_effects
 from replicator.core.lsn import LSN, ZERO
 from replicator.core.tables import Key, Name
 from replicator.errors import RetryableError
 from replicator.postgres.control.key_map import forget, remember
 from replicator.postgres.control.quarantine import Failure, halted
+from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.runtime.log import get_logger
 
 log = get_logger("apply")
@@ -73,8 +75,8 @@ class PartWriter:
         """
         left_out = LeftOut(skip=set(self._now.hopeless))
         while True:  # ends: each time round, at least one more is left out
-            conflicts = self.conflicts()
-            effects = await self._effects(net, left_out.skip, self._now.dates if conflicts else None, last=last)
+            decider = self.decider()
+            effects = await self._effects(net, left_out.skip, decider.dates, last=last)
             ahead = max(self._tools.ahead, net.read_at or ZERO)
             self._now.read_to = max(self._now.read_to, ahead)
             effects.spared |= left_out.spared
@@ -82,14 +84,13 @@ class PartWriter:
             failures = left_out.refused | {each.place: each for each in effects.failures}
             self._now.postponed.take(effects, whole=whole)
             try:
-                refusals = await self._try_write(effects, conflicts, whole=whole)
+                refusals = await self._try_write(effects, decider, whole=whole)
             except PendingError as error:
                 if position is not None and position < ahead:
                     raise NewerReadError(error, ahead) from None
                 raise
             if not refusals:
-                if conflicts is not None:
-                    self._now.outcome.lost += await conflicts.store(effects, net.overwritten)
+                self._now.outcome.lost += await decider.store(effects, net.overwritten)
                 await self._keep(effects, failures, halt=halt and (final or not self._tools.heirs.owed))
                 self._written(net, left_out.skip, ahead)
                 return
@@ -149,33 +150,30 @@ class PartWriter:
             if each.error.sqlstate in CLASHES
         )
 
-    def conflicts(self) -> Conflicts | None:
-        """Who decides while both schemas take writes."""
-        rolling = None if self._context.shadow else self._context.rolling
-        if rolling is None:
-            return None
-        return Conflicts(
-            self._context, rolling, self._tools.writer, self._tools.reader, self._now.dates, self._now.mode
-        )
+    def decider(self) -> Undisputed:
+        """Who decides what has lost; in the shadow nothing is written, so nothing is decided."""
+        policy = self._context.policy
+        if self._context.shadow or not isinstance(policy, LastWriteWins):
+            return Undisputed()
+        return Conflicts(self._context, policy, self._tools.writer, self._tools.reader, self._now.dates, self._now.mode)
 
     async def _write_undisputed(
-        self, effects: Effects, conflicts: Conflicts | None, *, whole: bool
+        self, effects: Effects, decider: Undisputed, *, whole: bool
     ) -> tuple[Written, list[Refusal]]:
         for _ in range(LOOKS):
-            if conflicts is not None:
-                await conflicts.look(effects)
+            await decider.look(effects)
             written, refusals = await write_effects(self._tools.writer, self._context.plan, effects, whole=whole)
-            if refusals or conflicts is None or not await conflicts.overtaken(effects):
+            if refusals or not await decider.overtaken(effects):
                 return written, refusals
             await self._tools.execute("ROLLBACK TO SAVEPOINT batch")
         raise RetryableError("Rows that are written here are written by the application again and again.")
 
-    async def _try_write(self, effects: Effects, conflicts: Conflicts | None, *, whole: bool) -> list[Refusal]:
+    async def _try_write(self, effects: Effects, decider: Undisputed, *, whole: bool) -> list[Refusal]:
         """Write inside a savepoint; gives the refused rows, none when all is written."""
         if self._context.shadow:
             return []  # before its start marker, the stream carries what this side's owner has written. guard: SHADOW
         await self._tools.execute("SAVEPOINT batch")
-        written, refusals = await self._write_undisputed(effects, conflicts, whole=whole)
+        written, refusals = await self._write_undisputed(effects, decider, whole=whole)
         if refusals:
             await self._tools.execute("ROLLBACK TO SAVEPOINT batch")
         else:

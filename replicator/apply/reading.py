@@ -170,7 +170,7 @@ async def keep_out(context: Context, sources: set[str]) -> None:
     transactions could wait for each other.
     """
     plan = context.plan
-    if context.rolling is not None or any(table.foreign_keys for table in plan.targets):
+    if context.policy.both_write or any(table.foreign_keys for table in plan.targets):
         return
     targets = {each.target.name for name in sources for each in plan.sources[name].transforms}
     filling = {each.source for each in plan.transforms if each.target.name in targets}

@@ -141,7 +141,7 @@ class Search:
         return self._units.setdefault((transform.name, source_key), _Unit(transform, source_key))
 
     def _only(self, places: Iterable[Place]) -> Effects:
-        part = Effects(moves=self._effects.moves)
+        part = Effects(moves=self._effects.moves, locked=self._effects.locked)
         for place in places:
             unit = self._units[place]
             for name, key in unit.upserts:

@@ -10,7 +10,7 @@ from replicator.apply.emptied import spelt_out
 from replicator.apply.later import Again
 from replicator.apply.net_changes import NetChanges
 from replicator.apply.net_changes import Relations as Known
-from replicator.apply.outcome import NewerReadError, OutOfOrderError, PendingError
+from replicator.apply.outcome import NewerReadError, Outcome, OutOfOrderError, PendingError
 from replicator.apply.part import PartWriter
 from replicator.apply.reading import keep_out
 from replicator.apply.rederiving import claimed, rederiving
@@ -25,7 +25,7 @@ from replicator.postgres.control.key_map import remember
 from replicator.postgres.control.rederivations import Rederivation, note_redo
 from replicator.postgres.rows.keys import Asked
 
-REDO_ROWS = 5_000
+ROWS_AT_ONCE = 5_000
 """How many rows are read again at a time."""
 
 
@@ -33,7 +33,7 @@ class Work:
     """What is done in one open transaction."""
 
     def __init__(self, tools: Tools, now: Transaction, *, nulls_are_ambiguous: bool) -> None:
-        self._tools = tools
+        self.tools = tools
         self._context = tools.context
         self._now = now
         self._part = PartWriter(tools, now)
@@ -41,6 +41,29 @@ class Work:
         self._known: Known = {}
         """What the names in the changes that are being written stand for."""
         self._asked = Asked()
+        self.end: LSN | None = None
+        """All changes up to there are written."""
+        self.started = False
+        """With it, the start marker has been passed."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has come of it so far."""
+        return self._now.outcome
+
+    @property
+    def read_to(self) -> LSN:
+        """Its newest read of the source."""
+        return self._now.read_to
+
+    @property
+    def dates(self) -> Dates:
+        """When the application made the changes, while both schemas take writes."""
+        return self._now.dates
+
+    def reach(self, end: LSN, *, started: bool = False) -> None:
+        """All changes up to a position are written: it is stored when the transaction is committed."""
+        self.end, self.started = end, started
 
     async def apply(self, changes: list[Change], *, position: LSN | None, whole: bool) -> None:
         """Apply changes inside the open transaction.
@@ -51,9 +74,9 @@ class Work:
         :raises NewerReadError: take more of the stream, and apply it together with this, in the same transaction.
         :raises RowError: a row was refused, and ``halt_on_error`` is set.
         """
-        self._known = await self._tools.relations.resolve(changes, self._tools.reader)
-        changes = await spelt_out(changes, self._known, self._context, self._tools.reader)
-        self._asked = await ask(changes, self._context.plan, self._known, self._tools.reader)
+        self._known = await self.tools.relations.resolve(changes, self.tools.reader)
+        changes = await spelt_out(changes, self._known, self._context, self.tools.reader)
+        self._asked = await ask(changes, self._context.plan, self._known, self.tools.reader)
         batch = self._compact(changes)
         before, self._now.moves = self._now.moves, self._now.moves.after(batch)
         try:
@@ -91,8 +114,8 @@ class Work:
 
         Without a position, what was due in this transaction before it was extended.
         """
-        if not self._context.shadow and position is not None and self._tools.later.is_due(position):
-            self._now.again = self._tools.later.take(position, self._stands, dated=self._context.rolling is not None)
+        if not self._context.shadow and position is not None and self.tools.later.is_due(position):
+            self._now.again = self.tools.later.take(position, self._stands, dated=self._context.policy.both_write)
         return self._now.again
 
     def _stands(self, source: str, key: Key) -> bool:
@@ -100,7 +123,7 @@ class Work:
         return any((each.name, key) in self._context.quarantine.standing for each in transforms)
 
     async def _in_parts(self) -> None:
-        await self._now.in_parts(self._tools.connection, self._context.quarantine, self._context.plan)
+        await self._now.in_parts(self.tools.connection, self._context.quarantine, self._context.plan)
 
     async def _at_once(self) -> None:
         """Write anew all that the parts have written, in such a way that it can be found out what does not hold.
@@ -148,10 +171,14 @@ class Work:
             self._known,
             self._asked,
             nulls_are_ambiguous=self._nulls_are_ambiguous,
-            dated=self._context.rolling is not None,
+            dated=self._context.policy.both_write,
         )
 
-    async def redo(self, dirty: Mapping[str, set[Key]]) -> None:
+    async def savepoint(self, name: str) -> Savepoint:
+        """Set one, to which memory goes back together with the rows."""
+        return await self._now.savepoint(name, self.tools.connection, self._context.quarantine)
+
+    async def derive_again(self, dirty: Mapping[str, set[Key]]) -> None:
         """Read these source keys again and write what they give now: for repairs, and for quarantined rows.
 
         What is refused stays in quarantine, or goes there, even with ``halt_on_error``: somebody is there to see it.
@@ -159,9 +186,9 @@ class Work:
         self._now.halt = False
         await self._in_parts()
         for source, keys in dirty.items():
-            for start in range(0, len(listed := list(keys)), REDO_ROWS):
+            for start in range(0, len(listed := list(keys)), ROWS_AT_ONCE):
                 await self._apply_batch(
-                    NetChanges(dirty={source: set(listed[start : start + REDO_ROWS])}), None, whole=False
+                    NetChanges(dirty={source: set(listed[start : start + ROWS_AT_ONCE])}), None, whole=False
                 )
         await self._finish(None)
 
@@ -169,18 +196,18 @@ class Work:
         """While both schemas take writes: derive again what is noted. Raises NewerReadError as ``apply`` does."""
         listed = list(entries)
         for each in listed:
-            for transform, key in await claimed(each, self._context, self._tools.connection):
-                await remember(self._tools.connection, self._context.direction, transform, [(each.key, key)])
+            for transform, key in await claimed(each, self._context, self.tools.connection):
+                await remember(self.tools.connection, self._context.direction, transform, [(each.key, key)])
         modes: tuple[Mode, Mode] = ("repeating", "confirming")
         for mode in modes:
             chosen = [each for each in listed if each.confirms == (mode == "confirming")]
             if chosen:
                 self._now.mode, self._now.dates = mode, Dates()
-                batch = await rederiving(chosen, self._context.plan, self._tools.reader)
+                batch = await rederiving(chosen, self._context.plan, self.tools.reader)
                 if not await self._apply_batch(batch, position, whole=True):
                     await self._finish(position)
         self._now.mode = "following"
-        await note_redo(self._tools.connection, [each.confirmation for each in listed if each.confirmation is not None])
+        await note_redo(self.tools.connection, [each.confirmation for each in listed if each.confirmation is not None])
 
     async def _apply_batch(
         self,
@@ -198,13 +225,11 @@ class Work:
         """
         self._now.dates.update(batch.dates)
         savepoint: Savepoint | None = None
-        async with aclosing(
-            self._tools.reading.parts(batch, self._now.dates if self._part.conflicts() else None)
-        ) as parts:
+        async with aclosing(self.tools.reading.parts(batch, self._part.decider().dates)) as parts:
             async for part, last in parts:
                 if savepoint is None and not last:
                     savepoint, several = (
-                        await self._now.savepoint("parts", self._tools.connection, self._context.quarantine),
+                        await self._now.savepoint("parts", self.tools.connection, self._context.quarantine),
                         True,
                     )
                 try:
@@ -223,12 +248,12 @@ class Work:
                 self._now.outcome.read_again.update({name: len(rows) for name, rows in part.rows.items() if rows})
         if savepoint is not None:
             await savepoint.release()
-        if heirs := self._tools.heirs.take():
+        if heirs := self.tools.heirs.take():
             several = True
             try:
                 await self._apply_batch(NetChanges(dirty=heirs), position, whole=whole, final=final, several=True)
             except (NewerReadError, OutOfOrderError):
-                self._tools.heirs.owe(heirs)  # what left rows to them has been written, and will not find them again
+                self.tools.heirs.owe(heirs)  # what left rows to them has been written, and will not find them again
                 raise
         return not (several and self._now.outcome.failures)
 

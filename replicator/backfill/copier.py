@@ -16,7 +16,7 @@ from replicator.errors import RowError, TransformError
 from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import Source
 from replicator.postgres.control.key_map import remember
-from replicator.postgres.control.progress import Chunk, advance_chunk, enter, finish_chunk
+from replicator.postgres.control.progress import Chunk, advance_chunk, fence, finish_chunk
 from replicator.postgres.control.quarantine import Failure, Place, halted
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.derived import derive_all
@@ -143,7 +143,7 @@ class Copier:
         errors = {place: error for place, error in failures.items() if place[1] not in touched}
         with translated():
             async with self._connection.transaction():
-                await enter(self._connection, self.context.epoch)
+                await fence(self._connection, self.context.lease_epoch)
                 self._writer.transaction_begins()
                 await self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
                 written, refused = await self._insert(kept)

@@ -4,6 +4,10 @@ from typing import NewType
 
 LSN = NewType("LSN", int)
 
+DurableLSN = NewType("DurableLSN", LSN)
+"""A position up to which all is committed on the target. Only ``progress.commit_through`` makes one, and the follower
+confirms no other to the slot: the server forgets the log up to there (I2)."""
+
 ZERO = LSN(0)
 
 

@@ -2,8 +2,10 @@
 
 from secrets import token_hex
 
+from replicator.core.epochs import OwnershipEpoch
 
-def new_marker(epoch: int) -> str:
+
+def new_marker(epoch: OwnershipEpoch) -> str:
     """The message that a pipeline waits for: what comes after it was written by the application.
 
     It goes into the pipeline's progress, which only the daemon can read, and into the log by the transaction that moves
@@ -16,6 +18,6 @@ def new_marker(epoch: int) -> str:
     return f"activated {epoch} {token_hex(16)}"
 
 
-def epoch_of(marker: str) -> int:
+def epoch_of(marker: str) -> OwnershipEpoch:
     """The epoch that a marker was made for."""
-    return int(marker.split()[1])
+    return OwnershipEpoch(int(marker.split()[1]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, cast
 
+from replicator.core.epochs import OwnershipEpoch
 from replicator.daemon import posting
 from replicator.errors import HookError, NotReadyError, ReplicatorError
 from replicator.migration import Migration
@@ -52,7 +53,7 @@ class Moment:
     before: Phase
     after: Phase
     owner: Owner
-    epoch: int
+    epoch: OwnershipEpoch
     renamed: bool = False
     """The new tables are in the old schema."""
 

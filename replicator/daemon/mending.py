@@ -4,6 +4,7 @@ import asyncio
 
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.control.rederivations import Rederivation, note_redo
+from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.session.connect import connection
 from replicator.runtime.log import get_logger
 from replicator.switchover.bidirectional import OPPOSITE, Bidirectional
@@ -57,12 +58,12 @@ async def _derive_again(both: Bidirectional, pipeline: Pipeline, found: list[Div
 
     It is only noted here: whoever takes both sides' turns does it, and can be ended without leaving it half-done.
     """
-    rolling, extra = pipeline.context.rolling, [each for each in found if each.source is None]
-    if rolling is None:
+    policy, extra = pipeline.context.policy, [each for each in found if each.source is None]
+    if not isinstance(policy, LastWriteWins):
         return
     entries = [
         Rederivation(
-            pipeline=pipeline.direction, what="source", name=each.source, key=each.source_key, dated=rolling.since
+            pipeline=pipeline.direction, what="source", name=each.source, key=each.source_key, dated=policy.since
         )
         for each in found
         if each.source is not None and each.source_key is not None

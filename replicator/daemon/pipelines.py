@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
+from replicator.core.epochs import LeaseEpoch
 from replicator.daemon.current_phase import CurrentPhase
 from replicator.daemon.mending import mend
 from replicator.daemon.stages import verify
@@ -43,7 +44,7 @@ class Pipelines:
         """Set while both schemas take writes."""
         self.names = asyncio.Lock()
         """Held while tables are renamed, and by whoever reads tables by names that must not change meanwhile."""
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[str, LeaseEpoch] = {}
 
     def __iter__(self) -> Iterator[Pipeline]:
         """Those that are open."""
@@ -58,11 +59,11 @@ class Pipelines:
         """The reverse pipeline, while both schemas take writes."""
         return self._open.get("reverse") if self._phase.now == Phase.ROLLING else None
 
-    def leased(self, dsn: str, epoch: int) -> None:
+    def leased(self, dsn: str, epoch: LeaseEpoch) -> None:
         """Pipelines that write to this database do so under this epoch of the lease."""
         self._epochs[dsn] = epoch
 
-    def epoch_on(self, dsn: str) -> int:
+    def epoch_on(self, dsn: str) -> LeaseEpoch:
         """The epoch of the lease on a database."""
         return self._epochs[dsn]
 

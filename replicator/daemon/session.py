@@ -19,7 +19,7 @@ from replicator.observe.status import process_details
 from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.setup import read_plan, set_up_slot
 from replicator.postgres.control.control import install, last_pause, read_phase
-from replicator.postgres.control.journal import enter
+from replicator.postgres.control.journal import record
 from replicator.postgres.control.lease import Lease
 from replicator.postgres.session.connect import connection
 from replicator.runbook import schema
@@ -84,7 +84,7 @@ class Session:
 
     async def _start(self) -> None:
         await self._take_leases()
-        await enter(self._settings.target, "start", process_details())
+        await record(self._settings.target, "start", process_details())
         self.entered = True
         self._supervisor.start("report", self._report())
         self._stack.push_async_callback(self.pipelines.close_all)

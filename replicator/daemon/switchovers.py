@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from replicator.core.epochs import after
 from replicator.core.markers import new_marker
 from replicator.daemon.current_phase import CurrentPhase
 from replicator.daemon.hooks import Hooks, Moment
@@ -121,7 +122,7 @@ class Switchovers:
             pipeline=active,
             opposite=opposite,
             tables=await all_tables(self.settings, self.migration),
-            epoch=self._pipelines.epoch_on(active.ends.source_dsn),
+            lease_epoch=self._pipelines.epoch_on(active.ends.source_dsn),
             report=report,
             on_commit=self._commits,
             dry_run=dry_run,
@@ -164,7 +165,7 @@ class Switchovers:
         if move.opposite == "reverse":  # not before a rollback, which must not be held up by what a cutover would lose
             refuse_forgotten(await read_plan(self.settings, self.migration, "forward"))
             refuse_forgotten(plan)
-        epoch = (await owner_now(self.settings)).epoch + 1
+        epoch = after((await owner_now(self.settings)).epoch)
         # Going back, the old rows count: new rows may hold what these cannot give. Going there, old rows are let be.
         await set_up_slot(
             self.settings,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from replicator.core.changes import Begin, Event, RelationDefinition
-from replicator.core.lsn import LSN, format_lsn
+from replicator.core.lsn import LSN, DurableLSN, format_lsn
 from replicator.follow.decoder import Decoder
 from replicator.follow.transaction_buffer import TransactionBuffer
 from replicator.postgres.rows.context import Context
@@ -67,7 +67,7 @@ class Follower:
         leaves = {leaf for each in self._context.plan.watched.values() for leaf in each.leaves}
         return await is_followed(self._context.source_dsn, written, followed | leaves)
 
-    def confirm(self, flushed: LSN) -> None:
+    def confirm(self, flushed: DurableLSN) -> None:
         """All up to here is durable on the target: the server may forget it. Never call this before the commit (I2)."""
         self._flushed = max(self._flushed, flushed)
         if self._stream is not None:

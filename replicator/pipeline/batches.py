@@ -3,14 +3,17 @@
 from collections.abc import Awaitable, Callable
 
 from replicator.apply.applier import Applier
-from replicator.apply.outcome import NewerReadError
-from replicator.core.lsn import format_lsn
+from replicator.apply.outcome import NewerReadError, Outcome
+from replicator.apply.work import Work
+from replicator.core.lsn import DurableLSN, format_lsn
 from replicator.errors import RetryableError
 from replicator.follow.transaction_buffer import Batch, TransactionBuffer
 from replicator.postgres.rows.context import Context
 from replicator.runtime.log import get_logger
 
 log = get_logger("batches")
+
+Written = Callable[[Work, Batch], Awaitable[None]]
 
 EXTENSIONS = 5
 """How often a batch is extended; what clashes still does so for a reason."""
@@ -32,30 +35,41 @@ class Batches:
         self.batches_taken = 0
         """How many have been begun."""
 
-    async def apply(self, batch: Batch) -> Batch:
-        """Open the transaction and write a batch, with the rest of its last transaction; gives the batch that ends it.
+    async def apply(
+        self, batch: Batch, written: Written, confirm: Callable[[DurableLSN], None]
+    ) -> tuple[Batch, Outcome]:
+        """Write a batch, with the rest of its last transaction, in one transaction of the target's.
 
         While both schemas take writes, the application's transactions may be in the way: give way, try again.
+
+        :param written: is awaited before the commit.
+        :param confirm: as in ``Applier.transaction``.
+        :return: the batch that ends it, and what came of all.
         """
         whole = batch.end is not None
         while True:
-            await self._applier.begin()
+            committing = False
             try:
-                return await self._apply_batches(batch)
+                async with self._applier.transaction(confirm) as work:
+                    last = await self._apply_batches(work, batch)
+                    await written(work, last)
+                    committing = True
             except RetryableError as error:
-                if self._context.rolling is None or not whole:
+                # Not once the commit is sent: it may have been done.
+                if not self._context.policy.both_write or not whole or committing:
                     raise
                 log.info("giving way to the application", direction=self._context.direction, error=error.problem)
-                await self._applier.rollback()
+            else:
+                return last, work.outcome
 
-    async def _apply_batches(self, batch: Batch) -> Batch:
+    async def _apply_batches(self, work: Work, batch: Batch) -> Batch:
         extensions = 0
         while True:
             # Only at a commit, and not for ever, can more of the stream help against a clash.
             position = batch.end if extensions < EXTENSIONS else None
             self.batches_taken += 1
             try:
-                await self._applier.apply(batch.changes, position=position, whole=batch.end is not None)
+                await work.apply(batch.changes, position=position, whole=batch.end is not None)
             except NewerReadError as clash:
                 extensions = extensions + 1 if await self._extend(batch, clash) else EXTENSIONS
                 continue

@@ -8,12 +8,14 @@ from datetime import datetime
 from functools import partial
 
 from replicator.apply.applier import Applier
-from replicator.apply.outcome import NewerReadError, Outcome
+from replicator.apply.outcome import Outcome
+from replicator.apply.work import Work
 from replicator.backfill import Backfill
 from replicator.core.applied_position import AppliedPosition
-from replicator.core.lsn import LSN, ZERO, format_lsn
+from replicator.core.epochs import LeaseEpoch
+from replicator.core.lsn import LSN, ZERO, DurableLSN
 from replicator.core.markers import epoch_of
-from replicator.errors import NotReadyError, RetryableError, RowError
+from replicator.errors import NotReadyError, RowError
 from replicator.follow.follower import Follower
 from replicator.follow.transaction_buffer import HEARTBEAT, Batch, TransactionBuffer
 from replicator.mapping.plan import Plan
@@ -23,8 +25,9 @@ from replicator.pipeline.source_definitions import check_relation
 from replicator.pipeline.source_monitor import SourceMonitor, low_lag
 from replicator.pipeline.write_gate import WriteGate
 from replicator.postgres.control.ownership import settled_ownership
-from replicator.postgres.control.progress import Progress, backfill_progress, consistent_point, enter
-from replicator.postgres.rows.context import Context, Rolling
+from replicator.postgres.control.progress import Progress, backfill_progress, consistent_point, fence
+from replicator.postgres.rows.conflict_policy import ConflictPolicy, LastWriteWins
+from replicator.postgres.rows.context import Context
 from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.wire.origins import OwnOrigin
 from replicator.postgres.wire.snapshots import Visibility
@@ -69,7 +72,7 @@ class Pipeline:
         settings: Settings,
         plan: Plan,
         progress: Progress,
-        epoch: int,
+        lease_epoch: LeaseEpoch,
         observers: Observers | None = None,
         opposite: Plan | None = None,
     ) -> None:
@@ -83,7 +86,7 @@ class Pipeline:
             plan=plan,
             source_dsn=ends.source_dsn,
             target_dsn=ends.target_dsn,
-            epoch=epoch,
+            lease_epoch=lease_epoch,
             opposite=opposite,
             shadow=progress.start_marker is not None,  # mutation: opposite-shadow
             halt_on_error=settings.on_error == "halt",
@@ -138,7 +141,7 @@ class Pipeline:
         await self.monitor.open()
         self._decoder.prefix = self._inbox.prefix = await self.monitor.message_prefix()
         async with connection(self.ends.target_dsn, "quarantine") as target, target.transaction():
-            await enter(target, self.context.epoch)
+            await fence(target, self.context.lease_epoch)
             await self.context.quarantine.open(target, [each.name for each in self.context.plan.transforms])
         await self._applier.open()
         self._applier.owe_standing()
@@ -219,33 +222,28 @@ class Pipeline:
         return Applier(self.context, nulls_are_ambiguous=self._decoder.nulls_are_ambiguous)
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[Applier]:
-        """The applier with its transaction open, while nothing else writes; what it wrote, the caller commits."""
-        async with self.write_gate.turn():
-            await self._applier.begin()
-            try:
-                yield self._applier
-            except (NewerReadError, RetryableError):
-                await self._applier.rollback()
-                raise
+    async def writing(self) -> AsyncIterator[Work]:
+        """A transaction on the target, while nothing else writes; as ``Applier.transaction``, at no position."""
+        async with self.write_gate.turn(), self._applier.transaction() as work:
+            yield work
 
     # ---- while both schemas take writes
 
-    async def roll(self, rolling: Rolling, opposite: OwnOrigin) -> None:
+    async def roll(self, policy: LastWriteWins, opposite: OwnOrigin) -> None:
         """Write under an origin of its own, and do not take for the application's what the opposite pipeline writes."""
         async with self.context.rw_lock.write():
-            await self._applier.write_under(rolling.origin.name)
+            await self._applier.write_under(policy.origin.name)
             self._inbox.own_origins = opposite.signs
             self._inbox.keeps_own = any(each.remembers for each in self.context.plan.transforms)
-            self.context.rolling = rolling
+            self.context.policy = policy
 
     async def stop_rolling(self) -> None:
         """From now on the source alone counts."""
         async with self.context.rw_lock.write():
-            if self.context.rolling is not None:
+            if self.context.policy.both_write:
                 await self._applier.write_plainly()
             self._inbox.own_origins = frozenset()
-            self.context.rolling = None
+            self.context.policy = ConflictPolicy()
 
     # ---- the tasks
 
@@ -261,30 +259,17 @@ class Pipeline:
     async def _idle(self, position: LSN, committed_at: datetime | None) -> None:
         due = asyncio.get_running_loop().time() - self._stored_at > IDLE_PROGRESS_SECONDS
         if due or self._follower.reply_wanted:
-            async with self.write_gate.turn():
-                await self._applier.begin()
-                await self._applier.commit(position)
-                await reach(Failpoint.IDLE_COMMITTED)
-            self._confirm(position)
+            transaction = self._applier.transaction(self._confirm, committed=Failpoint.IDLE_COMMITTED)
+            async with self.write_gate.turn(), transaction as work:
+                work.reach(position)
         await self.applied.advance(position, committed_at=committed_at)
 
     async def _apply(self, batch: Batch) -> None:
         async with self.write_gate.turn():
             began = self._began = asyncio.get_running_loop().time()
-            last = await self._batches.apply(batch)
-            if self.monitor.definitions.met(self._applier.partitions_met()):
-                self._applier.forget_relations()  # if it is gone before the next look, another one may have its name
-            end = last.end or ZERO
-            reached_start = await self._reaches_start(last)
-            await reach(Failpoint.BATCH_WRITTEN)
-            outcome = await self._applier.commit(end, started=reached_start)  # mutation: confirm-after-commit
-            await reach(Failpoint.BATCH_COMMITTED)
-            if reached_start:
-                self.context.shadow = False
-                log.info("start marker reached", direction=self.direction, position=format_lsn(end))
-        self._confirm(end)  # after the commit, or a crash in between loses the batch (I2). guard: CONFIRM_LATE
+            last, outcome = await self._batches.apply(batch, self._written, self._confirm)
         await reach(Failpoint.CONFIRMED)
-        await self.applied.advance(end, last.messages, last.committed_at)
+        await self.applied.advance(last.end or ZERO, last.messages, last.committed_at)
         now = asyncio.get_running_loop().time()
         took, self._began = now - began, None
         self._note(outcome, took, now)
@@ -292,6 +277,13 @@ class Pipeline:
         if self.context.copying and took > SLOW_BATCH:
             # In turn with batches that take a minute, chunks would be written at one a minute.
             await asyncio.sleep(min(took, LONGEST_BREAK))
+
+    async def _written(self, work: Work, last: Batch) -> None:
+        """All of a batch is written, in a transaction that is still open."""
+        if self.monitor.definitions.met(self._applier.partitions_met()):
+            self._applier.forget_relations()  # if it is gone before the next look, another one may have its name
+        work.reach(last.end or ZERO, started=await self._reaches_start(last))
+        await reach(Failpoint.BATCH_WRITTEN)
 
     async def _reaches_start(self, batch: Batch) -> bool:
         """Whether the stream counts from here on. A message alone is not believed: the state row must say so too."""
@@ -310,7 +302,7 @@ class Pipeline:
         if slow:
             self._slow, self._slow_at = slow, now
 
-    def _confirm(self, end: LSN) -> None:
+    def _confirm(self, end: DurableLSN) -> None:
         self._stored_at = asyncio.get_running_loop().time()
         self._follower.reply_wanted = False
         self._follower.confirm(end)

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from replicator.apply.applier import Applier
+from replicator.apply.target_rows import delete_rows, keep_rows, rows_up_to
+from replicator.apply.work import Work
 from replicator.core.tables import Key
 from replicator.errors import NotReadyError
 from replicator.pipeline.pipeline import Pipeline
@@ -36,12 +37,12 @@ class WouldEmptyError(NotReadyError):
 
 
 @asynccontextmanager
-async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
-    """An applier with its transaction open, while nothing else writes; what it wrote is committed at the end.
+async def repairing(pipeline: Pipeline) -> AsyncIterator[Work]:
+    """A transaction on the target, while nothing else writes there; it is committed at the end.
 
     :raises NotReadyError: while both schemas take writes: what is repaired there may be what is on its way.
     """
-    if pipeline.context.rolling is not None:
+    if pipeline.context.policy.both_write:
         raise NotReadyError(
             "Nothing is repaired while both schemas take writes.",
             "First complete the cutover (`replicator cutover --complete`), or roll it back.",
@@ -49,12 +50,10 @@ async def repairing(pipeline: Pipeline) -> AsyncIterator[Applier]:
     applier = pipeline.new_applier()
     try:
         await applier.open()
-        async with pipeline.context.rw_lock.write():
-            await applier.begin()
-            yield applier
+        transaction = applier.transaction(committed=Failpoint.REDO_COMMITTED)
+        async with pipeline.context.rw_lock.write(), transaction as work:
+            yield work
             await reach(Failpoint.REDO_WRITTEN)
-            await applier.commit_without_progress()
-            await reach(Failpoint.REDO_COMMITTED)
     finally:
         await applier.close()
 
@@ -95,32 +94,32 @@ async def repair(
         dirty.setdefault(sources[name], set()).add(key)
     # A row that nothing gave may be given since: what has changed meanwhile is derived anew after the deletion.
     changed = {each.source for each in pipeline.context.plan.transforms if each.target.declared in extra}
-    async with repairing(pipeline) as applier:
+    async with repairing(pipeline) as work:
         for source in changed:
             dirty.setdefault(source, set()).update(pipeline.context.dirty_keys.waiting_keys(source))
         for target, keys in wrong.items():
-            await applier.keep_rows(target, keys, why)
-        deleted = await applier.delete_rows(extra)
+            await keep_rows(work, target, keys, why)
+        deleted = await delete_rows(work, extra)
         stay = sum(map(len, extra.values())) - deleted.total()
-        await applier.redo(dirty)
+        await work.derive_again(dirty)
         if not emptying:
-            await _refuse_emptying(applier, deleted)
+            await _refuse_emptying(work, deleted)
     repaired = len(mendable) - stay + len(refused - pipeline.context.quarantined)
     log.info("repaired", rows=repaired, beyond_repair=len(divergences) - len(mendable) + stay)
     return repaired
 
 
-async def _refuse_emptying(applier: Applier, deleted: Counter[str]) -> None:
+async def _refuse_emptying(work: Work, deleted: Counter[str]) -> None:
     """A source whose rows cannot be seen looks like one whose rows are gone. Raises WouldEmptyError.
 
     :param deleted: how many rows of each target were deleted because nothing gives them; what reading source rows
         again has deleted is added.
     """
-    for (target, step), rows in applier.outcome.written.items():
+    for (target, step), rows in work.outcome.written.items():
         if step == "delete":
             deleted[target] += rows
     for target, rows in sorted(deleted.items()):
-        left = await applier.rows_up_to(target, rows + 1)
+        left = await rows_up_to(work, target, rows + 1)
         if rows and (left == 0 or (left < rows and rows > FEW)):
             raise WouldEmptyError(target, rows, left)
 

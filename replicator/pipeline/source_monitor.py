@@ -129,7 +129,7 @@ class SourceMonitor:
             if source is None or target is None:
                 return None
             one = self._context.source_dsn == self._context.target_dsn
-            inputs = (self._context.plan, self._context.rolling)
+            inputs = (self._context.plan, self._context.policy)
             return await self._generations.changed([source] if one else [source, target], inputs)
 
     def settle(self, reading: Reading) -> None:
@@ -167,7 +167,7 @@ class SourceMonitor:
                 return self.wrong
             async with alone_on(source):
                 found = [*await self._ground.look(source, target), *self._new_columns(), *self._without_place()]
-                if self._context.rolling is not None:
+                if self._context.policy.both_write:
                     found += await self._triggers(source, target)
         for each in found:
             if each.consequence == Consequence.STOP:

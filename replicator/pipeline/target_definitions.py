@@ -37,7 +37,7 @@ class TargetDefinitions:
         :param target: in autocommit mode, or in a transaction that keeps all others from the tables.
         :raises DefinitionError: a table is another one, or its columns have other types.
         """
-        if self._context.shadow or self._context.rolling is not None:
+        if self._context.shadow or self._context.policy.both_write:
             self._known, self._guards = {}, {}  # the application writes there; the opposite pipeline watches them
             return
         plan = self._context.plan

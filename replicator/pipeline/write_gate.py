@@ -39,9 +39,7 @@ class WriteGate:
         """Alone on the target, and not paused; while both schemas take writes, alone on both sides."""
         while True:
             await self._going.wait()
-            async with self._context.rw_lock.write(), contextlib.AsyncExitStack() as stack:
-                if self._context.rolling is not None:
-                    await stack.enter_async_context(self._context.rolling.turn)
+            async with self._context.rw_lock.write(), self._context.policy.turn():
                 if not self.paused:
                     self._applier.read_through(self._holder)  # between two batches: one reads at one point only
                     yield

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from replicator.errors import ConnectionLostError, MigrationError, NotReadyError, ReplicatorError, UsageError
 from replicator.migration import Migration
 from replicator.postgres.control.control import installed, read_phase
-from replicator.postgres.control.journal import enter
+from replicator.postgres.control.journal import record
 from replicator.postgres.control.mailbox import operator
 from replicator.postgres.control.renamed_tables import read_places
 from replicator.postgres.control.undisturbed import undisturbed
@@ -255,4 +255,4 @@ async def enter_figures(settings: Settings, probes: Sequence[Probe], runs: int) 
     }
     slower = [each.name for each in probes if each.slower]
     details = {"runs": runs, "probes": medians, "slower": slower, "by": operator()}
-    await enter(settings.target, "baseline", details)
+    await record(settings.target, "baseline", details)

@@ -9,10 +9,11 @@ from replicator.core.tables import Name
 from replicator.errors import CheckError, ConnectionLostError, NotReadyError, RetryableError
 from replicator.migration import Migration
 from replicator.postgres.catalog.dependents import Dependent
-from replicator.postgres.control.control import installed, migration_there, read_ownership, read_phase
+from replicator.postgres.control.control import installed, migration_there, read_phase
 from replicator.postgres.control.created import objects_in
-from replicator.postgres.control.journal import enter, recorded
+from replicator.postgres.control.journal import record, recorded
 from replicator.postgres.control.mailbox import operator
+from replicator.postgres.control.ownership import read_ownership
 from replicator.postgres.control.renamed_tables import read_places
 from replicator.postgres.ddl.archives import (
     Fingerprint,
@@ -130,7 +131,7 @@ async def _too_early(
                 remedy="It ends with `replicator finalize`, after the cutover and the soak.",
             )
         )
-    if (await owner_now(settings)).owner == "old" or (await read_ownership(source))[0] == "old":
+    if (await owner_now(settings)).owner == "old" or (await read_ownership(source)).owner == "old":
         found.append(Obstacle(problem="The old schema owns the data.", remedy="Cut over first: `replicator cutover`."))
     return found
 
@@ -154,7 +155,7 @@ async def clean_up(
         async with connection(settings.source, "cleanup") as source:
             made = await make_archive(source, planned.tables, parent, watch)
             note(f"The archive is in {made.folder}.")
-            await enter(settings.target, "archive", _entry(made))
+            await record(settings.target, "archive", _entry(made))
             watch(WAITING, "")
             async with connection(settings.source, "cleanup watch") as observer:
                 await _drop(source, migration, planned.tables, made.fingerprints, watch, observer)
@@ -215,7 +216,7 @@ async def _drop_once(
     async with source.transaction():
         await lock_tables(source, _names(tables), EVERYBODY, LOCK_SECONDS, observer)
         await see_every_row(source)
-        if (await read_ownership(source))[0] == "old":
+        if (await read_ownership(source)).owner == "old":
             raise CheckError("The old schema owns the data. Nothing was dropped.", "See `replicator status`.")
         if needed := await _needed(source, tables, await users_of(source, migration)):
             raise CheckError(

@@ -10,9 +10,9 @@ from replicator.errors import NotReadyError
 from replicator.migration import Migration
 from replicator.pipeline.pipeline import Pipeline
 from replicator.postgres.catalog.catalog import read_tables
-from replicator.postgres.control.control import install, installed_for, read_ownership, read_phase
+from replicator.postgres.control.control import install, installed_for, read_phase
 from replicator.postgres.control.created import note_created, objects_in
-from replicator.postgres.control.ownership import all_names
+from replicator.postgres.control.ownership import all_names, read_ownership
 from replicator.postgres.control.renamed_tables import read_places
 from replicator.postgres.ddl.ddl import PARTS, Part, Writer, analyze_tables, apply_part, part_statements
 from replicator.postgres.guarding.guards import guard, guard_rest
@@ -92,8 +92,7 @@ async def _catch_up(pipeline: Pipeline) -> None:
 async def guard_new_tables(settings: Settings, migration: Migration) -> None:
     """Put the guard on the new tables while the old schema owns the data."""
     async with connection(settings.target, "schema") as target:
-        owner, _ = await read_ownership(target)
-        if owner == "old":
+        if (await read_ownership(target)).owner == "old":
             tables = await read_tables(target, migration.new)
             targets = {each.into for each in migration.of("forward")}
             named = [table for name, table in tables.items() if name in targets]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from replicator.core.epochs import OwnershipEpoch
 from replicator.errors import CutoverError, ReplicatorError, RetryableError
 from replicator.postgres.control.control import journal
 from replicator.postgres.locking.locks import gives_way, send_vacuum_away
@@ -69,7 +70,7 @@ async def _send_vacuum_away(request: SwitchoverRequest) -> None:
             await send_vacuum_away(asking, request.tables[tables])
 
 
-async def _done(cutover: Cutover, epoch: int, number: int, pause: float) -> CutoverResult:
+async def _done(cutover: Cutover, epoch: OwnershipEpoch, number: int, pause: float) -> CutoverResult:
     request, foreseen = cutover.request, cutover.foreseen
     done = "dry run" if request.dry_run else request.move.name
     await _journal(request, done, epoch=epoch, attempt=number, pause=pause, steps=cutover.steps.told)

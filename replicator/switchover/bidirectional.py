@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from replicator.apply.authorship import foreign_rows
 from replicator.apply.outcome import NewerReadError
+from replicator.apply.target_rows import delete_leftovers
 from replicator.core.tables import Key
 from replicator.errors import RetryableError
 from replicator.migration import Direction
@@ -15,7 +16,7 @@ from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.source_monitor import LONG_AGO
 from replicator.postgres.control.ownership import clock, rolling_since, write_settled
 from replicator.postgres.control.rederivations import Rederivation, clear_redo, read_redo, strike_redo
-from replicator.postgres.rows.context import Rolling
+from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.rows.versions import forget_deletions
 from replicator.postgres.session.connect import Connection, connection
 from replicator.postgres.wire.origins import OwnOrigin, create_origin, drop_origin, origin_of
@@ -60,13 +61,13 @@ class Bidirectional:
         if since is None:
             async with connection(self._target(direction), "origin") as target:
                 since = await rolling_since(target) or await clock(target)
-        rolling = Rolling(
+        policy = LastWriteWins(
             origin=self._origins[direction],
             since=since,
-            turn=self._turn,
+            turns=self._turn,
             known_through=lambda: self._applied_through(opposite),
         )
-        await pipeline.roll(rolling, self._origins[opposite])
+        await pipeline.roll(policy, self._origins[opposite])
 
     def _applied_through(self, direction: Direction) -> datetime:
         pipeline = self.pipelines.get(direction)
@@ -102,10 +103,9 @@ class Bidirectional:
         if self.pipelines[direction].context.shadow:
             return False
         if leftovers := self.leftovers.pop(direction, None):
-            async with self.pipelines[direction].writing() as applier:
+            async with self.pipelines[direction].writing() as work:
                 for target, keys in leftovers.items():
-                    await applier.delete_leftovers(target, keys, WHY_KEPT)
-                await applier.commit_without_progress()
+                    await delete_leftovers(work, target, keys, WHY_KEPT)
         for home in homes:
             entries = await read_redo(home, direction)
             due = [each for each in entries if each.after is None or each.after <= opposite.position]
@@ -165,7 +165,7 @@ class Bidirectional:
 
     async def not_theirs(self, pipeline: Pipeline, found: list[Divergence]) -> list[Divergence]:
         """What of this is not what the application has written last on the pipeline's target."""
-        if pipeline.context.rolling is None or not found:
+        if not found:
             return found
         async with connection(self._target(pipeline.direction), "final check") as target:
             theirs = await foreign_rows(target, pipeline.context, {(each.target, each.key) for each in found})
@@ -176,9 +176,8 @@ async def _rederive(pipeline: Pipeline, entries: list[Rederivation]) -> None:
     """Derive again what is noted, in one transaction. It may be done twice."""
     for tries_left in reversed(range(TRIES)):
         try:
-            async with pipeline.writing() as applier:
-                await applier.rederive(entries, pipeline.position if tries_left else None)
-                await applier.commit_without_progress()
+            async with pipeline.writing() as work:
+                await work.rederive(entries, pipeline.position if tries_left else None)
         except NewerReadError as clash:
             await pipeline.wait_applied(clash.lsn)
         except RetryableError:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from uuid import uuid4
 
+from replicator.core.epochs import OwnershipEpoch, after
 from replicator.core.tables import Name
 from replicator.errors import ConnectionLostError, CutoverError, DatabaseError, ReplicatorError, RetryableError
 from replicator.pipeline.pipeline import Pipeline
@@ -20,7 +21,7 @@ from replicator.postgres.control.ownership import (
     same_database,
     settled_ownership,
 )
-from replicator.postgres.control.progress import enter
+from replicator.postgres.control.progress import fence
 from replicator.postgres.ddl.switching import switch
 from replicator.postgres.locking.trees import oids_by_name
 from replicator.postgres.session.connect import Connection, connect, connection, translated
@@ -68,7 +69,7 @@ class Cutover:
         """The tables whose writers wait, those beside included."""
         return list(dict.fromkeys([*self.request.held, *self._beside]))
 
-    async def before(self) -> int:
+    async def before(self) -> OwnershipEpoch:
         """What needs no lock; returns the epoch that is to come. Raises NotReadyError when access would be lost."""
         request, ends = self.request, self.request.pipeline.ends
         async with (
@@ -80,7 +81,7 @@ class Cutover:
             foresight = foresight_of(request, self.strategy.name, together=await same_database(source, target))
             self.foreseen = Foreseen(foresight, rehearsed=request.dry_run)
             await self.foreseen.before(source, target)
-            return (await read_ownership(source)).epoch + 1
+            return after((await read_ownership(source)).epoch)
 
     async def left_behind(self) -> tuple[str, ...]:
         """What goes on using the old tables, after the commit; as far as it can be read, for it is only told."""
@@ -92,7 +93,7 @@ class Cutover:
 
     # ---- one attempt
 
-    async def attempt(self, epoch: int) -> float:
+    async def attempt(self, epoch: OwnershipEpoch) -> float:
         """One attempt; returns the seconds that the writers waited.
 
         :raises RetryableError: a lock did not come in time, or the like; the writers went on.
@@ -107,7 +108,7 @@ class Cutover:
             if not self._in_doubt:  # else the tables' names may be others now
                 self.strategy.end(self.request)
 
-    async def _transact(self, epoch: int) -> float:
+    async def _transact(self, epoch: OwnershipEpoch) -> float:
         """The one transaction. Everything that can be done before the lock is."""
         request, ends = self.request, self.request.pipeline.ends
         clock = asyncio.get_running_loop().time
@@ -129,7 +130,7 @@ class Cutover:
                 # row, else it would take a commit that is still to come for one that has failed.
                 # A new daemon waits for this transaction, or refuses it: it could commit after it was judged (I8).
                 # guard: CUTOVER_FENCE; mutation: cutover-epoch
-                await enter(holder, request.epoch)
+                await fence(holder, request.lease_epoch)
                 await limit_transaction(holder, request.settings.max_write_pause + 1)
                 await reach(Failpoint.CUTOVER_BEGUN)
                 began = clock()
@@ -232,7 +233,7 @@ class Cutover:
             self.request.pipeline.write_gate.resume()
         await holder.close()  # without a commit, this is the rollback
 
-    async def _commit(self, holder: Connection, epoch: int) -> None:
+    async def _commit(self, holder: Connection, epoch: OwnershipEpoch) -> None:
         self._in_doubt = True
         try:
             with translated():

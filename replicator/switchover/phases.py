@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from replicator.core.epochs import OwnershipEpoch
 from replicator.errors import ReplicatorError
 from replicator.migration import Direction
 from replicator.postgres.control.control import Owner
@@ -103,7 +104,7 @@ class Transition:
 class CutoverResult:
     """What the cutover cost, or would have cost."""
 
-    epoch: int
+    epoch: OwnershipEpoch
     attempts: int
     write_pause_seconds: float
     dry_run: bool = False

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from replicator.core.epochs import LeaseEpoch, OwnershipEpoch
 from replicator.core.tables import Name
 from replicator.mapping.plan import Plan
 from replicator.pipeline.pipeline import Pipeline
@@ -28,8 +29,8 @@ class SwitchoverRequest:
     """Of the other direction: the way back."""
     tables: Mapping[Owner, list[Name]]
     """All tables of either schema that take part."""
-    epoch: int
-    """The lease's, on the source: a daemon that has lost it moves nothing."""
+    lease_epoch: LeaseEpoch
+    """On the source: a daemon that has lost it moves nothing."""
     report: Report
     on_commit: Callable[[], None]
     """Is called just before the commit is sent; what it raises gives the switchover up."""
@@ -63,7 +64,7 @@ class Attempt:
     target: Connection
     observer: Connection
     """To the source: it sees who is in the way of the holder."""
-    epoch: int
+    epoch: OwnershipEpoch
     """Of the ownership that is to come."""
     together: bool
     """Source and target are one database."""

@@ -11,6 +11,7 @@ from replicator.postgres.control.control import Owner
 from replicator.postgres.control.ownership import all_names, clock, write_ownership
 from replicator.postgres.locking.locks import WRITERS, in_turns, lock_tables
 from replicator.postgres.locking.trees import oids_of
+from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.rows.sequences import set_sequences
 from replicator.postgres.rows.versions import foreign_triggers, note_deletions
 from replicator.postgres.session.connect import Connection, connection
@@ -102,7 +103,7 @@ class OpeningStrategy(SwitchoverStrategy):
     async def checked(self, attempt: Attempt) -> None:
         """The pipeline writes under its origin from now on: the application's rows must be told from its own."""
         pipeline = attempt.request.pipeline
-        if pipeline.context.rolling is None:
+        if not pipeline.context.policy.both_write:
             await self._both.roll(pipeline, await clock(attempt.target))
 
     async def move(self, attempt: Attempt) -> None:
@@ -116,8 +117,8 @@ class OpeningStrategy(SwitchoverStrategy):
         if attempt.together:
             await open_tables(attempt, request.tables["new"])
         await reach(Failpoint.CUTOVER_GUARDED)
-        if opposite.rolling is not None:
-            opposite.rolling.since = await clock(holder)
+        if isinstance(opposite.policy, LastWriteWins):
+            opposite.policy.since = await clock(holder)
         attempt.at("state row")
         await write_ownership(holder, "old", attempt.epoch, start_marker(attempt), rolling=True)
 

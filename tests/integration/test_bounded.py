@@ -13,10 +13,10 @@ import pytest
 
 from replicator import ALL, Lookup, Migration, Query, Row
 from replicator.apply import reading
-from replicator.apply.applier import Applier
 from replicator.apply.deriving import Deriver
 from replicator.apply.effects import Effects
 from replicator.apply.net_changes import NetChanges
+from replicator.apply.work import Work
 from replicator.backfill.copier import Copier
 from replicator.core.changes import Change
 from replicator.core.dirty_keys import DirtyKeys, WindowSpoiled
@@ -436,13 +436,13 @@ async def test_a_batch_is_not_extended_without_end(
     """What clashes with a row that is about to change is refused then, and is good once the stream has come there."""
     monkeypatch.setattr("replicator.pipeline.batches.EXTENDED_BYTES", room)
     sizes: list[int] = []
-    apply = Applier.apply
+    apply = Work.apply
 
-    async def noting(self: Applier, changes: list[Change], **named: Any) -> None:
+    async def noting(self: Work, changes: list[Change], **named: Any) -> None:
         sizes.append(len(changes))
         await apply(self, changes, **named)
 
-    monkeypatch.setattr(Applier, "apply", noting)
+    monkeypatch.setattr(Work, "apply", noting)
     create_wide(database.dsn, rows=2)
     execute(database.dsn, ["ALTER TABLE docs ADD u text", "UPDATE docs SET u = 'u' || id"])
     migration = documents(tmp_path, copied)

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from replicator.core.epochs import OwnershipEpoch
 from replicator.daemon import hooks
 from replicator.daemon.daemon import run
 from replicator.daemon.hooks import Hooks, Moment
@@ -30,7 +31,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.one_server
 
-MOMENT = Moment(before=Phase.CUTOVER, after=Phase.SOAK, owner="new", epoch=3)
+MOMENT = Moment(before=Phase.CUTOVER, after=Phase.SOAK, owner="new", epoch=OwnershipEpoch(3))
 
 
 class Opened:

@@ -221,7 +221,7 @@ async def test_no_look_reads_what_the_generation_does_not(
         await made.backfill()
         monkeypatch.setattr("replicator.pipeline.source_monitor.SourceMonitor.measure", rest)
         execute(database.dsn, [ROLLING])
-        made.running.context.rolling = object()  # type: ignore[assignment]
+        monkeypatch.setattr(made.running.context.policy, "both_write", True)
         looking = True
         await made.running.monitor.look_at_ground()
         await made.running.look_at_definitions()

@@ -81,8 +81,8 @@ async def test_a_repair_that_is_not_committed_changes_nothing(database: Database
     async with engine(database, small_migration(tmp_path)) as made:
 
         async def redo() -> None:
-            async with repairing(made.running) as applier:
-                await applier.redo({"people": {("500",)}})
+            async with repairing(made.running) as work:
+                await work.derive_again({"people": {("500",)}})
 
         await made.backfill()
         before = set(made.running.context.quarantined)
@@ -123,9 +123,8 @@ async def test_halt_holds_after_rows_have_been_tried_again(database: Database, t
     create_small(database.dsn, GOOD)
     async with engine(database, small_migration(tmp_path), on_error="halt") as made:
         await made.backfill()
-        async with made.running.writing() as applier:
-            await applier.redo({"people": {("1",)}})
-            await applier.commit_without_progress()
+        async with made.running.writing() as work:
+            await work.derive_again({"people": {("1",)}})
         execute(database.dsn, [BAD_ROWS["transform"][0]])
         assert isinstance(await made.failure(), RowError)
 

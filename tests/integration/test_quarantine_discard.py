@@ -44,8 +44,8 @@ async def discard_all(made: Engine) -> None:
 
 
 async def retry(made: Engine, *people: str) -> None:
-    async with repairing(made.running) as applier:
-        await applier.redo({"people": {(person,) for person in people}})
+    async with repairing(made.running) as work:
+        await work.derive_again({"people": {(person,) for person in people}})
 
 
 async def blocks(made: Engine) -> bool:

@@ -204,8 +204,8 @@ async def test_whatever_goes_wrong_with_a_row_is_the_rows(
         assert not [error for _, _, error in entries(database.dsn) if SECRET in error]
         await made.running.verifier.open()
         assert (await made.within(made.running.verifier.full_pass())).divergences == []
-        async with repairing(made.running) as applier:
-            await applier.redo({"things": {(json.loads(key)[0],) for key in refused}})
+        async with repairing(made.running) as work:
+            await work.derive_again({"things": {(json.loads(key)[0],) for key in refused}})
         assert {key: refused.get(key) for _, key, _ in entries(database.dsn)} == refused
         execute(database.dsn, ["UPDATE things SET what = 'mended' WHERE what <> 'good'"])
         await made.drain()

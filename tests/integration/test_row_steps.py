@@ -231,8 +231,8 @@ async def differences_of_good_rows(made: Engine) -> list[tuple[int, str]]:
 
 
 async def tried_in_vain(made: Engine) -> None:
-    async with made.running.writing() as applier:
-        await applier.redo({"things": {("1",)}})
+    async with made.running.writing() as work:
+        await work.derive_again({"things": {("1",)}})
         assert {key for _, key in made.running.context.quarantined} == {("2",)}
         raise RetryableError("somebody else was in the way")
 
@@ -248,15 +248,14 @@ async def test_what_is_undone_is_undone_in_memory_too(database: Database, tmp_pa
         with pytest.raises(RetryableError):
             await tried_in_vain(made)
         assert await standing(made) == keys(1, 2)
-        async with made.running.writing() as applier:
-            await applier.redo({"things": {("1",)}})
-            savepoint = await applier.savepoint("test")
+        async with made.running.writing() as work:
+            await work.derive_again({"things": {("1",)}})
+            savepoint = await work.savepoint("test")
             object.__setattr__(context.plan.transforms[0], "function", lambda _: 1 / 0)
-            await applier.redo({"things": {("2",), ("3",)}})
+            await work.derive_again({"things": {("2",), ("3",)}})
             assert {key for _, key in context.quarantined} == {("2",), ("3",)}
             await savepoint.back()
-            assert applier.outcome.failures == []
-            await applier.commit_without_progress()
+            assert work.outcome.failures == []
         assert await standing(made) == keys(2)
 
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from rich.console import Console
 
+from replicator.apply.target_rows import delete_rows
 from replicator.cli import views
 from replicator.errors import NotReadyError
 from replicator.pipeline.repair import compare, repair, repairing
@@ -74,9 +75,9 @@ async def test_repair_mends_just_those(database: Database, tmp_path: Path) -> No
                 "SELECT id, xmin FROM store.people WHERE id NOT IN (3, 900) ORDER BY id"
             ).fetchall()
         divergences = await full_pass(made)
-        async with repairing(made.running) as applier:
-            await applier.delete_rows({"people": [("900",)]})
-            await applier.redo({"people": {("3",)}})
+        async with repairing(made.running) as work:
+            await delete_rows(work, {"people": [("900",)]})
+            await work.derive_again({"people": {("3",)}})
         assert len(divergences) == 2
         assert await full_pass(made) == []
         with psycopg.connect(database.dsn) as target:
@@ -135,8 +136,8 @@ async def test_what_changed_since_is_compared_again(database: Database, tmp_path
         assert found(final) == {("people", "different", ("5",))}
         await made.running.verifier.settle()
         assert found(list(made.running.verifier.divergences)) == {("people", "different", ("5",))}
-        async with repairing(made.running) as applier:
-            await applier.redo({"people": {("5",)}})
+        async with repairing(made.running) as work:
+            await work.derive_again({"people": {("5",)}})
         await made.running.verifier.settle()
         assert made.running.verifier.clean
 

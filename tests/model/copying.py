@@ -248,7 +248,7 @@ class Copying:
             done = _write_batch(state, state.batch)._replace(batch=None, taken=end, applied=end, kept=kept)
             if not self.fine:
                 done = done._replace(confirmed=end)
-            yield Step(f"the applier commits {end}", "replicator.apply.applier:Applier.commit"), done
+            yield Step(f"the applier commits {end}", "replicator.apply.applier:Applier.transaction"), done
         elif self._may_begin(state):
             for end in range(state.taken + 1, state.delivered + 1):
                 yield from self._begin_batch(state, end)
@@ -274,7 +274,7 @@ class Copying:
         if Guard.PROGRESS_WITH_ROWS in self.off:
             begun = begun._replace(applied=end)
         several = f"{state.taken + 1} to {end}" if end > state.taken + 1 else f"{end}"
-        yield Step(f"the applier writes {several}", "replicator.apply.applier:Applier.apply"), begun
+        yield Step(f"the applier writes {several}", "replicator.apply.work:Work.apply"), begun
 
     def _effects(self, state: State, end: int, changed: dict[int, int | None]) -> Batch:
         now = frozenset((key, value) for key, value in changed.items() if value is not None)

@@ -94,7 +94,7 @@ class Verifying:
             changed = 0
             for mask in state.log[state.applied : end]:
                 changed |= mask
-            step = "replicator.apply.applier:Applier.apply"
+            step = "replicator.apply.work:Work.apply"
             yield Step(f"the applier writes up to {end}", step), self._written(state, end, changed)
             for key in KEYS if state.faults else ():
                 if changed >> key & 1:
@@ -132,7 +132,7 @@ class Verifying:
             if state.quarantined >> key & 1 and state.drained:
                 target = _put(state.target, key, state.source[key])
                 released = state._replace(target=target, quarantined=state.quarantined & ~(1 << key))
-                step = Step(f"row {key} is mended, and tried again", "replicator.apply.applier:Applier.redo")
+                step = Step(f"row {key} is mended, and tried again", "replicator.apply.work:Work.derive_again")
                 yield step, self._touched(released, key)
 
     # ---- touches

@@ -135,7 +135,7 @@ MUTATIONS: Final = (
     # progress
     _m(
         "confirm-after-commit",
-        First("self._confirm(end)"),
+        First("confirm and confirm(work.end)"),
         "the flush is confirmed before the commit (I2)",
         "integration/test_progress.py nothing_is_confirmed",
     ),

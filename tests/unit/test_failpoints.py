@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,5 +104,6 @@ def test_it_ends_its_own_process(action: str, number: signal.Signals) -> None:
 @pytest.mark.parametrize("point", list(Failpoint))
 def test_each_has_its_place(point: Failpoint) -> None:
     sources = [path for path in PACKAGE.rglob("*.py") if path.name != "failpoints.py"]
-    places = [path for path in sources if f"reach(Failpoint.{point.name})" in path.read_text()]
+    reached = re.compile(rf"(reach\(|committed=|committed: Failpoint = )Failpoint\.{point.name}\b")
+    places = [path for path in sources if reached.search(path.read_text())]
     assert places, f"{point.name} is reached nowhere"

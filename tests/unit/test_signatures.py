@@ -3,10 +3,13 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import replicator
+from replicator.core.lsn import DurableLSN
+from replicator.follow.follower import Follower
 
 PACKAGE = Path(replicator.__file__).parent
 TYPED = ("daemon", "switchover")
@@ -41,3 +44,34 @@ def test_nothing_is_typed_as_anything(path: Path) -> None:
 )
 def test_any_is_found(source: str, found: int) -> None:
     assert len(list(loose(source))) == found
+
+
+# ---- invariants as types
+
+
+def made(name: str) -> set[str]:
+    """The modules in which a value of this type is made."""
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("DurableLSN", {"postgres/control/progress.py"}),
+        ("LeaseEpoch", {"postgres/control/lease.py"}),
+        ("OwnershipEpoch", {"core/epochs.py", "core/markers.py", "postgres/control/ownership.py"}),
+    ],
+)
+def test_what_only_one_place_may_make_is_made_there(name: str, places: set[str]) -> None:
+    """A position that is confirmed was committed; an epoch was read from the row that counts it."""
+    assert made(name) == places
+
+
+def test_the_follower_confirms_nothing_else() -> None:
+    hints = get_type_hints(Follower.confirm)
+    assert hints["flushed"] is DurableLSN

@@ -11,7 +11,7 @@ from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.repair import repairing
 from replicator.postgres.control import control, mailbox
 from replicator.postgres.control.mailbox import Command
-from replicator.postgres.control.progress import enter
+from replicator.postgres.control.progress import fence
 from replicator.postgres.control.quarantine import Entry, read_entries
 from replicator.postgres.session.connect import Connection, connection
 from replicator.runtime.log import get_logger
@@ -42,8 +42,8 @@ class Resolution:
             dirty: dict[str, set[Key]] = {}
             for each in chosen[start : start + AT_ONCE]:
                 dirty.setdefault(sources[each.transform], set()).add(each.source_key)
-            async with repairing(pipeline) as applier:
-                await applier.redo(dirty)
+            async with repairing(pipeline) as work:
+                await work.derive_again(dirty)
             tried = {"done": min(start + AT_ONCE, len(chosen)), "total": len(chosen), "what": "trying rows again"}
             await mailbox.report_progress(own, command.id, tried)
         left = await _entries(pipeline, [each.id for each in chosen])
@@ -67,7 +67,7 @@ class Resolution:
         quarantine = pipeline.context.quarantine
         async with pipeline.context.rw_lock.write(), connection(pipeline.ends.target_dsn, "discard") as target:
             async with target.transaction():
-                await enter(target, pipeline.context.epoch)
+                await fence(target, pipeline.context.lease_epoch)
                 found = await quarantine.discard(
                     target, wanted, by=str(command.arguments["by"]), because=str(command.arguments["because"])
                 )

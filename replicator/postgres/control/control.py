@@ -201,14 +201,6 @@ async def write_phase(connection: Connection, phase: str) -> None:
             await journal(connection, "phase", {"phase": phase})
 
 
-async def read_ownership(connection: Connection) -> tuple[Owner, int]:
-    """Who owns the data, and how often ownership has moved."""
-    with translated():
-        cursor = await connection.execute("SELECT owner, epoch FROM _replicator.ownership")
-        row = await cursor.fetchone()
-        return (row[0], row[1]) if row else ("old", 0)
-
-
 async def journal(connection: Connection, event: str, details: Mapping[str, Any]) -> None:
     """Enter an event into the journal, in the caller's transaction.
 

@@ -42,7 +42,7 @@ async def read_journal(connection: Connection, limit: int | None = None) -> list
             return await cursor.fetchall()
 
 
-async def enter(dsn: str, event: str, details: Mapping[str, Any]) -> bool:
+async def record(dsn: str, event: str, details: Mapping[str, Any]) -> bool:
     """Enter an event by a connection of its own; gives False where there is no journal yet."""
     async with connection(dsn, "journal") as opened:
         if not await installed(opened):
@@ -76,9 +76,9 @@ async def recorded(dsn: str, command: str, arguments: Mapping[str, Any]) -> Asyn
     except BaseException as error:
         result["error"] = _reason(error)
         with suppress(ReplicatorError):  # the command's own error is the one to tell
-            await enter(dsn, "command", entry(getattr(error, "exit_code", ExitCode.FAILED)))
+            await record(dsn, "command", entry(getattr(error, "exit_code", ExitCode.FAILED)))
         raise
-    await enter(dsn, "command", entry(ExitCode.DONE))
+    await record(dsn, "command", entry(ExitCode.DONE))
 
 
 def _reason(error: BaseException) -> str:

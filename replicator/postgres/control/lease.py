@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 
+from replicator.core.epochs import LeaseEpoch
 from replicator.errors import LeaseError, RetryableError
 from replicator.postgres.control.control import IS_HOLDER
 from replicator.postgres.control.ownership import limit_lock
@@ -39,7 +40,7 @@ IN_THE_WAY = """
 class Lease:
     """Held as long as its connection lives."""
 
-    def __init__(self, connection: Connection, epoch: int) -> None:
+    def __init__(self, connection: Connection, epoch: LeaseEpoch) -> None:
         self._connection = connection
         self.epoch = epoch
 
@@ -73,7 +74,7 @@ async def _holder(connection: Connection) -> str | None:
     return f"{row[0]}, since {row[1]}" if row else None
 
 
-async def _take(connection: Connection) -> int:
+async def _take(connection: Connection) -> LeaseEpoch:
     """Wait until nobody has the lease, and nobody's write is under way; gives the epoch from now on."""
     for _ in range(TRIES):
         whose = await _holder(connection)
@@ -85,7 +86,7 @@ async def _take(connection: Connection) -> int:
     )
 
 
-async def _next_epoch(connection: Connection) -> int | None:
+async def _next_epoch(connection: Connection) -> LeaseEpoch | None:
     """None when another session has been faster. Raises LeaseError when the last write of another does not end."""
     try:
         return await _next_epoch_once(connection)
@@ -99,7 +100,7 @@ async def _next_epoch(connection: Connection) -> int | None:
         ) from error
 
 
-async def _next_epoch_once(connection: Connection) -> int | None:
+async def _next_epoch_once(connection: Connection) -> LeaseEpoch | None:
     holder = f"pid {os.getpid()} on {socket.gethostname()}"
     async with connection.transaction():
         await limit_lock(connection, FENCE_SECONDS)
@@ -119,4 +120,4 @@ async def _next_epoch_once(connection: Connection) -> int | None:
                 (holder,),
             )
             row = await cursor.fetchone()
-            return int(row[0]) if row else None
+            return LeaseEpoch(row[0]) if row else None

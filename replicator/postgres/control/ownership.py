@@ -6,6 +6,7 @@ from datetime import datetime
 
 from psycopg import sql
 
+from replicator.core.epochs import NEVER_MOVED, OwnershipEpoch
 from replicator.core.tables import Name, Table
 from replicator.errors import ConnectionLostError
 from replicator.postgres.control.control import Owner
@@ -19,7 +20,7 @@ class Ownership:
     """The state row: who owns the data, after how many moves."""
 
     owner: Owner
-    epoch: int
+    epoch: OwnershipEpoch
     rolling: bool = False
     """Both schemas take writes."""
     settling: bool = False
@@ -50,8 +51,8 @@ async def _read_ownership(connection: Connection, lock: sql.SQL) -> Ownership:
         )
         row = await cursor.fetchone()
         if row is None:
-            return Ownership(owner="old", epoch=0)
-        return Ownership(owner=row[0], epoch=row[1], rolling=row[2], settling=row[3], renamed=row[4])
+            return Ownership(owner="old", epoch=NEVER_MOVED)
+        return Ownership(owner=row[0], epoch=OwnershipEpoch(row[1]), rolling=row[2], settling=row[3], renamed=row[4])
 
 
 async def rolling_since(connection: Connection) -> datetime | None:
@@ -98,7 +99,7 @@ async def limit_transaction(connection: Connection, seconds: float) -> None:
 
 
 async def write_ownership(
-    connection: Connection, owner: Owner, epoch: int, marker: str | None, *, rolling: bool = False
+    connection: Connection, owner: Owner, epoch: OwnershipEpoch, marker: str | None, *, rolling: bool = False
 ) -> None:
     """Move ownership: the state row, and the marker that tells the opposite stream where to begin."""
     with translated():

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from replicator.core.lsn import LSN, format_lsn, parse_lsn
+from replicator.core.epochs import LeaseEpoch
+from replicator.core.lsn import LSN, DurableLSN, format_lsn, parse_lsn
 from replicator.core.tables import Key
 from replicator.migration import Direction
 from replicator.postgres.session.connect import Connection, translated
+from replicator.runtime.failpoints import Failpoint, reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,23 @@ async def write_applied(
         )
 
 
+async def commit_through(
+    connection: Connection, pipeline: Direction, end: LSN, *, unseen: Iterable[int], started: bool = False
+) -> DurableLSN:
+    """Store the applied position with the rows of the caller's transaction, and commit it.
+
+    :param end: all changes up to there are written; ``unseen`` and ``started`` are those of ``write_applied``.
+    :return: the position, which may be confirmed to the slot now.
+    :raises ConnectionLostError: the reply was lost: it may have been committed.
+    """
+    # In the rows' transaction: after a crash, the rows would be applied twice. guard: PROGRESS_WITH_ROWS
+    await write_applied(connection, pipeline, end, unseen=unseen, started=started)
+    await reach(Failpoint.BATCH_COMMITTING)
+    with translated():
+        await connection.execute("COMMIT")
+    return DurableLSN(end)
+
+
 async def write_reconciled(connection: Connection, pipeline: Direction, *, reconciled: bool = True) -> None:
     """Store that a rollback's target is what the transforms give again, or that it may hold more than that."""
     with translated():
@@ -146,7 +165,7 @@ async def write_reconciled(connection: Connection, pipeline: Direction, *, recon
         )
 
 
-async def enter(connection: Connection, epoch: int) -> None:
+async def fence(connection: Connection, epoch: LeaseEpoch) -> None:
     """Begin a write: hold the fence until the transaction ends. Raises LeaseError when the lease has passed on."""
     with translated():
         await connection.execute("SELECT _replicator.enter(%s)", (epoch,))

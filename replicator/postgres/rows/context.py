@@ -1,32 +1,17 @@
 """What the parts of one pipeline share while it runs."""
 
-import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from replicator.core.dirty_keys import DirtyKeys
+from replicator.core.epochs import LeaseEpoch
 from replicator.core.rw_lock import ReadWriteLock
 from replicator.mapping.plan import Plan
 from replicator.migration import Direction
 from replicator.postgres.control.quarantine import Place, Quarantine
+from replicator.postgres.rows.conflict_policy import ConflictPolicy
 from replicator.postgres.rows.given import GivenColumns
-from replicator.postgres.wire.origins import OwnOrigin
 from replicator.postgres.wire.snapshots import Visibility
-
-
-@dataclass(kw_only=True)
-class Rolling:
-    """What a pipeline knows while both schemas take writes."""
-
-    origin: OwnOrigin
-    """What it writes under, on its target."""
-    since: datetime
-    """When the application began to write on both sides, by the target's clock: older rows are no conflict."""
-    turn: asyncio.Lock
-    """Held by the pipeline that reads and writes: what one reads, the other must not be about to overwrite."""
-    known_through: Callable[[], datetime]
-    """What the application wrote on the target up to then, by the target's clock, the opposite pipeline has applied."""
 
 
 @dataclass(kw_only=True)
@@ -37,7 +22,7 @@ class Context:
     plan: Plan
     source_dsn: str
     target_dsn: str
-    epoch: int
+    lease_epoch: LeaseEpoch
     """The lease's, on the target."""
     opposite: Plan | None = None
     """The other direction's, where the target holds rows that this one has not written."""
@@ -52,8 +37,8 @@ class Context:
     rw_lock: ReadWriteLock = field(default_factory=ReadWriteLock)
     copying: bool = False
     """Chunks are being copied."""
-    rolling: Rolling | None = None
-    """Set while both schemas take writes."""
+    policy: ConflictPolicy = field(default_factory=ConflictPolicy)
+    """Another one while both schemas take writes."""
     unseen: set[str] = field(default_factory=set)
     """Source tables whose rows may have changed past the log, and have not all been compared since."""
     breaches: int = 0

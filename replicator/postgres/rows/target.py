@@ -28,10 +28,6 @@ class TargetWriter:
 
     def __init__(self, connection: Connection, targets: Sequence[Table]) -> None:
         self.connection = connection
-        self.locked: dict[Name, set[Key]] | None = None
-        """The rows that are there, and locked, when it is known: of the others, ``upsert`` overwrites none."""
-        self.appeared = False
-        """Since ``locked`` was set, a row was there that should not have been; it was not written."""
         self.aside: dict[Name, frozenset[str]] = {}
         """The tables of which rows are kept aside (``rearranging.put_aside``): what is inserted in the place of one has
         the columns of it that it leaves out, but for these, which are NULL at first."""
@@ -62,17 +58,6 @@ class TargetWriter:
 
     async def upsert(self, table: Table, rows: Iterable[TargetRow]) -> int:
         """Insert or replace; gives how many rows were written."""
-        if self.locked is None:
-            return await self._write(table, rows, absent_only=False)
-        there = self.locked.get(table.name, set())
-        listed = list(rows)
-        fresh = [row for row in listed if row.key not in there]
-        inserted = await self._write(table, fresh, absent_only=True)
-        self.appeared |= inserted < len(fresh)
-        return inserted + await self._write(table, [row for row in listed if row.key in there], absent_only=False)
-
-    async def overwrite(self, table: Table, rows: Iterable[TargetRow]) -> int:
-        """Write rows once more that this transaction has written."""
         return await self._write(table, rows, absent_only=False)
 
     async def insert_absent(self, table: Table, rows: Iterable[TargetRow]) -> int:

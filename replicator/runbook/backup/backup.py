@@ -20,7 +20,7 @@ from replicator.postgres.catalog.backups import (
     shared_snapshot,
     tables_of,
 )
-from replicator.postgres.control.journal import enter
+from replicator.postgres.control.journal import record
 from replicator.postgres.control.mailbox import operator
 from replicator.postgres.session.connect import Connection, connection
 from replicator.runbook.backup.folder import files_of, finish, make_folder, size_of
@@ -184,7 +184,7 @@ async def _progress(step: str, folder: Path | None, tables: int, watch: Watch) -
 
 
 async def _enter(target: str, folder: Path, manifest: dict[str, Any], checksum: str) -> bool:
-    return await enter(
+    return await record(
         target,
         "backup",
         {
