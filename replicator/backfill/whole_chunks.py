@@ -9,7 +9,7 @@ from replicator.core.dirty_keys import Window
 from replicator.core.selects import Select
 from replicator.errors import RowError
 from replicator.mapping.plan import Source
-from replicator.postgres.control.progress import Chunk, enter, finish_chunk
+from replicator.postgres.control.progress import Chunk, fence, finish_chunk
 from replicator.postgres.rows.chunk_insert import bytes_a_row, count_rows, insert_range, insertable, together
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.refusals import refusing
@@ -56,7 +56,7 @@ class WholeChunks:
             return await self._write(chunk, source, touched.keys())
 
     async def _takes(self, source: Source) -> bool:
-        if self._context.shadow or self._context.rolling is not None or not insertable(source):
+        if self._context.shadow or self._context.policy.both_write or not insertable(source):
             return False
         if self._together is None:
             self._together = await together(self._reader, self._writer)
@@ -81,7 +81,7 @@ class WholeChunks:
         with translated():
             try:
                 async with connection.transaction():
-                    await enter(connection, self._context.epoch)
+                    await fence(connection, self._context.lease_epoch)
                     await connection.execute("SET CONSTRAINTS ALL DEFERRED")
                     for each in sorted(source.transforms, key=lambda one: places[one.target.name]):
                         if not await insert_range(connection, each, source, chunk.lower, chunk.upper, touched):
