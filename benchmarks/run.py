@@ -66,10 +66,13 @@ def run(scale: Scale, benchmarks: Sequence[Benchmark], curves: Sequence[Curve], 
     found = Found()
     with bar.shown(), Ground.prepared(scale, bar.doing) as ground:
         found.machine = machine.describe(ground.cluster)
-        for benchmark in benchmarks:
-            _measure(ground, benchmark, bar, found)
-        for curve in curves:
-            _draw(ground, curve, bar, found)
+        try:
+            for benchmark in benchmarks:
+                _measure(ground, benchmark, bar, found)
+            for curve in curves:
+                _draw(ground, curve, bar, found)
+        except KeyboardInterrupt:  # what took an hour is not lost for that
+            found.failures.append("It was interrupted: the rest was not measured.")
     return found
 
 

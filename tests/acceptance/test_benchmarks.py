@@ -50,6 +50,15 @@ def broken(_: Ground) -> Iterator[Round]:
     yield lambda _: broke()
 
 
+@contextmanager
+def interrupted(_: Ground) -> Iterator[Round]:
+    yield lambda _: interrupt()
+
+
+def interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def missing(why: str) -> NoReturn:
     raise Missing(why)
 
@@ -59,10 +68,13 @@ def broke() -> NoReturn:
 
 
 def test_what_cannot_be_measured_is_shown_and_the_others_go_on() -> None:
-    made = [Benchmark(name=each.__name__, lines=(RATE,), opened=each) for each in (impossible, broken)]
+    made = [Benchmark(name=each.__name__, lines=(RATE,), opened=each) for each in (impossible, broken, interrupted)]
     found = run.run(TINY, made, (), messages())
     assert [each.missing for each in found.outcomes] == ["there is no such peer", "it failed"]
-    assert found.failures == ["broken: TimeoutError: it took too long"]
+    assert found.failures == [
+        "broken: TimeoutError: it took too long",
+        "It was interrupted: the rest was not measured.",
+    ]
 
 
 def test_ratios_are_those_of_the_rounds() -> None:
