@@ -13,8 +13,9 @@ from replicator.errors import MigrationError
 from replicator.pipeline.setup import read_plan
 from tests.checking import one_database
 from tests.engine import differences, engine, execute, make_settings
-from tests.fix_postgres import Database, Running
+from tests.fix_postgres import Database, Running, Server, fresh_database
 from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
+from tests.statements import one
 
 pytestmark = pytest.mark.one_server
 
@@ -219,3 +220,25 @@ def test_names_and_files(tmp_path: Path) -> None:
         migration.select_text(migration.transforms[0].function)  # type: ignore[arg-type]
     with pytest.raises(MigrationError, match="only the server can run it"):
         migration.transforms[0].function({})
+
+
+async def test_two_databases(database: Database, server: Server, tmp_path: Path) -> None:
+    """They run where the target is: a type that only the source has is missed as soon as a column of it is read."""
+    execute(database.dsn, ["CREATE TYPE kind AS ENUM ('a', 'b')", T])
+    execute(database.dsn, ["INSERT INTO t SELECT i, 'v' || i, '2026-01-01', 'a' FROM generate_series(1, 5) i"])
+    table = "CREATE SCHEMA IF NOT EXISTS shop; CREATE TABLE IF NOT EXISTS shop.t (id bigint PRIMARY KEY, v text);"
+    with fresh_database(server) as other:
+        execute(other.dsn, [table])
+        unread = declared(tmp_path, "SELECT old.id, old.v || to_char(old.at, 'YYYY') AS v")
+        reading = declared(tmp_path, "SELECT old.id, old.kind::text AS v")
+        with pytest.raises(MigrationError, match=r"it reads kind of type public.kind, which the database of shop.t"):
+            await read_plan(make_settings(database, other), reading, "forward")
+        (tmp_path / "new" / "10_tables.sql").write_text(table)
+        async with engine(database, unread, other) as made:
+            await made.backfill()
+            execute(database.dsn, ["UPDATE t SET v = 'new', kind = 'b' WHERE id = 2"])
+            await made.drain()
+            assert await differences(made) == []
+            assert one(other.dsn, "SELECT string_agg(v, ' ' ORDER BY id) FROM shop.t").startswith("v12026 new2026")
+        execute(other.dsn, ["CREATE TYPE public.kind AS ENUM ('a', 'b')"])
+        await read_plan(make_settings(database, other), reading, "forward")

@@ -34,10 +34,16 @@ CALLS: Final = """
             SELECT m[1]::oid FROM regexp_matches(
                 p.prosqlbody::text, ':(?:opfuncid|funcid|aggfnoid|winfnoid) (\\d+)', 'g') AS m
             UNION ALL
-            -- The body as a text: every name before a bracket, whichever function of that name it is.
+            -- The body as a text: every name before a bracket, whichever function of that name it is; without a
+            -- schema, one of Postgres' own goes first.
             SELECT q.oid FROM regexp_matches(p.prosrc, '(?:(\\w+)"?\\s*\\.\\s*)?"?(\\w+)"?\\s*\\(', 'g') AS m
             JOIN pg_proc q ON q.proname = lower(m[2])
-            JOIN pg_namespace s ON s.oid = q.pronamespace AND s.nspname = coalesce(lower(m[1]), s.nspname)
+            JOIN pg_namespace s ON s.oid = q.pronamespace AND s.nspname = coalesce(
+                lower(m[1]),
+                (SELECT 'pg_catalog' FROM pg_proc o WHERE o.proname = q.proname
+                    AND o.pronamespace = 'pg_catalog'::regnamespace LIMIT 1),
+                s.nspname
+            )
             WHERE p.prolang IN (SELECT oid FROM pg_language WHERE lanname IN ('sql', 'plpgsql'))
                 AND p.pronamespace <> 'pg_catalog'::regnamespace
                 AND (s.nspname <> 'pg_catalog' OR q.proname <> ALL ('{count,values,varchar,numeric,char,bit}'))
