@@ -354,6 +354,7 @@ async def test_a_forged_start_does_not_open_the_way_back(roles: Roles, tmp_path:
         await running.until(lambda: names_of(roles, back) == ["and back"])
 
 
+@pytest.mark.one_server
 async def test_locks_of_others_hold_nothing_up(roles: Roles, tmp_path: Path) -> None:
     """The advisory locks that there once were, and whatever lock others get on the control tables."""
     roles.superuser("INSERT INTO public.t SELECT i, 'v' || i FROM generate_series(1, 20) AS i")
@@ -377,6 +378,7 @@ async def test_locks_of_others_hold_nothing_up(roles: Roles, tmp_path: Path) -> 
             await running.cut_over()
 
 
+@pytest.mark.one_server
 async def test_a_dead_daemons_process_number_is_nobodys_lease(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +397,7 @@ async def test_a_dead_daemons_process_number_is_nobodys_lease(
         await taken.release()
 
 
+@pytest.mark.one_server
 async def test_who_keeps_the_lease_from_passing_on_is_named(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +456,7 @@ async def test_giving_up_takes_nothing_of_others_along(roles: Roles, tmp_path: P
     )
 
 
+@pytest.mark.one_server
 async def test_an_application_with_the_daemons_role_is_told_of(roles: Roles, tmp_path: Path) -> None:
     settings, migration = roles.settings(), identity(tmp_path)
     with psycopg.connect(roles.dsn(roles.replicator), application_name="shop", autocommit=True) as shop:
@@ -552,6 +556,7 @@ async def test_a_cast_to_or_from_a_type_of_theirs_is_never_taken(database: Datab
         assert names_of(roles, "SELECT error FROM _replicator.quarantine") == []
 
 
+@pytest.mark.one_server
 async def test_who_owns_the_tables_makes_partitions_while_both_schemas_take_writes(
     database: Database, tmp_path: Path
 ) -> None:
@@ -627,6 +632,7 @@ BY_NUMBER: Final = (
 """What needs no name, or locks before it looks; each keeps what it gets until its transaction ends."""
 
 
+@pytest.mark.one_server
 async def test_what_others_hold_without_naming_it_holds_nothing_up(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

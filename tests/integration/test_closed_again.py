@@ -19,7 +19,7 @@ from tests.roles import OLD, identity
 from tests.sessions import daemon
 from tests.statements import one
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 ROWS = "INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 20) i"
 OFF = "ALTER TABLE shop.t DISABLE TRIGGER replicator_guard; ALTER TABLE shop.t DISABLE TRIGGER replicator_guard_rows"

@@ -12,7 +12,7 @@ from tests.engine import engine, execute, make_settings
 from tests.fix_postgres import Database
 from tests.small import HOMES, create_small, small_migration
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 GOOD = "INSERT INTO people SELECT i, 'p' || i, i::text, '#t' || i FROM generate_series(1, 120) i"
 UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS people_lower ON store.people (lower(name)) WHERE age > 0;"
@@ -49,6 +49,7 @@ def named(conflict: Conflict) -> tuple[str, str, str, int, list[set[tuple[str, t
     return conflict.table, conflict.name, conflict.kind, conflict.count, [set(rows) for rows in conflict.examples]
 
 
+@pytest.mark.two_servers
 @pytest.mark.parametrize("apart", [False, True])
 async def test_without_a_fault(database: Database, other_database: Database, tmp_path: Path, apart: bool) -> None:
     statements = ["INSERT INTO pets VALUES (1, 7, 'rex')", "INSERT INTO people VALUES (200, 'nobody', '1')"]

@@ -12,7 +12,7 @@ from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
 from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
 
-pytestmark = pytest.mark.two_servers
+pytestmark = pytest.mark.one_server
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS)
@@ -29,6 +29,7 @@ async def test_a_bad_row_in_the_backfill(database: Database, tmp_path: Path, bad
         assert people(database.dsn) == set(range(1, 101))
 
 
+@pytest.mark.two_servers
 @pytest.mark.parametrize("bad", BAD_ROWS)
 async def test_a_bad_row_in_the_stream_and_its_mending(database: Database, tmp_path: Path, bad: str) -> None:
     statement, says = BAD_ROWS[bad]

@@ -101,6 +101,7 @@ WRITES: Final = (
 )
 
 
+@pytest.mark.two_servers
 @pytest.mark.timeout(300)
 async def test_nothing_that_the_application_plants_runs(roles: Roles, tmp_path: Path) -> None:
     """As in CVE-2018-1058: a function that fits a call better than Postgres' own would run with the daemon's rights."""
