@@ -12,7 +12,7 @@ from replicator.errors import NotReadyError
 from replicator.postgres.guarding.guards import guard_rest
 from replicator.postgres.locking.locks import lock_more
 from replicator.postgres.session.connect import Connection, connection
-from replicator.switchover import closing, cutover
+from replicator.switchover import closing, transfer
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.roles import OLD, identity
@@ -89,7 +89,7 @@ async def test_what_is_written_after_the_last_check_is_seen_with_the_tables_lock
     async with daemon(make_settings(database), identity(tmp_path)) as running:
         await running.ready()
         with monkeypatch.context() as patched:
-            patched.setattr(cutover, "lock_more", strikes_first)
+            patched.setattr(transfer, "lock_more", strikes_first)
             with pytest.raises(NotReadyError, match=r"Not closed to others was: writes to shop\.t"):
                 await running.cut_over()
         assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
