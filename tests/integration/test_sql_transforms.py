@@ -11,7 +11,8 @@ from replicator import Migration
 from replicator.core.selects import Select
 from replicator.errors import MigrationError
 from replicator.pipeline.setup import read_plan
-from tests.checking import one_database
+from replicator.runbook.dry_run import dry_run
+from tests.checking import check, one_database
 from tests.engine import differences, engine, execute, make_settings
 from tests.fix_postgres import Database, Running, Server, fresh_database
 from tests.small import BAD_ROWS, GOOD, create_small, entries, people, small_migration
@@ -242,3 +243,36 @@ async def test_two_databases(database: Database, server: Server, tmp_path: Path)
             assert one(other.dsn, "SELECT string_agg(v, ' ' ORDER BY id) FROM shop.t").startswith("v12026 new2026")
         execute(other.dsn, ["CREATE TYPE public.kind AS ENUM ('a', 'b')"])
         await read_plan(make_settings(database, other), reading, "forward")
+
+
+TABLES = """
+CREATE SCHEMA IF NOT EXISTS shop;
+CREATE TYPE shop.state AS ENUM ('fresh', 'old');
+CREATE FUNCTION shop.stated(t text) RETURNS shop.state LANGUAGE sql IMMUTABLE
+    AS $$ SELECT CASE WHEN t = 'v1' THEN 'old' ELSE 'fresh' END::shop.state $$;
+CREATE TABLE IF NOT EXISTS shop.t (id bigint PRIMARY KEY, v text, state shop.state NOT NULL);
+"""
+
+
+async def test_check_and_dry_run_before_anything_is_made(database: Database, tmp_path: Path) -> None:
+    """Types and functions of sql/new are there for the trial only, for the way back too."""
+    execute(database.dsn, ["CREATE TABLE t (id integer PRIMARY KEY, v text, kept text, lost text)"])
+    execute(database.dsn, ["INSERT INTO t SELECT i, 'v' || i, 'k', 'l' FROM generate_series(1, 5) i"])
+    migration = declared(tmp_path, "SELECT old.id, old.v || old.kept AS v, shop.stated(old.v) AS state")
+    migration.way_back = True
+    (tmp_path / "new" / "10_tables.sql").write_text(TABLES)
+    back = (
+        "SELECT old.id::integer AS id, left(old.v, 2) AS v, 'k' AS kept, CASE old.state WHEN 'old' THEN 'l' END AS lost"
+    )
+    migration.sql_reverse(source="t", into="t", sql=back, key="old.id::integer", name="back")
+    found = await check(database, migration)
+    assert found["forward.sample"].outcome == "pass", found["forward.sample"]
+    assert found["forward.deterministic"].outcome == "pass"
+    assert found["reverse.transforms"].outcome == "pass", found["reverse.transforms"]
+    assert "t.lost" in found["forward.unread_columns"].detail
+    assert "t.kept" not in found["forward.unread_columns"].detail
+    tried = await dry_run(make_settings(database), migration, None, lambda *_: None)
+    assert tried.ok
+    assert [(each.rows, each.derived) for each in tried.transforms] == [(5, 5)]
+    (table,) = tried.way_back.tables
+    assert (table.rows, table.refused, table.differing) == (5, 0, {"lost": 4})
