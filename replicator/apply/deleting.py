@@ -11,7 +11,7 @@ from replicator.postgres.rows.target import TargetWriter
 
 FOREIGN_KEY_VIOLATION = "23503"
 
-MOVE_THEM = "If the source still gives them, delete or move them there first."
+MOVE_THEM = "If the source still produces them, delete or move them there first."
 
 Written = Counter[tuple[str, str]]
 
@@ -109,5 +109,5 @@ async def keys_to_go(writer: TargetWriter, table: Table, effects: Effects) -> li
 def _takes_along(table: Table, child: Table, foreign_key: ForeignKey) -> str:
     return (
         f"Deleting a row of {table.name} would take rows of {child.name} along ({foreign_key.name}), which the source "
-        "still gives."
+        "still produces."
     )

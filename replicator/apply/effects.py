@@ -146,7 +146,7 @@ class Effects:
             other = taken.get(row.key) or found.get(row.key)
             if other is not None:
                 raise TakenError(
-                    f"Two source rows give the same row {list(row.key)} of {transform.target.name}: "
+                    f"Two source rows produce the same row {list(row.key)} of {transform.target.name}: "
                     f"{other.transform} for {list(other.source_key)}, and {row.transform} for {list(row.source_key)}.",
                     "Make the target key depend on both, or filter one of them out.",
                 )

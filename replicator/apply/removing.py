@@ -29,8 +29,11 @@ async def remove(writer: TargetWriter, plan: Plan, extra: Mapping[str, Iterable[
             deleted, left = await _remove(writer, table, left)
             gone[table.declared] += deleted
         if left:
-            log.warning("rows that nothing gives cannot be deleted: others refer to them, or a trigger refuses it",
-                        table=str(table.name), rows=len(left))  # fmt: skip
+            log.warning(
+                "rows that no source row produces cannot be deleted: others refer to them, or a trigger refuses it",
+                table=str(table.name),
+                rows=len(left),
+            )
     return gone
 
 

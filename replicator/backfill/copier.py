@@ -227,7 +227,7 @@ def refuse_taken(found: Sequence[TargetRow], derived: dict[tuple[Name, Key], Tar
         other = own.get(row.key) or derived.get((target, row.key))
         if other is not None:
             raise TransformError(
-                f"Two source rows give the same row {list(row.key)} of {target}: {other.transform} for "
+                f"Two source rows produce the same row {list(row.key)} of {target}: {other.transform} for "
                 f"{list(other.source_key)}, and {row.transform} for {list(row.source_key)}.",
                 "Make the target key depend on both, or filter one of them out.",
             )

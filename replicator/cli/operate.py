@@ -73,7 +73,7 @@ def verify(
     repair: Annotated[bool, flag("--repair", "Derive anew the rows that differ, and those in quarantine.")] = False,
     emptying: Annotated[
         bool,
-        flag("--allow-emptying", "With --repair: delete all or most rows of a table, if no source row gives them."),
+        flag("--allow-emptying", "With --repair: delete all or most rows of a table, if no source row produces them."),
     ] = False,
     json: Json = False,
 ) -> None:

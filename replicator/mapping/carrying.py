@@ -108,7 +108,7 @@ def _forward_misfits(copy: Copy, old: Table, new: Table) -> Iterator[str]:
     for column in old.by_name:
         new_name = copy.new_name(column)
         if new_name is not None and called.setdefault(new_name, column) != column:
-            yield f"{column} and {called[new_name]} both give {new_name}; rename= or drop= one of them"
+            yield f"{column} and {called[new_name]} both supply {new_name}; rename= or drop= one of them"
     yield from _wrong_additions(copy, new)
     yield from _casts_to_the_same(copy, old, new)
 

@@ -64,7 +64,7 @@ def target_rows(
     except TransformError:
         raise
     except BaseException as error:  # noqa: BLE001  a value may be of any class: its methods are the author's code too
-        raise _blame(error, f"What the transform {transform.name} gives", source, source_key) from None
+        raise _blame(error, f"The result of the transform {transform.name}", source, source_key) from None
 
 
 def unreadable(source: Source, source_key: Key, row: UnreadableRow) -> TransformError:
@@ -93,7 +93,7 @@ def key_of_result(transform: PlannedTransform, result: Any, source_key: Key) -> 
     parts = result if isinstance(result, tuple) else (result,)
     if len(parts) != len(transform.target.key):
         raise ShapeError(
-            f"The key= of the transform {transform.name} gives {len(parts)} values; the primary key of "
+            f"The key= of the transform {transform.name} returns {len(parts)} values; the primary key of "
             f"{transform.target.name} has {len(transform.target.key)} columns."
         )
     named = dict(zip(transform.target.key, parts, strict=True))
@@ -147,7 +147,7 @@ def _target_row(transform: PlannedTransform, source_key: Key, computed: Key | No
 
 def _no_such_column(transform: PlannedTransform, name: str, column: Column | None) -> ShapeError:
     return ShapeError(
-        f"The transform {transform.name} gives the column {name}, which "
+        f"The transform {transform.name} returns the column {name}, which "
         f"{transform.target.name} {'does not have' if column is None else 'generates itself'}."
     )
 
@@ -173,7 +173,7 @@ def _claimed(
 def other_key(transform: PlannedTransform, source_key: Key, names: Sequence[str]) -> TransformError:
     """For a row whose key is not the one that ``key=`` gives."""
     return TransformError(
-        f"The transform {transform.name} gives another {', '.join(names)} than its key= for {list(source_key)}.",
+        f"The transform {transform.name} returns another {', '.join(names)} than its key= for {list(source_key)}.",
         "Make them agree, or leave key= out.",
     )
 
@@ -183,7 +183,7 @@ def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Valu
     missing = [name for name in table.key if name not in result]
     if missing:
         raise ShapeError(
-            f"The transform {transform.name} gives no {', '.join(missing)}, which is in the primary key of "
+            f"The transform {transform.name} returns no {', '.join(missing)}, which is in the primary key of "
             f"{table.name}."
         )
     try:
@@ -198,8 +198,8 @@ def _key(transform: PlannedTransform, source_key: Key, result: Mapping[str, Valu
 def no_key(transform: PlannedTransform, source_key: Key) -> TransformError:
     """For a row without a key that its table can hold."""
     return TransformError(
-        f"The transform {transform.name} gives no usable key for {list(source_key)}: a column of it is null or of the "
-        "wrong form."
+        f"The transform {transform.name} returns no usable key for {list(source_key)}: a column of it is null or of "
+        "the wrong form."
     )
 
 
@@ -209,8 +209,8 @@ def _text(transform: PlannedTransform, column: Column, source_key: Key, value: V
         return None if text is None else str.__str__(text)  # of a subclass of str, the text alone
     except (TypeError, ValueError, ArithmeticError):
         raise TransformError(
-            f"The transform {transform.name} gives a {type(value).__name__} for {transform.target.name}.{column.name} "
-            f"({column.type}), which cannot be written, for {list(source_key)}."
+            f"The transform {transform.name} returns a {type(value).__name__} for {transform.target.name}."
+            f"{column.name} ({column.type}), which cannot be written, for {list(source_key)}."
         ) from None
 
 
@@ -229,7 +229,7 @@ def _refuse_unsendable(transform: PlannedTransform, column: Column, source_key: 
         else:
             return
     raise TransformError(
-        f"The transform {transform.name} gives text with {found} for {transform.target.name}.{column.name}, which "
+        f"The transform {transform.name} returns text with {found} for {transform.target.name}.{column.name}, which "
         f"Postgres cannot hold, for {list(source_key)}.",
         "Mend the transform or the row.",
     )

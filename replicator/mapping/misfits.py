@@ -77,7 +77,7 @@ def _query_problems(
         yield f"{where}: the query {query.name} has the name of a table; name its file otherwise"
     for name in query.key:
         if name not in columns:
-            yield f"{where}: the query {query.name} gives no column {name}, which its key names"
+            yield f"{where}: the query {query.name} returns no column {name}, which its key names"
     for table, rule in query.depends_on.items():
         if table not in source_tables:
             yield f"{where}: depends_on names {source_schema}.{table}, which does not exist"
@@ -107,7 +107,7 @@ def _column_rule_problems(
         ):
             yield (
                 f"{where}: depends_on names {table.name}.{name} of type {table.by_name[name].type}, which leads to no "
-                f"{key} of the query {query.name} for certain: {why}; let the query give its key in that column's "
+                f"{key} of the query {query.name} for certain: {why}; let the query return its key in that column's "
                 "type, or use a Lookup that casts"
             )
 

@@ -29,7 +29,7 @@ class WouldEmptyError(NotReadyError):
     def __init__(self, target: str, rows: int, left: int) -> None:
         kept = "no row" if left == 0 else f"only {left:,}"
         super().__init__(
-            f"The repair would delete {rows:,} of the rows of {target}, because no source row gives them, and leave "
+            f"The repair would delete {rows:,} of the rows of {target}, because no source row produces them, and leave "
             f"{kept}. Nothing was repaired.",
             "See whether the source still has its rows, and the daemon's role can read them all (row security, a view, "
             "a query). If these rows are to go: `replicator verify --repair --allow-emptying`.",

@@ -243,7 +243,7 @@ def deterministic(subject: DirectionSubject) -> Verdict:
     ]
     if varying:
         return failed(
-            f"Run twice, a query gives something else: {'; '.join(varying)}.",
+            f"A query returns something else when it is run twice: {'; '.join(varying)}.",
             "Take clocks, random values and sequences out; make new ids with uuid5 from the old key.",
         )
     if not unstable:

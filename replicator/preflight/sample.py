@@ -73,7 +73,7 @@ async def try_transforms(connection: Connection, plan: Plan, target: Connection 
                 sample.unread[source.name] = error.problem
             continue
         if without_key:
-            sample.wrong.append(f"{keyless(source)}; leave them out in its SQL, or give them a key")
+            sample.wrong.append(f"{keyless(source)}; leave them out in its SQL, or add a key to them")
         if not keyed:
             sample.empty.append(source.name)
             continue
@@ -104,7 +104,7 @@ def _keyed(source: Source, rows: list[Row], sample: Sample) -> list[tuple[Key, R
     twice = [key for key, count in Counter(key for key, _ in keyed).items() if count > 1]
     if twice:
         sample.wrong.append(
-            f"the query {source.name} gives {counted(len(twice), 'key')} more than once, such as {list(twice[0])}; "
+            f"the query {source.name} returns {counted(len(twice), 'key')} more than once, such as {list(twice[0])}; "
             f"{', '.join(source.key)} must be unique in its result"
         )
     return keyed
@@ -142,14 +142,14 @@ def _traced(transform: PlannedTransform, row: Row, read: set[str]) -> Row:
 
 def _keep(trial: Trial, rows: list[TargetRow], sample: Sample) -> None:
     if len(rows) > 1 and trial.transform.key is not None and not trial.transform.remembers:
-        trial.wrong = f"The transform {trial.transform.name} has a key= and gives several rows; leave key= out."
+        trial.wrong = f"The transform {trial.transform.name} has a key= and returns several rows; leave key= out."
         return
     taken = sample.rows.setdefault(trial.transform.target.name, {})
     for row in rows:
         other = taken.setdefault(row.key, row)
         if other is not row:
             trial.refused.append(
-                f"Two source rows give the same row {list(row.key)} of {trial.transform.target.name}: "
+                f"Two source rows produce the same row {list(row.key)} of {trial.transform.target.name}: "
                 f"{other.transform} for {list(other.source_key)}, and {row.transform} for {list(row.source_key)}."
             )
 

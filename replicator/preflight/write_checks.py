@@ -72,7 +72,7 @@ def triggers(subject: TablesSubject) -> Verdict:
         f"Triggers are switched off on tables while only we write there: {listed(found)}. They are given back with the "
         "tables.",
         "Nothing, if all that they do follows from what the application has written. What they put into the row itself "
-        "the transforms must give, or a generated column.",
+        "the transforms, or a generated column, must supply.",
     )
 
 
@@ -88,8 +88,8 @@ def cascades(subject: TablesSubject) -> Verdict:
         return passed("no foreign key acts on what we write")
     return warned(
         f"Foreign keys act when a parent row goes: {listed(found)}. A parent is deleted last; while the other side "
-        "still gives child rows of it, its deletion is quarantined, so nothing is lost.",
-        "Let the transforms give no row for a child whose parent they drop.",
+        "still has child rows of it, its deletion is quarantined, so nothing is lost.",
+        "Let the transforms return no row for a child whose parent they drop.",
     )
 
 

@@ -164,7 +164,7 @@ class Owners:
         return giving
 
     def collision(self, table: Table, key: Key, owners: tuple[tuple[str, Key], ...]) -> Divergence:
-        """That several source rows give this row."""
+        """That several source rows produce this row."""
         sources = {each.name: each.source for each in self._context.plan.transforms}
         named = " and ".join(f"{sources[name]} {list(source_key)} ({name})" for name, source_key in owners[:3])
         more = f" and {len(owners) - 3} more" if len(owners) > 3 else ""
@@ -174,6 +174,6 @@ class Owners:
             key=key,
             source=sources[owners[0][0]],
             source_key=owners[0][1],
-            note=f"{len(owners)} source rows give this row: {named}{more}",
+            note=f"{len(owners)} source rows produce this row: {named}{more}",
             owners=owners,
         )

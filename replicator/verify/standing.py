@@ -71,7 +71,7 @@ def advice(divergences: Sequence[Divergence], *, repaired: bool = False) -> str:
         rows = "1 row is" if len(collisions) == 1 else f"{len(collisions):,} rows are"
         first = collisions[0]
         told.append(
-            f"{rows} given by more than one source row, which no repair can mend: {first.target} {list(first.key)}, "
+            f"{rows} produced by more than one source row, which no repair can mend: {first.target} {list(first.key)}, "
             f"{first.note}. Change or delete all but one of these, or have the transform leave them out"
         )
     return "; ".join(told)

@@ -78,8 +78,8 @@ def changed(**columns: str) -> str:
         (NEW, {"cast": {"nane": "text"}}, ["cast= names nane, and public.t has no such column"]),
         (NEW, {"drop": ["nane"]}, ["drop= names nane, and public.t has no such column"]),
         (NEW, {"rename": {"name": "full"}}, ["name is renamed to full, and shop.t has no such column"]),
-        (NEW, {"rename": {"name": "note"}}, ["note and name both give note; rename= or drop= one of them"]),
-        (NEW, {"add": {"name": "text"}}, ["name and add= both give name"]),
+        (NEW, {"rename": {"name": "note"}}, ["note and name both supply note; rename= or drop= one of them"]),
+        (NEW, {"add": {"name": "text"}}, ["name and add= both supply name"]),
         (NEW, {"add": {"more": "text"}}, ["add= names more, and shop.t has no such column"]),
         (changed(more="text NOT NULL"), {"add": {"more": "text"}}, ["add= says nothing of the value of more"]),
         (

@@ -295,7 +295,7 @@ def quarantined(dsn: str) -> list[str]:
 def both_named(dsn: str, n: str, one: int, other: int) -> bool:
     found = rows(dsn, f"SELECT error FROM _replicator.quarantine WHERE transform = 'names{n}'")
     return len(found) == 1 and all(
-        said in found[0][0] for said in (f"['{one}']", f"['{other}']", "Two source rows give the same row")
+        said in found[0][0] for said in (f"['{one}']", f"['{other}']", "Two source rows produce the same row")
     )
 
 
@@ -388,7 +388,7 @@ async def test_a_null_in_a_querys_key_leads_to_no_row(database: Database, tmp_pa
         ],
     )
     migration = owners(tmp_path, WITH_NULLS)
-    says = "The query owners gives rows with a NULL in their key (id)"
+    says = "The query owners returns rows with a NULL in their key (id)"
     found = await check(database, migration)
     assert says in found["forward.sample"].detail
     assert found["forward.sample"].outcome == "fail"

@@ -159,11 +159,11 @@ async def test_queries(old: Database, tmp_path: Path) -> None:
     every_visit = "SELECT person AS id, hours FROM old.visits"
     finding = only_failure(await with_total(Query(every_visit, key=["id"], depends_on={"visits": ALL})))
     assert finding.check == "forward.sample"
-    assert "gives 1 key more than once" in finding.detail
+    assert "returns 1 key more than once" in finding.detail
 
     nulls = "SELECT nullif(id, 2) AS id, id AS hours FROM old.people"
     finding = only_failure(await with_total(Query(nulls, key=["id"], depends_on={"people": ALL})))
-    assert "gives rows with a NULL in their key (id)" in finding.detail
+    assert "returns rows with a NULL in their key (id)" in finding.detail
 
     assert outcomes(await with_total(totals("SELECT nothing")), "fail") == {"forward.transforms"}
 
@@ -173,7 +173,7 @@ async def test_queries(old: Database, tmp_path: Path) -> None:
     [
         ("SELECT id FROM old.people WHERE id = %(persn)s", "names persn, which old.visits has not"),
         ("SELECT id FROM old.poeple WHERE id = %(person)s", "does not run"),
-        ("SELECT id, name FROM old.people WHERE id = %(person)s", "gives 2 columns, the key has 1"),
+        ("SELECT id, name FROM old.people WHERE id = %(person)s", "returns 2 columns, the key has 1"),
     ],
 )
 async def test_lookups_that_do_not_work(old: Database, tmp_path: Path, sql: str, problem: str) -> None:
@@ -208,11 +208,11 @@ def looking_up(folder: Path, sql: str) -> Migration:
     "row, problem",
     [
         ({"full_nam": "x"}, "full_nam, which new.persons does not have"),
-        ({"id": 9, "full_name": "x"}, "gives another id than its key="),
+        ({"id": 9, "full_name": "x"}, "returns another id than its key="),
         ({"full_name": None}, 'null value in column "full_name"'),
-        ({"full_name": {1}}, "gives a set for new.persons.full_name"),
+        ({"full_name": {1}}, "returns a set for new.persons.full_name"),
         ("no row", "returned a str"),
-        ([{"full_name": "x"}, {"full_name": "y"}], "gives several rows"),
+        ([{"full_name": "x"}, {"full_name": "y"}], "returns several rows"),
     ],
 )
 async def test_transforms_that_no_row_survives(
@@ -262,7 +262,7 @@ async def test_two_rows_into_one(old: Database, tmp_path: Path) -> None:
 
     found = await check(old, migration)
     assert found["forward.sample"].outcome == "warn"
-    assert "Two source rows give the same row ['1'] of new.persons" in found["forward.sample"].detail
+    assert "Two source rows produce the same row ['1'] of new.persons" in found["forward.sample"].detail
 
 
 async def test_a_way_back_that_does_not_work_is_seen_before_the_start(old: Database, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ async def test_no_repair_empties_a_table_unasked(
         execute(database.dsn, [BEHIND, many])
         divergences = await full_pass(made)
         assert len(divergences) == strangers
-        with pytest.raises(NotReadyError, match="because no source row gives them") as refused:
+        with pytest.raises(NotReadyError, match="because no source row produces them") as refused:
             await repair(made.running, divergences, "test")
         assert "--allow-emptying" in refused.value.remedy
         assert await count(made, "store.people") == there + strangers

@@ -55,7 +55,7 @@ def one(_: Row) -> dict[str, object]:
         ("keyless", "persons", "transform one: the source table old.keyless has no primary key"),
         (Query("SELECT 1", key=[], depends_on={"people": ALL}), "persons", "the query query has no key"),
         (Query("SELECT 1", key=["id"], depends_on={}), "persons", "says nothing in depends_on"),
-        (Query("SELECT 1", key=["nix"], depends_on={"people": ALL}), "persons", "gives no column nix"),
+        (Query("SELECT 1", key=["nix"], depends_on={"people": ALL}), "persons", "returns no column nix"),
         (Query("SELECT 1", key=["id"], depends_on={"nix": ALL}), "persons", "names old.nix, which does not exist"),
         (Query("SELECT 1", key=["id"], depends_on={"pets": ["nix"]}), "persons", "old.pets.nix, which does not exist"),
         (Query("SELECT 1", key=["id"], depends_on={"pets": ["owner"]}), "persons", "does not carry for a deleted row"),
@@ -175,10 +175,10 @@ def test_the_key_may_be_left_to_the_key_function() -> None:
 @pytest.mark.parametrize(
     ("result", "key", "says"),
     [
-        ({"id": 1, "nix": 2}, None, "transform t gives the column nix, which new.persons does not have"),
-        ({"name": "x"}, None, "transform t gives no id, which is in the primary key of new.persons"),
+        ({"id": 1, "nix": 2}, None, "transform t returns the column nix, which new.persons does not have"),
+        ({"name": "x"}, None, "transform t returns no id, which is in the primary key of new.persons"),
         (7, None, "transform t returned a int, not a dict"),
-        ({"name": "x"}, (1, 2), "key= of the transform t gives 2 values"),
+        ({"name": "x"}, (1, 2), "key= of the transform t returns 2 values"),
     ],
 )
 def test_wrong_shape_is_the_authors_mistake(result: object, key: object, says: str) -> None:
@@ -191,9 +191,9 @@ def test_wrong_shape_is_the_authors_mistake(result: object, key: object, says: s
     ("result", "key", "says"),
     [
         ({"id": None}, None, "no usable key"),
-        ({"id": 1, "document": {"a": object()}}, None, "gives a dict for new.persons.document"),
+        ({"id": 1, "document": {"a": object()}}, None, "returns a dict for new.persons.document"),
         ({"id": 1, "name": {"a": 1}}, None, "cannot be written"),
-        ({"id": 1}, 2, "gives another id than its key="),
+        ({"id": 1}, 2, "returns another id than its key="),
     ],
 )
 def test_a_bad_row_is_the_rows_mistake_and_shows_no_value(result: object, key: object, says: str) -> None:

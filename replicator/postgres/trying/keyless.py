@@ -33,4 +33,4 @@ async def sampled_keyless(connection: Connection, source: Source) -> bool:
 def keyless(source: Source) -> str:
     """What is wrong with a query that has some."""
     key = ", ".join(source.key)
-    return f"The query {source.name} gives rows with a NULL in their key ({key}): no row comes of them"
+    return f"The query {source.name} returns rows with a NULL in their key ({key}): no row comes of them"

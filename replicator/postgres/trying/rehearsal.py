@@ -167,7 +167,7 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Se
                 cursor = await connection.execute(lookup.encode(), dict.fromkeys(table.by_name))
                 described = [(each.type_code, -1, 0) for each in cursor.description or ()]
                 if len(described) != len(keys):
-                    return f"gives {len(described)} columns, the key has {len(keys)}"
+                    return f"returns {len(described)} columns, the key has {len(keys)}"
                 forms = await read_forms(connection, described)
                 await connection.execute(lookup_query(lookup, keys).encode(), dict.fromkeys(table.by_name))
     except ReplicatorError as error:
@@ -175,7 +175,9 @@ async def try_lookup(connection: Connection, lookup: str, table: Table, keys: Se
         return f"does not run: {problem} {remedy}".strip().rstrip(".")
     for each, key in zip(described, keys, strict=True):
         if forms[each].prints_apart and not key.form.prints_apart:
-            return f"gives {forms[each].base}, whose equal values print otherwise, for {key.name}, which is {key.type}"
+            return (
+                f"returns {forms[each].base}, whose equal values print otherwise, for {key.name}, which is {key.type}"
+            )
     return await means_another(connection, without_parameters(lookup))
 
 
