@@ -58,7 +58,9 @@ def to_text(value: Value, kind: Kind) -> str | None:
     """Print a value for a column of this kind, in Postgres' input syntax.
 
     A str goes through as it is: into a json column it is taken for a document. A dict or list becomes JSON or an array
-    by the column's kind. Raises TypeError for a type that has no place in Postgres, ValueError for a NaN in JSON.
+    by the column's kind (PostgreSQL manual, 8.15.6 for arrays, 8.4.1 for bytea).
+
+    Raises TypeError for a type that has no place in Postgres, ValueError for a NaN in JSON.
     """
     match value:
         case None:
@@ -138,7 +140,10 @@ _CANONICAL_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12
 
 
 def canonical(text: str | None, kind: Kind) -> str | None:
-    """One spelling for each key value, so that keys can be compared in Python as Postgres would compare them."""
+    """One spelling for each key value, so that keys can be compared in Python as Postgres would compare them.
+
+    Raises ValueError, or decimal.InvalidOperation for a numeric, when the text is no value of the kind.
+    """
     if text is None:
         return None
     if kind == "uuid":
@@ -157,7 +162,10 @@ def canonical(text: str | None, kind: Kind) -> str | None:
 
 
 def canonical_numeric(text: str) -> str:
-    """A number without exponent, and without the zeros that make no difference: 1.0 and 1.00 are one key."""
+    """A number without exponent, and without the zeros that make no difference: 1.0 and 1.00 are one key.
+
+    Raises decimal.InvalidOperation when the text is no number.
+    """
     number = Decimal(text)
     if not number.is_finite():
         return str(number)
@@ -174,12 +182,15 @@ _DECODE: Final = json.JSONDecoder(parse_float=Decimal).decode
 
 
 def as_json(text: str | None) -> Any:
-    """A json or jsonb text as Python; numbers with a point become Decimal, so that no digit is lost."""
+    """A json or jsonb text as Python; numbers with a point become Decimal, so that no digit is lost.
+
+    Raises ValueError when the text is no JSON document.
+    """
     return None if text is None else _DECODE(text)
 
 
 def as_uuid(text: str | None) -> UUID | None:
-    """A uuid text as UUID."""
+    """A uuid text as UUID. Raises ValueError when it is none."""
     return None if text is None else UUID(text)
 
 
@@ -197,7 +208,10 @@ def as_datetime(text: str | None) -> datetime | None:
 
 
 def as_array(text: str | None) -> list[Any] | None:
-    """An array text (``{a,"b c",NULL}``, nested ones too) as a list of str, list and None. Bounds are dropped."""
+    """An array text (``{a,"b c",NULL}``, nested ones too) as a list of str, list and None. Bounds are dropped.
+
+    The syntax is that of the PostgreSQL manual, 8.15.6. Raises ValueError when the text does not follow it.
+    """
     if text is None:
         return None
     start = text.index("{")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from replicator.apply.compacting import ask, mark
 from replicator.apply.net_changes import NetChanges
-from replicator.core.changes import Change, Image
+from replicator.core.changes import Change, Image, RelationName
 from replicator.core.tables import Key, Table
 from replicator.mapping.plan import Plan
 from replicator.postgres.control.key_map import givers
@@ -34,7 +34,7 @@ async def rederiving(entries: Iterable[Rederivation], plan: Plan, reader: Connec
             _unknown(table) if each.key in unreadable else _changed(table, each, images.get(each.key))
             for each in of_table
         ]
-        relation = (table.name.schema, table.name.table)
+        relation = RelationName.of(table.name)
         batch.asked = await ask(changes, plan, {relation: table}, reader)
         for each, change in zip(of_table, changes, strict=True):
             _mark_row(batch, plan, table, each, change)
@@ -76,12 +76,12 @@ async def _leftovers(entry: Rederivation, context: Context, connection: Connecti
 
 def _unknown(table: Table) -> Change:
     """Of a row that cannot be read: what hangs on it, nobody knows. It itself will be quarantined, by its key."""
-    return Change((table.name.schema, table.name.table), "truncate")
+    return Change(RelationName.of(table.name), "truncate")
 
 
 def _changed(table: Table, entry: Rederivation, image: Image | None) -> Change:
     """The row as the log would bring it: as it is, or gone."""
-    relation = (table.name.schema, table.name.table)
+    relation = RelationName.of(table.name)
     if image is None:
         return Change(relation, "delete", old=_key_image(table, entry.key))
     return Change(relation, "insert", new=image)

@@ -22,7 +22,7 @@ class Relations:
     def forget(self) -> None:
         """Ask again: partitions have come or gone."""
         watched = self._context.plan.watched.values()
-        self.known = {(table.name.schema, table.name.table): table for table in watched}
+        self.known = {RelationName.of(table.name): table for table in watched}
 
     async def resolve(self, changes: Iterable[Change], reader: Connection) -> Mapping[RelationName, Table | None]:
         """What the names of these changes stand for: a partition may be younger than the daemon.
@@ -37,9 +37,9 @@ class Relations:
         roots = await partition_roots(reader, names)
         watched = {table.name: table for table in self._context.plan.watched.values()}
         for name in names:
-            table = known[name.schema, name.table] = watched.get(roots.get(name, name))
+            table = known[RelationName.of(name)] = watched.get(roots.get(name, name))
             if table is not None and table.name != name:
-                self.resolved[name.schema, name.table] = table
+                self.resolved[RelationName.of(name)] = table
         return known
 
     def met(self) -> dict[RelationName, Table]:

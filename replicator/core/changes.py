@@ -2,15 +2,26 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 from replicator.core.lsn import LSN
+from replicator.core.tables import Name
 from replicator.values import Missing
 
 Operation = Literal["insert", "update", "delete", "truncate"]
 
-RelationName = tuple[str, str]
-"""Schema and table, as they stand in the catalogue."""
+
+class RelationName(NamedTuple):
+    """Schema and table, as the stream names them. A tuple, for one is made and hashed for each change."""
+
+    schema: str
+    table: str
+
+    @classmethod
+    def of(cls, name: Name) -> Self:
+        """That of a table of the catalogue."""
+        return cls(name.schema, name.table)
+
 
 Image = dict[str, str | None | Missing]
 """Column name to text. A column that the log leaves out may be absent or ``Missing.UNCHANGED``; absent is not NULL."""

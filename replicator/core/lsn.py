@@ -1,8 +1,12 @@
-"""Positions in the write-ahead log, held as 64-bit integers and printed as Postgres prints them (``16/B374D848``)."""
+"""Positions in the write-ahead log: 64-bit byte offsets, printed as Postgres prints them (``16/B374D848``).
+
+See ``pg_lsn`` in the PostgreSQL manual, 8.20.
+"""
 
 from typing import NewType
 
 LSN = NewType("LSN", int)
+"""A position, in bytes from the log's beginning."""
 
 DurableLSN = NewType("DurableLSN", LSN)
 """A position up to which all is committed on the target. Only ``progress.commit_through`` makes one, and the follower

@@ -97,7 +97,7 @@ class PgoutputDecoder:
         table, at = _string(payload, at)
         count = int.from_bytes(payload[at + 1 : at + 3])  # one byte before it: the kind of replica identity
         columns, key = _columns(payload, at + 3, count)
-        name = (schema or "pg_catalog", table)
+        name = RelationName(schema or "pg_catalog", table)
         self._relations[oid] = _Relation(name, tuple(column for column, _ in columns), frozenset(key))
         return [RelationDefinition(name, tuple(columns), tuple(key))]
 

@@ -165,7 +165,7 @@ _READERS: Final[dict[str, Callable[[Document], Event]]] = {
 
 
 def _relation(document: Document) -> RelationName:
-    return _text(document, "schema"), _text(document, "table")
+    return RelationName(_text(document, "schema"), _text(document, "table"))
 
 
 def _text(document: Document, field: str) -> str:

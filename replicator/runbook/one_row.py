@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from replicator.apply.compacting import ask, compact
-from replicator.core.changes import Change, Image
+from replicator.core.changes import Change, Image, RelationName
 from replicator.core.tables import Key, Row, Table
 from replicator.errors import ReplicatorError, RowError, UsageError
 from replicator.mapping.derive import TargetRow, UnreadableRow
@@ -128,7 +128,7 @@ class _Trial:
 
     async def _hanging(self, reader: Connection, table: Table, image: Image) -> AsyncIterator[tuple[Source, Key]]:
         """The keys of queries that would be read again if this row changed."""
-        relation = (table.name.schema, table.name.table)
+        relation = RelationName.of(table.name)
         change = Change(relation, "insert", new=image)
         relations = {relation: table}
         asked = await ask([change], self._plan, relations, reader)

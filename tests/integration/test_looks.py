@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replicator.core.changes import Change
+from replicator.core.changes import Change, RelationName
 from replicator.pipeline.setup import read_plan
 from replicator.postgres.catalog import catalog, catalog_version, fingerprints, inspect
 from replicator.postgres.session.connect import connection
@@ -72,7 +72,7 @@ async def test_the_number_of_queries_does_not_grow(
                 await look()
                 counted[name].append(len(asked))
         assert all(few == many for few, many in counted.values()), counted
-        names = [("public", f"days_{number}") for number in range(20, 60)]
+        names = [RelationName("public", f"days_{number}") for number in range(20, 60)]
         async with connection(database.dsn, "test") as reader:
             asked.clear()
             await pipeline._applier._relations.resolve([Change(name, "truncate") for name in names], reader)

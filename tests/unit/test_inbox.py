@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin, RelationName
 from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.transaction_buffer import BYTES_HELD, MOST_MESSAGES, Batch, TransactionBuffer
@@ -15,7 +15,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def changes(*numbers: int) -> list[Event]:
-    return [Change(("public", "t"), "insert", new={"id": str(number)}) for number in numbers]
+    return [Change(RelationName("public", "t"), "insert", new={"id": str(number)}) for number in numbers]
 
 
 def transaction(end: int, *numbers: int, message: str | None = None) -> list[Event]:

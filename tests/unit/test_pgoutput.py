@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.core.changes import Begin, Change, Commit, Event, Image, Message, Origin, RelationDefinition
+from replicator.core.changes import (
+    Begin,
+    Change,
+    Commit,
+    Event,
+    Image,
+    Message,
+    Origin,
+    RelationDefinition,
+    RelationName,
+)
 from replicator.core.lsn import LSN
 from replicator.errors import ProtocolError
 from replicator.follow.pgoutput import PgoutputDecoder
@@ -65,54 +75,62 @@ def test_commit_carries_the_end_position_not_its_own() -> None:
 
 def test_relation() -> None:
     definition = pg.relation(7, "Public", "It's", [("id", True), ("ü n", False)])
-    assert decode(definition) == [RelationDefinition(("Public", "It's"), (("id", 25), ("ü n", 25)), ("id",))]
+    assert decode(definition) == [
+        RelationDefinition(RelationName("Public", "It's"), (("id", 25), ("ü n", 25)), ("id",))
+    ]
 
 
 def test_an_empty_schema_is_the_catalogue() -> None:
-    assert decode(pg.relation(7, "", "pg_class", [])) == [RelationDefinition(("pg_catalog", "pg_class"), (), ())]
+    assert decode(pg.relation(7, "", "pg_class", [])) == [
+        RelationDefinition(RelationName("pg_catalog", "pg_class"), (), ())
+    ]
 
 
 def test_insert() -> None:
     new: Image = {"id": "1", "doc": "ü€😀", "n": None}
-    assert decode(pg.insert(7, ["1", "ü€😀", None])) == [Change(("public", "items"), "insert", new)]
+    assert decode(pg.insert(7, ["1", "ü€😀", None])) == [Change(RelationName("public", "items"), "insert", new)]
 
 
 def test_an_empty_text_is_not_null() -> None:
     assert decode(pg.insert(7, ["1", "", ""])) == [
-        Change(("public", "items"), "insert", {"id": "1", "doc": "", "n": ""})
+        Change(RelationName("public", "items"), "insert", {"id": "1", "doc": "", "n": ""})
     ]
 
 
 def test_update_leaves_an_unchanged_value_marked() -> None:
     new: Image = {"id": "1", "doc": Missing.UNCHANGED, "n": "2"}
-    assert decode(pg.update(7, ["1", Missing.UNCHANGED, "2"])) == [Change(("public", "items"), "update", new)]
+    assert decode(pg.update(7, ["1", Missing.UNCHANGED, "2"])) == [
+        Change(RelationName("public", "items"), "update", new)
+    ]
 
 
 def test_update_of_the_key_has_only_the_key_of_the_old_row() -> None:
     changes = decode(pg.update(8, ["1", "c", "a"], [None, "b", "a"], b"K"))
     new: Image = {"n": "1", "b": "c", "a": "a"}
-    assert changes == [Change(("public", "pairs"), "update", new, {"b": "b", "a": "a"})]
+    assert changes == [Change(RelationName("public", "pairs"), "update", new, {"b": "b", "a": "a"})]
 
 
 def test_update_with_full_identity_has_the_whole_old_row() -> None:
     changes = decode(pg.update(9, ["1", "2"], ["1", None], b"O"))
-    assert changes == [Change(("public", "whole"), "update", {"id": "1", "n": "2"}, {"id": "1", "n": None})]
+    assert changes == [Change(RelationName("public", "whole"), "update", {"id": "1", "n": "2"}, {"id": "1", "n": None})]
 
 
 def test_delete_has_only_the_key() -> None:
-    assert decode(pg.delete(7, ["1", None, None])) == [Change(("public", "items"), "delete", None, {"id": "1"})]
+    assert decode(pg.delete(7, ["1", None, None])) == [
+        Change(RelationName("public", "items"), "delete", None, {"id": "1"})
+    ]
 
 
 def test_delete_with_full_identity_has_the_whole_row() -> None:
     assert decode(pg.delete(9, ["1", None], b"O")) == [
-        Change(("public", "whole"), "delete", None, {"id": "1", "n": None})
+        Change(RelationName("public", "whole"), "delete", None, {"id": "1", "n": None})
     ]
 
 
 def test_truncate_of_several_is_a_change_of_each() -> None:
     assert decode(pg.truncate([8, 7], flags=3)) == [
-        Change(("public", "pairs"), "truncate"),
-        Change(("public", "items"), "truncate"),
+        Change(RelationName("public", "pairs"), "truncate"),
+        Change(RelationName("public", "items"), "truncate"),
     ]
 
 
@@ -136,7 +154,7 @@ def test_a_relation_that_is_described_again_replaces_what_was_known() -> None:
     decoder.decode(ITEMS)
     decoder.decode(pg.relation(7, "public", "renamed", [("id", True), ("extra", False)]))
     assert decoder.decode(pg.insert(7, ["1", "x"])) == [
-        Change(("public", "renamed"), "insert", {"id": "1", "extra": "x"})
+        Change(RelationName("public", "renamed"), "insert", {"id": "1", "extra": "x"})
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from replicator.apply import relations as module
 from replicator.apply.relations import Relations
-from replicator.core.changes import Change
+from replicator.core.changes import Change, RelationName
 
 
 @pytest.mark.parametrize("while_asking", [True, False])
@@ -23,7 +23,7 @@ async def test_what_is_forgotten_meanwhile_is_known_until_it_is_written(
         return {}
 
     monkeypatch.setattr(module, "partition_roots", roots)
-    change = Change(relation=("public", "part"), operation="truncate")
+    change = Change(relation=RelationName("public", "part"), operation="truncate")
     known = await relations.resolve([change], cast("Any", None))
     relations.forget()
     assert known[change.relation] is None

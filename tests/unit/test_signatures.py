@@ -8,7 +8,9 @@ from typing import get_type_hints
 import pytest
 
 import replicator
-from replicator.core.lsn import DurableLSN
+from replicator.core.changes import Change
+from replicator.core.epochs import LeaseEpoch, OwnershipEpoch, after
+from replicator.core.lsn import LSN, DurableLSN
 from replicator.follow.follower import Follower
 
 PACKAGE = Path(replicator.__file__).parent
@@ -75,3 +77,13 @@ def test_what_only_one_place_may_make_is_made_there(name: str, places: set[str])
 def test_the_follower_confirms_nothing_else() -> None:
     hints = get_type_hints(Follower.confirm)
     assert hints["flushed"] is DurableLSN
+
+
+def refused_by_the_type_checker(follower: Follower, read: LSN, lease: LeaseEpoch, owner: OwnershipEpoch) -> None:
+    """Nobody calls this: mypy fails on an ignored error that is none, so each of these lines is an error."""
+    follower.confirm(read)  # type: ignore[arg-type]  # not committed
+    after(lease)  # type: ignore[arg-type]
+    after(1)  # type: ignore[arg-type]
+    mixed: LeaseEpoch = owner  # type: ignore[assignment]
+    change: Change = Change(("public", "t"), "truncate")  # type: ignore[arg-type]
+    del mixed, change

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin
+from replicator.core.changes import Begin, Change, Commit, Event, Message, Origin, RelationName
 from replicator.core.lsn import parse_lsn
 from replicator.errors import ProtocolError
 from replicator.follow.wal2json import Wal2JsonDecoder
@@ -107,7 +107,9 @@ def test_moments_are_in_utc(text: str, moment: datetime) -> None:
 
 def test_insert() -> None:
     document = {"action": "I", **HEAD, "columns": columns(id="a", n=None, yes=True, no=False)}
-    assert decode(document) == Change(("public", "requests"), "insert", {"id": "a", "n": None, "yes": "t", "no": "f"})
+    assert decode(document) == Change(
+        RelationName("public", "requests"), "insert", {"id": "a", "n": None, "yes": "t", "no": "f"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,31 +119,33 @@ def test_insert() -> None:
 def test_numbers_keep_their_digits(digits: str) -> None:
     head = json.dumps({"action": "I", **HEAD})[:-1]
     change = decode_text(f'{head}, "columns": [{{"name": "n", "value": {digits}}}]}}')
-    assert change == Change(("public", "requests"), "insert", {"n": digits})
+    assert change == Change(RelationName("public", "requests"), "insert", {"n": digits})
 
 
 def test_update_without_change_of_identity_has_no_old_row() -> None:
     document = {"action": "U", **HEAD, "columns": columns(id="a", n=1), "identity": columns(id="a")}
-    assert decode(document) == Change(("public", "requests"), "update", {"id": "a", "n": "1"})
+    assert decode(document) == Change(RelationName("public", "requests"), "update", {"id": "a", "n": "1"})
 
 
 def test_update_of_the_identity_has_the_old_one() -> None:
     document = {"action": "U", **HEAD, "columns": columns(id="b", n=1), "identity": columns(id="a")}
-    assert decode(document) == Change(("public", "requests"), "update", {"id": "b", "n": "1"}, {"id": "a"})
+    assert decode(document) == Change(RelationName("public", "requests"), "update", {"id": "b", "n": "1"}, {"id": "a"})
 
 
 def test_update_with_full_identity_keeps_what_the_new_row_leaves_out() -> None:
     document = {"action": "U", **HEAD, "columns": columns(id="a"), "identity": columns(id="a", doc="long")}
-    assert decode(document) == Change(("public", "requests"), "update", {"id": "a"}, {"id": "a", "doc": "long"})
+    assert decode(document) == Change(
+        RelationName("public", "requests"), "update", {"id": "a"}, {"id": "a", "doc": "long"}
+    )
 
 
 def test_delete() -> None:
     document = {"action": "D", **HEAD, "identity": columns(id="a")}
-    assert decode(document) == Change(("public", "requests"), "delete", None, {"id": "a"})
+    assert decode(document) == Change(RelationName("public", "requests"), "delete", None, {"id": "a"})
 
 
 def test_truncate() -> None:
-    assert decode({"action": "T", **HEAD}) == Change(("public", "requests"), "truncate")
+    assert decode({"action": "T", **HEAD}) == Change(RelationName("public", "requests"), "truncate")
 
 
 def test_message() -> None:
@@ -208,7 +212,7 @@ def test_bytes_that_are_no_utf8_are_refused() -> None:
 
 def test_escapes_that_only_look_like_half_a_pair_are_read() -> None:
     change = decode(GOOD_INSERT | {"columns": columns(id="\\ud800 \\uD800")})
-    assert change == Change(("public", "requests"), "insert", {"id": "\\ud800 \\uD800"})
+    assert change == Change(RelationName("public", "requests"), "insert", {"id": "\\ud800 \\uD800"})
 
 
 def test_a_refusal_names_the_kind_and_no_value() -> None:
@@ -240,7 +244,9 @@ scalars = names | st.booleans() | st.none() | st.integers()
 @given(st.dictionaries(names, scalars), st.sampled_from([json.dumps, lambda it: json.dumps(it, ensure_ascii=False)]))
 def test_any_row_comes_out_as_it_went_in(row: dict[str, Any], dumps: Any) -> None:
     change = decode_text(dumps({"action": "I", **HEAD, "columns": columns(**row)}))
-    assert change == Change(("public", "requests"), "insert", {name: as_text(value) for name, value in row.items()})
+    assert change == Change(
+        RelationName("public", "requests"), "insert", {name: as_text(value) for name, value in row.items()}
+    )
 
 
 def as_text(value: str | bool | int | None) -> str | None:

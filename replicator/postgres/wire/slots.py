@@ -62,9 +62,11 @@ async def read_slot(connection: Connection, name: str) -> Slot | None:
 
 
 async def create_slot(connection: Connection, name: str, plugin: str) -> LSN:
-    """Create a slot; waits for every transaction that runs now. Gives its consistent point.
+    """Create a slot; waits for every transaction that runs now. Returns where decoding begins.
 
-    It is noted as ours before it is there: no crash can leave one that we would not know for ours.
+    PostgreSQL calls that position the slot's consistent point ("Logical Decoding Concepts"); ours is another one, see
+    ``progress.consistent_point``. The slot is noted as ours before it is there: no crash can leave one that we would
+    not know for ours. Raises DatabaseError when the server refuses it.
     """
     await note(connection, "slot", name, None)
     with translated():
