@@ -10,7 +10,10 @@ from tests.pages import PAGES, ROOT, prose, section, tables
 CODE = ROOT / "replicator"
 PAGE = prose(PAGES["ARCHITECTURE.md"])
 TESTS = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
-ROWS = tables(section("Invariants", {"ARCHITECTURE.md": PAGES["ARCHITECTURE.md"]}))[0]
+ROWS, MORE = tables(section("Invariants", {"ARCHITECTURE.md": PAGES["ARCHITECTURE.md"]}))[:2]
+FILE = re.compile(r"`([\w/]+\.(?:py|sql))`")
+GUARD = re.compile(r"(?:^\s*(?:#|--)|  #).*\((I\d)\)", re.MULTILINE)
+"""A comment that names the invariant which the line below, or beside it, enforces."""
 
 
 def defined(file: str, name: str) -> bool:
@@ -34,6 +37,20 @@ def test_an_invariant_leads_to_what_enforces_it(row: list[str]) -> None:
             assert defined(file.strip("`"), name), f"{file} {name}"
     assert found
     assert len(row[2].split("; ")) <= 3 or row[0].startswith("I9")
+
+
+def test_every_guard_that_names_an_invariant_is_in_a_table() -> None:
+    """So is nothing in the second table that has no such comment."""
+    first = {(row[0].split()[0], file) for row in ROWS for file in FILE.findall(row[2])}
+    more = {(row[0], file) for row in MORE for file in FILE.findall(row[1])}
+    commented = {
+        (invariant, path.relative_to(CODE).as_posix())
+        for path in CODE.rglob("*")
+        if path.suffix in {".py", ".sql"}
+        for invariant in GUARD.findall(path.read_text())
+    }
+    assert commented - first == more - first
+    assert more.isdisjoint(first)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].split()[0])
