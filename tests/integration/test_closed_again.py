@@ -10,9 +10,9 @@ import pytest
 from replicator.daemon import session
 from replicator.errors import NotReadyError
 from replicator.postgres.guarding.guards import guard_rest
-from replicator.postgres.locking.locks import lock_more
-from replicator.postgres.session.connect import Connection, connection
-from replicator.switchover import closing, transfer
+from replicator.postgres.session.connect import connection
+from replicator.runtime.failpoints import Failpoint, handled
+from replicator.switchover import closing
 from tests.engine import execute, make_settings
 from tests.fix_postgres import Database
 from tests.roles import OLD, identity
@@ -80,16 +80,17 @@ async def test_what_is_written_after_the_last_check_is_seen_with_the_tables_lock
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "CLOSED_SECONDS", 3600.0)
+    monkeypatch.setattr("replicator.pipeline.pipeline.LOOK_SECONDS", 3600.0)  # else it may be the one that notices
     execute(database.dsn, [OLD, ROWS])
 
-    async def strikes_first(holder: Connection, *arguments: Any) -> None:
+    async def strike() -> None:
         execute(database.dsn, [f"BEGIN; {OFF}; {STRAY}; COMMIT"])
-        await lock_more(holder, *arguments)
 
     async with daemon(make_settings(database), identity(tmp_path)) as running:
         await running.ready()
-        with monkeypatch.context() as patched:
-            patched.setattr(transfer, "lock_more", strikes_first)
-            with pytest.raises(NotReadyError, match=r"Not closed to others was: writes to shop\.t"):
-                await running.cut_over()
+        with (
+            handled(Failpoint.CUTOVER_CHECKED, strike),
+            pytest.raises(NotReadyError, match=r"Not closed to others was: writes to shop\.t"),
+        ):
+            await running.cut_over()
         assert one(database.dsn, "SELECT replicator.active_schema()") == "public"
