@@ -109,7 +109,7 @@ class Migration:
         :param into: the new table.
         :param key: gives the target key from a row that has only the source key's columns: a value, or a tuple in the
             order of the primary key. Leave it out when the target key hangs on anything else; it is then remembered.
-        :param name: names the transform; by default the function's name.
+        :param name: names the transform; by default the function's name. MigrationError if it is taken.
         """
         return self._declare("forward", source, into, key, name)
 
@@ -129,7 +129,7 @@ class Migration:
             new row, several, or none, and follows from the row alone: no clock, no other table.
         :param key: the new primary key by the source key's columns alone, as in a select list:
             ``"party.request_id(old.id)"``, ``"old.a, old.b"``. Leave it out as in ``transform``.
-        :param name: by default that of the file; of a text, ``SOURCE_into_INTO``.
+        :param name: by default that of the file; of a text, ``SOURCE_into_INTO``. MigrationError if it is taken.
         """
         self._select("forward", source, into, Select(text=sql), key, name)
 
@@ -205,7 +205,7 @@ class Migration:
         self.left.update(tables)
 
     def retire(self, table: str, *, because: str, column: str | None = None) -> None:
-        """Declare that an old table, or one column of a table, has no place on the other side."""
+        """Declare that an old table, or a column, has no place on the other side; MigrationError without a reason."""
         what = f"The old table {table}" if column is None else f"The column {table}.{column}"
         if not because.strip():
             raise MigrationError(f"{what} is retired without a reason.", "Say why in because=.")

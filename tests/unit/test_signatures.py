@@ -87,3 +87,29 @@ def refused_by_the_type_checker(follower: Follower, read: LSN, lease: LeaseEpoch
     mixed: LeaseEpoch = owner  # type: ignore[assignment]
     change: Change = Change(("public", "t"), "truncate")  # type: ignore[arg-type]
     del mixed, change
+
+
+# ---- docstrings
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """The exceptions that a function's own body makes and raises."""
+    return {
+        node.exc.func.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name)
+    }
+
+
+PUBLIC = [
+    pytest.param(function, id=f"{module}.{function.name}")
+    for module in ("migration", "values", "settings", "errors", "core/lsn")
+    for function in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    if isinstance(function, ast.FunctionDef) and raised(function) and not function.name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+def test_what_users_import_says_what_it_raises(function: ast.FunctionDef) -> None:
+    text = ast.get_docstring(function) or ""
+    assert [name for name in raised(function) if name not in text] == []
