@@ -51,13 +51,27 @@ def test_any_is_found(source: str, found: int) -> None:
 # ---- invariants as types
 
 
+def makes(call: ast.Call, name: str) -> bool:
+    """Whether a call makes a value of this type: by its name, its module's attribute, or a cast."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+    return called == name or (called == "cast" and name in ast.unparse(call.args[0]))
+
+
+@pytest.mark.parametrize("text", ["DurableLSN(x)", "lsn.DurableLSN(x)", 'cast("DurableLSN", x)', "cast(DurableLSN, x)"])
+def test_each_way_to_make_a_value_is_seen(text: str) -> None:
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert makes(call, "DurableLSN")
+    assert not makes(call, "LeaseEpoch")
+
+
 def made(name: str) -> set[str]:
     """The modules in which a value of this type is made."""
     return {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+        if isinstance(node, ast.Call) and makes(node, name)
     }
 
 
