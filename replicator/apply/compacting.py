@@ -39,53 +39,53 @@ def compact(
     :param dated: note when the application changed each source key.
     :raises ProtocolError: when a change lacks its key.
     """
-    batch = NetChanges(asked=asked)
+    net = NetChanges(asked=asked)
     for change in changes:
         table = relations[change.relation]
         if table is None:
             continue
         name = table.declared
         if not change.own:
-            batch.counts[name, change.operation] += 1
+            net.counts[name, change.operation] += 1
         at = change.committed_at if dated and not change.own else None
         for dependency in plan.dependencies.get(name, ()):
-            mark(batch, plan, dependency, table, change, at)
+            mark(net, plan, dependency, table, change, at)
         source = plan.table_source(name)
         if source is not None:
-            _note(batch, source, table, change, at, nulls_are_ambiguous=nulls_are_ambiguous)
-    return batch
+            _note(net, source, table, change, at, nulls_are_ambiguous=nulls_are_ambiguous)
+    return net
 
 
 def _note(
-    batch: NetChanges, source: Source, table: Table, change: Change, at: datetime | None, *, nulls_are_ambiguous: bool
+    net: NetChanges, source: Source, table: Table, change: Change, at: datetime | None, *, nulls_are_ambiguous: bool
 ) -> None:
-    state = batch.tables.setdefault(source.name, TableState())
-    dirty = batch.dirty.setdefault(source.name, set())
+    state = net.tables.setdefault(source.name, TableState())
+    dirty = net.dirty.setdefault(source.name, set())
     if change.operation == "truncate":
         state.truncated = True  # the log names none of its rows: all that they gave goes. mutation: truncate
-        batch.dates.note_all(source.name, at)
+        net.dates.note_all(source.name, at)
         state.rows.clear()
         state.moves.clear()
         dirty.clear()
         if change.relation != (table.name.schema, table.name.table):
-            batch.dirty_all.add(source.name)  # one partition: which rows it held, the log does not say
+            net.dirty_all.add(source.name)  # one partition: which rows it held, the log does not say
         return
-    old_key = _image_key(batch, table, change.old) if change.old else None
+    old_key = _image_key(net, table, change.old) if change.old else None
     if change.operation == "delete":
         if old_key is None:
             raise ProtocolError(f"A deleted row of {table.name} came without its key.", IDENTITY)
-        _note_overwriting(batch, source, old_key, change)
-        batch.dates.note(source.name, old_key, at)
+        _note_overwriting(net, source, old_key, change)
+        net.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         return
-    new_key = _image_key(batch, table, _now(change)) or old_key
+    new_key = _image_key(net, table, _now(change)) or old_key
     if new_key is None:
         raise ProtocolError(f"A row of {table.name} came without its key.", IDENTITY)
-    _note_overwriting(batch, source, new_key, change)
-    batch.dates.note(source.name, new_key, at)
+    _note_overwriting(net, source, new_key, change)
+    net.dates.note(source.name, new_key, at)
     # What the old key gave has no row any more: it would stay on the target. mutation: key-change-leaves
     if old_key is not None and old_key != new_key:
-        batch.dates.note(source.name, old_key, at)
+        net.dates.note(source.name, old_key, at)
         _put(state, dirty, old_key, None)
         state.moves[new_key] = state.moves.pop(old_key, old_key)
     row = complete_row(table, change, nulls_are_ambiguous=nulls_are_ambiguous)
@@ -98,11 +98,11 @@ def _note(
             state.copies.setdefault(new_key, []).append(row)  # what it gave is here already. mutation: copied-over
 
 
-def _note_overwriting(batch: NetChanges, source: Source, key: Key, change: Change) -> None:
+def _note_overwriting(net: NetChanges, source: Source, key: Key, change: Change) -> None:
     if not change.own:
-        batch.overwritten.discard((source.name, key))
-    elif batch.dates.of(source.name, key) is not None:
-        batch.overwritten.add((source.name, key))
+        net.overwritten.discard((source.name, key))
+    elif net.dates.of(source.name, key) is not None:
+        net.overwritten.add((source.name, key))
 
 
 def _put(state: TableState, dirty: set[Key], key: Key, row: Row | None) -> None:
@@ -144,46 +144,44 @@ def _told(table: Table, change: Change) -> frozenset[str]:
 
 
 def mark(
-    batch: NetChanges, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None
+    net: NetChanges, plan: Plan, dependency: Dependency, table: Table, change: Change, at: datetime | None
 ) -> None:
     """Mark the keys of a query as dirty that hang on a changed row; ``at``: when the application changed it."""
     if dependency.everything or change.operation == "truncate":
-        batch.dates.note_all(dependency.source, at)
-        batch.dirty_all.add(dependency.source)
-        batch.dirty.pop(dependency.source, None)
+        net.dates.note_all(dependency.source, at)
+        net.dirty_all.add(dependency.source)
+        net.dirty.pop(dependency.source, None)
         return
     if dependency.lookup is not None:
-        _mark_lookup(batch, dependency, change, at, _told(table, change))
+        _mark_lookup(net, dependency, change, at, _told(table, change))
         return
     columns = [table.by_name[name] for name in dependency.columns or ()]
-    _mark_keys(batch, plan.sources[dependency.source], columns, change, at)
+    _mark_keys(net, plan.sources[dependency.source], columns, change, at)
 
 
-def _mark_keys(
-    batch: NetChanges, source: Source, columns: Sequence[Column], change: Change, at: datetime | None
-) -> None:
+def _mark_keys(net: NetChanges, source: Source, columns: Sequence[Column], change: Change, at: datetime | None) -> None:
     """The keys before and after. What an update leaves out of the new row, the old row has, or it may be any key."""
     keys: set[Key] = set()
     if change.old is not None:
         if not all(column.name in change.old for column in columns):
             raise ProtocolError(f"A changed row of {'.'.join(change.relation)} came without its identity.", IDENTITY)
-        keys |= _dependency_key(batch, source, columns, change.old)
+        keys |= _dependency_key(net, source, columns, change.old)
     if change.new is not None:
         now = _now(change)
         if not any(isinstance(now.get(each.name, Missing.UNCHANGED), Missing) for each in columns):
-            keys |= _dependency_key(batch, source, columns, now)
+            keys |= _dependency_key(net, source, columns, now)
         else:
-            batch.dates.note_all(source.name, at)
-            batch.dirty_all.add(source.name)
-            batch.dirty.pop(source.name, None)
-    if source.name not in batch.dirty_all:
-        batch.dirty.setdefault(source.name, set()).update(keys)
+            net.dates.note_all(source.name, at)
+            net.dirty_all.add(source.name)
+            net.dirty.pop(source.name, None)
+    if source.name not in net.dirty_all:
+        net.dirty.setdefault(source.name, set()).update(keys)
     for key in keys if at is not None else ():
-        batch.dates.note(source.name, key, at)
+        net.dates.note(source.name, key, at)
 
 
 def _mark_lookup(
-    batch: NetChanges, dependency: Dependency, change: Change, at: datetime | None, told: frozenset[str]
+    net: NetChanges, dependency: Dependency, change: Change, at: datetime | None, told: frozenset[str]
 ) -> None:
     """Look up the keys that the row concerned before and concerns now; what the log leaves out may be any key."""
     wanted = set(PARAMETER.findall(dependency.lookup or ""))
@@ -193,24 +191,24 @@ def _mark_lookup(
     for image in before + after:
         found = {name: text for name in wanted if not isinstance(text := image.get(name, Missing.UNCHANGED), Missing)}
         if len(found) < len(wanted):
-            batch.dates.note_all(dependency.source, at)
-            batch.dirty_all.add(dependency.source)
+            net.dates.note_all(dependency.source, at)
+            net.dirty_all.add(dependency.source)
             return
         lookup = dependency, tuple(sorted(found.items()))
-        known = batch.lookups.get(lookup)
-        batch.lookups[lookup] = known if at is None else max(at, known or at)
+        known = net.lookups.get(lookup)
+        net.lookups[lookup] = known if at is None else max(at, known or at)
 
 
-def _dependency_key(batch: NetChanges, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:
+def _dependency_key(net: NetChanges, source: Source, columns: Sequence[Column], image: Image) -> set[Key]:
     """Empty when a column is NULL, or no value of the key's type: no row of the query can hang on it."""
     keys = [source.by_name[name] for name in source.key]
-    key = batch.asked.led_to([each.form for each in columns], keys, _texts(columns, image))
+    key = net.asked.led_to([each.form for each in columns], keys, _texts(columns, image))
     return set() if key is None else {key}
 
 
-def _image_key(batch: NetChanges, table: Table, image: Image) -> Key | None:
+def _image_key(net: NetChanges, table: Table, image: Image) -> Key | None:
     columns = [table.by_name[name] for name in table.key]
-    return batch.asked.led_to([each.form for each in columns], columns, _texts(columns, image))
+    return net.asked.led_to([each.form for each in columns], columns, _texts(columns, image))
 
 
 def _texts(columns: Iterable[Column], image: Image) -> list[str | None]:

@@ -19,7 +19,7 @@ from replicator.errors import TransformError
 from replicator.mapping.derive import TargetRow
 from replicator.mapping.plan import PlannedTransform
 from replicator.migration import Direction
-from replicator.postgres.control.rederivations import Rederivation, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_rederivations
 from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.rows.context import Context
 from replicator.postgres.rows.derived import derive_rows
@@ -109,7 +109,7 @@ class Conflicts(Undisputed):
         await self._keep_what_is_there(effects)
         confirmations = [*self._gone.values(), *self._confirmations(effects)]
         entries = [*self._lost.values(), *self._contested.values(), *confirmations]
-        await note_redo(self._writer.connection, entries)
+        await note_rederivations(self._writer.connection, entries)
         return len(self._lost) + len((overwritten | self._too_late) - {each.lost for each in self._lost.values()})
 
     def _confirmations(self, effects: Effects) -> Iterator[Rederivation]:

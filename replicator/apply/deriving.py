@@ -24,7 +24,7 @@ class Deriver:
         self._dates: Dates | None = None
 
     async def effects(
-        self, batch: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, moves: KeyChanges
+        self, net: NetChanges, skip: set[tuple[str, Key]], dates: Dates | None, moves: KeyChanges
     ) -> Effects:
         """What a batch comes to.
 
@@ -33,13 +33,13 @@ class Deriver:
         """
         self._dates = dates
         effects = Effects(skipped=skip, moves=dict(moves.by_source))
-        for name, state in batch.tables.items():
-            if name in batch.dirty_all:
+        for name, state in net.tables.items():
+            if name in net.dirty_all:
                 effects.cleared += [each for each in self._context.plan.sources[name].transforms if not each.remembers]
             else:
-                again = batch.rows.get(name, {})
+                again = net.rows.get(name, {})
                 await self._table_changed(effects, self._context.plan.sources[name], state, skip, again)
-        for name, rows in batch.rows.items():
+        for name, rows in net.rows.items():
             await self._rows_changed(effects, self._context.plan.sources[name], rows, skip)
         return effects
 

@@ -54,9 +54,7 @@ class Heirs:
         owed, self.owed = self.owed, {}
         return owed
 
-    async def inherit(
-        self, effects: Effects, batch: NetChanges, dates: Dates | None, reader: Connection | None
-    ) -> Dirty:
+    async def inherit(self, effects: Effects, net: NetChanges, dates: Dates | None, reader: Connection | None) -> Dirty:
         """Take out of the effects each deletion of a row that something else gives, which is not to be forgotten.
 
         Gives those whose rows are neither in the batch nor owed. One that is in the batch and gives the row all the
@@ -73,9 +71,9 @@ class Heirs:
             while part := list(islice(keys, KEYS_AT_ONCE)):
                 for key, heirs in (await self._givers(writers, part, forgotten)).items():
                     self._leave(effects, table.name, key, heirs, dates)
-                    self._note(found, heirs, batch)
+                    self._note(found, heirs, net)
         for transform in self._lone:
-            await self._inherit_computed(found, transform, effects, batch, dates, reader)
+            await self._inherit_computed(found, transform, effects, net, dates, reader)
         return found
 
     async def _inherit_computed(
@@ -83,7 +81,7 @@ class Heirs:
         found: Dirty,
         transform: PlannedTransform,
         effects: Effects,
-        batch: NetChanges,
+        net: NetChanges,
         dates: Dates | None,
         reader: Connection | None,
     ) -> None:
@@ -101,10 +99,10 @@ class Heirs:
             others = await siblings(reader, source, transform, going)
         for source_key, keys in others.items():
             heirs = {(transform.name, key) for key in keys}
-            left = {heir for heir in heirs if not batch.holds(source.name, heir[1])} | (heirs & effects.left_out)
+            left = {heir for heir in heirs if not net.holds(source.name, heir[1])} | (heirs & effects.left_out)
             if left:
                 self._leave(effects, name, going[source_key], left, dates)
-                self._note(found, left, batch)
+                self._note(found, left, net)
 
     def _leave(self, effects: Effects, target: Name, key: Key, heirs: Iterable[Giver], dates: Dates | None) -> None:
         transform, source_key = effects.deletes[target].pop(key)
@@ -112,10 +110,10 @@ class Heirs:
             for name, heir in heirs:
                 dates.note(self._sources[name], heir, dates.of(transform.source, source_key))
 
-    def _note(self, found: Dirty, heirs: Iterable[Giver], batch: NetChanges | None) -> None:
+    def _note(self, found: Dirty, heirs: Iterable[Giver], net: NetChanges | None) -> None:
         for name, heir in heirs:
             source = self._sources[name]
-            if heir not in self.owed.get(source, ()) and not (batch is not None and batch.holds(source, heir)):
+            if heir not in self.owed.get(source, ()) and not (net is not None and net.holds(source, heir)):
                 found.setdefault(source, set()).add(heir)
 
     def owe(self, heirs: Dirty) -> None:
@@ -123,14 +121,14 @@ class Heirs:
         for source, keys in heirs.items():
             self.owed.setdefault(source, set()).update(keys)
 
-    async def read_into(self, batch: NetChanges, heirs: Dirty, reader: Connection) -> None:
+    async def read_into(self, net: NetChanges, heirs: Dirty, reader: Connection) -> None:
         """Read heirs into the batch, so that they are written with what leaves rows to them; owe those too many for it.
 
         What they hold may be unique, or be referred to: it has to change together.
         """
         size = 0
         async with read_point(reader, self._context.visibility) as read_at:
-            batch.read_at = max(batch.read_at or ZERO, read_at)
+            net.read_at = max(net.read_at or ZERO, read_at)
             for name, keys in heirs.items():
                 wanted = list(keys) if size < GROUP_BYTES else []
                 self.owe({name: set(wanted[READ_AT_ONCE:]) if wanted else keys})
@@ -138,7 +136,7 @@ class Heirs:
                 async with aclosing(key_groups(reader, source, wanted[:READ_AT_ONCE])) as groups:
                     async for rows, bytes_read in groups:
                         if size < GROUP_BYTES:
-                            batch.rows.setdefault(name, {}).update(rows)
+                            net.rows.setdefault(name, {}).update(rows)
                         else:
                             self.owe({name: set(rows)})
                         size += bytes_read

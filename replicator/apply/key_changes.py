@@ -16,12 +16,12 @@ class KeyChanges:
         self.by_source = by_source or {}
         """By source, the key that a row had before, by the one that it has now."""
 
-    def after(self, batch: NetChanges) -> "KeyChanges":
+    def after(self, net: NetChanges) -> "KeyChanges":
         """With what this batch tells."""
-        if not any(state.moves for state in batch.tables.values()):
+        if not any(state.moves for state in net.tables.values()):
             return self
         found = {name: dict(known) for name, known in self.by_source.items()}
-        for name, state in batch.tables.items():
+        for name, state in net.tables.items():
             known = found.setdefault(name, {})
             moved = {new: known.get(old, old) for new, old in state.moves.items()}
             if len(known) + len(moved) <= MOST:

@@ -27,14 +27,14 @@ class Parts:
     dirty_all: set[str] = field(default_factory=set)
     spilled: dict[str, Spill] = field(default_factory=dict)
 
-    def note(self, batch: NetChanges) -> None:
+    def note(self, net: NetChanges) -> None:
         """This has been written, its reads done."""
-        self.dirty_all |= batch.dirty_all
-        for name, state in batch.tables.items():
+        self.dirty_all |= net.dirty_all
+        for name, state in net.tables.items():
             if state.truncated:
                 self.dirty_all.add(name)
             self._add(name, state.rows)
-        for name, rows in batch.rows.items():
+        for name, rows in net.rows.items():
             self._add(name, rows)
         if sum(map(len, self.dirty.values())) > MOST_KEYS:
             for name, keys in self.dirty.items():

@@ -42,7 +42,7 @@ class Reading:
         """Read the source on this connection from now on."""
         self._reader = reader
 
-    async def parts(self, batch: NetChanges, dates: Dates | None = None) -> AsyncGenerator[tuple[NetChanges, bool]]:
+    async def parts(self, net: NetChanges, dates: Dates | None = None) -> AsyncGenerator[tuple[NetChanges, bool]]:
         """The batch with what it had to read, mostly in one part; and whether a part is the last.
 
         All of it is as of one snapshot. The transaction that reads has ended when the last part is given. To be closed
@@ -50,60 +50,60 @@ class Reading:
 
         :param dates: while both schemas take writes: keys that lookups find get the date of the change.
         """
-        if not batch.reads:
-            yield batch, True
+        if not net.reads:
+            yield net, True
             return
-        divisible = self._divisible(batch)
+        divisible = self._divisible(net)
         async with (
             read_point(self._reader, self._context.visibility) as read_at,
-            aclosing(self._groups(batch, dates)) as groups,
+            aclosing(self._groups(net, dates)) as groups,
         ):
-            part, held = replace(batch, dirty={}, lookups={}, rows={}, read_at=read_at), 0
+            part, held = replace(net, dirty={}, lookups={}, rows={}, read_at=read_at), 0
             async for name, rows, size in groups:
                 if held and held + size > GROUP_BYTES and divisible:
                     yield part, False
-                    everything = {name} & batch.dirty_all
-                    part, held = NetChanges(dirty_all=everything, dates=batch.dates, read_at=read_at), 0
+                    everything = {name} & net.dirty_all
+                    part, held = NetChanges(dirty_all=everything, dates=net.dates, read_at=read_at), 0
                 part.rows.setdefault(name, {}).update(rows)
-                part.dirty_all |= {name} & batch.dirty_all
+                part.dirty_all |= {name} & net.dirty_all
                 held += size
         yield part, True
 
-    def _divisible(self, batch: NetChanges) -> bool:
+    def _divisible(self, net: NetChanges) -> bool:
         """A TRUNCATE deletes what the batch does not write; where that acts on children, it must know all of it."""
         plan = self._context.plan
-        truncated = [name for name, state in batch.tables.items() if state.truncated or name in batch.dirty_all]
+        truncated = [name for name, state in net.tables.items() if state.truncated or name in net.dirty_all]
         targets = [each.target for name in truncated for each in plan.sources[name].transforms]
         return not any(acting_children(plan, target) for target in targets)
 
-    async def _groups(self, batch: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
-        async with aclosing(self._looked_up(batch, dates)) as groups:
+    async def _groups(self, net: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
+        async with aclosing(self._looked_up(net, dates)) as groups:
             async for group in groups:
                 yield group
-        for name in sorted(batch.dirty_all):
+        for name in sorted(net.dirty_all):
             async with aclosing(self._everything(self._context.plan.sources[name])) as groups:
                 async for group in groups:
                     yield group
-        for name, keys in batch.dirty.items():
-            if keys and name not in batch.dirty_all:
+        for name, keys in net.dirty.items():
+            if keys and name not in net.dirty_all:
                 async with aclosing(self._with_keys(name, keys)) as groups:
                     async for group in groups:
                         yield group
 
-    async def _looked_up(self, batch: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
+    async def _looked_up(self, net: NetChanges, dates: Dates | None) -> AsyncGenerator[Group]:
         """Run the lookups; their keys are added to the dirty ones, and read when they have become many.
 
         Where one fails, nobody knows which keys it would have found, and none of them may stay stale: so all of its
         source is read again, in which a row that cannot be read is found.
         """
-        if batch.lookups:
+        if net.lookups:
             await self._execute("SAVEPOINT looking")
-        for (dependency, parameters), at in batch.lookups.items():
+        for (dependency, parameters), at in net.lookups.items():
             name = dependency.source
-            if name in batch.dirty_all and dates is None:
+            if name in net.dirty_all and dates is None:
                 continue
             try:
-                async with aclosing(self._found_by(dependency, parameters, at, batch, dates)) as groups:
+                async with aclosing(self._found_by(dependency, parameters, at, net, dates)) as groups:
                     async for group in groups:
                         yield group
             except RowError as error:
@@ -112,7 +112,7 @@ class Reading:
                 await without_values(self._reader, source, dependency, [each for each, _ in parameters])
                 log.warning("a lookup fails for a changed row: all of its source is read again",
                             pipeline=self._context.direction, source=name, error=error.problem)  # fmt: skip
-                batch.dirty_all.add(name)
+                net.dirty_all.add(name)
                 if dates is not None:
                     dates.note_all(name, at)
 
@@ -121,19 +121,19 @@ class Reading:
         dependency: Dependency,
         parameters: Parameters,
         at: datetime | None,
-        batch: NetChanges,
+        net: NetChanges,
         dates: Dates | None,
     ) -> AsyncGenerator[Group]:
         name = dependency.source
         source = self._context.plan.sources[name]
-        dirty = batch.dirty.setdefault(name, set())
+        dirty = net.dirty.setdefault(name, set())
         async with aclosing(look_up(self._reader, source, dependency, dict(parameters), KEYS_HELD)) as found:
             async for keys in found:
                 dirty |= keys
                 if dates is not None:
                     for key in keys:
                         dates.note(name, key, at)
-                if len(dirty) > KEYS_HELD and name not in batch.dirty_all:
+                if len(dirty) > KEYS_HELD and name not in net.dirty_all:
                     async with aclosing(self._with_keys(name, dirty)) as groups:
                         async for group in groups:
                             yield group

@@ -17,14 +17,14 @@ from replicator.postgres.session.connect import Connection
 
 async def rederiving(entries: Iterable[Rederivation], plan: Plan, reader: Connection) -> NetChanges:
     """The source keys that these entries mean, each with its date. ``reader`` leads to the source, and gives text."""
-    batch = NetChanges()
+    net = NetChanges()
     rows: dict[str, list[Rederivation]] = {}
     for each in entries:
         if each.what == "row":
             rows.setdefault(each.name, []).append(each)
         elif each.name in plan.sources:
-            batch.dirty.setdefault(each.name, set()).add(each.key)
-            batch.dates.note(each.name, each.key, each.dated)
+            net.dirty.setdefault(each.name, set()).add(each.key)
+            net.dates.note(each.name, each.key, each.dated)
     for name, of_table in rows.items():
         table = plan.watched.get(name)
         if table is None:
@@ -35,10 +35,10 @@ async def rederiving(entries: Iterable[Rederivation], plan: Plan, reader: Connec
             for each in of_table
         ]
         relation = RelationName.of(table.name)
-        batch.asked = await ask(changes, plan, {relation: table}, reader)
+        net.asked = await ask(changes, plan, {relation: table}, reader)
         for each, change in zip(of_table, changes, strict=True):
-            _mark_row(batch, plan, table, each, change)
-    return batch
+            _mark_row(net, plan, table, each, change)
+    return net
 
 
 async def claimed(entry: Rederivation, context: Context, connection: Connection) -> list[tuple[str, Key]]:
@@ -87,18 +87,18 @@ def _changed(table: Table, entry: Rederivation, image: Image | None) -> Change:
     return Change(relation, "insert", new=image)
 
 
-def _mark_row(batch: NetChanges, plan: Plan, table: Table, entry: Rederivation, change: Change) -> None:
+def _mark_row(net: NetChanges, plan: Plan, table: Table, entry: Rederivation, change: Change) -> None:
     source = plan.table_source(table.name.table)
     if source is not None:
-        batch.dirty.setdefault(source.name, set()).add(entry.key)
-        batch.dates.note(source.name, entry.key, entry.dated)
+        net.dirty.setdefault(source.name, set()).add(entry.key)
+        net.dates.note(source.name, entry.key, entry.dated)
     gone = change.old or {}
     for dependency in plan.dependencies.get(table.name.table, ()):
         known = dependency.columns is not None and set(dependency.columns) <= gone.keys()
         if change.operation == "insert" or known:
-            mark(batch, plan, dependency, table, change, entry.dated)
+            mark(net, plan, dependency, table, change, entry.dated)
         elif not entry.confirms or change.operation == "truncate":  # what it was a part of, nobody knows any more
-            mark(batch, plan, dependency, table, Change(change.relation, "truncate"), entry.dated)
+            mark(net, plan, dependency, table, Change(change.relation, "truncate"), entry.dated)
 
 
 def _key_image(table: Table, key: Key) -> Image:

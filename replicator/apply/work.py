@@ -22,7 +22,7 @@ from replicator.core.lsn import LSN
 from replicator.core.tables import Key
 from replicator.errors import DatabaseError
 from replicator.postgres.control.key_map import remember
-from replicator.postgres.control.rederivations import Rederivation, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_rederivations
 from replicator.postgres.rows.keys import Asked
 
 ROWS_AT_ONCE = 5_000
@@ -77,25 +77,25 @@ class Work:
         self._known = await self.tools.relations.resolve(changes, self.tools.reader)
         changes = await spelt_out(changes, self._known, self._context, self.tools.reader)
         self._asked = await ask(changes, self._context.plan, self._known, self.tools.reader)
-        batch = self._compact(changes)
-        before, self._now.moves = self._now.moves, self._now.moves.after(batch)
+        net = self._compact(changes)
+        before, self._now.moves = self._now.moves, self._now.moves.after(net)
         try:
-            await self._apply_compacted(batch, changes, position, whole=whole)
+            await self._apply_compacted(net, changes, position, whole=whole)
         except NewerReadError:  # it comes again, with more
             self._now.moves = before
             raise
-        self._now.outcome.changes += batch.counts
+        self._now.outcome.changes += net.counts
 
     async def _apply_compacted(
-        self, batch: NetChanges, changes: list[Change], position: LSN | None, *, whole: bool
+        self, net: NetChanges, changes: list[Change], position: LSN | None, *, whole: bool
     ) -> None:
         again = self._due_again(position) if whole else []
-        await keep_out(self._context, batch.sources | {name for each in again for name in each.dirty})
+        await keep_out(self._context, net.sources | {name for each in again for name in each.dirty})
         complete = whole and not self._now.outcome.failures and not self._now.hopeless  # these are due at the end
         if not complete:
             await self._in_parts()
         try:
-            complete &= await self._apply_batch(batch, position, whole=complete, in_order=len(changes) > 1)
+            complete &= await self._apply_batch(net, position, whole=complete, in_order=len(changes) > 1)
         except PendingError:
             await self._at_once()
         except OutOfOrderError:
@@ -135,8 +135,8 @@ class Work:
             raise DatabaseError("A constraint is violated that was not when the transaction began.")
         await parts.undo()
         complete = True
-        for batch in parts.batches():
-            complete &= await self._apply_batch(batch, None, whole=True, several=parts.several)
+        for net in parts.batches():
+            complete &= await self._apply_batch(net, None, whole=True, several=parts.several)
         if not complete:
             await self._finish(None)
 
@@ -203,15 +203,17 @@ class Work:
             chosen = [each for each in listed if each.confirms == (mode == "confirming")]
             if chosen:
                 self._now.mode, self._now.dates = mode, Dates()
-                batch = await rederiving(chosen, self._context.plan, self.tools.reader)
-                if not await self._apply_batch(batch, position, whole=True):
+                net = await rederiving(chosen, self._context.plan, self.tools.reader)
+                if not await self._apply_batch(net, position, whole=True):
                     await self._finish(position)
         self._now.mode = "following"
-        await note_redo(self.tools.connection, [each.confirmation for each in listed if each.confirmation is not None])
+        await note_rederivations(
+            self.tools.connection, [each.confirmation for each in listed if each.confirmation is not None]
+        )
 
     async def _apply_batch(
         self,
-        batch: NetChanges,
+        net: NetChanges,
         position: LSN | None,
         *,
         whole: bool,
@@ -223,9 +225,9 @@ class Work:
 
         :param several: it is one of several that belong together.
         """
-        self._now.dates.update(batch.dates)
+        self._now.dates.update(net.dates)
         savepoint: Savepoint | None = None
-        async with aclosing(self.tools.reading.parts(batch, self._part.decider().dates)) as parts:
+        async with aclosing(self.tools.reading.parts(net, self._part.decider().dates)) as parts:
             async for part, last in parts:
                 if savepoint is None and not last:
                     savepoint, several = (

@@ -3,7 +3,7 @@
 import asyncio
 
 from replicator.pipeline.pipeline import Pipeline
-from replicator.postgres.control.rederivations import Rederivation, note_redo
+from replicator.postgres.control.rederivations import Rederivation, note_rederivations
 from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.session.connect import connection
 from replicator.runtime.log import get_logger
@@ -69,6 +69,6 @@ async def _derive_again(both: Bidirectional, pipeline: Pipeline, found: list[Div
         if each.source is not None and each.source_key is not None
     ]
     async with connection(pipeline.context.target_dsn, "mending") as target:
-        await note_redo(target, entries)
+        await note_rederivations(target, entries)
     for each in extra:
         both.leftovers.setdefault(pipeline.direction, {}).setdefault(each.target, set()).add(each.key)

@@ -15,7 +15,12 @@ from replicator.migration import Direction
 from replicator.pipeline.pipeline import Pipeline
 from replicator.pipeline.source_monitor import LONG_AGO
 from replicator.postgres.control.ownership import clock, rolling_since, write_settled
-from replicator.postgres.control.rederivations import Rederivation, clear_redo, read_redo, strike_redo
+from replicator.postgres.control.rederivations import (
+    Rederivation,
+    clear_rederivations,
+    read_rederivations,
+    strike_rederivations,
+)
 from replicator.postgres.rows.conflict_policy import LastWriteWins
 from replicator.postgres.rows.versions import forget_deletions
 from replicator.postgres.session.connect import Connection, connection
@@ -107,7 +112,7 @@ class Bidirectional:
                 for target, keys in leftovers.items():
                     await delete_leftovers(work, target, keys, WHY_KEPT)
         for home in homes:
-            entries = await read_redo(home, direction)
+            entries = await read_rederivations(home, direction)
             due = [each for each in entries if each.after is None or each.after <= opposite.position]
             if len(due) < len(entries):
                 await opposite.nudge()
@@ -115,7 +120,7 @@ class Bidirectional:
                 self._begun += 1
                 await self.pipelines[direction].catch_up()  # else an older change may come after what is derived now
                 await _rederive(self.pipelines[direction], due)
-                await strike_redo(home, due)
+                await strike_rederivations(home, due)
                 done = True
         return done
 
@@ -143,13 +148,13 @@ class Bidirectional:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _left(self, homes: list[Connection]) -> bool:
-        return any([await read_redo(home, direction, 1) for home in homes for direction in OPPOSITE])
+        return any([await read_rederivations(home, direction, 1) for home in homes for direction in OPPOSITE])
 
     async def clear(self) -> None:
         """Forget all; no pipeline writes under an origin any more."""
         async with self._homes() as homes:
             for home in homes:
-                await clear_redo(home)
+                await clear_rederivations(home)
                 await forget_deletions(home)
                 await write_settled(home)
         for direction in OPPOSITE:

@@ -50,7 +50,7 @@ class Rederivation:
         )
 
 
-async def note_redo(connection: Connection, entries: Iterable[Rederivation]) -> None:
+async def note_rederivations(connection: Connection, entries: Iterable[Rederivation]) -> None:
     """Store entries in the caller's transaction."""
     with translated():
         async with connection.cursor() as cursor:
@@ -77,7 +77,7 @@ async def note_redo(connection: Connection, entries: Iterable[Rederivation]) -> 
             )
 
 
-async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_000) -> list[Rederivation]:
+async def read_rederivations(connection: Connection, pipeline: Direction, limit: int = 5_000) -> list[Rederivation]:
     """The oldest entries of a pipeline."""
     with translated():
         cursor = await connection.execute(
@@ -113,7 +113,7 @@ async def read_redo(connection: Connection, pipeline: Direction, limit: int = 5_
         ]
 
 
-async def strike_redo(connection: Connection, entries: Iterable[Rederivation]) -> None:
+async def strike_rederivations(connection: Connection, entries: Iterable[Rederivation]) -> None:
     """Strike what has been done; doing it twice does no harm."""
     with translated():
         await connection.execute(
@@ -121,7 +121,7 @@ async def strike_redo(connection: Connection, entries: Iterable[Rederivation]) -
         )
 
 
-async def clear_redo(connection: Connection) -> None:
+async def clear_rederivations(connection: Connection) -> None:
     """Strike all."""
     with translated():
         await connection.execute("DELETE FROM _replicator.redo")
