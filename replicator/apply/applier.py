@@ -16,6 +16,7 @@ from replicator.core.tables import Table
 from replicator.errors import ReplicatorError
 from replicator.postgres.control.progress import commit_through, fence
 from replicator.postgres.rows.context import Context
+from replicator.postgres.session.committing import commit
 from replicator.postgres.session.connect import Connection, translated
 from replicator.postgres.wire.origins import write_plainly, write_under
 from replicator.postgres.wire.snapshots import look
@@ -147,8 +148,7 @@ class Applier:
         """With the progress, if it ends at a position of the stream."""
         durable = None
         if work.end is None:
-            with translated():
-                await self._connection.execute("COMMIT")
+            await commit(self._connection)
         else:
             visibility = self.context.visibility
             if visibility:

@@ -24,6 +24,7 @@ from replicator.postgres.control.ownership import (
 from replicator.postgres.control.progress import fence
 from replicator.postgres.ddl.switching import switch
 from replicator.postgres.locking.trees import oids_by_name
+from replicator.postgres.session.committing import commit
 from replicator.postgres.session.connect import Connection, connect, connection, translated
 from replicator.preflight.security import refuse_losses
 from replicator.runtime.failpoints import Failpoint, reach
@@ -236,8 +237,7 @@ class Cutover:
     async def _commit(self, holder: Connection, epoch: OwnershipEpoch) -> None:
         self._in_doubt = True
         try:
-            with translated():
-                await holder.execute("COMMIT")
+            await commit(holder)
             await reach(Failpoint.CUTOVER_COMMITTED)
         except DatabaseError:  # the server says that it was rolled back
             self._in_doubt = False

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from replicator.core.lsn import LSN
+from replicator.errors import DatabaseError
 from replicator.mapping.derive import TargetRow
 from replicator.postgres.control.progress import (
     Chunk,
@@ -19,6 +20,7 @@ from replicator.postgres.control.progress import (
     write_applied,
 )
 from replicator.postgres.rows.target import TargetWriter
+from replicator.postgres.session.committing import commit
 from replicator.postgres.session.connect import connection
 from replicator.runtime.failpoints import Failpoint, handled
 from tests.engine import SECONDS, engine, execute
@@ -100,3 +102,21 @@ async def test_a_chunk_leaves_rows_alone_that_are_there(database: Database, tmp_
             assert await writer.insert_absent(table, rows) == 1
     with psycopg.connect(database.dsn) as opened:
         assert opened.execute("SELECT name FROM store.people ORDER BY id").fetchall() == [("there",), ("read",)]
+
+
+@pytest.mark.one_server
+async def test_what_the_server_rolls_back_is_not_taken_for_committed(database: Database) -> None:
+    """COMMIT in a transaction that has failed is no error of Postgres'."""
+    async with connection(database.dsn, "test") as opened:
+        await opened.execute("CREATE TABLE public.made ()")
+        await opened.execute("BEGIN")
+        await opened.execute("INSERT INTO public.made DEFAULT VALUES")
+        with pytest.raises(psycopg.Error):
+            await opened.execute("SELECT 1 / 0")
+        with pytest.raises(DatabaseError, match="rolled it back"):
+            await commit(opened)
+        await opened.execute("BEGIN")
+        await opened.execute("INSERT INTO public.made DEFAULT VALUES")
+        await commit(opened)
+        cursor = await opened.execute("SELECT count(*) FROM public.made")
+        assert await cursor.fetchone() == (1,)

@@ -8,6 +8,7 @@ from replicator.core.epochs import LeaseEpoch
 from replicator.core.lsn import LSN, DurableLSN, format_lsn, parse_lsn
 from replicator.core.tables import Key
 from replicator.migration import Direction
+from replicator.postgres.session.committing import commit
 from replicator.postgres.session.connect import Connection, translated
 from replicator.runtime.failpoints import Failpoint, reach
 
@@ -152,8 +153,7 @@ async def commit_through(
     # In the rows' transaction: after a crash, the rows would be applied twice. guard: PROGRESS_WITH_ROWS
     await write_applied(connection, pipeline, end, unseen=unseen, started=started)
     await reach(Failpoint.BATCH_COMMITTING)
-    with translated():
-        await connection.execute("COMMIT")
+    await commit(connection)
     return DurableLSN(end)
 
 
