@@ -41,12 +41,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_leaves_a_closed_table_is_the_applications_again(database: Database, tmp_path: Path) -> None:
     execute(database.dsn, [OLD, *TRIGGER[:3]])
     async with cut_over(make_settings(database), tmp_path) as running:
-        execute(database.dsn, [TRIGGER[3]])
+        await asyncio.to_thread(execute, database.dsn, [TRIGGER[3]])
         await running.until(lambda: one(database.dsn, GUARDED.format("u_child")) == 2)
         assert one(database.dsn, ENABLED.format("public.t_high")) == "of_allD,of_itD"
         with database.connect() as opened:
-            opened.execute("ALTER TABLE t DETACH PARTITION t_high")
-            opened.execute("ALTER TABLE u_child NO INHERIT u")
+            await asyncio.to_thread(opened.execute, "ALTER TABLE t DETACH PARTITION t_high")
+            await asyncio.to_thread(opened.execute, "ALTER TABLE u_child NO INHERIT u")
             await running.until(lambda: one(database.dsn, ENABLED.format("public.t_high")) == "of_itO")
             await running.until(lambda: one(database.dsn, GUARDED.format("u_child")) == 0)
             for each in ("INSERT INTO t_high VALUES (150, 'x')", "TRUNCATE t_high", "INSERT INTO u_child VALUES (1)"):
@@ -54,7 +54,9 @@ async def test_what_leaves_a_closed_table_is_the_applications_again(database: Da
             for each in ("INSERT INTO t VALUES (50, 'x')", "TRUNCATE t_low", "DELETE FROM u"):
                 assert await asyncio.to_thread(refusal, opened, each) == "RP002", each
             assert one(database.dsn, "SELECT count(*) FROM _replicator.resting WHERE name = 'of_it'") == 0
-            opened.execute("ALTER TABLE t ATTACH PARTITION t_high FOR VALUES FROM (100) TO (200)")
+            await asyncio.to_thread(
+                opened.execute, "ALTER TABLE t ATTACH PARTITION t_high FOR VALUES FROM (100) TO (200)"
+            )
             await running.until(lambda: one(database.dsn, GUARDED.format("t_high")) == 2)
             assert await asyncio.to_thread(refusal, opened, "TRUNCATE t_high") == "RP002"
             assert one(database.dsn, ENABLED.format("public.t_high")) == "of_allD,of_itD"
@@ -67,7 +69,9 @@ async def test_a_partition_of_another_owner_keeps_nothing_else_open(database: Da
         async with cut_over(roles.settings(), tmp_path) as running:
             roles.superuser("CREATE TABLE public.t_first PARTITION OF public.t FOR VALUES FROM (200) TO (300)")
             with roles.connect(roles.app) as app:
-                app.execute("CREATE TABLE public.t_then PARTITION OF public.t FOR VALUES FROM (300) TO (400)")
+                await asyncio.to_thread(
+                    app.execute, "CREATE TABLE public.t_then PARTITION OF public.t FOR VALUES FROM (300) TO (400)"
+                )
             await running.until(lambda: of(running).monitor.wrong)
             with roles.connect(roles.app) as app:
                 await running.until(lambda: one(database.dsn, GUARDED.format("t_then")) == 2)
@@ -94,13 +98,17 @@ async def test_a_partition_that_goes_while_it_is_closed_ends_nothing(
 
     async def drop_first(opened: Connection, members: Sequence[Member], told: tuple[str, str, str]) -> None:
         if not gone and [each for each in members if each.name.table == "t_far"]:
-            execute(database.dsn, ["DROP TABLE t_far"])
+            await asyncio.to_thread(execute, database.dsn, ["DROP TABLE t_far"])
             gone.append("t_far")
         await refuse(opened, members, told)
 
     async with cut_over(make_settings(database), tmp_path) as running:
         monkeypatch.setattr(guards, "_refuse", drop_first)
-        execute(database.dsn, ["CREATE TABLE t_far PARTITION OF t FOR VALUES FROM (900) TO (1000)"])
+        await asyncio.to_thread(
+            execute, database.dsn, ["CREATE TABLE t_far PARTITION OF t FOR VALUES FROM (900) TO (1000)"]
+        )
         await running.until(lambda: gone)
-        execute(database.dsn, ["CREATE TABLE t_farther PARTITION OF t FOR VALUES FROM (1000) TO (1100)"])
+        await asyncio.to_thread(
+            execute, database.dsn, ["CREATE TABLE t_farther PARTITION OF t FOR VALUES FROM (1000) TO (1100)"]
+        )
         await running.until(lambda: one(database.dsn, GUARDED.format("t_farther")) == 2)

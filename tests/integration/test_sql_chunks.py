@@ -103,7 +103,11 @@ async def test_only_the_bad_rows_chunk_is_looked_at_row_by_row(
     [
         ("SELECT old.id / 2 AS id, old.v WHERE old.id < 4", "old.id / 2", "Two source rows produce the same row"),
         ("SELECT old.id + 1000 * (old.id = 9)::integer AS id, old.v", "old.id", "returns another id than its key="),
-        ("SELECT old.id, old.v FROM generate_series(1, 1 + (old.id = 9)::integer)", "old.id", "Two source rows give"),
+        (
+            "SELECT old.id, old.v FROM generate_series(1, 1 + (old.id = 9)::integer)",
+            "old.id",
+            "Two source rows produce",
+        ),
     ],
 )
 async def test_keys_that_clash_or_disagree(

@@ -92,7 +92,7 @@ async def test_two_sources_for_one_target_row_are_named(database: Database, tmp_
         execute(database.dsn, ["INSERT INTO people VALUES (2, 'b', '2', '#same')"])
         await made.drain()
         notes = [each.note for each in await full_pass(made)]
-        assert notes == ["2 source rows give this row: people ['1'] (tags) and people ['2'] (tags)"]
+        assert notes == ["2 source rows produce this row: people ['1'] (tags) and people ['2'] (tags)"]
 
 
 async def test_live_writers_are_no_divergence(database: Database) -> None:
@@ -183,7 +183,8 @@ async def test_two_source_rows_that_give_one_row_are_named_everywhere_and_no_rep
         }
         shown = printed(views.divergence(answer["tables"])) + printed(views.verification_sum(answer))
         assert (
-            "different: tags #same: 2 source rows give this row: people ['1'] (tags) and people ['2'] (tags)" in shown
+            "different: tags #same: 2 source rows produce this row: people ['1'] (tags) and people ['2'] (tags)"
+            in shown
         )
         assert "no repair can mend" in shown
         assert "--repair" not in shown
