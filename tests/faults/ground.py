@@ -115,15 +115,26 @@ def attach(stage: Stage, chance: random.Random) -> None:
             opened.execute(f"INSERT INTO public.tickets VALUES ({begin}, 'far')".encode())
         _last(chance)
         _remove_partition(opened)
-    # The row may have been carried over before, and a cutover may have come in between: then it is the new owner's.
+    stage.until("one side to take the deletion", lambda: _deleted(stage, begin))
+
+
+def _deleted(stage: Stage, key: int) -> bool:
+    """The row may have been carried over, and a cutover have come in between: then it is the new owner's.
+
+    For a moment after that commit, another database takes no writes yet: then neither side does.
+    """
+    taken = False
     for dsn, table in zip(stage.dsns, ("public.tickets", "party.tickets"), strict=True):
         with psycopg.connect(dsn_of(stage.roles.app, dsn), autocommit=True) as opened:
             gone = (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege, psycopg.errors.RaiseException)
             try:
-                opened.execute(f"DELETE FROM {table} WHERE id = {begin}".encode())
+                opened.execute(f"DELETE FROM {table} WHERE id = {key}".encode())
             except psycopg.DatabaseError as error:
                 if error.sqlstate != GUARDED and not isinstance(error, gone):
                     raise
+            else:
+                taken = True
+    return taken
 
 
 def _remove_partition(opened: Connection) -> None:
