@@ -1,11 +1,17 @@
 """Keys whose text is not the same by every route, or that are equal though they are spelt otherwise."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
+from replicator.core.tables import Table
+from replicator.postgres.catalog.catalog import read_tables
+from replicator.postgres.rows.source import keys_where
+from replicator.postgres.session.connect import connection
 from tests.comparing import full_pass
 from tests.engine import differences, engine, execute
 from tests.fix_postgres import Database
@@ -90,3 +96,36 @@ async def test_a_key_that_is_spelt_otherwise(
                 found = connected.execute(f"SELECT note FROM store.{table}".encode()).fetchall()
             assert found == [("second",)], table
         assert await full_pass(made) == []
+
+
+@pytest.mark.one_server
+async def test_rows_are_looked_for_by_values_that_stand_in_no_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in one is seen by whoever may read pg_stat_activity, and may be in the server's log."""
+    execute(
+        database.dsn,
+        [
+            'CREATE TABLE things (id integer PRIMARY KEY, "50%" varchar(20), n numeric)',
+            "INSERT INTO things VALUES (1, 'it''s a secret', 1.10), (2, 'it''s a secret', 2), (3, 'other', 1.1)",
+        ],
+    )
+    statements: list[str] = []
+    run = psycopg.AsyncConnection.execute
+
+    async def noting(self: psycopg.AsyncConnection[Any], query: Any, *others: Any, **named: Any) -> Any:
+        statements.append(query.as_string(None) if isinstance(query, sql.Composable) else str(query))
+        return await run(self, query, *others, **named)
+
+    async with connection(database.dsn, "test", text=True) as opened:
+        table = (await plain_tables(database.dsn))["things"]
+        monkeypatch.setattr(psycopg.AsyncConnection, "execute", noting)
+        assert await keys_where(opened, table, {"50%": "it's a secret", "n": "1.1"}) == [("1",)]
+        assert await keys_where(opened, table, {"n": "no number"}) == []
+    assert statements
+    assert not any("secret" in each or "no number" in each for each in statements)
+
+
+async def plain_tables(dsn: str) -> Mapping[str, Table]:
+    async with connection(dsn, "test catalogue") as opened:
+        return await read_tables(opened, "public")

@@ -24,7 +24,7 @@ from replicator.postgres.rows.selecting import (
     with_forms,
 )
 from replicator.postgres.rows.streaming import Texts, grouped, streamed
-from replicator.postgres.session.connect import Connection, comma, identifier, translated
+from replicator.postgres.session.connect import Connection, beside_parameters, comma, identifier, translated
 from replicator.values import PARSERS
 
 KEYS_AT_ONCE = 1_000
@@ -130,20 +130,23 @@ async def _images(connection: Connection, table: Table, keys: list[Key]) -> dict
 
 async def keys_where(connection: Connection, table: Table, texts: Mapping[str, str]) -> list[Key]:
     """The keys of a table's rows in which these columns have these values; none have what is no value of a column."""
+    # As parameters: what stands in a statement is in pg_stat_activity, and may be in the server's log.
     same = sql.SQL(" AND ").join(
         equal(
-            identifier(name),
-            sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(table.by_name[name].type)),
+            beside_parameters(identifier(name)),
+            sql.SQL("%s::pg_catalog.text::{}").format(beside_parameters(sql.SQL(table.by_name[name].type))),
             table.by_name[name].operators,
         )
-        for name, text in texts.items()
+        for name in texts
     )
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-        key_of_row(table, None), identifier(table.name.schema, table.name.table), same
+        beside_parameters(key_of_row(table, None)),
+        beside_parameters(identifier(table.name.schema, table.name.table)),
+        same,
     )
     with suppress(RowError), translated():
         async with connection.transaction():
-            cursor = await connection.execute(query)
+            cursor = await connection.execute(query, list(texts.values()))
             return [read_key(table, row) for row in await cursor.fetchall()]
     return []
 
