@@ -56,6 +56,8 @@ def next_steps(phase: str, *, ready: bool, gates: Sequence[Mapping[str, object]]
             return [NextStep(command="replicator cutover --no-way-back", does=does), REHEARSE]
         return [NextStep(command="replicator cutover", does=f"{CUTOVER}{KEPT}"), REHEARSE]
     back = [ROLLBACK] if way_back == "open" else []
+    if phase == "rolling" and shut:
+        return [NextStep(command="", does=f"The end of the rolling deploy waits for: {shut}."), *back]
     if phase == "rolling":
         return [
             NextStep(
@@ -67,7 +69,8 @@ def next_steps(phase: str, *, ready: bool, gates: Sequence[Mapping[str, object]]
     return [
         NextStep(
             command="replicator finalize",
-            does="Ends the soak. The old tables are no longer kept in step, and from then on there is no rollback.",
+            does="Ends the soak, once its hours (REPLICATOR_SOAK) are over. The old tables are no longer kept in step, "
+            "and from then on there is no rollback.",
         ),
         *back,
     ]

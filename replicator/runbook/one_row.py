@@ -12,7 +12,6 @@ from replicator.errors import ReplicatorError, RowError, UsageError
 from replicator.mapping.derive import TargetRow, UnreadableRow
 from replicator.mapping.plan import Plan, PlannedTransform, Source
 from replicator.migration import NO_WAY_BACK, Migration
-from replicator.postgres.catalog.catalog import read_tables
 from replicator.postgres.control.undisturbed import undisturbed
 from replicator.postgres.rows.comparing import compare
 from replicator.postgres.rows.derived import derive_all
@@ -54,12 +53,8 @@ async def _try_row(settings: Settings, migration: Migration, source: str, spelt:
         chosen = _chosen(plan, source, spelt)
         scratch = Scratch(target, plan.targets)
         await scratch.create()
-        async with (
-            snapshot(settings.source) as reader,
-            connection(settings.target, "try held") as held,
-        ):
-            trial = _Trial(plan, scratch, held, await _existing(held, plan), notes)
-            give_text(held)
+        async with snapshot(settings.source) as reader:
+            trial = _Trial(plan, scratch, notes)
             result = await trial.run(reader, chosen, spelt)
             if back is None:
                 notes.append(f"{NO_WAY_BACK}.")
@@ -83,21 +78,12 @@ def _chosen(plan: Plan, name: str, spelt: Key) -> Source:
     return source
 
 
-async def _existing(held: Connection, plan: Plan) -> frozenset[str]:
-    """The new tables that are there already, outside of the rehearsal."""
-    return frozenset(await read_tables(held, plan.target_schema))
-
-
 class _Trial:
     """The way there."""
 
-    def __init__(
-        self, plan: Plan, scratch: Scratch, held: Connection, existing: frozenset[str], notes: list[str]
-    ) -> None:
+    def __init__(self, plan: Plan, scratch: Scratch, notes: list[str]) -> None:
         self._plan = plan
         self._scratch = scratch
-        self._held = held
-        self._existing = existing
         self._given = GivenColumns("forward", None)
         self._notes = notes
         self._seen: set[tuple[str, Key]] = set()
@@ -176,13 +162,10 @@ class _Trial:
             return shown
         self.loaded = True
         wanted = await self._scratch.printed(table, row.key)
-        found: Image | None = None
-        if table.declared in self._existing:
-            images, _ = await read_images(self._held, table, [row.key])
-            found = images.get(row.key)
+        found = await self._scratch.held(table, row.key)
         given = {name: text for name, text in wanted.items() if name in row.columns}
-        shown.cells = cells(given, None if found is None else texts(found))
-        shown.state = state_of(shown.cells, there=found is not None)
+        shown.cells = cells(given, found or None)
+        shown.state = state_of(shown.cells, there=bool(found))
         return shown
 
 

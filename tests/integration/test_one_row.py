@@ -15,7 +15,7 @@ from replicator.runbook.row_report import Beside, OneRow
 from tests.engine import engine, execute, make_settings, reference
 from tests.fix_postgres import Database
 from tests.rendering import rendered
-from tests.small import create_small, small_migration
+from tests.small import TABLES, create_small, small_migration
 
 pytestmark = pytest.mark.one_server
 
@@ -145,3 +145,12 @@ async def test_each_source_of_the_reference_migration(database: Database) -> Non
             found = await tried(database, reference(), name, *first)
             assert (found.ok, found.comes_back, found.made != []) == (True, True, True), name
             assert {row.state for each in found.made for row in each.rows} == {"same"}, name
+
+
+@pytest.mark.timeout(60)
+async def test_new_tables_that_the_rehearsal_locks(database: Database, migration: Migration, tmp_path: Path) -> None:
+    """They are there, empty, and a constraint is still to come: only the rehearsal itself can read them meanwhile."""
+    execute(database.dsn, [TABLES])
+    (tmp_path / "new" / "30_constraints.sql").write_text("ALTER TABLE store.people ADD CHECK (age > 0);")
+    found = await tried(database, migration, "people", "1")
+    assert [each.state for each in rows(found)["person"]] == ["missing"]

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
 
-from replicator.errors import DefinitionError, RetryableError
+from replicator.errors import ConnectionLostError, DefinitionError, RetryableError
 from replicator.migration import Migration
 from replicator.postgres.control.control import install
 from replicator.postgres.control.undisturbed import undisturbed
@@ -129,3 +130,19 @@ async def test_a_command_says_to_run_it_again(
     with pytest.raises(RetryableError) as raised:
         await command(make_settings(database), small_migration(tmp_path / "again"))  # type: ignore[misc]
     assert raised.value.remedy == "Run it again."
+
+
+async def test_a_server_that_goes_is_no_move(
+    database: Database, moving: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the work says of it is the answer; to run it again would be none."""
+
+    async def gone() -> str:
+        monkeypatch.setattr("replicator.postgres.control.undisturbed.connection", nowhere)
+        raise ConnectionLostError("The server has gone.")
+
+    def nowhere(*_: object, **__: object) -> NoReturn:
+        raise ConnectionLostError("The server has gone.")
+
+    with pytest.raises(ConnectionLostError, match="has gone"):
+        await undisturbed([database.dsn], gone)

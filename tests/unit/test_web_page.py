@@ -74,7 +74,9 @@ def test_a_command_is_named_when_it_would_be_accepted() -> None:
     assert said("follow", ready=True, way_back="none")[0] == "replicator cutover --no-way-back"
     assert said("soak", way_back="open") == ["replicator finalize", "replicator rollback"]
     assert said("soak", way_back="waits") == ["replicator finalize"]
-    assert said("rolling", way_back="open") == ["replicator cutover --complete", "replicator rollback"]
+    assert said("rolling", way_back="shut") == [""]
+    opened = next_steps("rolling", ready=False, gates=[], way_back="open")
+    assert [each["command"] for each in opened] == ["replicator cutover --complete", "replicator rollback"]
     assert said("finalized", way_back="over") == ["replicator cleanup"]
 
 

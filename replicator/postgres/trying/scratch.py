@@ -118,9 +118,16 @@ class Scratch:
 
     async def printed(self, table: Table, key: Key) -> dict[str, str | None]:
         """The copy with this key as Postgres prints it, defaults and generated columns included; empty without one."""
+        return await self._printed(table, self._places[table.name], key)
+
+    async def held(self, table: Table, key: Key) -> dict[str, str | None]:
+        """The row of the table itself. Through this transaction: it may hold a lock that any other would wait for."""
+        return await self._printed(table, table.name, key)
+
+    async def _printed(self, table: Table, place: Name, key: Key) -> dict[str, str | None]:
         source = Source(
             name=table.declared,
-            table=replace(table, name=self._places[table.name]),
+            table=replace(table, name=place),
             query=None,
             columns=table.columns,
             key=table.key,
